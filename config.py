@@ -1,0 +1,363 @@
+"""Typed, frozen configuration: JSON in, checked models out.
+
+Two files, two kinds of fact: `pure_lstm_config*.json` holds what we choose (`ExperimentConfig`),
+`dataset_config.json` what the data is (`DatasetConfig`). Every mistake becomes one line that names
+the file, the dotted key, what was found and what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from utils import ROOT, DataError
+
+EXPERIMENT_CONFIG = ROOT / "pure_lstm_config.json"
+DATASET_CONFIG = ROOT / "dataset_config.json"
+M = TypeVar("M", bound=BaseModel)
+ROW_LABELS = ("recording", "window", "t_s", "label")
+
+
+class Section(BaseModel):
+    """A JSON object: unknown keys are errors, types are not guessed, values do not change."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# ---- what we choose -------------------------------------------------------------------------
+
+
+class DatasetChoice(Section):
+    """Which windowed dataset an experiment uses."""
+
+    name: str = Field("simulated", min_length=1, description="entry of dataset_config.json")
+    channels: list[str] | None = Field(
+        None, min_length=1, description="channels to use, in this order; null = all of the dataset"
+    )
+
+
+class ModelConfig(Section):
+    """The stacked LSTM."""
+
+    hidden_units: int = Field(128, gt=0, le=8192, description="units of each LSTM layer")
+    num_layers: int = Field(3, gt=0, le=64, description="stacked LSTM layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="between LSTM layers, in training")
+    horizon_s: float = Field(6.0, gt=0, description="how far ahead every step forecasts, seconds")
+    warm_up_s: float = Field(
+        10.0, ge=0, description="first seconds of a stretch: not in the loss, no score yet"
+    )
+
+
+class TrainingConfig(Section):
+    """How the model is fitted."""
+
+    epochs: int = Field(60, gt=0, description="most epochs")
+    updates_per_epoch: int = Field(60, gt=0, description="weight updates in one epoch")
+    learning_rate: float = Field(0.001, gt=0, le=1, description="Adam's initial step size")
+    batch_size: int = Field(32, gt=0, description="windows in one update")
+    patience: int = Field(15, gt=0, description="epochs without a better validation loss to stop")
+    window_s: float = Field(50.0, gt=0, description="length of a training window, seconds")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    lr_factor: float = Field(0.5, gt=0, le=1, description="learning-rate cut on a plateau")
+    lr_patience: int = Field(4, ge=0, description="epochs without a better loss before a cut")
+    channel_dropout: float = Field(
+        0.15, ge=0, lt=1, description="chance that a channel of a training window goes missing"
+    )
+    bf16: bool = Field(False, description="bfloat16 autocast, on CUDA only")
+    seed: int = Field(0, ge=0, description="of weights, batches and dropout")
+    plot_every: int = Field(10, ge=0, description="epochs between progress plots; 0 = none")
+
+
+class ScoreConfig(Section):
+    """How forecast and fact become one score a step; see anomaly_scores.py."""
+
+    amplitude_s: float = Field(
+        9.0, gt=0, description="trailing span whose amplitude is compared with the expected one"
+    )
+    error_s: float = Field(1.0, gt=0, description="trailing span the forecast error is averaged over")
+    components: list[Literal["drop", "error", "joint"]] = Field(
+        ["drop", "error", "joint"], min_length=1, description="comparisons that may raise the score"
+    )
+
+
+class ThresholdConfig(Section):
+    """How the alarm threshold is fitted on calibration scores; see thresholds.py."""
+
+    method: Literal["quantile", "gaussian", "pot", "dynamic"] = Field(
+        "quantile", description="threshold rule"
+    )
+    parameters: dict[str, float | int | bool | str] = Field(
+        {}, description="parameters of the rule; missing ones take its defaults"
+    )
+
+
+class EventConfig(Section):
+    """How alarms become events."""
+
+    merge_gap_s: float = Field(2.0, ge=0, description="alarms closer than this are one event")
+    min_duration_s: float = Field(0.0, ge=0, description="shorter events are dropped")
+    fault_min_s: float = Field(2.0, ge=0, description="shorter missing stretches are not faults")
+    tolerance_s: float = Field(
+        5.0, ge=0, description="a labelled event may be found this long after its end"
+    )
+
+
+class ExperimentConfig(Section):
+    """One experiment, `pure_lstm_config*.json`."""
+
+    dataset: DatasetChoice = DatasetChoice()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    score: ScoreConfig = ScoreConfig()
+    threshold: ThresholdConfig = ThresholdConfig()
+    events: EventConfig = EventConfig()
+    grid: dict[str, list[Any]] = Field({}, description="dotted key -> values, for grid_search.py")
+
+
+# ---- what the data is -----------------------------------------------------------------------
+
+
+def _plain_name(name: str) -> str:
+    if not name.isprintable() or name.strip() != name or not 0 < len(name) <= 100:
+        raise ValueError("expected 1 to 100 printable characters without blanks at the ends")
+    if any(character in name for character in '/\\<>"') or name.startswith((".", "=", "+", "-", "@")):
+        raise ValueError("expected a plain name: no path, no markup, not starting with . = + - @")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+class ChannelConfig(Section):
+    """One channel of a raw recording."""
+
+    unit: str = Field(description="physical unit, as printed on plots")
+    rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
+    low_pass_hz: float | None = Field(None, gt=0, description="cut-off before resampling")
+    sentinels: list[float] = Field([], description="values that mean 'no measurement'")
+    stuck_s: float | None = Field(
+        None, gt=0, description="the very same value for longer than this means a dead sensor"
+    )
+
+
+class SplitConfig(Section):
+    """Which recordings train, calibrate and test; fractions are cut from the end of `train`."""
+
+    train: list[Name] = Field(min_length=1, description="recordings to learn from")
+    val: list[Name] = Field([], description="recordings to calibrate on")
+    test: list[Name] = Field([], description="recordings to test on")
+    val_fraction: float = Field(0.0, ge=0, lt=1, description="share of each train recording")
+    test_fraction: float = Field(0.0, ge=0, lt=1, description="last share of each train recording")
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitConfig:
+        names = [*self.train, *self.val, *self.test]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"recording {twice[0]!r} stands in more than one place")
+        if not self.val and self.val_fraction == 0:
+            raise ValueError("no calibration data: name recordings in val or set val_fraction > 0")
+        if not self.test and self.test_fraction == 0:
+            raise ValueError("no test data: name recordings in test or set test_fraction > 0")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction leave nothing to train on")
+        return self
+
+
+class KnownEvent(Section):
+    """A labelled event written into dataset_config.json itself."""
+
+    start_s: float = Field(description="seconds from the start of the recording")
+    end_s: float
+    label: str
+
+
+class DatasetConfig(Section):
+    """One respiratory dataset, an entry of `dataset_config.json`."""
+
+    description: str = Field(description="what the recordings are, one sentence")
+    simulated: bool = Field(False, description="everything made from it then says so")
+    raw_dir: str = Field(description="folder of the raw recordings, relative to dataset_config.json")
+    raw_hint: str = Field(description="what to put there, or the command that makes it")
+    file_pattern: str = Field("{name}.csv", description="file of a recording; {name} is replaced")
+    time_column: str = Field("t_s", description="seconds from the start, or timestamps")
+    channels: dict[Name, ChannelConfig] = Field(min_length=1)
+    rate_hz: float = Field(gt=0, le=1e4, description="of the common grid")
+    delay_s: float = Field(
+        0.8, ge=0, le=60, description="declared delay of the causal filters, charged to the score"
+    )
+    fill_s: float = Field(0.5, ge=0, description="gaps up to this long hold the last value")
+    window_s: float = Field(60.0, gt=0, description="length of a window in the CSVs")
+    guard_s: float = Field(30.0, ge=0, description="cut from training before another split begins")
+    normal_margin_s: float = Field(
+        30.0, ge=0, description="normal data keeps this far away from a known anomaly"
+    )
+    split: SplitConfig
+    labels: dict[str, str] = Field({}, description="raw label -> kind")
+    fault_kinds: list[str] = Field(
+        [], description="kinds that mean missing signal, looked for in the mask"
+    )
+    events: dict[Name, list[KnownEvent]] = Field(
+        {}, description="known anomalies of recordings without an events file"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> DatasetConfig:
+        if "{name}" not in self.file_pattern:
+            raise ValueError("file_pattern has no {name} in it")
+        for name in self.channels:
+            if name in ROW_LABELS or name.startswith("valid_"):
+                raise ValueError(f"channel name {name!r} is taken by the window format")
+        for name, channel in self.channels.items():
+            if channel.low_pass_hz and channel.low_pass_hz >= channel.rate_hz / 2:
+                raise ValueError(
+                    f"channels.{name}.low_pass_hz is {channel.low_pass_hz:g}; expected less than "
+                    f"half of its rate, {channel.rate_hz / 2:g}"
+                )
+        return self
+
+
+# ---- reading --------------------------------------------------------------------------------
+
+
+def load_experiment(path: Path, overrides: typing.Sequence[str] = ()) -> ExperimentConfig:
+    """Read an experiment config and apply `a.b=value` overrides (values as JSON, else text)."""
+    content = read_json(path)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise DataError(f"--set {override}: expected KEY=VALUE, such as training.epochs=3")
+        set_dotted(content, key, _parse_value(text), f"--set {override}")
+    return validate(ExperimentConfig, content, _where(path))
+
+
+def load_dataset(path: Path, name: str) -> DatasetConfig:
+    """Read one entry of dataset_config.json; the entry's name is checked first."""
+    content = read_json(path)
+    entries = {key: value for key, value in content.items() if not key.startswith("_")}
+    if name not in entries:
+        raise DataError(f"{_where(path)}: no dataset {name!r}{_nearest(name, entries)}")
+    return validate(DatasetConfig, entries[name], f"{_where(path)}: {name}")
+
+
+def dataset_names(path: Path) -> list[str]:
+    """Return the names of all datasets in dataset_config.json."""
+    return [name for name in read_json(path) if not name.startswith("_")]
+
+
+def expand_grid(config: ExperimentConfig) -> list[dict[str, Any]]:
+    """Return every permutation of the grid's lists as {dotted key: value}."""
+    return [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; duplicate keys, NaN and infinities are errors."""
+
+    def reject(word: str) -> None:
+        raise DataError(f"{_where(path)}: {word} is not a JSON number; write null or a number")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise DataError(f"{_where(path)}: key {key!r} stands twice in one object")
+        return dict(pairs)
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=reject, object_pairs_hook=unique)
+    except FileNotFoundError:
+        raise DataError(f"{_where(path)}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{_where(path)}: cannot be read as UTF-8 text ({error})") from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{_where(path)}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
+        ) from None
+    except RecursionError:
+        raise DataError(f"{_where(path)}: nested too deeply") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{_where(path)}: expected a JSON object, found {_kind_of(content)}")
+    return content
+
+
+def set_dotted(content: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set `content['a']['b'] = value` for the key 'a.b', making objects on the way."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise DataError(f"{where}: {parent!r} holds a value, not a section")
+    content[last] = value
+
+
+def validate(model: type[M], content: Any, where: str) -> M:
+    """Return `content` as a `model`, or raise DataError with one line on its first mistake."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"{where}: {_explain(error, model)}") from None
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return pydantic's first error as `dotted.key: what was found; what would be right`."""
+    first = error.errors()[0]
+    location, message = list(first["loc"]), first["msg"]
+    key = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_nearest(str(location[-1]), _fields_at(model, location[:-1]))}"
+    if first["type"] == "missing":
+        return f"{key}: missing; it has to be given"
+    if first["type"] == "value_error":
+        message = message.removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
+    expected = message.removeprefix("Input should be ").replace("a valid ", "a ")
+    return f"{key} is {_shown(first['input'])}; expected {expected}"
+
+
+def _fields_at(model: Any, location: list[Any]) -> list[str]:
+    """Return the field names of the section that `location` leads to."""
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is not None:
+            model = field.annotation
+        if typing.get_origin(model) in (dict, list):
+            model = typing.get_args(model)[-1]
+        if isinstance(model, types.UnionType):
+            model = typing.get_args(model)[0]
+    return list(getattr(model, "model_fields", {}))
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; expected one of {', '.join(known)}" if known else ""
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _kind_of(value: Any) -> str:
+    return {list: "a list", str: "a string", int: "a number", float: "a number"}.get(type(value), "null or a boolean")
+
+
+def _where(path: Path) -> str:
+    return path.name

@@ -1,0 +1,171 @@
+"""Windowed CSVs in, scaled tensors and batches out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils import DataError
+from windowing import SPLITS, Meta, ScalerMeta, Segment, read_meta, read_windows
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Per channel (C,): scaled = (value - center) / scale."""
+
+    channels: tuple[str, ...]
+    center: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, names: Sequence[str], meta: ScalerMeta, channels: Sequence[str]) -> Scaler:
+        """Return the scaler of some of a dataset's channels."""
+        index = [list(names).index(channel) for channel in channels]
+        return cls(tuple(channels), np.array(meta.center)[index], np.array(meta.scale)[index])
+
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """Return physical values (T, C) as float32 scaled ones."""
+        return ((values - self.center) / self.scale).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A windowed dataset in memory: segments of each split in physical units."""
+
+    meta: Meta
+    channels: tuple[str, ...]
+    scaler: Scaler
+    splits: dict[str, list[Segment]]
+
+    def scaled(self, split: str) -> list[np.ndarray]:
+        """Return the scaled values (T, C) of each segment of a split."""
+        return [self.scaler.scaled(segment.values) for segment in self.splits[split]]
+
+
+def load_dataset(folder: Path, channels: Sequence[str] | None = None) -> Dataset:
+    """Read a windowed dataset, all of its channels or some, in the order given."""
+    meta = read_meta(folder)
+    chosen = tuple(channels or meta.channels)
+    unknown = [c for c in chosen if c not in meta.channels]
+    if unknown:
+        raise DataError(
+            f"dataset.channels: no channel {unknown[0]!r} in {meta.dataset}; it has {', '.join(meta.channels)}"
+        )
+    if len(set(chosen)) < len(chosen):
+        raise DataError("dataset.channels: a channel stands there twice")
+    splits = {split: read_windows(folder / f"{split}.csv", meta, chosen) for split in SPLITS}
+    check_splits_apart(splits, meta)
+    return Dataset(meta, chosen, Scaler.of(list(meta.channels), meta.scaler, chosen), splits)
+
+
+def check_splits_apart(splits: dict[str, list[Segment]], meta: Meta) -> None:
+    """Raise DataError if training comes within the guard gap of a later split of its recording."""
+    for later in ("val", "test"):
+        for behind in splits[later]:
+            for segment in splits["train"]:
+                near = (
+                    segment.recording == behind.recording
+                    and segment.t[0] < behind.t[-1] + meta.guard_s
+                    and behind.t[0] - meta.guard_s < segment.t[-1]
+                )
+                if near:
+                    raise DataError(
+                        f"{meta.dataset}: train and {later} of {segment.recording} are less than the "
+                        f"guard of {meta.guard_s:g} s apart; preprocess again"
+                    )
+
+
+class TrainingWindows:
+    """Windows at any offset of the training segments, as batches; every pass draws new ones.
+
+    All segments lie one behind the other in one tensor, and a window is a view of it: memory does
+    not grow with windows x length. Each window is (steps + horizon) long: inputs and their targets.
+    Segments too short for that are padded with missing steps; those shorter than `least` are left.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[np.ndarray],
+        *,
+        steps: int,
+        horizon: int,
+        least: int,
+        batch_size: int,
+        updates: int,
+        channel_dropout: float,
+        seed: int,
+    ) -> None:
+        length = steps + horizon
+        usable = [segment for segment in segments if len(segment) >= least]
+        if not usable:
+            longest = max((len(segment) for segment in segments), default=0)
+            raise DataError(
+                f"no training stretch is long enough: the longest has {longest} steps, but warm-up "
+                f"and horizon need {least}; use longer recordings or a shorter warm-up"
+            )
+        padded = [_pad(segment, length) for segment in usable]
+        self.steps = torch.from_numpy(np.concatenate(padded))            # (N, C)
+        ends = np.cumsum([len(segment) for segment in padded])
+        starts = [
+            np.arange(end - len(segment), end - length + 1)
+            for end, segment in zip(ends, padded, strict=True)
+        ]
+        self.starts = torch.from_numpy(np.concatenate(starts))
+        self.windows = self.steps.unfold(0, length, 1)                   # (N - length + 1, C, length)
+        self.horizon, self.batch_size, self.updates = horizon, batch_size, updates
+        self.channel_dropout = channel_dropout
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return self.updates
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs x (B, T, C) and series (B, T + H, C); the targets are views of the second."""
+        for _ in range(self.updates):
+            draw = torch.randint(len(self.starts), (self.batch_size,), generator=self.generator)
+            series = self.windows[self.starts[draw]].transpose(1, 2).contiguous()
+            x = series[:, : -self.horizon]
+            yield self._with_missing_channels(x), series
+
+    def _with_missing_channels(self, x: Tensor) -> Tensor:
+        """Return x with stretches of single channels made missing; never of all channels at once."""
+        batch, steps, channels = x.shape
+        if self.channel_dropout == 0 or channels == 1:
+            return x
+        draw = torch.rand(batch, 3, channels, generator=self.generator)
+        lost = draw[:, 0] < self.channel_dropout                         # (B, C)
+        lost[lost.all(dim=1)] = False
+        start, end = (draw[:, 1:] * steps).sort(dim=1).values.unbind(1)  # (B, C) each
+        at = torch.arange(steps)[None, :, None]
+        missing = lost[:, None] & (at >= start[:, None]) & (at < end[:, None])
+        return x.masked_fill(missing, float("nan"))
+
+
+def validation_batches(
+    segments: Sequence[np.ndarray], *, steps: int, horizon: int, least: int, batch_size: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Return fixed batches (x, series) that cover the segments once, as `TrainingWindows` makes them."""
+    length = steps + horizon
+    windows = [
+        _pad(segment[start : start + length], length)
+        for segment in segments
+        for start in range(0, max(len(segment) - horizon, 1), steps)
+        if len(segment) - start >= least
+    ]
+    if not windows:
+        raise DataError(
+            f"no calibration stretch has the {least} steps that warm-up and horizon need; "
+            "give val more data or shorten the warm-up"
+        )
+    batches = torch.from_numpy(np.stack(windows)).split(batch_size)
+    return [(series[:, :-horizon], series) for series in batches]
+
+
+def _pad(segment: np.ndarray, length: int) -> np.ndarray:
+    missing = max(length - len(segment), 0)
+    return np.pad(segment, ((0, missing), (0, 0)), constant_values=np.nan)

@@ -1,0 +1,178 @@
+"""Slow, obviously correct references for `metrics`: loops that follow the definitions word by word."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+
+def runs(mask) -> list[list[int]]:
+    """Return the runs of true steps as lists of steps."""
+    found: list[list[int]] = []
+    for step, is_set in enumerate(mask):
+        if is_set and (step == 0 or not mask[step - 1]):
+            found.append([])
+        if is_set:
+            found[-1].append(step)
+    return found
+
+
+def vus(labels, scores, buffer: int, thresholds: int = 250) -> tuple[float, float]:
+    """Return (vus_roc, vus_pr) by looping over buffers, thresholds and steps."""
+    falling = sorted(scores, reverse=True)
+    levels = [falling[int(k * (len(scores) - 1) / (thresholds - 1))] for k in range(thresholds)]
+    areas = [_range_areas(labels, scores, b, levels) for b in range(buffer + 1)]
+    return tuple(sum(area[kind] for area in areas) / len(areas) for kind in (0, 1))
+
+
+def _range_areas(labels, scores, b: int, levels) -> tuple[float, float]:
+    n, half = len(labels), b // 2
+    events = [(run[0], run[-1]) for run in runs(labels)]
+    soft = [float(label) for label in labels]
+    for first, last in events:
+        for d in range(1, half + 1):
+            for step in (first - d, last + d):
+                if 0 <= step < n:
+                    soft[step] += math.sqrt(1 - d / b)
+    soft = [min(value, 1.0) for value in soft]
+    joined = [list(events[0])]
+    for first, last in events[1:]:
+        if joined[-1][1] + half < first - half:
+            joined.append([first, last])
+        else:
+            joined[-1][1] = last
+    label_steps = sum(labels)
+    points, area_pr, tpr_before = [(0.0, 0.0)], 0.0, 0.0
+    for level in levels:
+        alarm = [score >= level for score in scores]
+        tp = sum(value for value, on in zip(soft, alarm) if on)
+        alarmed_buffer = sum(value for value, on, label in zip(soft, alarm, labels) if on and not label)
+        positives = (label_steps + label_steps + alarmed_buffer) / 2
+        seen = sum(any(alarm[max(first - half, 0):last + half + 1]) for first, last in joined)
+        tpr = min(tp / positives, 1) * seen / len(joined)
+        points.append(((sum(alarm) - tp) / (n - positives), tpr))
+        area_pr += (tpr - tpr_before) * tp / sum(alarm)
+        tpr_before = tpr
+    points.append((1.0, 1.0))
+    area_roc = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in zip(points, points[1:]))
+    return area_roc, area_pr
+
+
+def range_recall(ranges, others, alpha: float, bias: str, cardinality: str) -> float:
+    """Return Tatbul's recall of `ranges` by `others`; precision is the same with both exchanged and alpha = 0."""
+    rewards = []
+    other_runs = runs(others)
+    for run in runs(ranges):
+        length = len(run)
+        weights = {"flat": [1] * length,
+                   "front": [length - i + 1 for i in range(1, length + 1)],
+                   "back": list(range(1, length + 1)),
+                   "middle": [i if i <= length / 2 else length - i + 1 for i in range(1, length + 1)]}[bias]
+        met = [other for other in other_runs if set(other) & set(run)]
+        overlap = sum(weight for step, weight in zip(run, weights) if others[step]) / sum(weights)
+        factor = 1 / len(met) if cardinality == "reciprocal" and len(met) > 1 else 1
+        rewards.append(alpha * bool(met) + (1 - alpha) * factor * overlap)
+    return sum(rewards) / len(rewards)
+
+
+def affiliation(labels, alarms, points_per_step: int = 64) -> tuple[float, float]:
+    """Return (precision, recall) by sampling time finely and measuring what lies at least as far away."""
+    n = len(labels)
+    events = [(run[0], run[-1] + 1) for run in runs(labels)]
+    predicted = [(run[0], run[-1] + 1) for run in runs(alarms)]
+    precisions, recalls = [], []
+    for k, (start, end) in enumerate(events):
+        left = (events[k - 1][1] + start) / 2 if k else 0
+        right = (end + events[k + 1][0]) / 2 if k + 1 < len(events) else n
+        pieces = [(max(a, left), min(b, right)) for a, b in predicted if max(a, left) < min(b, right)]
+        times = [(i + 0.5) / points_per_step for i in range(n * points_per_step)]
+        alarmed = [t for t in times if any(a <= t < b for a, b in pieces)]
+        if alarmed:
+            precisions.append(sum(_as_far_from_event(t, start, end, left, right) for t in alarmed) / len(alarmed))
+        inside = [t for t in times if start <= t < end]
+        recalls.append(sum(_as_far_from_point(t, pieces, left, right) for t in inside) / len(inside))
+    return sum(precisions) / len(precisions) if precisions else math.nan, sum(recalls) / len(recalls)
+
+
+def _as_far_from_event(t: float, start: float, end: float, left: float, right: float) -> float:
+    if start <= t < end:
+        return 1.0
+    d = start - t if t < start else t - end
+    return (max(0.0, (start - d) - left) + max(0.0, right - (end + d))) / (right - left)
+
+
+def _as_far_from_point(t: float, pieces, left: float, right: float) -> float:
+    if not pieces:
+        return 0.0
+    d = min(0.0 if a <= t < b else min(abs(t - a), abs(t - b)) for a, b in pieces)
+    return (max(0.0, (t - d) - left) + max(0.0, right - (t + d))) / (right - left)
+
+
+def point_adjusted_f1(labels, scores, thresholds) -> float:
+    """Return the best F1 after counting a whole event as alarmed as soon as one of its steps is."""
+    best = 0.0
+    for threshold in thresholds:
+        alarm = [score > threshold for score in scores]
+        for run in runs(labels):
+            if any(alarm[step] for step in run):
+                for step in run:
+                    alarm[step] = True
+        hit = sum(on and label for on, label in zip(alarm, labels))
+        best = max(best, 2 * hit / (sum(alarm) + sum(labels)))
+    return best
+
+
+def best_matching(found, labelled, tolerance_s: float) -> tuple[int, float]:
+    """Return (pairs, total delay) of the best one-to-one matching, by trying every one of them."""
+    columns = list(range(len(found))) + [None] * len(labelled)
+    best = (0, 0.0)
+    for choice in permutations(columns, len(labelled)):
+        pairs = [(found[f], event) for f, event in zip(choice, labelled) if f is not None]
+        if all(f[0] <= event[1] + tolerance_s and f[1] >= event[0] for f, event in pairs):
+            delay = sum(max(f[0] - event[0], 0) for f, event in pairs)
+            if (-len(pairs), delay) < (-best[0], best[1]):
+                best = (len(pairs), delay)
+    return best
+
+
+def nab_raw(windows, alarms, tp: float, fn: float, fp: float) -> float:
+    """Return the raw NAB score of one series, row by row."""
+    n = len(alarms)
+    probation = min(math.floor(0.15 * n), 750)
+    windows = [(first, last) for first, last in windows if last >= probation]
+    best = [-fn] * len(windows)
+    lost = 0.0
+    for row in range(probation, n):
+        if not alarms[row]:
+            continue
+        inside = [k for k, (first, last) in enumerate(windows) if first <= row <= last]
+        ended = [(first, last) for first, last in windows if last < row]
+        if inside:
+            first, last = windows[inside[0]]
+            x = -(last - row + 1) / (last - first + 1)
+            best[inside[0]] = max(best[inside[0]], tp * _nab_sigmoid(x) / _nab_sigmoid(-1))
+        elif ended:
+            first, last = ended[-1]
+            lost += fp * _nab_sigmoid((row - last) / (last - first) if last > first else math.inf)
+        else:
+            lost -= fp
+    return sum(best) + lost
+
+
+def _nab_sigmoid(x: float) -> float:
+    return -1.0 if x > 3 else 2 / (1 + math.exp(5 * x)) - 1
+
+
+def nab_corpus(windows_by_series, scores_by_series, tp: float, fn: float, fp: float) -> tuple[float, float]:
+    """Return (score, threshold) of a corpus by trying every threshold, highest first."""
+    scored = {score for scores in scores_by_series.values()
+              for score in scores[min(math.floor(0.15 * len(scores)), 750):]}
+    count = sum(last >= min(math.floor(0.15 * len(scores_by_series[name])), 750)
+                for name, windows in windows_by_series.items() for _, last in windows)
+    best, best_threshold = -math.inf, math.nan
+    for threshold in [math.inf, *sorted(scored, reverse=True)]:
+        total = sum(nab_raw(windows, [score >= threshold for score in scores_by_series[name]], tp, fn, fp)
+                    for name, windows in windows_by_series.items())
+        if total > best + 1e-9:
+            best, best_threshold = total, threshold
+    return 100 * (best + fn * count) / ((tp + fn) * count), best_threshold

@@ -1,0 +1,277 @@
+"""The windowed CSVs: their schema, splits in time, the scaler, writing and reading.
+
+Long form, one row a time step, physical units:
+
+    recording, window, t_s, <channel>..., valid_<channel>..., label
+
+The rows of a window are consecutive steps; a window crosses no gap, recording or split, and no
+step is written twice, so neighbouring windows join again. `meta.json` beside the CSVs says
+everything else. A missing value is NaN here, an empty cell with valid = 0 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from config import Section, read_json, validate
+from utils import DataError, atomic_path
+
+SPLITS = ("train", "val", "test")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive steps of one recording: t (T,), values (T, C) with NaN = missing, label (T,)."""
+
+    recording: str
+    t: np.ndarray
+    values: np.ndarray
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def cut(self, start: int, end: int) -> Segment:
+        """Return the steps [start, end) as views."""
+        return Segment(self.recording, self.t[start:end], self.values[start:end], self.label[start:end])
+
+
+class EventMeta(Section):
+    start_s: float
+    end_s: float
+    kind: str
+
+
+class ScalerMeta(Section):
+    """Per channel: scaled = (value - center) / scale."""
+
+    center: list[float]
+    scale: list[float]
+
+
+class SpanMeta(Section):
+    """A run of steps of one split."""
+
+    recording: str
+    start_s: float
+    end_s: float
+    steps: int
+
+
+class Meta(Section):
+    """`meta.json`: what the CSVs beside it hold and how they were made."""
+
+    format: int
+    dataset: str
+    description: str
+    simulated: bool
+    channels: dict[str, str]                                         # name -> unit
+    rate_hz: float
+    window_s: float
+    guard_s: float
+    delay_s: float
+    scaler: ScalerMeta
+    fault_kinds: list[str]
+    events: dict[str, list[EventMeta]]                               # recording -> labelled events
+    splits: dict[str, list[SpanMeta]]
+    rows: dict[str, int]
+    dropped: list[str]
+    filled: list[str]
+    sources: dict[str, str]                                          # file -> SHA-256
+    fingerprint: str
+    config: dict[str, Any]
+
+
+# ---- splitting ------------------------------------------------------------------------------
+
+
+def chronological_borders(
+    start_s: float, end_s: float, val_fraction: float, test_fraction: float, guard_s: float
+) -> dict[str, tuple[float, float]]:
+    """Return each split's [start, end) of a recording: train first, then val, then test.
+
+    The guard gap is cut from the end of the earlier, training side, so that nothing a later split
+    is judged on was within reach of what was learnt.
+    """
+    duration = end_s - start_s
+    test = end_s - test_fraction * duration
+    val = test - val_fraction * duration
+    borders = {"train": (start_s, val - guard_s if val < end_s else end_s)}
+    if val_fraction:
+        borders["val"] = (val, test - guard_s if test < end_s else end_s)
+    if test_fraction:
+        borders["test"] = (test, end_s)
+    return borders
+
+
+def normal_steps(t: np.ndarray, events: Sequence[tuple[float, float]], margin_s: float) -> np.ndarray:
+    """Return which of the steps at t (T,) are further than `margin_s` from every event."""
+    normal = np.ones(len(t), bool)
+    for start, end in events:
+        normal &= (t < start - margin_s) | (t > end + margin_s)
+    return normal
+
+
+def label_steps(t: np.ndarray, events: Iterable[tuple[float, float]]) -> np.ndarray:
+    """Return 1 for the steps at t (T,) inside an event, both ends included, else 0."""
+    label = np.zeros(len(t), np.int8)
+    for start, end in events:
+        label[(t >= start) & (t <= end)] = 1
+    return label
+
+
+def runs(mask: np.ndarray) -> np.ndarray:
+    """Return the maximal runs of True in (T,) as [start, end) rows, shape (k, 2)."""
+    edges = np.flatnonzero(np.diff(np.r_[0, mask.astype(np.int8), 0]))
+    return edges.reshape(-1, 2)
+
+
+def segments_where(segment: Segment, keep: np.ndarray) -> list[Segment]:
+    """Return the parts of a segment where `keep` (T,) holds and any channel has a value."""
+    present = keep & np.isfinite(segment.values).any(axis=1)
+    return [segment.cut(start, end) for start, end in runs(present)]
+
+
+def fit_scaler(segments: Sequence[Segment], channels: Sequence[str]) -> ScalerMeta:
+    """Return mean and standard deviation of each channel between its 1st and 99th percentile.
+
+    Raises: DataError if a channel has no value or does not change in the training data.
+    """
+    values = np.concatenate([segment.values for segment in segments])    # (N, C)
+    center, scale = [], []
+    for name, column in zip(channels, values.T, strict=True):
+        column = column[np.isfinite(column)]
+        if not len(column) or np.ptp(column) == 0:
+            found = "has no value" if not len(column) else f"is constant at {column[0]:g}"
+            raise DataError(f"channel {name!r} {found} in the training data; it cannot be scaled")
+        clipped = np.clip(column, *np.quantile(column, [0.01, 0.99]))
+        center.append(float(clipped.mean()))
+        scale.append(float(clipped.std() or column.std()))
+    return ScalerMeta(center=center, scale=scale)
+
+
+# ---- writing and reading --------------------------------------------------------------------
+
+
+def write_windows(
+    path: Path, segments: Iterable[Segment], channels: Sequence[str], window_steps: int
+) -> list[SpanMeta]:
+    """Write one split's CSV atomically; return its spans. Each segment is freed once written."""
+    spans, first_window = [], 0
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(",".join(csv_columns(channels)) + "\n")
+        for segment in segments:
+            frame = _window_frame(segment, channels, window_steps, first_window)
+            frame.to_csv(file, header=False, index=False, lineterminator="\n")
+            first_window += -(-len(segment) // window_steps)
+            spans.append(
+                SpanMeta(
+                    recording=segment.recording,
+                    start_s=float(segment.t[0]),
+                    end_s=float(segment.t[-1]),
+                    steps=len(segment),
+                )
+            )
+    return spans
+
+
+def csv_columns(channels: Sequence[str]) -> list[str]:
+    """Return the header of a windowed CSV."""
+    return ["recording", "window", "t_s", *channels, *(f"valid_{c}" for c in channels), "label"]
+
+
+def _window_frame(
+    segment: Segment, channels: Sequence[str], window_steps: int, first_window: int
+) -> pd.DataFrame:
+    valid = np.isfinite(segment.values)
+    columns: dict[str, Any] = {
+        "recording": segment.recording,
+        "window": first_window + np.arange(len(segment)) // window_steps,
+        "t_s": np.round(segment.t, 6),
+    }
+    columns |= dict(zip(channels, segment.values.T, strict=True))
+    columns |= {f"valid_{c}": v.astype(np.int8) for c, v in zip(channels, valid.T, strict=True)}
+    return pd.DataFrame(columns | {"label": segment.label})
+
+
+def read_meta(folder: Path) -> Meta:
+    """Read and check `meta.json` of a windowed dataset."""
+    path = folder / "meta.json"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; make the dataset with its preprocessing script first")
+    meta = validate(Meta, read_json(path), path.name)
+    if meta.format != FORMAT:
+        raise DataError(f"{path.name}: format is {meta.format}; expected {FORMAT}: preprocess again")
+    for key in ("center", "scale"):
+        if len(getattr(meta.scaler, key)) != len(meta.channels):
+            raise DataError(f"{path.name}: scaler.{key} needs one number for each of {len(meta.channels)} channels")
+    if min(meta.scaler.scale) <= 0 or meta.rate_hz <= 0:
+        raise DataError(f"{path.name}: scaler.scale and rate_hz have to be greater than 0")
+    return meta
+
+
+def read_windows(path: Path, meta: Meta, channels: Sequence[str]) -> list[Segment]:
+    """Read one split's CSV and join neighbouring windows into segments again.
+
+    Raises: DataError naming file, row and column where the file does not keep to the schema.
+    """
+    frame = _read_rows(path, meta, channels)
+    names = frame["recording"].to_numpy()
+    t = frame["t_s"].to_numpy()
+    values = np.column_stack([frame[c].to_numpy() for c in channels]).astype(np.float32)
+    valid = np.column_stack([frame[f"valid_{c}"].to_numpy() for c in channels])
+    values[valid == 0] = np.nan
+    label = frame["label"].to_numpy()
+    whole = Segment("", t, values, label)
+    return [
+        Segment(str(names[start]), *(getattr(whole.cut(start, end), k) for k in ("t", "values", "label")))
+        for start, end in _joined(names, t, meta.rate_hz, path)
+    ]
+
+
+def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; preprocess the dataset again")
+    flags = ["label", *(f"valid_{c}" for c in channels)]
+    numbers = ["t_s", *channels]
+    wanted = {"recording", *numbers, *flags}
+    types = {"recording": "category", **dict.fromkeys(numbers, float), **dict.fromkeys(flags, np.int8)}
+    try:
+        frame = pd.read_csv(path, usecols=wanted.__contains__, dtype=types)
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None
+    missing = sorted(wanted - set(frame))
+    if missing:
+        raise DataError(f"{path.name}: no column {missing[0]!r}; expected {', '.join(csv_columns(channels))}")
+    if len(frame) != meta.rows.get(path.stem):
+        raise DataError(
+            f"{path.name}: {len(frame)} rows, but meta.json says {meta.rows.get(path.stem)}; preprocess again"
+        )
+    for flag in flags:
+        wrong = np.flatnonzero(~np.isin(frame[flag].to_numpy(), (0, 1)))
+        if len(wrong):
+            row = wrong[0]
+            raise DataError(f"{path.name}: row {row + 2}: {flag} is {frame[flag].iloc[row]}; expected 0 or 1")
+    if frame["recording"].isna().any() or not np.isfinite(frame["t_s"].to_numpy()).all():
+        raise DataError(f"{path.name}: a row has no recording or no time; preprocess again")
+    return frame
+
+
+def _joined(names: np.ndarray, t: np.ndarray, rate_hz: float, path: Path) -> Iterator[tuple[int, int]]:
+    """Yield [start, end) of the runs of rows of one recording whose times are one step apart."""
+    if not len(t):
+        return
+    same = names[1:] == names[:-1]
+    steps = np.diff(t) * rate_hz
+    back = np.flatnonzero(same & (steps < 0.5))
+    if len(back):
+        raise DataError(f"{path.name}: row {back[0] + 3}: t_s does not rise; preprocess again")
+    edges = np.flatnonzero(~same | (np.abs(steps - 1) > 0.01)) + 1
+    yield from zip(np.r_[0, edges].tolist(), np.r_[edges, len(t)].tolist(), strict=True)
