@@ -22,6 +22,7 @@ from utils import ROOT, DataError
 EXPERIMENT_CONFIG = ROOT / "pure_lstm_config.json"
 DATASET_CONFIG = ROOT / "dataset_config.json"
 M = TypeVar("M", bound=BaseModel)
+SCORE_COMPONENTS = ("drop", "error", "jolt", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "label")
 
 
@@ -78,13 +79,36 @@ class TrainingConfig(Section):
 class ScoreConfig(Section):
     """How forecast and fact become one score a step; see anomaly_scores.py."""
 
-    amplitude_s: float = Field(
-        9.0, gt=0, description="trailing span whose amplitude is compared with the expected one"
+    amplitude_s: list[Annotated[float, Field(gt=0)]] = Field(
+        [9.0, 15.0], min_length=1, description="trailing spans whose amplitude is compared, shortest first"
     )
-    error_s: float = Field(1.0, gt=0, description="trailing span the forecast error is averaged over")
-    components: list[Literal["drop", "error", "joint"]] = Field(
-        ["drop", "error", "joint"], min_length=1, description="comparisons that may raise the score"
+    expected_s: float = Field(
+        30.0, gt=0, description="the expected amplitude is the forecasts' mean over so long before a span"
     )
+    baseline_s: float = Field(180.0, gt=0, description="time constant of the running means")
+    error_s: float = Field(1.0, gt=0, description="trailing span of the error over all leads")
+    near_s: float = Field(0.2, gt=0, description="leads up to here count for a jolt")
+    jolt_s: float = Field(0.6, gt=0, description="trailing span of the error of the near leads")
+    settle_s: float = Field(
+        3.0, gt=0, description="a channel's forecasts are not used for so long after it was missing"
+    )
+    weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {"drop": 1.0, "error": 0.01, "jolt": 0.01, "joint": 0.01},
+        min_length=1,
+        description="weight of a component (drop, error, jolt, joint), or of one of a channel "
+        "(drop:flow_lpm), which goes first; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ScoreConfig:
+        if list(self.amplitude_s) != sorted(self.amplitude_s):
+            raise ValueError("amplitude_s has to rise: the shortest span first")
+        for key in self.weights:
+            if key.partition(":")[0] not in SCORE_COMPONENTS:
+                raise ValueError(
+                    f"weights: {key!r} is no component{_nearest(key.partition(':')[0], SCORE_COMPONENTS)}"
+                )
+        return self
 
 
 class ThresholdConfig(Section):

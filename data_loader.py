@@ -32,6 +32,10 @@ class Scaler:
         """Return physical values (T, C) as float32 scaled ones."""
         return ((values - self.center) / self.scale).astype(np.float32)
 
+    def physical(self, scaled: np.ndarray) -> np.ndarray:
+        """Return scaled values (T, C) in physical units."""
+        return scaled * self.scale + self.center
+
 
 @dataclass(frozen=True)
 class Dataset:

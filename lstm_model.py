@@ -13,6 +13,7 @@ INPUT_LIMIT = 10.0                                 # scaled units; a spike must 
 class StackedLSTM(nn.Module):
     """Maps steps (B, T, C) and a state to a forecast at every step (B, T, H, C) and the next state.
 
+    The head forecasts the change from the step at hand, so that a short lead costs no capacity.
     A missing value is NaN: the network sees zero, the channel's center, in its place, and for each
     channel a second input that says whether the value is there.
 
@@ -47,4 +48,5 @@ class StackedLSTM(nn.Module):
         steps = torch.cat([values, present.to(x.dtype)], dim=2)            # (B, T, 2C)
         hidden, state = self.lstm(steps, state)                            # (B, T, D)
         flat = self.head(hidden)                                           # (B, T, H*C)
-        return flat.unflatten(-1, (self.horizon, self.channels)), state    # (B, T, H, C)
+        change = flat.unflatten(-1, (self.horizon, self.channels))         # (B, T, H, C)
+        return values.unsqueeze(2) + change, state

@@ -1,0 +1,276 @@
+"""Everything behind a trained forecaster: states along recordings, scores, threshold, checkpoint.
+
+A `Detector` needs no training data: it is calibrated once, frozen, and read back from one file of
+tensors and plain values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import thresholds
+from anomaly_scores import (
+    Comparisons,
+    ComparisonStream,
+    Scores,
+    Spans,
+    compute_scores,
+    fit_calibration,
+    rule_scores,
+)
+from config import ExperimentConfig, ModelConfig, ScoreConfig, validate
+from data_loader import Scaler
+from lstm_model import StackedLSTM, State
+from utils import DataError, atomic_path
+
+FORMAT = 1
+PIECE = 512                             # steps of one pass: bounds the memory of the forecasts
+TOGETHER = 16                           # recordings in one pass
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One recording, scored: all (T,) but residual and forecast (T, C), in physical units."""
+
+    score: np.ndarray
+    threshold: np.ndarray
+    alarm: np.ndarray
+    channel: np.ndarray
+    component: np.ndarray
+    residual: np.ndarray
+    forecast: np.ndarray
+    rule: np.ndarray
+
+
+def steps(seconds: float, rate_hz: float, least: int = 1) -> int:
+    """Return a duration as a whole number of steps, at least `least`."""
+    return max(round(seconds * rate_hz), least)
+
+
+def horizon_of(model: ModelConfig, rate_hz: float) -> int:
+    """Return the horizon H in steps."""
+    return steps(model.horizon_s, rate_hz)
+
+
+def warm_up_of(model: ModelConfig, rate_hz: float) -> int:
+    """Return the warm-up in steps."""
+    return steps(model.warm_up_s, rate_hz, least=0)
+
+
+def spans_of(score: ScoreConfig, model: ModelConfig, rate_hz: float) -> Spans:
+    """Return the spans of the comparisons in steps of a rate."""
+    return Spans(
+        warm_up=warm_up_of(model, rate_hz),
+        settle=steps(score.settle_s, rate_hz),
+        near=min(steps(score.near_s, rate_hz), horizon_of(model, rate_hz)),
+        jolt=steps(score.jolt_s, rate_hz),
+        error=steps(score.error_s, rate_hz),
+        amplitudes=tuple(steps(span, rate_hz, least=2) for span in score.amplitude_s),
+        expected=steps(score.expected_s, rate_hz),
+        baseline=steps(score.baseline_s, rate_hz),
+    )
+
+
+class Forecasts:
+    """Carries the LSTM's state along several recordings at once: each step goes through once."""
+
+    def __init__(self, model: StackedLSTM, device: str) -> None:
+        self.model, self.device = model.to(device).eval(), device
+        self.state: State | None = None
+
+    @torch.inference_mode()
+    def update(self, observed: np.ndarray) -> np.ndarray:
+        """Return the forecasts (B, n, H, C) at the next steps, observed (B, n, C), NaN = missing."""
+        x = torch.from_numpy(np.ascontiguousarray(observed, dtype=np.float32)).to(self.device)
+        forecast, self.state = self.model(x, self.state)
+        return forecast.float().cpu().numpy()
+
+
+class Detector:
+    """A trained forecaster with its scaler, calibration and frozen threshold."""
+
+    def __init__(
+        self, model: StackedLSTM, scaler: Scaler, units: Sequence[str], rate_hz: float, config: ExperimentConfig, device: str
+    ) -> None:
+        self.model, self.scaler, self.units = model, scaler, tuple(units)
+        self.rate_hz, self.config, self.device = rate_hz, config, device
+        self.spans = spans_of(config.score, config.model, rate_hz)
+        self.calibration: dict[str, Any] = {}
+        self.threshold: dict[str, Any] = {}
+        self.rule_threshold: dict[str, Any] = {}
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self.scaler.channels
+
+    def calibrate(self, normal: Sequence[np.ndarray]) -> None:
+        """Fit what turns comparisons into scores, and the thresholds, on normal data; freeze them.
+
+        Args:
+            normal: calibration stretches, (T, C) physical values each, NaN = missing.
+        Raises: DataError if there is too little of it.
+        """
+        features = [comparisons.features for comparisons in self.compare(normal)]
+        method = self.config.threshold.method
+        parameters = dict(self.config.threshold.parameters)
+        try:
+            self.calibration = fit_calibration(features)
+            scores = [self.score(part).score for part in features]
+            self.threshold = thresholds.fit(method, scores, **parameters)
+            rule = [self.rule(part) for part in features]
+            self.rule_threshold = thresholds.fit(method, rule, **parameters)
+        except ValueError as error:
+            raise DataError(f"calibration: {error}; give the val split more normal data") from None
+
+    def score(self, features: np.ndarray) -> Scores:
+        """Return the scores of features (T, C, F)."""
+        return compute_scores(features, self.calibration, self.channels, self.config.score.weights)
+
+    def rule(self, features: np.ndarray) -> np.ndarray:
+        """Return the scores (T,) of the rule without a model."""
+        return rule_scores(features, self.calibration, self.channels, self.config.score.weights)
+
+    def compare(self, recordings: Sequence[np.ndarray]) -> list[Comparisons]:
+        """Return the comparisons of recordings of physical values (T, C), several at a time."""
+        order = sorted(range(len(recordings)), key=lambda k: len(recordings[k]))
+        results: dict[int, Comparisons] = {}
+        for first in range(0, len(order), TOGETHER):
+            group = order[first : first + TOGETHER]
+            pieces = self._compare_group([self.scaler.scaled(recordings[k]) for k in group])
+            results |= dict(zip(group, pieces, strict=True))
+        return [results[k] for k in range(len(recordings))]
+
+    def _compare_group(self, group: list[np.ndarray]) -> list[Comparisons]:
+        forecasts = Forecasts(self.model, self.device)
+        streams = [self._stream() for _ in group]
+        parts: list[list[Comparisons]] = [[] for _ in group]
+        for observed, forecast, first in self._passes(group, forecasts):
+            for k, series in enumerate(group):
+                n = min(len(series) - first, observed.shape[1])
+                if n > 0:
+                    parts[k].append(streams[k].update(observed[k, :n], forecast[k, :n]))
+        return [
+            Comparisons(
+                np.concatenate([part.features for part in several]),
+                np.concatenate([part.residual for part in several]) * self.scaler.scale,
+                self.scaler.physical(np.concatenate([part.forecast for part in several])),
+            )
+            for several in parts
+        ]
+
+    def _passes(self, group: list[np.ndarray], forecasts: Forecasts) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        longest = max(len(series) for series in group)
+        for first in range(0, longest, PIECE):
+            last = min(first + PIECE, longest)
+            observed = np.full((len(group), last - first, len(self.channels)), np.nan, np.float32)
+            for k, series in enumerate(group):
+                piece = series[first:last]
+                observed[k, : len(piece)] = piece
+            yield observed, forecasts.update(observed), first
+
+    def _stream(self) -> ComparisonStream:
+        return ComparisonStream(len(self.channels), self.model.horizon, self.spans)
+
+    def detect(self, recordings: Sequence[np.ndarray]) -> list[Scored]:
+        """Return scores, thresholds and alarms of recordings of physical values (T, C)."""
+        detected = []
+        for comparisons in self.compare(recordings):
+            scores = self.score(comparisons.features)
+            threshold = thresholds.apply(self.threshold, scores.score)
+            detected.append(
+                Scored(
+                    scores.score,
+                    threshold,
+                    thresholds.alarms(scores.score, threshold),
+                    scores.channel,
+                    scores.component,
+                    comparisons.residual,
+                    comparisons.forecast,
+                    self.rule(comparisons.features),
+                )
+            )
+        return detected
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values; `from_state` makes the same detector again."""
+        return {
+            "format": FORMAT,
+            "model": {name: tensor.cpu() for name, tensor in self.model.state_dict().items()},
+            "config": self.config.model_dump(),
+            "channels": list(self.channels),
+            "units": list(self.units),
+            "rate_hz": float(self.rate_hz),
+            "scaler": {"center": self.scaler.center.tolist(), "scale": self.scaler.scale.tolist()},
+            "calibration": self.calibration,
+            "threshold": self.threshold,
+            "rule_threshold": self.rule_threshold,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: str, where: str = "checkpoint") -> Detector:
+        """Return the detector that a checkpoint's state describes.
+
+        Raises: DataError if something is missing or does not fit together.
+        """
+        try:
+            config = validate(ExperimentConfig, state["config"], where)
+            channels, rate_hz = state["channels"], float(state["rate_hz"])
+            center, scale = (np.array(state["scaler"][key], float) for key in ("center", "scale"))
+            if not len(channels) == len(center) == len(scale) or not math.isfinite(rate_hz) or rate_hz <= 0:
+                raise ValueError("channels, scaler and rate_hz do not fit together")
+            model = build_model(config.model, len(channels), rate_hz, state["model"])
+            detector = cls(model, Scaler(tuple(channels), center, scale), state["units"], rate_hz, config, device)
+            detector.calibration = state["calibration"]
+            detector.threshold, detector.rule_threshold = state["threshold"], state["rule_threshold"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{where}: not a checkpoint of this program ({type(error).__name__}: {reason})") from None
+        return detector
+
+
+def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dict | None = None) -> StackedLSTM:
+    """Return the forecaster of a config, with the weights of a checkpoint where they are given.
+
+    Raises: ValueError if the weights have other shapes; nothing large is allocated before that.
+    """
+    horizon = horizon_of(config, rate_hz)
+    if weights is not None:
+        with torch.device("meta"):
+            expected = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon).state_dict()
+        found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        if found != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
+            raise ValueError("the weights have other shapes than the config says")
+    model = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon, config.dropout)
+    if weights is not None:
+        model.load_state_dict(weights)
+    return model
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of tensors and plain values; anything else in it is refused.
+
+    Raises: DataError naming the file.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a checkpoint.pt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{path.name}: not a readable checkpoint ({type(error).__name__}: {reason})") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise DataError(f"{path.name}: not a checkpoint of this program")
+    return state

@@ -1,0 +1,191 @@
+"""Fit the forecaster: dense supervision, early stopping with the best weights, resumable."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from config import TrainingConfig
+from data_loader import TrainingWindows
+from lstm_model import StackedLSTM
+from utils import DataError
+
+log = logging.getLogger(__name__)
+
+LOSS_FLOOR = 1e-4                       # keeps a channel that never moves from ruling the loss
+
+Batches = Sequence[tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Progress:
+    """Where training stands: everything that a later process needs to go on bit for bit."""
+
+    epoch: int = 0                                               # epochs done
+    best_epoch: int = -1
+    best_loss: float = float("inf")
+    best_model: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def stale(self) -> int:
+        """Epochs since the best one."""
+        return self.epoch - 1 - self.best_epoch
+
+
+def forecast_loss(forecast: Tensor, series: Tensor, warm_up: int) -> Tensor:
+    """Return the mean over leads and channels of the log of their Huber loss.
+
+    Each lead of each channel weighs by its own size of error, as if its spread were fitted along
+    (a profile likelihood): near leads are not drowned by far ones, nor quiet channels by loud ones.
+
+    Args:
+        forecast: (B, T, H, C), from the steps of `series` but the last H.
+        series: (B, T + H, C) scaled values, NaN = missing, which takes no part.
+        warm_up: first steps whose forecasts take no part.
+    """
+    horizon = forecast.shape[2]
+    target = series.unfold(1, horizon, 1)[:, 1:].transpose(2, 3)             # (B, T, H, C), a view
+    target, forecast = target[:, warm_up:], forecast[:, warm_up:]
+    known = torch.isfinite(target)
+    target = torch.where(known, target, forecast.detach())
+    error = nn.functional.smooth_l1_loss(forecast, target, reduction="none")
+    count = known.sum(dim=(0, 1))                                            # (H, C)
+    mean = error.sum(dim=(0, 1)) / count.clamp(min=1)
+    weight = (count > 0).to(mean.dtype)
+    return (torch.log(mean + LOSS_FLOOR) * weight).sum() / weight.sum().clamp(min=1)
+
+
+class Trainer:
+    """Owns model, optimizer, schedule and device; `fit` runs epochs until patience is over."""
+
+    def __init__(self, model: StackedLSTM, config: TrainingConfig, warm_up: int, device: str) -> None:
+        self.model, self.config, self.warm_up, self.device = model.to(device), config, warm_up, device
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self.schedule = ReduceLROnPlateau(
+            self.optimizer, factor=config.lr_factor, patience=config.lr_patience
+        )
+        self.progress = Progress()
+
+    def fit(
+        self,
+        windows: TrainingWindows,
+        validation: Batches,
+        on_epoch: Callable[[Trainer], None] = lambda trainer: None,
+    ) -> Progress:
+        """Train until `patience` epochs bring nothing better; leave the best weights in the model.
+
+        Args:
+            on_epoch: called after each epoch, when `state_dict` can be saved.
+        Raises: DataError with a hint if a loss is not finite.
+        """
+        progress, epochs = self.progress, self.config.epochs
+        bar = tqdm(total=epochs, initial=progress.epoch, desc="training", unit="epoch", disable=None)
+        with bar:
+            while not progress.finished:
+                self._one_epoch(windows, validation)
+                bar.update()
+                row = progress.history[-1]
+                bar.set_postfix_str(
+                    f"train {row['train_loss']:.4f} val {row['val_loss']:.4f} best "
+                    f"{progress.best_loss:.4f} at {progress.best_epoch}, "
+                    f"{self._forecasts(windows) / row['seconds'] / 1e6:.1f} M forecasts/s"
+                )
+                on_epoch(self)
+        self.model.load_state_dict(progress.best_model)
+        return progress
+
+    def _one_epoch(self, windows: TrainingWindows, validation: Batches) -> None:
+        progress, began = self.progress, time.perf_counter()
+        rate = self.optimizer.param_groups[0]["lr"]
+        train_loss = self._train(windows)
+        val_loss = self.validate(validation)
+        if not (train_loss < float("inf") and val_loss < float("inf")):
+            raise DataError(
+                f"epoch {progress.epoch}: loss is not finite (train {train_loss}, validation {val_loss}); "
+                "try a lower training.learning_rate or training.clip_norm"
+            )
+        self.schedule.step(val_loss)
+        if val_loss < progress.best_loss:
+            progress.best_loss, progress.best_epoch = val_loss, progress.epoch
+            progress.best_model = copy.deepcopy(self.model.state_dict())
+        progress.history.append(
+            {
+                "epoch": progress.epoch,
+                "train_loss": train_loss,
+                "val_loss": val_loss,
+                "learning_rate": rate,
+                "seconds": time.perf_counter() - began,
+            }
+        )
+        progress.epoch += 1
+        progress.finished = (
+            progress.epoch >= self.config.epochs or progress.stale >= self.config.patience
+        )
+
+    def _train(self, windows: TrainingWindows) -> float:
+        """Update the model once per batch; return the mean loss per batch."""
+        self.model.train()
+        total = torch.zeros((), device=self.device)              # summed on the device: no waiting
+        for x, series in windows:
+            x, series = (tensor.to(self.device, non_blocking=True) for tensor in (x, series))
+            loss = self._loss(x, series)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            self.optimizer.step()
+            total += loss.detach()
+        return total.item() / len(windows)
+
+    @torch.no_grad()
+    def validate(self, batches: Batches) -> float:
+        """Return the mean loss over fixed batches, each weighing by its windows."""
+        self.model.eval()
+        losses = [self._loss(x.to(self.device), s.to(self.device)).item() * len(x) for x, s in batches]
+        return sum(losses) / sum(len(x) for x, _ in batches)
+
+    def _loss(self, x: Tensor, series: Tensor) -> Tensor:
+        lower = self.config.bf16 and self.device == "cuda"
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=lower):
+            forecast, _ = self.model(x)
+        return forecast_loss(forecast.float(), series, self.warm_up)
+
+    def _forecasts(self, windows: TrainingWindows) -> int:
+        """Return how many values one epoch forecasts."""
+        steps = windows.windows.shape[2] - windows.horizon - self.warm_up
+        return len(windows) * windows.batch_size * steps * self.model.horizon * self.model.channels
+
+    def state_dict(self, windows: TrainingWindows) -> dict[str, Any]:
+        """Return tensors and plain values from which `load_state_dict` goes on bit for bit."""
+        state = {
+            "progress": vars(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "windows_generator": windows.generator.get_state(),
+            "torch_random": torch.get_rng_state(),
+        }
+        if self.device == "cuda":
+            state["cuda_random"] = torch.cuda.get_rng_state()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], windows: TrainingWindows) -> None:
+        """Take over a state that `state_dict` returned."""
+        self.progress = Progress(**state["progress"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        windows.generator.set_state(state["windows_generator"])
+        torch.set_rng_state(state["torch_random"])
+        if self.device == "cuda" and "cuda_random" in state:
+            torch.cuda.set_rng_state(state["cuda_random"])
