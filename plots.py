@@ -1,0 +1,528 @@
+"""Figures, drawn from arrays; the one module that imports matplotlib.
+
+Every function returns a `matplotlib.figure.Figure` and the caller saves it with `save`. A colour means the same
+in every figure; line styles and hatches say it again in grey.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+DPI = 80
+WIDTH, LEFT, RIGHT, BOTTOM, TITLE, GAP = 11.25, 1.35, 0.2, 0.5, 0.32, 0.13  # inches; 900 pixels wide
+LEGEND_ROW, KIND_ROW = 0.2, 0.2  # inches
+TEXT, SMALL = 10, 9  # points
+BUCKETS = 1000  # a line of more than twice as many steps is drawn as its envelope
+
+OBSERVED = {"color": "#222222", "linewidth": 1.0}
+FORECAST = {"color": "#d55e00", "linewidth": 1.3, "linestyle": (0, (4, 1.5))}
+SCORE = {"color": "#0072b2", "linewidth": 1.1}
+ALARM = {"color": "#003b66", "linewidth": 2.6}
+THRESHOLD = {"color": "#882255", "linewidth": 1.3, "linestyle": (0, (6, 3))}
+TRAIN = {"color": "#999933", "linewidth": 1.5}
+VALIDATION = {"color": "#332288", "linewidth": 1.5, "linestyle": (0, (4, 1.5))}
+RATE = {"color": "#666666", "linewidth": 1.2}
+BEST = {"color": "#009e73", "linewidth": 1.5, "linestyle": (0, (1, 1.5))}
+LABELLED = {
+    True: {"facecolor": "#fbe3b0", "edgecolor": "#fbe3b0", "linewidth": 0.0},
+    False: {"facecolor": "#fbe3b0", "edgecolor": "#c98500", "linewidth": 0.8, "hatch": "//"},
+}
+FOUND = {
+    True: {"facecolor": "#009e73", "edgecolor": "#009e73", "linewidth": 0.8},
+    False: {"facecolor": "#ffffff", "edgecolor": "#b0124f", "linewidth": 1.2, "hatch": "////"},
+    None: {"facecolor": "#56b4e9", "edgecolor": "#245f80", "linewidth": 0.8},
+}
+LABELLED_TEXT = {True: "labelled, found", False: "labelled, missed"}
+FOUND_TEXT = {True: "found, as labelled", False: "found, false alarm", None: "found"}
+FAULT = {"facecolor": "#f2f2f2", "edgecolor": "#a0a0a0", "linewidth": 0.5, "hatch": "xxx"}
+BARS = (
+    {"facecolor": "#0072b2", "edgecolor": "#00324f"},
+    {"facecolor": "#ddcc77", "edgecolor": "#6b5f1f", "hatch": "//"},
+    {"facecolor": "#e6e6e6", "edgecolor": "#666666", "hatch": ".."},
+    {"facecolor": "#aa4499", "edgecolor": "#4d1f45", "hatch": "xx"},
+    {"facecolor": "#88ccee", "edgecolor": "#2f5a70", "hatch": "--"},
+)
+
+
+@dataclass(frozen=True)
+class RecordingView:
+    """One recording as a figure needs it: T steps, C channels, times in s, values in physical units.
+
+    `forecast` (T, C) is what was expected `lead_s` before; NaN = missing in every array. `found` holds
+    (start_s, end_s, is_true, channel), is_true None where nothing is labelled; `labelled` holds
+    (start_s, end_s, kind, is_found); `faults` holds (start_s, end_s, channel).
+    """
+
+    name: str
+    t: np.ndarray
+    values: np.ndarray
+    forecast: np.ndarray
+    lead_s: float
+    score: np.ndarray
+    threshold: np.ndarray
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    found: Sequence[tuple[float, float, bool | None, str]] = ()
+    labelled: Sequence[tuple[float, float, str, bool]] = ()
+    faults: Sequence[tuple[float, float, str]] = ()
+    note: str = ""
+
+
+def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") -> Figure:
+    """Draw the losses of every epoch and, below, the learning rate; `best_epoch` is marked.
+
+    Args:
+        history: one row an epoch: epoch, train_loss, val_loss, learning_rate, seconds.
+    """
+    epoch, train, validation, rate, seconds = (
+        np.array([float(row.get(key, np.nan)) for row in history])
+        for key in ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
+    )
+    title = f"Training: {len(history)} epochs, {np.nansum(seconds):.0f} s"
+    figure, (losses, rates) = _stack((3.0, 1.0), title, note, legend_rows=1)
+    dots = {"marker": "o", "markersize": 3.5} if len(history) <= 40 else {}
+    _line(losses, epoch, train, TRAIN | dots)
+    _line(losses, epoch, validation, VALIDATION | dots)
+    _line(rates, epoch, rate, RATE | dots)
+    handles = {"train": Line2D([], [], **TRAIN, **dots), "validation": Line2D([], [], **VALIDATION, **dots)}
+    if best_epoch in epoch:
+        best = validation[np.flatnonzero(epoch == best_epoch)[-1]]
+        for axes in (losses, rates):
+            axes.axvline(best_epoch, **BEST)
+        losses.plot([best_epoch], [best], marker="*", markersize=13, color=BEST["color"])
+        handles[f"best: epoch {best_epoch}, validation loss {best:.4g}"] = Line2D([], [], marker="*", **BEST)
+    _log_if_wide(losses, np.concatenate([train, validation]), least_ratio=10)
+    _log_if_wide(rates, rate, least_ratio=1)
+    _label(losses, "loss", "–")
+    _label(rates, "learning rate", "–")
+    first, last = _range(epoch, (1.0, 1.0))
+    _time_axis((losses, rates), first - 0.5, last + 0.5, "epoch [–]", integer=True)
+    _legend(figure, handles, 1)
+    return figure
+
+
+def plot_recording(view: RecordingView) -> Figure:
+    """Draw a whole recording: a panel a channel, the score below; time in the unit that suits its length."""
+    start_s, end_s = _range(view.t, (0.0, 1.0))
+    return _draw(view, start_s, end_s, f"{view.name}: the whole recording", with_forecast=len(view.t) <= 2 * BUCKETS)
+
+
+def plot_event(
+    view: RecordingView, start_s: float, end_s: float, title: str, before_s: float = 30.0, after_s: float = 20.0
+) -> Figure:
+    """Draw a close-up of [start_s, end_s] and its surroundings: signal, forecast, score and threshold."""
+    return _draw(view, start_s - before_s, end_s + after_s, title, with_forecast=True)
+
+
+def plot_progress(
+    t: np.ndarray,
+    observed: np.ndarray,
+    forecasts: Sequence[tuple[np.ndarray, np.ndarray]],
+    channels: Sequence[str],
+    units: Sequence[str],
+    title: str,
+) -> Figure:
+    """Draw forecasts, each from the step it was made at, against what came.
+
+    Args:
+        t, observed: (T,) times in s and (T, C) values in `units`, NaN = missing.
+        forecasts: (t_h (H,) in s, values (H, C)) each; a dot marks the observed step before t_h[0].
+    """
+    figure, panels = _stack((_panel_height(len(channels)),) * len(channels), title, "", legend_rows=1)
+    start_s, end_s = _range(np.concatenate([t, *(t_h for t_h, _ in forecasts)]), (0.0, 1.0))
+    scale, unit = _time_unit(end_s - start_s)
+    for k, axes in enumerate(panels):
+        _line(axes, t / scale, observed[:, k], OBSERVED)
+        for t_h, values in forecasts:
+            before = np.searchsorted(t, t_h[0]) - 1 if len(t_h) else -1
+            fan_t, fan = t_h, values[:, k]
+            if before >= 0:
+                fan_t, fan = np.append(t[before], fan_t), np.append(observed[before, k], fan)
+                axes.plot(fan_t[:1] / scale, fan[:1], "o", color=FORECAST["color"], markersize=4)
+            axes.plot(fan_t / scale, fan, **FORECAST)
+        fans = np.concatenate([np.empty(0), *(values[:, k] for _, values in forecasts)])
+        _signal_limits(axes, observed[:, k], fans)
+        _label(axes, channels[k], units[k])
+    _time_axis(panels, start_s / scale, end_s / scale, f"time [{unit}]")
+    _legend(
+        figure,
+        {"observed": Line2D([], [], **OBSERVED), "forecast from the dot on": Line2D([], [], marker="o", **FORECAST)},
+        1,
+    )
+    return figure
+
+
+def plot_kinds(table: Mapping[str, Mapping[str, tuple[float, float]]], title: str) -> Figure:
+    """Draw the recall of every event kind, a bar a detector, with mean ± std.
+
+    Args:
+        table: kind -> detector -> (mean, std), fractions 0..1; NaN or absent = not measured.
+    """
+    detectors = list(dict.fromkeys(name for row in table.values() for name in row))
+    height = max(0.22 * len(table) * (len(detectors) + 0.8), 0.6)
+    legend_rows = -(-max(len(detectors), 1) // 4)
+    figure, (axes,) = _stack((height,), title, "", legend_rows, left=1.9)
+    for row, cells in enumerate(table.values()):
+        for k, name in enumerate(detectors):
+            y = row + (k - (len(detectors) - 1) / 2) / (len(detectors) + 0.8)
+            _bar(axes, y, *cells.get(name, (np.nan, np.nan)), 0.9 / (len(detectors) + 0.8), BARS[k % len(BARS)])
+    axes.set(ylim=(max(len(table), 1) - 0.5, -0.5), yticks=range(len(table)))
+    axes.set_yticklabels([_short(kind, 24) for kind in table], fontsize=TEXT, parse_math=False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#dddddd")
+    _time_axis((axes,), 0.0, 1.18, "recall [fraction of labelled events]")
+    axes.set_xticks(np.linspace(0, 1, 6))
+    _legend(figure, {_short(name, 30): Patch(**BARS[k % len(BARS)]) for k, name in enumerate(detectors)}, legend_rows)
+    return figure
+
+
+def save(figure: Figure, path: str | Path, dpi: int = DPI) -> None:
+    """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def envelope(t: np.ndarray, y: np.ndarray, buckets: int = BUCKETS) -> tuple[np.ndarray, np.ndarray]:
+    """Return a line of at most 3 points a bucket that looks the same: each bucket's least and greatest value.
+
+    Args:
+        t, y: (T,) times and values, NaN = missing.
+    Returns: the line itself if it is short; otherwise a bucket with a missing step ends in NaN, so gaps stay gaps.
+    """
+    size = -(-len(y) // buckets)
+    if size <= 2:
+        return t, y
+    rows = -(-len(y) // size)
+    pad = rows * size - len(y)
+    bucket = np.append(y, np.full(pad, y[-1])).reshape(rows, size)
+    times = np.append(t, np.full(pad, t[-1])).reshape(rows, size)
+    gone = np.isnan(bucket)
+    least, greatest = np.where(gone, np.inf, bucket).argmin(1), np.where(gone, -np.inf, bucket).argmax(1)
+    picked = np.stack([np.minimum(least, greatest), np.maximum(least, greatest), gone.argmax(1)], 1)
+    line_t, line = np.take_along_axis(times, picked, 1), np.take_along_axis(bucket, picked, 1)
+    line_t[:, 2] = np.maximum(line_t[:, 2], line_t[:, 1])  # the break comes last: time never runs back
+    keep = np.stack([~gone.all(1), ~gone.all(1) & (least != greatest), gone.any(1)], 1)
+    return line_t[keep], line[keep]
+
+
+def _draw(view: RecordingView, start_s: float, end_s: float, title: str, with_forecast: bool) -> Figure:
+    """Draw the part of a recording between two times: signal above, score below."""
+    a, b = np.searchsorted(view.t, start_s), np.searchsorted(view.t, end_s, side="right")
+    scale, unit = _time_unit(end_s - start_s)
+    heights = (_panel_height(len(view.channels)),) * len(view.channels) + (1.5,)
+    figure, (*panels, bottom) = _stack(heights, title, view.note, legend_rows=2, kind_row=True)
+    least_s = max(end_s - start_s, 1e-9) / 400  # narrower marks would vanish
+    spans = {
+        "labelled": [(*_widened(s, e, least_s), kind, hit) for s, e, kind, hit in view.labelled if _in(s, e, start_s, end_s)],
+        "found": [(*_widened(s, e, least_s), hit, name) for s, e, hit, name in view.found if _in(s, e, start_s, end_s)],
+    }
+    for axes in (*panels, bottom):
+        for hit in LABELLED:
+            _spans(axes, [(s / scale, e / scale) for s, e, _, h in spans["labelled"] if h == hit], LABELLED[hit])
+    handles = {"observed": Line2D([], [], **OBSERVED)}
+    for k, axes in enumerate(panels):
+        _draw_channel(axes, view, k, slice(a, b), (start_s, end_s), scale, with_forecast, handles)
+        mine = [(s, e, hit) for s, e, hit, name in spans["found"] if name == view.channels[k]]
+        _found_marks(axes, mine, scale)
+    _draw_score(bottom, view.t[a:b] / scale, view.score[a:b], view.threshold[a:b], handles)
+    _found_marks(bottom, [(s, e, hit) for s, e, hit, _ in spans["found"]], scale)
+    handles |= {LABELLED_TEXT[hit]: Patch(**LABELLED[hit]) for hit in LABELLED if hit in [s[3] for s in spans["labelled"]]}
+    handles |= {FOUND_TEXT[hit]: Patch(**FOUND[hit]) for hit in FOUND if hit in [s[2] for s in spans["found"]]}
+    _time_axis((*panels, bottom), start_s / scale, end_s / scale, f"time [{unit}]")
+    _kind_names(panels[0] if panels else bottom, [(s / scale, e / scale, kind) for s, e, kind, _ in spans["labelled"]])
+    _legend(figure, handles, 2)
+    return figure
+
+
+def _draw_channel(
+    axes: Axes,
+    view: RecordingView,
+    k: int,
+    part: slice,
+    limits_s: tuple[float, float],
+    scale: float,
+    with_forecast: bool,
+    handles: dict,
+) -> None:
+    """Draw channel k: what was observed, what was expected, and where there is nothing."""
+    t, observed, expected = view.t[part], view.values[part, k], view.forecast[part, k]
+    gone = [(s, e) for s, e, name in view.faults if name == view.channels[k] and _in(s, e, *limits_s)]
+    gone = _joined(gone + _missing_spans(t, observed, least_s=(limits_s[1] - limits_s[0]) / 250))
+    if gone:
+        _spans(axes, [(s / scale, e / scale) for s, e in gone], FAULT)
+        handles["missing or faulty"] = Patch(**FAULT)
+    _line(axes, t / scale, observed, OBSERVED)
+    if with_forecast and np.isfinite(expected).any():
+        _line(axes, t / scale, expected, FORECAST)
+        handles[f"forecast {view.lead_s:g} s ahead"] = Line2D([], [], **FORECAST)
+    _signal_limits(axes, observed, expected if with_forecast else observed)
+    _label(axes, view.channels[k], view.units[k])
+    if not np.isfinite(observed).any():
+        _say(axes, "no values")
+
+
+def _draw_score(axes: Axes, t: np.ndarray, score: np.ndarray, threshold: np.ndarray, handles: dict) -> None:
+    """Draw scores, the alarms among them and the threshold; on a log scale above it if a peak dwarfs it."""
+    finite = threshold[np.isfinite(threshold)]
+    level = float(np.max(finite, initial=0.0))
+    peak = float(np.max(score[np.isfinite(score)], initial=0.0))
+    _line(axes, t, score, SCORE)
+    alarm = score > threshold
+    if alarm.any():
+        _line(axes, t, np.where(alarm, score, np.nan), ALARM)
+        handles["alarm"] = Line2D([], [], **ALARM)
+    if len(finite):
+        _line(axes, t, threshold, THRESHOLD)
+        least, most = f"{finite.min():.3g}", f"{finite.max():.3g}"
+        handles[f"threshold {least}" + (f" to {most}" if most != least else "")] = Line2D([], [], **THRESHOLD)
+    if 0 < 15 * level < peak:
+        axes.set_yscale("symlog", linthresh=level)
+        axes.minorticks_off()
+        axes.set_ylim(0, level * (peak / level) ** 1.35)
+        axes.set_yticks([0.0, *10.0 ** np.arange(np.ceil(np.log10(level)), np.floor(np.log10(peak)) + 1)])
+    else:
+        axes.set_ylim(0, 1.3 * max(level, peak) or 1.0)
+        _few_ticks(axes)
+    _label(axes, "score", "–")
+    if not np.isfinite(score).any():
+        _say(axes, "no score")
+
+
+def _stack(
+    heights: Sequence[float], title: str, note: str, legend_rows: int, kind_row: bool = False, left: float = LEFT
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels of these heights (inches) below each other; laid out by hand, which is fast."""
+    top = TITLE + legend_rows * LEGEND_ROW + (KIND_ROW if kind_row else 0.08)
+    total = top + sum(heights) + GAP * (len(heights) - 1) + BOTTOM
+    figure = Figure(figsize=(WIDTH, total), dpi=DPI, facecolor="white")
+    room = 112 - (len(_short(note, 50)) if note else 0)
+    figure.text(0.012, 1 - 0.08 / total, _short(title, room), va="top", fontsize=TEXT + 1, weight="bold", parse_math=False)
+    if note:
+        figure.text(
+            0.985, 1 - 0.1 / total, _short(note, 50), va="top", ha="right", fontsize=SMALL, style="italic", parse_math=False
+        )
+    panels, y = [], total - top
+    for height in heights:
+        y -= height
+        axes = figure.add_axes((left / WIDTH, y / total, (WIDTH - left - RIGHT) / WIDTH, height / total))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=SMALL)
+        panels.append(axes)
+        y -= GAP
+    return figure, panels
+
+
+def _panel_height(channels: int) -> float:
+    """Return the height of a channel's panel in inches: few channels can be shown larger."""
+    return {1: 2.2, 2: 1.6}.get(channels, 0.95)
+
+
+def _legend(figure: Figure, handles: Mapping[str, Line2D | Patch], rows: int) -> None:
+    """Put the legend in its row or rows under the title."""
+    if handles:
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="upper left",
+            bbox_to_anchor=(0.006, 1 - (TITLE - 0.04) / figure.get_figheight()),
+            ncols=-(-len(handles) // rows) if len(handles) > 5 else max(len(handles), 1),
+            frameon=False,
+            fontsize=SMALL,
+            handlelength=2.6,
+            columnspacing=1.4,
+            labelspacing=0.25,
+            borderpad=0.0,
+        )
+
+
+def _line(axes: Axes, t: np.ndarray, y: np.ndarray, style: Mapping) -> None:
+    """Draw y over t with gaps where steps are missing; a step with a gap on both sides becomes a dot."""
+    t, y = envelope(*_broken(t, np.where(np.isfinite(y), y, np.nan)))
+    axes.plot(t, y, **style)
+    finite = np.concatenate([[False], ~np.isnan(y), [False]])
+    alone = finite[1:-1] & ~finite[:-2] & ~finite[2:]
+    if alone.any() and "marker" not in style:
+        axes.plot(t[alone], y[alone], ".", color=style["color"], markersize=2 + 2 * style["linewidth"])
+
+
+def _broken(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return t, y with a NaN put in wherever steps are left out of t."""
+    if len(t) < 3:
+        return t, y
+    width = np.diff(t)
+    after = np.flatnonzero(width > 1.5 * np.median(width)) + 1
+    return np.insert(t, after, (t[after - 1] + t[after]) / 2), np.insert(y, after, np.nan)
+
+
+def _missing_spans(t: np.ndarray, y: np.ndarray, least_s: float) -> list[tuple[float, float]]:
+    """Return (start, end) of the stretches of at least least_s where y (T,) has no finite value."""
+    t, y = _broken(t, y)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], ~np.isfinite(y), [False]]).astype(int)))
+    spans = [(t[max(a - 1, 0)], t[min(b, len(t) - 1)]) for a, b in edges.reshape(-1, 2)]
+    return [(float(s), float(e)) for s, e in spans if e - s >= least_s]
+
+
+def _joined(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return spans in time order with the overlapping ones made one."""
+    joined: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            start, end = joined[-1][0], max(end, joined.pop()[1])
+        joined.append((start, end))
+    return joined
+
+
+def _spans(axes: Axes, spans: Sequence[tuple[float, float]], style: Mapping, low: float = 0.0, high: float = 1.0) -> None:
+    """Fill time spans between two heights (fractions of the panel)."""
+    if spans:
+        bars = [(start, end - start) for start, end in spans]
+        axes.broken_barh(bars, (low, high - low), transform=axes.get_xaxis_transform(), zorder=0.5, **style)
+
+
+def _found_marks(axes: Axes, found: Sequence[tuple[float, float, bool | None]], scale: float) -> None:
+    """Mark found events by bars along the top of a panel."""
+    for hit, style in FOUND.items():
+        _spans(axes, [(s / scale, e / scale) for s, e, h in found if h is hit], style, low=0.9, high=0.985)
+
+
+def _kind_names(axes: Axes, labelled: Sequence[tuple[float, float, str]]) -> None:
+    """Write the kinds of labelled events above a panel, as many as fit beside each other."""
+    first, last = axes.get_xlim()
+    letter = (last - first) / 150
+    free = first
+    for start, end, kind in sorted(labelled):
+        text = _short(kind, 40)
+        half = len(text) / 2 * letter
+        centre = (max(start, first) + min(end, last)) / 2
+        centre = min(max(centre, first + half), last - half)
+        if centre - half >= free:
+            axes.text(
+                centre,
+                1.03,
+                text,
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=SMALL,
+                parse_math=False,
+            )
+            free = centre + half + letter
+
+
+def _bar(axes: Axes, y: float, mean: float, std: float, height: float, style: Mapping) -> None:
+    """Draw one bar, its whisker inside 0..1, and its value."""
+    if not np.isfinite(mean):
+        axes.text(0.006, y, "not measured", va="center", fontsize=SMALL, color="#666666")
+        return
+    axes.barh(y, mean, height, **style)
+    end, text = mean, f"{mean:.2f}"
+    if np.isfinite(std):
+        end, text = min(mean + std, 1.0), f"{mean:.2f} ± {std:.2f}"
+        reach = [[mean - max(mean - std, 0.0)], [max(end - mean, 0.0)]]
+        axes.errorbar(mean, y, xerr=reach, color="#222222", capsize=3, linewidth=1.2)
+    axes.text(max(end, mean) + 0.012, y, text, va="center", fontsize=SMALL)
+
+
+def _time_axis(panels: Sequence[Axes], first: float, last: float, label: str, integer: bool = False) -> None:
+    """Give all panels the same x axis, with ticks on each and numbers on the lowest."""
+    if not last > first:
+        first, last = first - 0.5, last + 0.5
+    ticks = MaxNLocator(10, integer=integer).tick_values(first, last)
+    for axes in panels:
+        axes.set_xlim(first, last)
+        axes.set_xticks(ticks[(ticks >= first) & (ticks <= last)])
+        axes.tick_params(axis="x", labelbottom=axes is panels[-1])
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_scientific(False)
+    panels[-1].xaxis.set_major_formatter(formatter)
+    panels[-1].set_xlabel(label, fontsize=TEXT)
+
+
+def _signal_limits(axes: Axes, observed: np.ndarray, expected: np.ndarray) -> None:
+    """Fit the y axis to what was observed; a forecast that runs away is cut at half a range beyond."""
+    low, high = _range(observed, _range(expected, (0.0, 1.0)))
+    reach = 0.5 * (high - low)
+    low, high = min(low, max(_range(expected, (low, high))[0], low - reach)), max(high, min(_range(expected, (low, high))[1], high + reach))
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_ylim(low - margin, high + 2 * margin)  # room for the marks of found events
+    _few_ticks(axes)
+
+
+def _few_ticks(axes: Axes) -> None:
+    """Set round ticks that a low panel has room for."""
+    low, high = axes.get_ylim()
+    ticks = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    axes.set_yticks(ticks[(ticks >= low) & (ticks <= high)])
+
+
+def _log_if_wide(axes: Axes, y: np.ndarray, least_ratio: float) -> None:
+    """Use a log scale if the finite values are positive and spread over least_ratio."""
+    low, high = _range(y, (0.0, 0.0))
+    if low > 0 and high / low >= least_ratio:
+        axes.set_yscale("log")
+
+
+def _label(axes: Axes, name: str, unit: str) -> None:
+    """Write name and [unit] beside the y axis, upright, so that long names can be read."""
+    axes.text(
+        -(LEFT - 0.08) / (WIDTH - LEFT - RIGHT),
+        0.5,
+        f"{_short(name, 13)}\n[{_short(unit, 10)}]",
+        transform=axes.transAxes,
+        ha="left",
+        va="center",
+        fontsize=TEXT,
+        parse_math=False,
+    )
+
+
+def _say(axes: Axes, text: str) -> None:
+    """Write a remark in the middle of an empty panel."""
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=TEXT, color="#555555", bbox=box)
+
+
+def _short(text: str, most: int) -> str:
+    """Return text on one line and cut to `most` characters; a leading _ would hide it from the legend."""
+    text = " ".join(str(text).split()).lstrip("_")
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _time_unit(length_s: float) -> tuple[float, str]:
+    """Return the seconds of the unit that suits a length, and the unit."""
+    for seconds, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if length_s >= 5 * seconds:
+            return seconds, unit
+    return 1.0, "s"
+
+
+def _range(y: np.ndarray, otherwise: tuple[float, float]) -> tuple[float, float]:
+    """Return the least and greatest finite value, or `otherwise` if there is none."""
+    finite = y[np.isfinite(y)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else otherwise
+
+
+def _in(start: float, end: float, first: float, last: float) -> bool:
+    """Return whether [start, end] shows in [first, last]."""
+    return start <= last and end >= first
+
+
+def _widened(start: float, end: float, least: float) -> tuple[float, float]:
+    """Return a span that is at least `least` long, about its middle."""
+    grow = max(least - (end - start), 0.0) / 2
+    return start - grow, end + grow

@@ -1,0 +1,536 @@
+"""Train the LSTM on normal data, calibrate it, find what it did not expect, and report.
+
+    python pure_lstm_anomaly_detection_main.py                                  # the embedded recordings
+    python pure_lstm_anomaly_detection_main.py --config pure_lstm_config_cpap.json --seeds 3
+    python pure_lstm_anomaly_detection_main.py --checkpoint experiments/x/checkpoint.pt --score night.csv.gz
+
+One run fills one folder, experiments/<name>/. The data has to be preprocessed first, see
+collected_data_preprocess.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config import EXPERIMENT_CONFIG, ExperimentConfig, load_experiment
+from utils import ROOT, DataError, log_to_file, resolve_device, run_cli, seed_everything, setup_logging, write_json
+
+if TYPE_CHECKING:                                                # heavy imports wait for the work
+    from data_loader import Dataset
+    from detector import Detector, Scored
+    from evaluation import TestRecording
+    from reporting import RunFolder
+    from trainers import Trainer
+    from windowing import Segment
+
+log = logging.getLogger(__name__)
+
+DATASETS = ROOT / "datasets"
+FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")
+QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_size=4")
+
+
+def run_experiment(
+    config: ExperimentConfig, dataset: Dataset, run: RunFolder, device: str, plots: bool = True
+) -> dict[str, Any]:
+    """Train (or go on training), calibrate, score the test split, write the run folder.
+
+    Returns: the content of `metrics.json`.
+    """
+    import torch
+
+    from detector import Detector, build_model, load_checkpoint, save_checkpoint
+    from reporting import only_run_here, write_run
+
+    began = time.perf_counter()
+    run.plots.mkdir(exist_ok=True)
+    with only_run_here(run.root), log_to_file(run.log):
+        write_json(run.config, config.model_dump())
+        log.info("%s on %s: %s", dataset.meta.dataset, device, ", ".join(dataset.channels))
+        check_reach(config, dataset)
+        seed_everything(config.training.seed)
+        saved = load_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
+        model = build_model(config.model, len(dataset.channels), dataset.meta.rate_hz)
+        units = [dataset.meta.channels[channel] for channel in dataset.channels]
+        detector = Detector(model, dataset.scaler, units, dataset.meta.rate_hz, config, device)
+
+        def save(trainer_state: dict[str, Any]) -> None:
+            state = detector.state_dict() | {"training": trainer_state, "data": dataset.meta.config}
+            save_checkpoint(run.checkpoint, state)
+
+        trainer_state = train(config, dataset, run, detector, save, saved, plots)
+        trained = time.perf_counter()
+        detector.calibrate([segment.values for segment in dataset.splits["val"]])
+        save(trainer_state)
+        log.info("threshold %s: %.4f", config.threshold.method, detector.threshold["value"])
+        segments = dataset.splits["test"]
+        scored = detector.detect([segment.values for segment in segments])
+        scored_at = time.perf_counter()
+        results = report(config, dataset, run, detector, segments, scored, plots)
+        seconds = {
+            "training": trained - began,
+            "scoring": scored_at - trained,
+            "reporting": time.perf_counter() - scored_at,
+            "total": time.perf_counter() - began,
+        }
+        if device == "cuda":
+            results["cuda_peak_bytes"] = torch.cuda.max_memory_allocated()
+        write_run(
+            run, seed=config.training.seed, device=device, seconds=seconds, simulated=dataset.meta.simulated
+        )
+        write_json(run.metrics, results)
+    return results
+
+
+def train(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    run: RunFolder,
+    detector: Detector,
+    save: Any,
+    saved: dict[str, Any] | None,
+    plots: bool,
+) -> dict[str, Any]:
+    """Train the detector's model to its early stop; return the trainer's last state."""
+    from data_loader import TrainingWindows, validation_batches
+    from detector import steps, warm_up_of
+    from reporting import write_history
+    from trainers import Trainer
+
+    rate, training = dataset.meta.rate_hz, config.training
+    warm_up, horizon = warm_up_of(config.model, rate), detector.model.horizon
+    length = max(steps(training.window_s, rate), warm_up + 1)
+    shape = {"steps": length, "horizon": horizon, "least": warm_up + horizon + 1, "batch_size": training.batch_size}
+    windows = TrainingWindows(
+        dataset.scaled("train"),
+        updates=training.updates_per_epoch,
+        channel_dropout=training.channel_dropout,
+        seed=training.seed,
+        **shape,
+    )
+    validation = validation_batches(dataset.scaled("val"), **shape)
+    trainer = Trainer(detector.model, training, warm_up, detector.device)
+    if saved is not None:
+        trainer.load_state_dict(saved["training"], windows)
+        log.info("going on after epoch %d", trainer.progress.epoch - 1)
+
+    def on_epoch(trainer: Trainer) -> None:
+        save(trainer.state_dict(windows))
+        write_history(run, trainer.progress.history)
+        due = training.plot_every and trainer.progress.epoch % training.plot_every == 0
+        if plots and due:
+            draw_progress(run, trainer, detector, dataset, validation)
+
+    progress = trainer.fit(windows, validation, on_epoch)
+    write_history(run, progress.history)
+    log.info(
+        "best epoch %d of %d, validation loss %.4f", progress.best_epoch, progress.epoch, progress.best_loss
+    )
+    if plots:
+        draw_progress(run, trainer, detector, dataset, validation)
+    return trainer.state_dict(windows)
+
+
+def check_reach(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Raise DataError unless warm-up and horizon fit into the dataset's guard gap."""
+    reach = config.model.horizon_s + config.model.warm_up_s
+    if reach > dataset.meta.guard_s:
+        raise DataError(
+            f"model.horizon_s + model.warm_up_s is {reach:g} s, but the guard of {dataset.meta.dataset} "
+            f"is {dataset.meta.guard_s:g} s; shorten them or raise guard_s in dataset_config.json"
+        )
+
+
+def draw_progress(
+    run: RunFolder, trainer: Trainer, detector: Detector, dataset: Dataset, validation: Any
+) -> None:
+    """Draw the training curve, and forecasts against the truth on a stretch of validation data."""
+    import torch
+
+    import plots
+
+    note = "simulated data" if dataset.meta.simulated else ""
+    plots.save(plots.plot_history(trainer.progress.history, trainer.progress.best_epoch, note), run.plots / "training.png")
+    x, series = validation[0][0][:1], validation[0][1][0].numpy()        # (1, T, C), (T + H, C)
+    detector.model.eval()
+    with torch.inference_mode():
+        forecast = detector.model(x.to(detector.device))[0][0].float().cpu().numpy()     # (T, H, C)
+    rate, horizon = detector.rate_hz, detector.model.horizon
+    origins = range(trainer.warm_up, len(forecast), max(horizon, 1))
+    fans = [
+        ((origin + 1 + torch.arange(horizon).numpy()) / rate, detector.scaler.physical(forecast[origin]))
+        for origin in origins
+    ]
+    t = torch.arange(len(series)).numpy() / rate
+    title = f"validation data after epoch {trainer.progress.epoch - 1}" + (f" ({note})" if note else "")
+    figure = plots.plot_progress(t, detector.scaler.physical(series), fans, detector.channels, detector.units, title)
+    plots.save(figure, run.plots / "progress.png")
+
+
+# ---- scoring and reporting ------------------------------------------------------------------
+
+
+def report(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    run: RunFolder,
+    detector: Detector,
+    segments: Sequence[Segment],
+    scored: Sequence[Scored],
+    plots: bool,
+) -> dict[str, Any]:
+    """Evaluate the detector and its baselines, write scores, events and plots; return the metrics."""
+    import metrics
+    from evaluation import evaluate_detector, fault_numbers
+
+    meta, tolerance = dataset.meta, config.events.tolerance_s
+    recordings = test_recordings(config, dataset, detector, segments, scored)
+    buffer = metrics.suggest_buffer(dataset.splits["train"][0].values[:, 0])
+    results: dict[str, Any] = {
+        "dataset": meta.dataset,
+        "simulated": meta.simulated,
+        "channels": list(detector.channels),
+        "seed": config.training.seed,
+        "fault_kinds": meta.fault_kinds,
+        "threshold": {key: detector.threshold[key] for key in ("method", "parameters", "value")},
+        "events": config.events.model_dump(),
+        "detectors": {
+            name: evaluate_detector(several, meta.fault_kinds, meta.rate_hz, tolerance, buffer)
+            for name, several in recordings.items()
+        },
+        "faults": fault_numbers(recordings["LSTM"], meta.fault_kinds, tolerance),
+    }
+    write_findings(run, detector, segments, scored, recordings["LSTM"], tolerance)
+    if plots:
+        draw_findings(run, detector, segments, scored, recordings["LSTM"], tolerance, meta.simulated)
+    return results
+
+
+def test_recordings(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    detector: Detector,
+    segments: Sequence[Segment],
+    scored: Sequence[Scored],
+) -> dict[str, list[TestRecording]]:
+    """Return the test recordings as the LSTM, the rule without a model and random scores see them."""
+    import numpy as np
+
+    import thresholds
+
+    method, parameters = config.threshold.method, dict(config.threshold.parameters)
+    random = np.random.default_rng(config.training.seed)
+    calibration_steps = sum(len(segment) for segment in dataset.splits["val"])
+    random_threshold = thresholds.fit(method, random.uniform(size=calibration_steps), **parameters)
+    random_scores = [random.uniform(size=len(segment)) for segment in segments]
+    scores = {
+        "LSTM": ([s.score for s in scored], [s.channel for s in scored], detector.threshold),
+        "rule without a model": ([s.rule for s in scored], None, detector.rule_threshold),
+        "random scores": (random_scores, None, random_threshold),
+    }
+    return {
+        name: group_recordings(config, dataset.meta.events, detector, segments, series, channels, threshold)
+        for name, (series, channels, threshold) in scores.items()
+    }
+
+
+def group_recordings(
+    config: ExperimentConfig,
+    labelled: dict[str, Any],
+    detector: Detector,
+    segments: Sequence[Segment],
+    scores: Sequence[Any],
+    channels: Sequence[Any] | None,
+    threshold: dict[str, Any],
+) -> list[TestRecording]:
+    """Return each recording with its alarms, found events and faults, segments joined."""
+    import numpy as np
+
+    import thresholds
+    from evaluation import TestRecording
+    from events import fault_events, find_events
+
+    recordings = []
+    for name in dict.fromkeys(segment.recording for segment in segments):
+        mine = [k for k, segment in enumerate(segments) if segment.recording == name]
+        alarms, found = [], []
+        for k in mine:
+            alarms.append(thresholds.alarms(scores[k], thresholds.apply(threshold, scores[k])))
+            most = channels[k] if channels is not None else np.zeros(len(segments[k]), int)
+            found += find_events(
+                name,
+                segments[k].t,
+                scores[k],
+                alarms[-1],
+                most,
+                detector.channels,
+                merge_gap_s=config.events.merge_gap_s,
+                min_duration_s=config.events.min_duration_s,
+            )
+        t = np.concatenate([segments[k].t for k in mine])
+        values = np.concatenate([segments[k].values for k in mine])
+        faults = fault_events(
+            name, t, values, detector.channels, config.events.fault_min_s, 1 / detector.rate_hz
+        )
+        score, alarm = np.concatenate([scores[k] for k in mine]), np.concatenate(alarms)
+        recordings.append(TestRecording(name, t, score, alarm, found, faults, list(labelled.get(name, []))))
+    return recordings
+
+
+def write_findings(
+    run: RunFolder,
+    detector: Detector,
+    segments: Sequence[Segment],
+    scored: Sequence[Scored],
+    recordings: Sequence[TestRecording],
+    tolerance_s: float,
+) -> None:
+    """Write scores.csv and events.csv."""
+    from evaluation import match_recording
+    from reporting import write_events, write_scores
+
+    write_scores(
+        run,
+        [
+            {
+                "recording": segment.recording,
+                "t_s": segment.t,
+                "score": s.score,
+                "threshold": s.threshold,
+                "alarm": s.alarm.astype(int),
+                "label": segment.label,
+            }
+            | {f"residual_{c}": s.residual[:, k] for k, c in enumerate(detector.channels)}
+            for segment, s in zip(segments, scored, strict=True)
+        ],
+    )
+    rows = []
+    for recording in recordings:
+        for found_by, events in (("lstm", recording.found), ("mask", recording.faults)):
+            match = match_recording(recording, events, tolerance_s)
+            for event, k in zip(events, match.match, strict=True):
+                rows.append((event, recording.labelled[k].kind if k >= 0 else "", found_by))
+    write_events(run, rows)
+
+
+def draw_findings(
+    run: RunFolder,
+    detector: Detector,
+    segments: Sequence[Segment],
+    scored: Sequence[Scored],
+    recordings: Sequence[TestRecording],
+    tolerance_s: float,
+    simulated: bool,
+) -> None:
+    """Draw each test recording, and a close-up of each event found or missed."""
+    from tqdm import tqdm
+
+    import plots
+
+    folder = run.plots / "events"
+    folder.mkdir(exist_ok=True)
+    for stale in folder.glob("*.png"):
+        stale.unlink()
+    for recording in tqdm(recordings, desc="plots", unit="recording", disable=None):
+        view = view_of(recording, detector, segments, scored, tolerance_s, simulated)
+        plots.save(plots.plot_recording(view), run.plots / f"{recording.name}.png")
+        for start_s, end_s, is_true, channel in view.found:
+            title = f"{recording.name}: {'found' if is_true else 'false alarm'} at {start_s:.1f} s ({channel})"
+            kind = "found" if is_true else "false"
+            figure = plots.plot_event(view, start_s, end_s, title)
+            plots.save(figure, folder / f"{recording.name}_{start_s:07.1f}_{kind}.png")
+        for start_s, end_s, kind, is_found in view.labelled:
+            if not is_found:
+                figure = plots.plot_event(view, start_s, end_s, f"{recording.name}: missed {kind} at {start_s:.1f} s")
+                plots.save(figure, folder / f"{recording.name}_{start_s:07.1f}_missed.png")
+
+
+def view_of(
+    recording: TestRecording,
+    detector: Detector,
+    segments: Sequence[Segment],
+    scored: Sequence[Scored],
+    tolerance_s: float,
+    simulated: bool,
+) -> Any:
+    """Return what the plots of one recording need."""
+    import numpy as np
+
+    import plots
+    from evaluation import match_recording
+
+    mine = [k for k, segment in enumerate(segments) if segment.recording == recording.name]
+    match = match_recording(recording, recording.found, tolerance_s)
+    by_mask = match_recording(recording, recording.faults, tolerance_s)
+    return plots.RecordingView(
+        name=recording.name,
+        t=recording.t,
+        values=np.concatenate([segments[k].values for k in mine]),
+        forecast=np.concatenate([scored[k].forecast for k in mine]),
+        lead_s=((detector.model.horizon - 1) // 2 + 1) / detector.rate_hz,
+        score=recording.score,
+        threshold=np.concatenate([scored[k].threshold for k in mine]),
+        channels=detector.channels,
+        units=detector.units,
+        found=[
+            (e.start_s, e.end_s, bool(true) if recording.labelled else None, e.channel)
+            for e, true in zip(recording.found, match.is_true, strict=True)
+        ],
+        labelled=[
+            (e.start_s, e.end_s, e.kind, bool(match.is_found[k] or by_mask.is_found[k]))
+            for k, e in enumerate(recording.labelled)
+        ],
+        faults=[(e.start_s, e.end_s, e.channel) for e in recording.faults],
+        note="simulated data" if simulated else "",
+    )
+
+
+def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str) -> Path:
+    """Score raw recordings with a trained model; no training data needed. Returns the run folder."""
+    import collected_data_preprocess as preprocess
+    from config import DatasetConfig, validate
+    from detector import Detector, load_checkpoint
+    from reporting import new_run
+    from windowing import EventMeta, segments_where
+
+    state = load_checkpoint(checkpoint)
+    detector = Detector.from_state(state, device, checkpoint.name)
+    if not detector.threshold:
+        raise DataError(f"{checkpoint.name}: its training was not finished, it has no threshold; resume the run first")
+    data = validate(DatasetConfig, state.get("data"), checkpoint.name)
+    data = data.model_copy(update={"channels": {c: data.channels[c] for c in detector.channels}})
+    names = [file.name.removesuffix(".gz").removesuffix(".csv") for file in files]
+    if len(set(names)) < len(names):
+        raise DataError("--score: two files have the same name; score them one after the other")
+    recordings = [
+        preprocess.load_recording(file, name, data) for file, name in zip(files, names, strict=True)
+    ]
+    segments: list[Segment] = []
+    labelled = {}
+    for recording in recordings:
+        segment = preprocess.on_grid(recording, data, [])
+        segments += segments_where(segment, segment.label >= 0)
+        labelled[recording.name] = [EventMeta(start_s=e.start_s, end_s=e.end_s, kind=e.label) for e in recording.events]
+    if not segments:
+        raise DataError("--score: no recording has a value of the model's channels")
+    run = new_run(root)
+    run.plots.mkdir(exist_ok=True)
+    config, tolerance = detector.config, detector.config.events.tolerance_s
+    scored = detector.detect([segment.values for segment in segments])
+    grouped = group_recordings(
+        config, labelled, detector, segments, [s.score for s in scored], [s.channel for s in scored], detector.threshold
+    )
+    write_findings(run, detector, segments, scored, grouped, tolerance)
+    draw_findings(run, detector, segments, scored, grouped, tolerance, data.simulated)
+    return run.root
+
+
+# ---- command line ---------------------------------------------------------------------------
+
+
+def load_data(config: ExperimentConfig, datasets: Path) -> Dataset:
+    """Read the windowed dataset of a config; if it is missing, say which command makes it."""
+    from data_loader import load_dataset
+
+    name = config.dataset.name
+    for family in FAMILIES:
+        if (datasets / family / name / "meta.json").is_file():
+            return load_dataset(datasets / family / name, config.dataset.channels)
+    raise DataError(
+        f"no windowed dataset {name!r} under {datasets}; make it first: "
+        f"python collected_data_preprocess.py --dataset {name}"
+    )
+
+
+def run_seeds(config: ExperimentConfig, dataset: Dataset, root: Path, device: str, count: int) -> str:
+    """Run `count` seeds one after the other; write summary.json; return the results table."""
+    from evaluation import over_seeds
+    from reporting import new_run, results_table
+
+    parent = new_run(root).root
+    results = []
+    for seed in range(config.training.seed, config.training.seed + count):
+        training = config.training.model_copy(update={"seed": seed})
+        one = config.model_copy(update={"training": training})
+        results.append(run_experiment(one, dataset, new_run(parent / f"seed{seed}"), device))
+    summary = over_seeds([{"detectors": result["detectors"]} for result in results])
+    write_json(parent / "summary.json", {"seeds": count, "dataset": dataset.meta.dataset} | summary)
+    return results_table(results)
+
+
+def resumed_config(root: Path, overrides: Sequence[str]) -> ExperimentConfig:
+    """Return the config of a run to go on with; only what comes after training may be overridden."""
+    if not (root / "config.json").is_file():
+        raise DataError(f"{root}: no config.json there; --resume needs the folder of a run")
+    config, before = load_experiment(root / "config.json", overrides), load_experiment(root / "config.json")
+    for section in ("dataset", "model", "training"):
+        if getattr(config, section) != getattr(before, section):
+            raise DataError(f"--set {section}...: fixed in the run to be resumed; start a new run for that")
+    return config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, default=EXPERIMENT_CONFIG, metavar="F")
+    parser.add_argument("--dataset", metavar="NAME", help="same as --set dataset.name=NAME")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="override a config key")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs with different seeds, and their spread")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--datasets", type=Path, default=DATASETS, metavar="DIR", help="where the windowed datasets are")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (experiments/<dataset>-<time>)")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
+    parser.add_argument("--checkpoint", type=Path, metavar="F", help="a trained model, with --score")
+    parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score")
+    return parser
+
+
+def command(args: argparse.Namespace) -> int:
+    from reporting import RunFolder, default_root, new_run, results_table
+
+    if args.seeds < 1:
+        raise DataError(f"--seeds {args.seeds}: expected 1 or more")
+    if bool(args.score) != bool(args.checkpoint):
+        raise DataError("--checkpoint and --score belong together: --checkpoint F --score FILE...")
+    device = resolve_device(args.device)
+    if args.score:
+        print(score_files(args.checkpoint, args.score, args.out or default_root(ROOT / "experiments", "scored"), device))
+        return 0
+    if args.resume:
+        config = resumed_config(args.resume, args.set)
+        results = run_experiment(config, load_data(config, args.datasets), RunFolder(args.resume), device)
+        print(f"{results_table([results])}\n\n{args.resume}")
+        return 0
+    overrides = [*args.set, *([f"dataset.name={args.dataset}"] if args.dataset else [])]
+    config = load_experiment(args.config, [*overrides, *(QUICK if args.dry_run else ())])
+    dataset = load_data(config, args.datasets)
+    if args.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            run_experiment(config, dataset, new_run(Path(folder) / "run"), device, plots=False)
+        print("dry run: the whole path works")
+        return 0
+    root = args.out or default_root(ROOT / "experiments", config.dataset.name)
+    if args.seeds > 1:
+        table = run_seeds(config, dataset, root, device, args.seeds)
+    else:
+        table = results_table([run_experiment(config, dataset, new_run(root), device)])
+    print(f"{table}\n\n{root}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    setup_logging()
+    return run_cli(lambda: command(args))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

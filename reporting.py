@@ -1,0 +1,208 @@
+"""The run folder: the one place that knows its layout, creates it and fills it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from events import FoundEvent
+from utils import DataError, atomic_path, git_commit, versions, write_json, write_text
+
+HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run, `experiments/<name>/`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "plots"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+
+def new_run(root: Path) -> RunFolder:
+    """Create an empty run folder.
+
+    Raises: DataError if there is a run already, or the folder cannot be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if any(root.iterdir()):
+            raise DataError(f"{root}: not empty; go on with --resume {root}, or name another --out")
+    except OSError as error:
+        raise DataError(f"{root}: cannot be used as a run folder ({error.strerror})") from None
+    return RunFolder(root)
+
+
+def default_root(parent: Path, dataset: str) -> Path:
+    """Return a new folder name for a run of a dataset, by date and time."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    root, count = parent / f"{dataset}-{stamp}", 1
+    while root.exists():
+        count += 1
+        root = parent / f"{dataset}-{stamp}-{count}"
+    return root
+
+
+@contextlib.contextmanager
+def only_run_here(root: Path) -> Iterator[None]:
+    """Hold a run folder for this process; a second run in it is an error.
+
+    A lock left by a process that is gone is taken over.
+    """
+    lock = root / ".lock"
+    try:
+        with lock.open("x", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        owner = lock.read_text(encoding="utf-8").strip()
+        if owner.isdigit() and int(owner) != os.getpid() and _is_alive(int(owner)):
+            raise DataError(f"{root}: another run, process {owner}, is at work in it") from None
+        write_text(lock, str(os.getpid()))
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_run(run: RunFolder, *, seed: int, device: str, seconds: Mapping[str, float], simulated: bool) -> None:
+    """Write `run.json`: what made the numbers."""
+    content = {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "seed": seed,
+        "device": device,
+        "seconds": dict(seconds),
+        "simulated": simulated,
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    write_json(run.root / "run.json", content)
+
+
+def write_history(run: RunFolder, history: Sequence[Mapping[str, float]]) -> None:
+    """Write `history.csv`, one row an epoch."""
+    frame = pd.DataFrame(list(history), columns=list(HISTORY))
+    with atomic_path(run.root / "history.csv") as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.8g")
+
+
+def write_scores(run: RunFolder, parts: Sequence[Mapping[str, Any]]) -> None:
+    """Write `scores.csv`: one row a step.
+
+    Args:
+        parts: one mapping a segment: recording, t_s, score, threshold, alarm, label (T,) and a
+            residual_<channel> column each.
+    """
+    with atomic_path(run.root / "scores.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        for k, part in enumerate(parts):
+            rounded = {
+                name: np.round(column, 6) if isinstance(column, np.ndarray) and column.dtype.kind == "f" else column
+                for name, column in part.items()
+            }
+            pd.DataFrame(rounded).to_csv(file, index=False, header=k == 0, lineterminator="\n")
+
+
+def write_events(run: RunFolder, rows: Sequence[tuple[FoundEvent, str, str]]) -> None:
+    """Write `events.csv`, one row a found event: (event, matched label or "", found by)."""
+    frame = pd.DataFrame(
+        [
+            {
+                "recording": event.recording,
+                "start_s": round(event.start_s, 3),
+                "end_s": round(event.end_s, 3),
+                "peak_score": round(event.peak_score, 4),
+                "peak_t_s": round(event.peak_t_s, 3),
+                "channel": event.channel,
+                "matched_label": label,
+                "found_by": found_by,
+            }
+            for event, label, found_by in rows
+        ],
+        columns=[
+            "recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by",
+        ],
+    )  # fmt: skip
+    with atomic_path(run.root / "events.csv") as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def results_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the results of one or more seeds as a Markdown table, a row an event kind.
+
+    Args:
+        results: contents of `metrics.json`, one a seed.
+    """
+    detectors = list(results[0]["detectors"])
+    lines = [
+        "| at the deployed threshold | events | " + " | ".join(detectors) + " |",
+        "|---|---|" + "---|" * len(detectors),
+    ]
+    kinds = results[0]["detectors"][detectors[0]]["deployed"]["kinds"]
+    for kind, row in kinds.items():
+        cells = [_percent([r["detectors"][d]["deployed"]["kinds"][kind]["recall"] for r in results]) for d in detectors]
+        if kind in results[0]["fault_kinds"]:
+            cells = [f"{cells[0]} (mask)"] + ["(mask)"] * (len(detectors) - 1)
+        lines.append(f"| {kind}: found | {row['labelled']} | " + " | ".join(cells) + " |")
+    for title, key in (("false events an hour", "false_events_per_hour"), ("median delay, s", "delay_median_s")):
+        cells = [_number([r["detectors"][d]["deployed"]["events"][key] for r in results]) for d in detectors]
+        lines.append(f"| {title} | | " + " | ".join(cells) + " |")
+    for title, key in (("average precision", "auc_pr"), ("VUS-PR", "vus_pr")):
+        cells = [_number([r["detectors"][d]["deployed"]["threshold_free"][key] for r in results]) for d in detectors]
+        lines.append(f"| {title} | | " + " | ".join(cells) + " |")
+    oracle = results[0]["detectors"][detectors[0]]["oracle"]["oracle_one_percent"]["kinds"]
+    for kind, row in oracle.items():
+        cells = [
+            _percent([r["detectors"][d]["oracle"]["oracle_one_percent"]["kinds"][kind]["recall"] for r in results])
+            for d in detectors
+        ]
+        lines.append(f"| oracle, 1 % of normal time above: {kind} | {row['labelled']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _percent(values: Sequence[float]) -> str:
+    spread = f" ± {100 * np.std(values):.0f}" if len(values) > 1 else ""
+    return f"{100 * np.mean(values):.0f}{spread} %"
+
+
+def _number(values: Sequence[float | None]) -> str:
+    known = [np.nan if value is None else value for value in values]
+    spread = f" ± {np.std(known):.2f}" if len(known) > 1 else ""
+    return "-" if np.isnan(known).any() else f"{np.mean(known):.2f}{spread}"
