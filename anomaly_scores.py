@@ -314,24 +314,36 @@ def fit_calibration(features: Sequence[np.ndarray]) -> dict:
     return state
 
 
-def compute_scores(
-    features: np.ndarray, calibration: dict, channels: Sequence[str], weights: Mapping[str, float]
-) -> Scores:
+def resolve_weights(weights: Mapping[str, float], measures: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the weight of each component on each channel (C,), of `joint` (1,); the largest is 1.
+
+    Args:
+        weights: of "drop", or of "drop:airflow", which goes first; missing ones are 0.
+        measures: what each channel measures.
+    """
+    resolved = {}
+    for name in COMPONENTS:
+        kinds = [""] if name == "joint" else measures
+        resolved[name] = np.array([weights.get(f"{name}:{kind}", weights.get(name, 0.0)) for kind in kinds])
+    largest = max(values.max() for values in resolved.values())
+    return {name: values / (largest or 1.0) for name, values in resolved.items()}
+
+
+def compute_scores(features: np.ndarray, calibration: dict, weights: Mapping[str, np.ndarray]) -> Scores:
     """Return the weighted largest surprise of each step of features (T, C, F).
 
     Args:
         calibration: what `fit_calibration` returned.
-        weights: of a component ("drop") or of one of a channel ("drop:flow_lpm"), which goes
-            first; 0 to 1. A weight of 0.01 asks for a hundred times rarer evidence; 0 leaves it out.
+        weights: what `resolve_weights` returned. A weight of 0.01 asks for a hundred times rarer
+            evidence; 0 leaves a component out.
     """
     names, columns = [], []
     for component, values in _components(features, calibration).items():
-        for k, (column, tail) in enumerate(zip(values.T, calibration["components"][component], strict=True)):
-            channel = channels[k] if component != "joint" else None
-            weight = weights.get(f"{component}:{channel}", weights.get(component, 0.0))
+        tails = calibration["components"][component]
+        for k, (column, tail, weight) in enumerate(zip(values.T, tails, weights[component], strict=True)):
             if weight > 0:
                 columns.append(surprise(column, tail) + np.log10(weight))
-                names.append((COMPONENTS.index(component), k if channel else -1))
+                names.append((COMPONENTS.index(component), k if component != "joint" else -1))
     if not columns:
         nothing = np.full(len(features), -1)
         return Scores(np.full(len(features), np.nan), nothing, nothing)
@@ -349,14 +361,13 @@ def compute_scores(
     )
 
 
-def rule_scores(features: np.ndarray, calibration: dict, channels: Sequence[str], weights: Mapping[str, float]) -> np.ndarray:
+def rule_scores(features: np.ndarray, calibration: dict, weights: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the score (T,) of the rule without a model: little movement, `quiet` alone.
 
     It uses no forecast. Channels have the weights of their `drop`.
     """
     columns = []
-    for c, channel in enumerate(channels):
-        weight = weights.get(f"drop:{channel}", weights.get("drop", 0.0))
+    for c, weight in enumerate(weights["drop"]):
         if weight > 0:
             columns.append(surprise(features[:, c, -3], calibration["tails"][c][-3]) + np.log10(weight))
     if not columns:

@@ -39,6 +39,7 @@ from windowing import (
     label_steps,
     normal_steps,
     read_meta,
+    read_windows,
     runs,
     segments_where,
     write_windows,
@@ -59,7 +60,8 @@ def preprocess(name: str, dataset: DatasetConfig, base: Path, out: Path, force: 
     folder = out / name
     raw = base / dataset.raw_dir
     files = _raw_files(name, dataset, raw)
-    sources = {file.name: sha256_of(file) for file in files.values()}
+    events_files = [file for file in map(_events_file, files, files.values()) if file.is_file()]
+    sources = {file.name: sha256_of(file) for file in [*files.values(), *events_files]}
     fingerprint = _fingerprint(dataset, sources)
     if not force and _is_current(folder, fingerprint):
         log.info("%s is up to date", folder)
@@ -96,13 +98,13 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig) -> Recording:
         sentinels={c: list(channel.sentinels) for c, channel in dataset.channels.items()},
         name=name,
     )
-    duration = float(recording.t[-1])
-    events_file = file.with_name(f"{name}.events.csv")
+    start, end = float(recording.t[0]), float(recording.t[-1])
+    events_file = _events_file(name, file)
     if name in dataset.events:
         known = [Event(e.start_s, e.end_s, e.label) for e in dataset.events[name]]
-        events = recordings.check_events(known, duration, dataset.labels, f"events.{name}")
+        events = recordings.check_events(known, end, dataset.labels, f"events.{name}", start_s=start)
     elif events_file.is_file():
-        events = recordings.read_events(events_file, duration, dataset.labels)
+        events = recordings.read_events(events_file, end, dataset.labels, start_s=start)
     else:
         events = []
     return Recording(name, file, recording.t, recording.channels, events)
@@ -126,10 +128,18 @@ def on_grid(recording: Recording, dataset: DatasetConfig, filled: list[str]) -> 
             filled.append(f"{recording.name}: {name}: {resampled.held} short-gap samples hold the last value")
         if resampled.stuck:
             filled.append(f"{recording.name}: {name}: {resampled.stuck} stuck samples count as missing")
-        columns.append(np.round(resampled.values, 4))
+        columns.append(_significant(resampled.values))
     values = np.column_stack(columns)                                # (T, C)
     label = label_steps(grid.t, [(e.start_s, e.end_s) for e in recording.events])
     return Segment(recording.name, grid.t, values, label)
+
+
+def _significant(values: np.ndarray, digits: int = 6) -> np.ndarray:
+    """Return values (T,) rounded to so many significant digits: the unit must not decide what is lost."""
+    with np.errstate(divide="ignore"):
+        exponent = np.floor(np.log10(np.abs(values)))
+    power = 10.0 ** (digits - 1 - np.where(np.isfinite(exponent), exponent, 0.0))
+    return np.round(values * power) / power
 
 
 def split_recording(
@@ -146,14 +156,17 @@ def split_recording(
     spans = [(event.start_s, event.end_s) for event in recording.events]
     normal = normal_steps(segment.t, spans, dataset.normal_margin_s)
     parts = {}
+    unused = np.ones(len(segment), bool)
     for split, (first, last) in borders.items():
         keep = (segment.t >= first) & (segment.t < last)
+        unused &= ~keep
         if split != "test":
             _note_dropped(segment, keep & ~normal, f"{split}: in or near a known anomaly", dropped)
             keep &= normal
         empty = keep & ~np.isfinite(segment.values).any(axis=1)
         _note_dropped(segment, empty, f"{split}: no channel has a value", dropped)
         parts[split] = segments_where(segment, keep)
+    _note_dropped(segment, unused, "guard between two splits", dropped)
     return parts
 
 
@@ -163,6 +176,11 @@ def _note_dropped(segment: Segment, steps: np.ndarray, why: str, dropped: list[s
         dropped.append(f"{segment.recording}: {span}, {end - start} steps: {why}")
 
 
+def _events_file(name: str, file: Path) -> Path:
+    """Return where the labelled events of a recording stand, if they do."""
+    return file.with_name(f"{name}.events.csv")
+
+
 def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
     """Return the file of each recording; simulated ones are made if their folder is missing."""
     if dataset.simulated and not raw.is_dir():
@@ -170,8 +188,7 @@ def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
         respiratory_simulator.write_sessions(raw)
     if not raw.is_dir():
         raise DataError(f"{name}: no folder {dataset.raw_dir}; {dataset.raw_hint}")
-    names = [*dataset.split.train, *dataset.split.val, *dataset.split.test]
-    files = {n: raw / dataset.file_pattern.replace("{name}", n) for n in names}
+    files = {n: raw / dataset.file_pattern.replace("{name}", n) for n in dataset.split.names}
     for file in files.values():
         if not file.is_file():
             raise DataError(f"{name}: {file.name} is not in {dataset.raw_dir}; {dataset.raw_hint}")
@@ -184,24 +201,31 @@ def _fingerprint(dataset: DatasetConfig, sources: dict[str, str]) -> str:
 
 
 def _is_current(folder: Path, fingerprint: str) -> bool:
-    if not all((folder / f"{split}.csv").is_file() for split in SPLITS):
-        return False
+    """Return whether the folder holds this very dataset, complete and readable."""
     try:
-        return read_meta(folder).fingerprint == fingerprint
+        meta = read_meta(folder)
+        if meta.fingerprint != fingerprint:
+            return False
+        for split in SPLITS:
+            read_windows(folder / f"{split}.csv", meta, list(meta.channels))
     except DataError:
         return False
+    return True
 
 
 def _write_all(
     folder: Path, splits: dict[str, list[Segment]], dataset: DatasetConfig
 ) -> dict[str, list[SpanMeta]]:
     """Write the three CSVs; meta.json is taken away first, so a torn set is never read."""
-    (folder / "meta.json").unlink(missing_ok=True)
     steps = max(round(dataset.window_s * dataset.rate_hz), 1)
-    return {
-        split: write_windows(folder / f"{split}.csv", segments, list(dataset.channels), steps)
-        for split, segments in splits.items()
-    }
+    try:
+        (folder / "meta.json").unlink(missing_ok=True)
+        return {
+            split: write_windows(folder / f"{split}.csv", segments, list(dataset.channels), steps)
+            for split, segments in splits.items()
+        }
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def _meta(
@@ -221,6 +245,7 @@ def _meta(
         description=dataset.description,
         simulated=dataset.simulated,
         channels={channel: entry.unit for channel, entry in dataset.channels.items()},
+        measures={channel: entry.measures for channel, entry in dataset.channels.items()},
         rate_hz=dataset.rate_hz,
         window_s=dataset.window_s,
         guard_s=dataset.guard_s,
@@ -245,9 +270,10 @@ def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
         sentinels = {c: list(v.sentinels) for c, v in dataset.channels.items()} if dataset else {}
         time_column = dataset.time_column if dataset else "t_s"
         recording = recordings.read_recording(file, time_column=time_column, sentinels=sentinels, name=name)
-        events_file = file.with_name(f"{name}.events.csv")
+        events_file = _events_file(name, file)
         if events_file.is_file():
-            events = recordings.read_events(events_file, float(recording.t[-1]))
+            start, end = float(recording.t[0]), float(recording.t[-1])
+            events = recordings.read_events(events_file, end, start_s=start)
             recording = Recording(name, file, recording.t, recording.channels, events)
         print("\n".join(recordings.describe(recording)))
 

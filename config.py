@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -22,6 +23,7 @@ from utils import ROOT, DataError
 EXPERIMENT_CONFIG = ROOT / "pure_lstm_config.json"
 DATASET_CONFIG = ROOT / "dataset_config.json"
 M = TypeVar("M", bound=BaseModel)
+MEASURES = ("airflow", "effort", "other")
 SCORE_COMPONENTS = ("drop", "error", "jolt", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "label")
 
@@ -59,15 +61,18 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """How the model is fitted."""
 
-    epochs: int = Field(60, gt=0, description="most epochs")
+    epochs: int = Field(32, gt=0, description="most epochs")
     updates_per_epoch: int = Field(60, gt=0, description="weight updates in one epoch")
     learning_rate: float = Field(0.001, gt=0, le=1, description="Adam's initial step size")
     batch_size: int = Field(32, gt=0, description="windows in one update")
     patience: int = Field(15, gt=0, description="epochs without a better validation loss to stop")
     window_s: float = Field(50.0, gt=0, description="length of a training window, seconds")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    lr_factor: float = Field(0.5, gt=0, le=1, description="learning-rate cut on a plateau")
-    lr_patience: int = Field(4, ge=0, description="epochs without a better loss before a cut")
+    schedule: Literal["cosine", "plateau"] = Field(
+        "cosine", description="learning rate: down to zero over all epochs, or cut when the loss stalls"
+    )
+    lr_factor: float = Field(0.5, gt=0, le=1, description="plateau: learning-rate cut")
+    lr_patience: int = Field(4, ge=0, description="plateau: epochs without a better loss before a cut")
     channel_dropout: float = Field(
         0.15, ge=0, lt=1, description="chance that a channel of a training window goes missing"
     )
@@ -93,21 +98,29 @@ class ScoreConfig(Section):
         3.0, gt=0, description="a channel's forecasts are not used for so long after it was missing"
     )
     weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        {"drop": 1.0, "error": 0.01, "jolt": 0.01, "joint": 0.01},
+        {
+            "drop:airflow": 1.0,
+            "drop:effort": 0.01,
+            "drop:other": 0.001,
+            "error": 0.001,
+            "jolt": 0.01,
+            "joint": 0.003,
+        },
         min_length=1,
-        description="weight of a component (drop, error, jolt, joint), or of one of a channel "
-        "(drop:flow_lpm), which goes first; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
+        description="weight of a component (drop, error, jolt, joint), or of it on channels that measure "
+        "airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
     )
 
     @model_validator(mode="after")
     def _check(self) -> ScoreConfig:
         if list(self.amplitude_s) != sorted(self.amplitude_s):
             raise ValueError("amplitude_s has to rise: the shortest span first")
+        known = [*SCORE_COMPONENTS, *(f"{c}:{m}" for c in SCORE_COMPONENTS[:-1] for m in MEASURES)]
         for key in self.weights:
-            if key.partition(":")[0] not in SCORE_COMPONENTS:
-                raise ValueError(
-                    f"weights: {key!r} is no component{_nearest(key.partition(':')[0], SCORE_COMPONENTS)}"
-                )
+            if key not in known:
+                raise ValueError(f"weights: {key!r} is no component{_nearest(key, known)}")
+        if not any(self.weights.values()):
+            raise ValueError("weights: all are 0; at least one component has to count")
         return self
 
 
@@ -163,6 +176,9 @@ class ChannelConfig(Section):
     """One channel of a raw recording."""
 
     unit: str = Field(description="physical unit, as printed on plots")
+    measures: Literal["airflow", "effort", "other"] = Field(
+        "other", description="airflow, breathing effort (a belt), or something else"
+    )
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
     low_pass_hz: float | None = Field(None, gt=0, description="cut-off before resampling")
     sentinels: list[float] = Field([], description="values that mean 'no measurement'")
@@ -180,10 +196,14 @@ class SplitConfig(Section):
     val_fraction: float = Field(0.0, ge=0, lt=1, description="share of each train recording")
     test_fraction: float = Field(0.0, ge=0, lt=1, description="last share of each train recording")
 
+    @property
+    def names(self) -> list[str]:
+        """All recordings: training, calibration, test."""
+        return [*self.train, *self.val, *self.test]
+
     @model_validator(mode="after")
     def _check(self) -> SplitConfig:
-        names = [*self.train, *self.val, *self.test]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise ValueError(f"recording {twice[0]!r} stands in more than one place")
         if not self.val and self.val_fraction == 0:
@@ -245,6 +265,13 @@ class DatasetConfig(Section):
                     f"channels.{name}.low_pass_hz is {channel.low_pass_hz:g}; expected less than "
                     f"half of its rate, {channel.rate_hz / 2:g}"
                 )
+        unknown = [name for name in self.events if name not in self.split.names]
+        if unknown:
+            raise ValueError(f"events: {unknown[0]!r} is in no split{_nearest(unknown[0], self.split.names)}")
+        kinds = list(self.labels.values())
+        for kind in self.fault_kinds:
+            if kind not in kinds:
+                raise ValueError(f"fault_kinds: no label maps to {kind!r}{_nearest(kind, kinds)}")
         return self
 
 
@@ -307,6 +334,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     except RecursionError:
         raise DataError(f"{_where(path)}: nested too deeply") from None
+    except ValueError as error:                                      # an integer of thousands of digits
+        raise DataError(f"{_where(path)}: not JSON: {error}") from None
     if not isinstance(content, dict):
         raise DataError(f"{_where(path)}: expected a JSON object, found {_kind_of(content)}")
     return content
@@ -327,23 +356,45 @@ def validate(model: type[M], content: Any, where: str) -> M:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise DataError(f"{where}: {_explain(error, model)}") from None
+        raise DataError(f"{where}: {' '.join(_explain(error, model, content).split())}") from None
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], content: Any) -> str:
     """Return pydantic's first error as `dotted.key: what was found; what would be right`."""
     first = error.errors()[0]
     location, message = list(first["loc"]), first["msg"]
-    key = ".".join(str(part) for part in location)
+    if first["type"] == "missing":
+        return f"{'.'.join(map(str, location))}: missing; it has to be given"
+    key = _key_in(content, location)
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key{_nearest(str(location[-1]), _fields_at(model, location[:-1]))}"
-    if first["type"] == "missing":
-        return f"{key}: missing; it has to be given"
+    message = message.removeprefix("Value error, ")
+    found = f"{key} is {_shown(first['input'])}" if key else f"found {_shown(first['input'])}"
     if first["type"] == "value_error":
-        message = message.removeprefix("Value error, ")
-        return f"{key}: {message}" if key else message
-    expected = message.removeprefix("Input should be ").replace("a valid ", "a ")
-    return f"{key} is {_shown(first['input'])}; expected {expected}"
+        place = found if message.startswith("expected") else key
+        return f"{place}; {message}" if place == found else f"{place}: {message}" if key else message
+    alike = [entry["msg"] for entry in error.errors() if _key_in(content, entry["loc"]) == key]
+    return f"{found}; expected {' or '.join(dict.fromkeys(_expected(entry) for entry in alike))}"
+
+
+def _key_in(content: Any, location: typing.Iterable[int | str]) -> str:
+    """Return pydantic's location as a dotted key, as far as it leads into `content` itself."""
+    parts = []
+    for part in location:
+        try:
+            content = content[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def _expected(message: str) -> str:
+    """Return what pydantic expected, in the words of JSON."""
+    text = re.sub(r"^(Input should be|(List|Dictionary|String) should have) ", "", message)
+    text = re.sub(r"a valid dictionary.*", "an object", text)
+    text = re.sub(r" after validation.*", "", text)
+    return text.replace("a valid integer", "an integer").replace("a valid ", "a ")
 
 
 def _fields_at(model: Any, location: list[Any]) -> list[str]:

@@ -23,6 +23,7 @@ from anomaly_scores import (
     Spans,
     compute_scores,
     fit_calibration,
+    resolve_weights,
     rule_scores,
 )
 from config import ExperimentConfig, ModelConfig, ScoreConfig, validate
@@ -97,11 +98,20 @@ class Detector:
     """A trained forecaster with its scaler, calibration and frozen threshold."""
 
     def __init__(
-        self, model: StackedLSTM, scaler: Scaler, units: Sequence[str], rate_hz: float, config: ExperimentConfig, device: str
+        self,
+        model: StackedLSTM,
+        scaler: Scaler,
+        units: Sequence[str],
+        measures: Sequence[str],
+        rate_hz: float,
+        config: ExperimentConfig,
+        device: str,
     ) -> None:
-        self.model, self.scaler, self.units = model, scaler, tuple(units)
+        self.model, self.scaler = model, scaler
+        self.units, self.measures = tuple(units), tuple(measures)
         self.rate_hz, self.config, self.device = rate_hz, config, device
         self.spans = spans_of(config.score, config.model, rate_hz)
+        self.weights = resolve_weights(config.score.weights, measures)
         self.calibration: dict[str, Any] = {}
         self.threshold: dict[str, Any] = {}
         self.rule_threshold: dict[str, Any] = {}
@@ -131,11 +141,11 @@ class Detector:
 
     def score(self, features: np.ndarray) -> Scores:
         """Return the scores of features (T, C, F)."""
-        return compute_scores(features, self.calibration, self.channels, self.config.score.weights)
+        return compute_scores(features, self.calibration, self.weights)
 
     def rule(self, features: np.ndarray) -> np.ndarray:
         """Return the scores (T,) of the rule without a model."""
-        return rule_scores(features, self.calibration, self.channels, self.config.score.weights)
+        return rule_scores(features, self.calibration, self.weights)
 
     def compare(self, recordings: Sequence[np.ndarray]) -> list[Comparisons]:
         """Return the comparisons of recordings of physical values (T, C), several at a time."""
@@ -206,6 +216,7 @@ class Detector:
             "config": self.config.model_dump(),
             "channels": list(self.channels),
             "units": list(self.units),
+            "measures": list(self.measures),
             "rate_hz": float(self.rate_hz),
             "scaler": {"center": self.scaler.center.tolist(), "scale": self.scaler.scale.tolist()},
             "calibration": self.calibration,
@@ -223,10 +234,12 @@ class Detector:
             config = validate(ExperimentConfig, state["config"], where)
             channels, rate_hz = state["channels"], float(state["rate_hz"])
             center, scale = (np.array(state["scaler"][key], float) for key in ("center", "scale"))
-            if not len(channels) == len(center) == len(scale) or not math.isfinite(rate_hz) or rate_hz <= 0:
+            sizes = {len(channels), len(center), len(scale), len(state["measures"]), len(state["units"])}
+            if len(sizes) > 1 or not 0 < rate_hz < math.inf:
                 raise ValueError("channels, scaler and rate_hz do not fit together")
             model = build_model(config.model, len(channels), rate_hz, state["model"])
-            detector = cls(model, Scaler(tuple(channels), center, scale), state["units"], rate_hz, config, device)
+            scaler = Scaler(tuple(channels), center, scale)
+            detector = cls(model, scaler, state["units"], state["measures"], rate_hz, config, device)
             detector.calibration = state["calibration"]
             detector.threshold, detector.rule_threshold = state["threshold"], state["rule_threshold"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

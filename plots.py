@@ -13,21 +13,25 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
 
 DPI = 80
-WIDTH, LEFT, RIGHT, BOTTOM, TITLE, GAP = 11.25, 1.35, 0.2, 0.5, 0.32, 0.13  # inches; 900 pixels wide
-LEGEND_ROW, KIND_ROW = 0.2, 0.2  # inches
+WIDTH, LEFT, RIGHT, BOTTOM, TITLE, GAP = 11.25, 1.65, 0.2, 0.5, 0.32, 0.13  # inches; 900 pixels wide
+LEGEND_ROW, KIND_ROW, UPRIGHT_KINDS = 0.2, 0.2, 1.25  # inches
+LETTER = 0.08  # inches, the width of a letter in a small text
+CLOSE_S = 180.0  # a longer stretch shows no forecasts: they would cover what was observed
 TEXT, SMALL = 10, 9  # points
 BUCKETS = 1000  # a line of more than twice as many steps is drawn as its envelope
 
 OBSERVED = {"color": "#222222", "linewidth": 1.0}
 FORECAST = {"color": "#d55e00", "linewidth": 1.3, "linestyle": (0, (4, 1.5))}
 SCORE = {"color": "#0072b2", "linewidth": 1.1}
-ALARM = {"color": "#003b66", "linewidth": 2.6}
+ALARM = {"color": "#003b66", "linewidth": 2.2}
 THRESHOLD = {"color": "#882255", "linewidth": 1.3, "linestyle": (0, (6, 3))}
 TRAIN = {"color": "#999933", "linewidth": 1.5}
 VALIDATION = {"color": "#332288", "linewidth": 1.5, "linestyle": (0, (4, 1.5))}
@@ -88,7 +92,7 @@ def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") ->
         np.array([float(row.get(key, np.nan)) for row in history])
         for key in ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
     )
-    title = f"Training: {len(history)} epochs, {np.nansum(seconds):.0f} s"
+    title = f"Training: {len(history)} epoch{'s' * (len(history) != 1)}, {np.nansum(seconds):.0f} s"
     figure, (losses, rates) = _stack((3.0, 1.0), title, note, legend_rows=1)
     dots = {"marker": "o", "markersize": 3.5} if len(history) <= 40 else {}
     _line(losses, epoch, train, TRAIN | dots)
@@ -103,6 +107,8 @@ def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") ->
         handles[f"best: epoch {best_epoch}, validation loss {best:.4g}"] = Line2D([], [], marker="*", **BEST)
     _log_if_wide(losses, np.concatenate([train, validation]), least_ratio=10)
     _log_if_wide(rates, rate, least_ratio=1)
+    if not len(history):
+        _say(losses, "no epochs yet")
     _label(losses, "loss", "–")
     _label(rates, "learning rate", "–")
     first, last = _range(epoch, (1.0, 1.0))
@@ -114,14 +120,14 @@ def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") ->
 def plot_recording(view: RecordingView) -> Figure:
     """Draw a whole recording: a panel a channel, the score below; time in the unit that suits its length."""
     start_s, end_s = _range(view.t, (0.0, 1.0))
-    return _draw(view, start_s, end_s, f"{view.name}: the whole recording", with_forecast=len(view.t) <= 2 * BUCKETS)
+    return _draw(view, start_s, end_s, f"{view.name}: the whole recording")
 
 
 def plot_event(
     view: RecordingView, start_s: float, end_s: float, title: str, before_s: float = 30.0, after_s: float = 20.0
 ) -> Figure:
     """Draw a close-up of [start_s, end_s] and its surroundings: signal, forecast, score and threshold."""
-    return _draw(view, start_s - before_s, end_s + after_s, title, with_forecast=True)
+    return _draw(view, start_s - before_s, end_s + after_s, title)
 
 
 def plot_progress(
@@ -138,6 +144,7 @@ def plot_progress(
         t, observed: (T,) times in s and (T, C) values in `units`, NaN = missing.
         forecasts: (t_h (H,) in s, values (H, C)) each; a dot marks the observed step before t_h[0].
     """
+    style = FORECAST | {"linewidth": 2.0}
     figure, panels = _stack((_panel_height(len(channels)),) * len(channels), title, "", legend_rows=1)
     start_s, end_s = _range(np.concatenate([t, *(t_h for t_h, _ in forecasts)]), (0.0, 1.0))
     scale, unit = _time_unit(end_s - start_s)
@@ -149,16 +156,13 @@ def plot_progress(
             if before >= 0:
                 fan_t, fan = np.append(t[before], fan_t), np.append(observed[before, k], fan)
                 axes.plot(fan_t[:1] / scale, fan[:1], "o", color=FORECAST["color"], markersize=4)
-            axes.plot(fan_t / scale, fan, **FORECAST)
+            axes.plot(fan_t / scale, fan, **style)
         fans = np.concatenate([np.empty(0), *(values[:, k] for _, values in forecasts)])
         _signal_limits(axes, observed[:, k], fans)
         _label(axes, channels[k], units[k])
     _time_axis(panels, start_s / scale, end_s / scale, f"time [{unit}]")
-    _legend(
-        figure,
-        {"observed": Line2D([], [], **OBSERVED), "forecast from the dot on": Line2D([], [], marker="o", **FORECAST)},
-        1,
-    )
+    fan_line = Line2D([], [], marker="o", markersize=4, **style)
+    _legend(figure, {"observed": Line2D([], [], **OBSERVED), "forecast from the dot on": fan_line}, 1)
     return figure
 
 
@@ -177,9 +181,12 @@ def plot_kinds(table: Mapping[str, Mapping[str, tuple[float, float]]], title: st
             y = row + (k - (len(detectors) - 1) / 2) / (len(detectors) + 0.8)
             _bar(axes, y, *cells.get(name, (np.nan, np.nan)), 0.9 / (len(detectors) + 0.8), BARS[k % len(BARS)])
     axes.set(ylim=(max(len(table), 1) - 0.5, -0.5), yticks=range(len(table)))
-    axes.set_yticklabels([_short(kind, 24) for kind in table], fontsize=TEXT, parse_math=False)
+    axes.set_yticklabels([_short(kind, 20) for kind in table], fontsize=SMALL, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#dddddd")
+    axes.set_axisbelow(True)
+    if not table:
+        _say(axes, "no events")
     _time_axis((axes,), 0.0, 1.18, "recall [fraction of labelled events]")
     axes.set_xticks(np.linspace(0, 1, 6))
     _legend(figure, {_short(name, 30): Patch(**BARS[k % len(BARS)]) for k, name in enumerate(detectors)}, legend_rows)
@@ -190,61 +197,66 @@ def save(figure: Figure, path: str | Path, dpi: int = DPI) -> None:
     """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
     path = Path(path)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)  # a third of the bytes
+    palette, corner = image.getpalette(), 3 * image.getpixel((0, 0))
+    image.putpalette(palette[:corner] + [255, 255, 255] + palette[corner + 3 :])  # its white is one step off
     try:
-        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
+        image.save(temporary, format="PNG")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def envelope(t: np.ndarray, y: np.ndarray, buckets: int = BUCKETS) -> tuple[np.ndarray, np.ndarray]:
-    """Return a line of at most 3 points a bucket that looks the same: each bucket's least and greatest value.
+    """Return a line that looks the same with fewer points: the least and the greatest value of each bucket.
 
     Args:
         t, y: (T,) times and values, NaN = missing.
-    Returns: the line itself if it is short; otherwise a bucket with a missing step ends in NaN, so gaps stay gaps.
+    Returns: the line itself if it is short; a NaN wherever a missing step lies between two points that are kept.
     """
     size = -(-len(y) // buckets)
     if size <= 2:
         return t, y
     rows = -(-len(y) // size)
-    pad = rows * size - len(y)
-    bucket = np.append(y, np.full(pad, y[-1])).reshape(rows, size)
-    times = np.append(t, np.full(pad, t[-1])).reshape(rows, size)
+    bucket = np.append(y, np.full(rows * size - len(y), np.nan)).reshape(rows, size)
     gone = np.isnan(bucket)
     least, greatest = np.where(gone, np.inf, bucket).argmin(1), np.where(gone, -np.inf, bucket).argmax(1)
-    picked = np.stack([np.minimum(least, greatest), np.maximum(least, greatest), gone.argmax(1)], 1)
-    line_t, line = np.take_along_axis(times, picked, 1), np.take_along_axis(bucket, picked, 1)
-    line_t[:, 2] = np.maximum(line_t[:, 2], line_t[:, 1])  # the break comes last: time never runs back
-    keep = np.stack([~gone.all(1), ~gone.all(1) & (least != greatest), gone.any(1)], 1)
-    return line_t[keep], line[keep]
+    kept = np.unique((np.arange(rows) * size)[:, None] + np.stack([least, greatest], 1))
+    kept = kept[~gone.ravel()[kept]]
+    after = np.flatnonzero(np.diff(np.cumsum(gone)[kept])) + 1
+    line_t = t[kept]
+    return np.insert(line_t, after, (line_t[after - 1] + line_t[after]) / 2), np.insert(y[kept], after, np.nan)
 
 
-def _draw(view: RecordingView, start_s: float, end_s: float, title: str, with_forecast: bool) -> Figure:
+def _draw(view: RecordingView, start_s: float, end_s: float, title: str) -> Figure:
     """Draw the part of a recording between two times: signal above, score below."""
     a, b = np.searchsorted(view.t, start_s), np.searchsorted(view.t, end_s, side="right")
     scale, unit = _time_unit(end_s - start_s)
     heights = (_panel_height(len(view.channels)),) * len(view.channels) + (1.5,)
-    figure, (*panels, bottom) = _stack(heights, title, view.note, legend_rows=2, kind_row=True)
     least_s = max(end_s - start_s, 1e-9) / 400  # narrower marks would vanish
-    spans = {
-        "labelled": [(*_widened(s, e, least_s), kind, hit) for s, e, kind, hit in view.labelled if _in(s, e, start_s, end_s)],
-        "found": [(*_widened(s, e, least_s), hit, name) for s, e, hit, name in view.found if _in(s, e, start_s, end_s)],
-    }
+    labelled = [(*_widened(s, e, least_s), *about) for s, e, *about in view.labelled if _in(s, e, start_s, end_s)]
+    found = [(*_widened(s, e, least_s), *about) for s, e, *about in view.found if _in(s, e, start_s, end_s)]
+    kinds = [(s, e, kind) for s, e, kind, _ in labelled]
+    kind_row = _kind_height(kinds, (start_s, end_s))
+    figure, (*panels, bottom) = _stack(heights, title, view.note, legend_rows=2, kind_row=kind_row)
     for axes in (*panels, bottom):
         for hit in LABELLED:
-            _spans(axes, [(s / scale, e / scale) for s, e, _, h in spans["labelled"] if h == hit], LABELLED[hit])
+            _spans(axes, [(s / scale, e / scale) for s, e, _, h in labelled if h == hit], LABELLED[hit])
     handles = {"observed": Line2D([], [], **OBSERVED)}
     for k, axes in enumerate(panels):
-        _draw_channel(axes, view, k, slice(a, b), (start_s, end_s), scale, with_forecast, handles)
-        mine = [(s, e, hit) for s, e, hit, name in spans["found"] if name == view.channels[k]]
+        _draw_channel(axes, view, k, slice(a, b), (start_s, end_s), scale, handles)
+        mine = [(s, e, hit) for s, e, hit, name in found if name == view.channels[k]]
         _found_marks(axes, mine, scale)
     _draw_score(bottom, view.t[a:b] / scale, view.score[a:b], view.threshold[a:b], handles)
-    _found_marks(bottom, [(s, e, hit) for s, e, hit, _ in spans["found"]], scale)
-    handles |= {LABELLED_TEXT[hit]: Patch(**LABELLED[hit]) for hit in LABELLED if hit in [s[3] for s in spans["labelled"]]}
-    handles |= {FOUND_TEXT[hit]: Patch(**FOUND[hit]) for hit in FOUND if hit in [s[2] for s in spans["found"]]}
+    _found_marks(bottom, [(s, e, hit) for s, e, hit, _ in found], scale)
+    handles |= {LABELLED_TEXT[hit]: Patch(**LABELLED[hit]) for hit in LABELLED if hit in [s[3] for s in labelled]}
+    handles |= {FOUND_TEXT[hit]: Patch(**FOUND[hit]) for hit in FOUND if hit in [s[2] for s in found]}
     _time_axis((*panels, bottom), start_s / scale, end_s / scale, f"time [{unit}]")
-    _kind_names(panels[0] if panels else bottom, [(s / scale, e / scale, kind) for s, e, kind, _ in spans["labelled"]])
+    _kind_names(panels[0] if panels else bottom, [(s / scale, e / scale, kind) for s, e, kind in kinds])
     _legend(figure, handles, 2)
     return figure
 
@@ -256,7 +268,6 @@ def _draw_channel(
     part: slice,
     limits_s: tuple[float, float],
     scale: float,
-    with_forecast: bool,
     handles: dict,
 ) -> None:
     """Draw channel k: what was observed, what was expected, and where there is nothing."""
@@ -266,11 +277,12 @@ def _draw_channel(
     if gone:
         _spans(axes, [(s / scale, e / scale) for s, e in gone], FAULT)
         handles["missing or faulty"] = Patch(**FAULT)
-    _line(axes, t / scale, observed, OBSERVED)
-    if with_forecast and np.isfinite(expected).any():
+    close = limits_s[1] - limits_s[0] <= CLOSE_S or len(t) <= 2 * BUCKETS
+    _line(axes, t / scale, observed, OBSERVED if close else OBSERVED | {"alpha": 0.65})  # shading shows through
+    if close and np.isfinite(expected).any():
         _line(axes, t / scale, expected, FORECAST)
         handles[f"forecast {view.lead_s:g} s ahead"] = Line2D([], [], **FORECAST)
-    _signal_limits(axes, observed, expected if with_forecast else observed)
+    _signal_limits(axes, observed, expected if close else observed)
     _label(axes, view.channels[k], view.units[k])
     if not np.isfinite(observed).any():
         _say(axes, "no values")
@@ -295,6 +307,7 @@ def _draw_score(axes: Axes, t: np.ndarray, score: np.ndarray, threshold: np.ndar
         axes.minorticks_off()
         axes.set_ylim(0, level * (peak / level) ** 1.35)
         axes.set_yticks([0.0, *10.0 ** np.arange(np.ceil(np.log10(level)), np.floor(np.log10(peak)) + 1)])
+        axes.yaxis.set_major_formatter(FuncFormatter(_number))
     else:
         axes.set_ylim(0, 1.3 * max(level, peak) or 1.0)
         _few_ticks(axes)
@@ -304,18 +317,17 @@ def _draw_score(axes: Axes, t: np.ndarray, score: np.ndarray, threshold: np.ndar
 
 
 def _stack(
-    heights: Sequence[float], title: str, note: str, legend_rows: int, kind_row: bool = False, left: float = LEFT
+    heights: Sequence[float], title: str, note: str, legend_rows: int, kind_row: float = 0.0, left: float = LEFT
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with panels of these heights (inches) below each other; laid out by hand, which is fast."""
-    top = TITLE + legend_rows * LEGEND_ROW + (KIND_ROW if kind_row else 0.08)
+    top = TITLE + legend_rows * LEGEND_ROW + max(kind_row, 0.08)
     total = top + sum(heights) + GAP * (len(heights) - 1) + BOTTOM
     figure = Figure(figsize=(WIDTH, total), dpi=DPI, facecolor="white")
     room = 112 - (len(_short(note, 50)) if note else 0)
-    figure.text(0.012, 1 - 0.08 / total, _short(title, room), va="top", fontsize=TEXT + 1, weight="bold", parse_math=False)
+    style = {"va": "top", "parse_math": False}
+    figure.text(0.012, 1 - 0.08 / total, _short(title, room), fontsize=TEXT + 1, weight="bold", **style)
     if note:
-        figure.text(
-            0.985, 1 - 0.1 / total, _short(note, 50), va="top", ha="right", fontsize=SMALL, style="italic", parse_math=False
-        )
+        figure.text(0.985, 1 - 0.1 / total, _short(note, 50), ha="right", fontsize=SMALL, style="italic", **style)
     panels, y = [], total - top
     for height in heights:
         y -= height
@@ -335,7 +347,7 @@ def _panel_height(channels: int) -> float:
 def _legend(figure: Figure, handles: Mapping[str, Line2D | Patch], rows: int) -> None:
     """Put the legend in its row or rows under the title."""
     if handles:
-        figure.legend(
+        legend = figure.legend(
             list(handles.values()),
             list(handles),
             loc="upper left",
@@ -348,6 +360,8 @@ def _legend(figure: Figure, handles: Mapping[str, Line2D | Patch], rows: int) ->
             labelspacing=0.25,
             borderpad=0.0,
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
 
 def _line(axes: Axes, t: np.ndarray, y: np.ndarray, style: Mapping) -> None:
@@ -387,7 +401,9 @@ def _joined(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return joined
 
 
-def _spans(axes: Axes, spans: Sequence[tuple[float, float]], style: Mapping, low: float = 0.0, high: float = 1.0) -> None:
+def _spans(
+    axes: Axes, spans: Sequence[tuple[float, float]], style: Mapping, low: float = 0.0, high: float = 1.0
+) -> None:
     """Fill time spans between two heights (fractions of the panel)."""
     if spans:
         bars = [(start, end - start) for start, end in spans]
@@ -397,31 +413,53 @@ def _spans(axes: Axes, spans: Sequence[tuple[float, float]], style: Mapping, low
 def _found_marks(axes: Axes, found: Sequence[tuple[float, float, bool | None]], scale: float) -> None:
     """Mark found events by bars along the top of a panel."""
     for hit, style in FOUND.items():
-        _spans(axes, [(s / scale, e / scale) for s, e, h in found if h is hit], style, low=0.9, high=0.985)
+        _spans(axes, [(s / scale, e / scale) for s, e, h in found if h == hit], style, low=0.9, high=0.985)
+
+
+def _kind_height(labelled: Sequence[tuple[float, float, str]], limits: tuple[float, float]) -> float:
+    """Return the inches that the kinds need above a panel: a row, or more if they only fit upright."""
+    if not labelled:
+        return 0.0
+    return KIND_ROW if len(_kind_places(labelled, limits, upright=False)) == len(labelled) else UPRIGHT_KINDS
+
+
+def _kind_places(
+    labelled: Sequence[tuple[float, float, str]], limits: tuple[float, float], upright: bool
+) -> list[tuple[float, str]]:
+    """Return (middle, text) of the kinds, in time order, that fit beside each other between two times."""
+    first, last = limits
+    letter = (last - first) * LETTER / (WIDTH - LEFT - RIGHT)
+    places, free = [], first - letter
+    for start, end, kind in sorted(labelled):
+        text = _short(kind, 16 if upright else 40)
+        half = letter if upright else len(text) / 2 * letter
+        middle = (max(start, first) + min(end, last)) / 2
+        if not upright:
+            middle = min(max(middle, first + half), last - half)
+        if middle - half >= free:
+            places.append((middle, text))
+            free = middle + half + (0 if upright else letter)
+    return places
 
 
 def _kind_names(axes: Axes, labelled: Sequence[tuple[float, float, str]]) -> None:
-    """Write the kinds of labelled events above a panel, as many as fit beside each other."""
-    first, last = axes.get_xlim()
-    letter = (last - first) / 150
-    free = first
-    for start, end, kind in sorted(labelled):
-        text = _short(kind, 40)
-        half = len(text) / 2 * letter
-        centre = (max(start, first) + min(end, last)) / 2
-        centre = min(max(centre, first + half), last - half)
-        if centre - half >= free:
-            axes.text(
-                centre,
-                1.03,
-                text,
-                transform=axes.get_xaxis_transform(),
-                ha="center",
-                va="bottom",
-                fontsize=SMALL,
-                parse_math=False,
-            )
-            free = centre + half + letter
+    """Write the kinds of labelled events above a panel."""
+    limits = axes.get_xlim()
+    upright = _kind_height(labelled, limits) > KIND_ROW
+    for middle, text in _kind_places(labelled, limits, upright):
+        axes.annotate(
+            text,
+            (middle, 1.0),
+            (0, 3),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            rotation=90 if upright else 0,
+            fontsize=SMALL,
+            parse_math=False,
+            annotation_clip=False,
+        )
 
 
 def _bar(axes: Axes, y: float, mean: float, std: float, height: float, style: Mapping) -> None:
@@ -439,25 +477,24 @@ def _bar(axes: Axes, y: float, mean: float, std: float, height: float, style: Ma
 
 
 def _time_axis(panels: Sequence[Axes], first: float, last: float, label: str, integer: bool = False) -> None:
-    """Give all panels the same x axis, with ticks on each and numbers on the lowest."""
+    """Give all panels the same x axis, with ticks on the lowest: they cost most of the drawing time."""
     if not last > first:
         first, last = first - 0.5, last + 0.5
-    ticks = MaxNLocator(10, integer=integer).tick_values(first, last)
+    ticks = MaxNLocator(10, steps=[1, 2, 5, 10], integer=integer, min_n_ticks=1).tick_values(first, last)
     for axes in panels:
         axes.set_xlim(first, last)
-        axes.set_xticks(ticks[(ticks >= first) & (ticks <= last)])
-        axes.tick_params(axis="x", labelbottom=axes is panels[-1])
-    formatter = ScalarFormatter(useOffset=False)
-    formatter.set_scientific(False)
-    panels[-1].xaxis.set_major_formatter(formatter)
+        axes.xaxis.set_visible(axes is panels[-1])
+    panels[-1].set_xticks(ticks[(ticks >= first) & (ticks <= last)])
+    panels[-1].xaxis.set_major_formatter(FuncFormatter(_number))
     panels[-1].set_xlabel(label, fontsize=TEXT)
 
 
 def _signal_limits(axes: Axes, observed: np.ndarray, expected: np.ndarray) -> None:
     """Fit the y axis to what was observed; a forecast that runs away is cut at half a range beyond."""
     low, high = _range(observed, _range(expected, (0.0, 1.0)))
+    least, most = _range(expected, (low, high))
     reach = 0.5 * (high - low)
-    low, high = min(low, max(_range(expected, (low, high))[0], low - reach)), max(high, min(_range(expected, (low, high))[1], high + reach))
+    low, high = min(low, max(least, low - reach)), max(high, min(most, high + reach))
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + 2 * margin)  # room for the marks of found events
     _few_ticks(axes)
@@ -468,6 +505,7 @@ def _few_ticks(axes: Axes) -> None:
     low, high = axes.get_ylim()
     ticks = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     axes.set_yticks(ticks[(ticks >= low) & (ticks <= high)])
+    axes.yaxis.set_major_formatter(FuncFormatter(_number))
 
 
 def _log_if_wide(axes: Axes, y: np.ndarray, least_ratio: float) -> None:
@@ -475,6 +513,15 @@ def _log_if_wide(axes: Axes, y: np.ndarray, least_ratio: float) -> None:
     low, high = _range(y, (0.0, 0.0))
     if low > 0 and high / low >= least_ratio:
         axes.set_yscale("log")
+        axes.set_ylim(low / 1.3, high * 1.3)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(_number))
+
+
+def _number(value: float, _position: int | None = None) -> str:
+    """Return a tick's text: plain digits, no offset."""
+    return f"{value:.7g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _label(axes: Axes, name: str, unit: str) -> None:
@@ -482,7 +529,7 @@ def _label(axes: Axes, name: str, unit: str) -> None:
     axes.text(
         -(LEFT - 0.08) / (WIDTH - LEFT - RIGHT),
         0.5,
-        f"{_short(name, 13)}\n[{_short(unit, 10)}]",
+        f"{_short(name, 12)}\n[{_short(unit, 10)}]",
         transform=axes.transAxes,
         ha="left",
         va="center",
@@ -494,13 +541,20 @@ def _label(axes: Axes, name: str, unit: str) -> None:
 def _say(axes: Axes, text: str) -> None:
     """Write a remark in the middle of an empty panel."""
     box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=TEXT, color="#555555", bbox=box)
+    middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+    axes.text(0.5, 0.5, text, fontsize=TEXT, color="#555555", bbox=box, **middle)
 
 
 def _short(text: str, most: int) -> str:
-    """Return text on one line and cut to `most` characters; a leading _ would hide it from the legend."""
+    """Return text on one line, cut to the width of `most` usual letters.
+
+    A leading _ goes, as it would hide the text from a legend.
+    """
     text = " ".join(str(text).split()).lstrip("_")
-    return text if len(text) <= most else text[: most - 1] + "…"
+    width = np.cumsum([1.4 if letter.isupper() or letter in "mw%@" or letter > "\u02ff" else 1.0 for letter in text])
+    if not text or width[-1] <= most + 1:
+        return text
+    return text[: int(np.searchsorted(width, most, side="right"))] + "…"
 
 
 def _time_unit(length_s: float) -> tuple[float, str]:

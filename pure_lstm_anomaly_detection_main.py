@@ -53,12 +53,12 @@ def run_experiment(
     with only_run_here(run.root), log_to_file(run.log):
         write_json(run.config, config.model_dump())
         log.info("%s on %s: %s", dataset.meta.dataset, device, ", ".join(dataset.channels))
-        check_reach(config, dataset)
         seed_everything(config.training.seed)
         saved = load_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
         model = build_model(config.model, len(dataset.channels), dataset.meta.rate_hz)
-        units = [dataset.meta.channels[channel] for channel in dataset.channels]
-        detector = Detector(model, dataset.scaler, units, dataset.meta.rate_hz, config, device)
+        meta = dataset.meta
+        units, measures = ([facts[c] for c in dataset.channels] for facts in (meta.channels, meta.measures))
+        detector = Detector(model, dataset.scaler, units, measures, meta.rate_hz, config, device)
 
         def save(trainer_state: dict[str, Any]) -> None:
             state = detector.state_dict() | {"training": trainer_state, "data": dataset.meta.config}
@@ -137,8 +137,14 @@ def train(
     return trainer.state_dict(windows)
 
 
-def check_reach(config: ExperimentConfig, dataset: Dataset) -> None:
-    """Raise DataError unless warm-up and horizon fit into the dataset's guard gap."""
+def check_together(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Raise DataError unless config and dataset fit: warm-up and horizon into the guard gap."""
+    import thresholds
+
+    try:
+        thresholds.check_parameters(config.threshold.method, dict(config.threshold.parameters))
+    except ValueError as error:
+        raise DataError(f"threshold.parameters: {error}") from None
     reach = config.model.horizon_s + config.model.warm_up_s
     if reach > dataset.meta.guard_s:
         raise DataError(
@@ -156,7 +162,8 @@ def draw_progress(
     import plots
 
     note = "simulated data" if dataset.meta.simulated else ""
-    plots.save(plots.plot_history(trainer.progress.history, trainer.progress.best_epoch, note), run.plots / "training.png")
+    curve = plots.plot_history(trainer.progress.history, trainer.progress.best_epoch, note)
+    plots.save(curve, run.plots / "training.png")
     x, series = validation[0][0][:1], validation[0][1][0].numpy()        # (1, T, C), (T + H, C)
     detector.model.eval()
     with torch.inference_mode():
@@ -441,7 +448,9 @@ def load_data(config: ExperimentConfig, datasets: Path) -> Dataset:
     name = config.dataset.name
     for family in FAMILIES:
         if (datasets / family / name / "meta.json").is_file():
-            return load_dataset(datasets / family / name, config.dataset.channels)
+            dataset = load_dataset(datasets / family / name, config.dataset.channels)
+            check_together(config, dataset)
+            return dataset
     raise DataError(
         f"no windowed dataset {name!r} under {datasets}; make it first: "
         f"python collected_data_preprocess.py --dataset {name}"
@@ -484,7 +493,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="override a config key")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs with different seeds, and their spread")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--datasets", type=Path, default=DATASETS, metavar="DIR", help="where the windowed datasets are")
+    parser.add_argument("--datasets", type=Path, default=DATASETS, metavar="DIR", help="where windowed datasets are")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (experiments/<dataset>-<time>)")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
     parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
@@ -502,7 +511,8 @@ def command(args: argparse.Namespace) -> int:
         raise DataError("--checkpoint and --score belong together: --checkpoint F --score FILE...")
     device = resolve_device(args.device)
     if args.score:
-        print(score_files(args.checkpoint, args.score, args.out or default_root(ROOT / "experiments", "scored"), device))
+        root = args.out or default_root(ROOT / "experiments", "scored")
+        print(score_files(args.checkpoint, args.score, root, device))
         return 0
     if args.resume:
         config = resumed_config(args.resume, args.set)

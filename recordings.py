@@ -6,6 +6,9 @@ A channel slower than the fastest one has empty cells between its samples.
 
 from __future__ import annotations
 
+import math
+import warnings
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +31,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Event:
-    """A labelled event, in seconds from the start of its recording, both ends included."""
+    """A labelled event, in seconds on the time axis of its recording, both ends included."""
 
     start_s: float
     end_s: float
@@ -68,13 +71,12 @@ def read_recording(
         name: of the recording; None = the file's name without its suffixes.
     Raises: DataError naming file, column and row (the header is row 1).
     """
-    frame = _read_frame(path, [time_column, *channels] if channels is not None else None)
+    frame = _read_frame(path)
     wanted = channels if channels is not None else [c for c in frame if c != time_column]
     missing = [c for c in (time_column, *wanted) if c not in frame]
     if missing:
-        raise DataError(
-            f"{path.name}: no column {missing[0]!r}; the file has {', '.join(map(str, frame.columns))}"
-        )
+        has = ", ".join(repr(column)[1:-1] for column in frame)
+        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {has}")
     if len(frame) < 2:
         raise DataError(f"{path.name}: {len(frame)} rows of samples; expected at least 2")
     t = _read_times(frame[time_column], path)
@@ -95,13 +97,17 @@ def read_recording(
     return Recording(name or stem, path, t, found)
 
 
-def read_events(path: Path, duration_s: float, labels: Mapping[str, str] | None = None) -> list[Event]:
+def read_events(
+    path: Path, end_s: float, labels: Mapping[str, str] | None = None, *, start_s: float = 0.0
+) -> list[Event]:
     """Read an events file, `start_s,end_s,label`, with labels mapped to kinds where a map is given.
 
+    Args:
+        end_s, start_s: last and first time of the recording.
     Raises: DataError naming file and row if an event ends before it starts, lies outside the
     recording, or carries a label that the map does not know.
     """
-    frame = _read_frame(path, None)
+    frame = _read_frame(path)
     missing = [c for c in EVENT_COLUMNS if c not in frame]
     if missing:
         raise DataError(f"{path.name}: no column {missing[0]!r}; expected {','.join(EVENT_COLUMNS)}")
@@ -110,15 +116,16 @@ def read_events(path: Path, duration_s: float, labels: Mapping[str, str] | None 
     starts, ends = (_read_numbers(frame[c], path) for c in ("start_s", "end_s"))
     texts = frame["label"].astype(str)
     events = [Event(float(a), float(b), str(text)) for a, b, text in zip(starts, ends, texts, strict=True)]
-    return check_events(events, duration_s, labels, path.name, first_row=2)
+    return check_events(events, end_s, labels, path.name, first_row=2, start_s=start_s)
 
 
 def check_events(
     events: list[Event],
-    duration_s: float,
+    end_s: float,
     labels: Mapping[str, str] | None,
     where: str,
     first_row: int = 1,
+    start_s: float = 0.0,
 ) -> list[Event]:
     """Return the events in time order, labels mapped to kinds; DataError on the first wrong one."""
     checked = []
@@ -128,8 +135,8 @@ def check_events(
             raise DataError(f"{place}: start and end have to be numbers")
         if event.end_s < event.start_s:
             raise DataError(f"{place} ends before it starts; swap start_s and end_s")
-        if event.start_s < 0 or event.end_s > duration_s + 1.0:
-            raise DataError(f"{place} lies outside the recording, 0 to {duration_s:g} s")
+        if event.start_s < math.floor(start_s) or event.end_s > end_s + 1.0:
+            raise DataError(f"{place} lies outside the recording, {start_s:g} to {end_s:g} s")
         if labels is not None and event.label not in labels:
             raise DataError(
                 f"{where}: row {row}: label {event.label!r} is not in the dataset's labels; "
@@ -194,15 +201,17 @@ def equal_runs(values: np.ndarray) -> np.ndarray:
     return np.column_stack([np.r_[0, edges], np.r_[edges, len(values)]])
 
 
-def _read_frame(path: Path, columns: list[str] | None) -> pd.DataFrame:
+def _read_frame(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    keep = None if columns is None else set(columns).__contains__
     try:
-        return pd.read_csv(path, usecols=keep, low_memory=False)
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            return pd.read_csv(path, index_col=False, low_memory=False)
     except pd.errors.EmptyDataError:
         raise DataError(f"{path.name}: empty file; expected a header and rows of samples") from None
-    except (pd.errors.ParserError, UnicodeDecodeError, EOFError, OSError, ValueError) as error:
+    except pd.errors.ParserWarning:                                  # index_col=False: cells are never row names
+        raise DataError(f"{path.name}: row 2: more cells than the header has names") from None
+    except (pd.errors.ParserError, EOFError, OSError, ValueError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path.name}: not a readable CSV: {reason}") from None
 
@@ -226,7 +235,10 @@ def _read_times(column: pd.Series, path: Path) -> np.ndarray:
     if not pd.api.types.is_numeric_dtype(column):
         if pd.to_numeric(column, errors="coerce").notna().mean() > 0.5:
             return _check_times(_read_numbers(column, path), path)
-        stamps = pd.to_datetime(column, errors="coerce", utc=True)
+        stamps = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
+        if stamps.isna().all():
+            with warnings.catch_warnings(action="ignore"):           # that it had to guess the format
+                stamps = pd.to_datetime(column, errors="coerce", utc=True)
         wrong = np.flatnonzero(stamps.isna().to_numpy())
         if len(wrong):
             raise DataError(

@@ -71,9 +71,11 @@ def to_grid(
     stuck = _stuck(samples.values, rate_hz, stuck_s)
     samples = Samples(samples.t[~stuck], samples.values[~stuck])
     if rate_hz > grid.rate_hz or (low_pass_hz is not None and rate_hz == grid.rate_hz):
+        ratio = Fraction(rate_hz / grid.rate_hz).limit_denominator(1000)
+        rate_hz = float(ratio) * grid.rate_hz                        # so slots and steps never drift apart
         filled, held = _on_native_grid(samples, rate_hz, grid, fill_s)
         cut_off = min(low_pass_hz or np.inf, 0.4 * grid.rate_hz)
-        values = _filter_and_decimate(filled, rate_hz, grid, cut_off, delay_s)
+        values = _filter_and_decimate(filled, rate_hz, ratio, grid, cut_off, delay_s)
     else:
         values, held = _hold_on_grid(samples, rate_hz, grid, delay_s, fill_s)
     return Resampled(values, held, int(stuck.sum()))
@@ -106,13 +108,14 @@ def _on_native_grid(
 
 
 def _filter_and_decimate(
-    filled: np.ndarray, rate_hz: float, grid: Grid, cut_off: float, delay_s: float
+    filled: np.ndarray, rate_hz: float, ratio: Fraction, grid: Grid, cut_off: float, delay_s: float
 ) -> np.ndarray:
     """Return the low-passed signal at the grid's steps, NaN where the filter meets a gap."""
-    ratio = Fraction(grid.rate_hz / rate_hz).limit_denominator(1000)
-    up, down = ratio.numerator, ratio.denominator
+    down, up = ratio.numerator, ratio.denominator
     half = max(round(delay_s * rate_hz * up), 1)                     # taps on each side
     taps = firwin(2 * half + 1, cut_off, fs=rate_hz * up) * up
+    for phase in range(up):                                          # a constant stays that constant
+        taps[phase::up] /= taps[phase::up].sum()
     missing = np.isnan(filled)
     smooth = upfirdn(taps, np.where(missing, 0.0, filled), up, down)[: grid.steps]
     newest = np.arange(grid.steps) * down // up                      # last native slot used
@@ -133,6 +136,6 @@ def _hold_on_grid(
     if not known.any():
         return np.full(grid.steps, np.nan), 0
     age = np.where(known, t - samples.t[np.maximum(last, 0)], np.inf)
-    kept = age < 1 / rate_hz + fill_s
+    kept = age < 1 / rate_hz + fill_s - 1e-6
     values = np.where(kept, samples.values[np.maximum(last, 0)], np.nan)
     return values, int((kept & (age > 1.5 / rate_hz)).sum())

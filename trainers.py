@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from config import TrainingConfig
@@ -66,15 +66,20 @@ def forecast_loss(forecast: Tensor, series: Tensor, warm_up: int) -> Tensor:
     return (torch.log(mean + LOSS_FLOOR) * weight).sum() / weight.sum().clamp(min=1)
 
 
+def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> LRScheduler:
+    """Return the learning-rate schedule of a config, stepped once an epoch."""
+    if config.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=config.epochs)
+    return ReduceLROnPlateau(optimizer, factor=config.lr_factor, patience=config.lr_patience)
+
+
 class Trainer:
     """Owns model, optimizer, schedule and device; `fit` runs epochs until patience is over."""
 
     def __init__(self, model: StackedLSTM, config: TrainingConfig, warm_up: int, device: str) -> None:
         self.model, self.config, self.warm_up, self.device = model.to(device), config, warm_up, device
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-        self.schedule = ReduceLROnPlateau(
-            self.optimizer, factor=config.lr_factor, patience=config.lr_patience
-        )
+        self.schedule = build_schedule(self.optimizer, config)
         self.progress = Progress()
 
     def fit(
@@ -115,7 +120,10 @@ class Trainer:
                 f"epoch {progress.epoch}: loss is not finite (train {train_loss}, validation {val_loss}); "
                 "try a lower training.learning_rate or training.clip_norm"
             )
-        self.schedule.step(val_loss)
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(val_loss)
+        else:
+            self.schedule.step()
         if val_loss < progress.best_loss:
             progress.best_loss, progress.best_epoch = val_loss, progress.epoch
             progress.best_model = copy.deepcopy(self.model.state_dict())

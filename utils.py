@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import platform
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -70,11 +69,9 @@ def log_to_file(path: Path) -> Iterator[None]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch, and ask torch for deterministic kernels."""
+    """Seed torch and ask it for deterministic kernels; every other draw has a generator of its own."""
     import torch
 
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

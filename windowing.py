@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from config import Section, read_json, validate
 from utils import DataError, atomic_path
@@ -72,7 +73,8 @@ class Meta(Section):
     dataset: str
     description: str
     simulated: bool
-    channels: dict[str, str]                                         # name -> unit
+    channels: dict[str, str] = Field(min_length=1)                   # name -> unit
+    measures: dict[str, Literal["airflow", "effort", "other"]]       # name -> what it measures
     rate_hz: float
     window_s: float
     guard_s: float
@@ -244,7 +246,9 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
     wanted = {"recording", *numbers, *flags}
     types = {"recording": "category", **dict.fromkeys(numbers, float), **dict.fromkeys(flags, np.int8)}
     try:
-        frame = pd.read_csv(path, usecols=wanted.__contains__, dtype=types)
+        frame = pd.read_csv(
+            path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""]
+        )
     except (ValueError, OSError, pd.errors.ParserError) as error:
         raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None
     missing = sorted(wanted - set(frame))
@@ -259,6 +263,11 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
         if len(wrong):
             row = wrong[0]
             raise DataError(f"{path.name}: row {row + 2}: {flag} is {frame[flag].iloc[row]}; expected 0 or 1")
+    for channel in channels:
+        there = frame[f"valid_{channel}"].to_numpy() == 1
+        wrong = np.flatnonzero(there & ~np.isfinite(frame[channel].to_numpy()))
+        if len(wrong):
+            raise DataError(f"{path.name}: row {wrong[0] + 2}: {channel} has no value, but valid_{channel} is 1")
     if frame["recording"].isna().any() or not np.isfinite(frame["t_s"].to_numpy()).all():
         raise DataError(f"{path.name}: a row has no recording or no time; preprocess again")
     return frame

@@ -14,6 +14,7 @@ import resource
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for events, event_steps in ((20, 50), (200, 20), (2000, 2)):
         labels, scores = labelled_series(args.steps, events, event_steps)
         name = f"vus, {args.steps} steps, buffer {args.buffer}, {events} events"
-        print(f"{name:44}", measure(lambda: metrics.vus(labels, scores, args.buffer), 5))
+        print(f"{name:44}", measure(partial(metrics.vus, labels, scores, args.buffer), 5))
     if args.nab_root.exists():
         rng = np.random.default_rng(0)
         scores = {name: rng.random(part.n_rows) for name, part in metrics.load_nab_windows(args.nab_root).items()}

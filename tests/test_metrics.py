@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import naive
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import metrics
-import naive
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CASES = SHARED / "reference" / "metric_cases.json"

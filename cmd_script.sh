@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# The whole workflow. It sets everything up in .venv, and reuses what is there.
+#
+#   ./cmd_script.sh        the respiratory workflow on the embedded, simulated recordings:
+#                          preprocess, train, calibrate, score, report -> experiments/simulated
+#                          (about 7 minutes on two CPU cores, installation included)
+#   ./cmd_script.sh test   lint check and tests (about 3 minutes)
+#
+# PYTHON names another interpreter than python3 (3.11 or newer).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+say() { printf '\n== %s\n' "$*"; }
+
+set_up() {  # requirements file
+    local stamp=".venv/.installed-${1%.txt}"
+    if [ ! -x .venv/bin/python ]; then
+        "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+            { echo "error: Python 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 2; }
+        say "creating .venv"
+        "${PYTHON:-python3}" -m venv .venv
+    fi
+    if ! cat requirements.txt "$1" | cmp -s - "$stamp"; then
+        say "installing $1"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1"
+        cat requirements.txt "$1" > "$stamp"
+    fi
+}
+
+respiratory() {
+    set_up requirements.txt
+    local run=experiments/simulated
+    say "preprocessing the embedded recordings"
+    .venv/bin/python collected_data_preprocess.py
+    if [ -f "$run/config.json" ]; then
+        say "going on with $run (delete it for a new run)"
+        .venv/bin/python pure_lstm_anomaly_detection_main.py --resume "$run"
+    else
+        say "training, scoring, reporting"
+        .venv/bin/python pure_lstm_anomaly_detection_main.py --out "$run"
+    fi
+}
+
+run_tests() {
+    set_up requirements-dev.txt
+    say "lint"
+    .venv/bin/python -m ruff check .
+    say "tests"
+    .venv/bin/python -m pytest "$@"
+}
+
+case "${1:-respiratory}" in
+    respiratory) respiratory ;;
+    test) shift; run_tests "$@" ;;
+    *) echo "error: unknown word '$1'; expected nothing or: test" >&2; exit 2 ;;
+esac

@@ -1,0 +1,253 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from config import (
+    DATASET_CONFIG,
+    DatasetConfig,
+    ExperimentConfig,
+    dataset_names,
+    expand_grid,
+    load_dataset,
+    load_experiment,
+    read_json,
+    validate,
+)
+from utils import ROOT, DataError
+
+SHIPPED = sorted(ROOT.glob("pure_lstm_config*.json"))
+
+
+def tiny_dataset(**changes):
+    content = {
+        "description": "made by a test",
+        "raw_dir": "raw",
+        "raw_hint": "put it there",
+        "channels": {"flow": {"unit": "L/min", "rate_hz": 25.0, "low_pass_hz": 1.5}},
+        "rate_hz": 5.0,
+        "split": {"train": ["a"], "val": ["b"], "test": ["c"]},
+        "labels": {"Apnea": "apnea", "Dropout": "dropout"},
+    }
+    return content | changes
+
+
+@pytest.fixture
+def message(tmp_path):
+    """Return the one line that a wrong config leads to."""
+
+    def of(content, *overrides, text=None, dataset=False):
+        path = tmp_path / "some.json"
+        path.write_text(text if text is not None else json.dumps({"x": content} if dataset else content))
+        with pytest.raises(DataError) as caught:
+            load_dataset(path, "x") if dataset else load_experiment(path, overrides)
+        line = str(caught.value)
+        assert "\n" not in line and "pydantic" not in line
+        assert line.startswith("some.json")
+        return line
+
+    return of
+
+
+# ---------------------------------------------------------------- what is shipped
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_config_validates(path):
+    assert load_experiment(path).training.epochs > 0
+
+
+@pytest.mark.parametrize("name", dataset_names(DATASET_CONFIG))
+def test_every_dataset_entry_validates(name):
+    assert load_dataset(DATASET_CONFIG, name).channels
+
+
+def test_shipped_key_parameters():
+    config = load_experiment(ROOT / "pure_lstm_config.json")
+    training, model = config.training, config.model
+    assert (training.learning_rate, training.batch_size, training.patience) == (0.001, 32, 15)
+    assert (model.hidden_units, model.num_layers) == (128, 3)
+
+
+def test_every_key_is_described():
+    def undescribed(model, place=""):
+        for name, field in model.model_fields.items():
+            inner = getattr(field.annotation, "model_fields", None)
+            if inner is not None:
+                yield from undescribed(field.annotation, f"{place}{name}.")
+            elif not field.description:
+                yield place + name
+
+    assert list(undescribed(ExperimentConfig)) == []
+
+
+# ---------------------------------------------------------------- one line for every mistake
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"model": {"hiden_units": 3}}, "model.hiden_units: unknown key; did you mean 'hidden_units'?"),
+        ({"modle": {}}, "modle: unknown key; did you mean 'model'?"),
+        ({"training": {"zzz": 1}}, "training.zzz: unknown key; expected one of epochs, updates_per_epoch"),
+        ({"model": 3}, "model is 3; expected an object"),
+        ({"training": {"epochs": 3.5}}, "training.epochs is 3.5; expected an integer"),
+        ({"training": {"epochs": "3"}}, "training.epochs is '3'; expected an integer"),
+        ({"training": {"epochs": True}}, "training.epochs is True; expected an integer"),
+        ({"training": {"bf16": 1}}, "training.bf16 is 1; expected a boolean"),
+        ({"training": {"learning_rate": None}}, "training.learning_rate is None; expected a number"),
+        ({"training": {"epochs": 0}}, "training.epochs is 0; expected greater than 0"),
+        ({"model": {"dropout": 1.0}}, "model.dropout is 1.0; expected less than 1"),
+        ({"model": {"dropout": -0.1}}, "model.dropout is -0.1; expected greater than or equal to 0"),
+        ({"threshold": {"method": "quantil"}}, "threshold.method is 'quantil'; expected 'quantile', 'gaussian', 'pot'"),
+        ({"threshold": {"parameters": {"q": None}}}, "threshold.parameters.q is None; expected a number"),
+        ({"dataset": {"channels": []}}, "dataset.channels is []; expected at least 1 item"),
+        ({"dataset": {"channels": ["a", 1]}}, "dataset.channels.1 is 1; expected a string"),
+        ({"dataset": {"name": ""}}, "dataset.name is ''; expected at least 1 character"),
+        ({"score": {"weights": {"drp": 1}}}, "score: weights: 'drp' is no component; did you mean 'drop'?"),
+        ({"score": {"amplitude_s": [15.0, 9.0]}}, "score: amplitude_s has to rise"),
+        ({"grid": {"training.epochs": 3}}, "grid.training.epochs is 3; expected a list"),
+        ({"two\nlines": 1}, "two lines: unknown key"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(message, content, expected):
+    assert message(content).startswith(f"some.json: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"training": {"learning_rate": NaN}}', "NaN is not a JSON number"),
+        ('{"training": {"learning_rate": Infinity}}', "Infinity is not a JSON number"),
+        ('{"training": {"learning_rate": -Infinity}}', "-Infinity is not a JSON number"),
+        ('{"training": {"learning_rate": 1e999}}', "training.learning_rate is inf; expected a finite number"),
+        ('{"model": {}, "model": {}}', "key 'model' stands twice"),
+        ('{"model": {"dropout": 0, "dropout": 0.1}}', "key 'dropout' stands twice"),
+        ('{"model": {}', "line 1, column 13: not JSON"),
+        ('{\n  "model": {},\n}', "not JSON"),
+        ("", "line 1, column 1: not JSON"),
+        ("[1]", "expected a JSON object, found a list"),
+        ("3", "expected a JSON object, found a number"),
+        ("null", "expected a JSON object, found null"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"seed": ' + "9" * 5000 + "}", "not JSON"),
+    ],
+)
+def test_text_that_is_no_config(message, text, expected):
+    assert expected in message(None, text=text)
+
+
+def test_missing_file_directory_and_binary_are_one_line(tmp_path):
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "folder.json").mkdir()
+    for name, expected in (("none.json", "no such file"), ("binary.json", "UTF-8"), ("folder.json", "cannot be read")):
+        with pytest.raises(DataError, match=f"^{name}.*{expected}") as caught:
+            read_json(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- datasets
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"rate_hz": "5"}, "rate_hz is '5'; expected a number"),
+        ({"rate_hz": 0}, "rate_hz is 0; expected greater than 0"),
+        ({"rate": 5}, "rate: unknown key; did you mean 'rate_hz'?"),
+        ({"fill_s": -1}, "fill_s is -1; expected greater than or equal to 0"),
+        ({"channels": {}}, "channels is {}; expected at least 1 item"),
+        ({"channels": {"flow": {"unit": "x"}}}, "channels.flow.rate_hz: missing"),
+        ({"channels": {"flow": {"unit": "x", "rate": 1}}}, "channels.flow.rate_hz: missing"),
+        (
+            {"channels": {"flow": {"unit": "x", "rate_hz": 2.0, "low_pass_hz": 1.0}}},
+            "channels.flow.low_pass_hz is 1; expected less than half of its rate, 1",
+        ),
+        ({"channels": {"t_s": {"unit": "s", "rate_hz": 1}}}, "channel name 't_s' is taken"),
+        ({"channels": {"valid_a": {"unit": "s", "rate_hz": 1}}}, "channel name 'valid_a' is taken"),
+        ({"channels": {"a/b": {"unit": "s", "rate_hz": 1}}}, "channels.a/b is 'a/b'; expected a plain name"),
+        ({"split": {"train": ["../a"], "val": ["b"], "test": ["c"]}}, "split.train.0 is '../a'; expected a plain name"),
+        ({"split": {"train": ["a"], "val": ["b"], "test": ["a"]}}, "split: recording 'a' stands in more than one place"),
+        ({"split": {"train": ["a"], "test": ["c"]}}, "split: no calibration data"),
+        ({"split": {"train": ["a"], "val": ["b"]}}, "split: no test data"),
+        ({"split": {"train": ["a"], "val_fraction": 0.5, "test_fraction": 0.5}}, "split: val_fraction + test_fraction"),
+        ({"split": {"trian": ["a"], "val": ["b"], "test": ["c"]}}, "split.train: missing"),
+        ({"file_pattern": "all.csv"}, "file_pattern has no {name}"),
+        ({"labels": {"Apnea": 1}}, "labels.Apnea is 1; expected a string"),
+        ({"fault_kinds": ["dropot"]}, "fault_kinds: no label maps to 'dropot'; did you mean 'dropout'?"),
+        ({"events": {"d": []}}, "events: 'd' is in no split; expected one of a, b, c"),
+        ({"events": {"a": [{"start_s": 1, "end_s": 2}]}}, "events.a.0.label: missing"),
+    ],
+)
+def test_a_wrong_dataset_is_named_with_what_would_be_right(message, changes, expected):
+    assert message(tiny_dataset(**changes), dataset=True).startswith(f"some.json: x: {expected}")
+
+
+def test_an_entry_that_is_no_object_and_an_unknown_entry(message, tmp_path):
+    assert message(3, dataset=True) == "some.json: x: found 3; expected an object"
+    with pytest.raises(DataError, match="^some.json: no dataset 'y'; expected one of x$"):
+        load_dataset(tmp_path / "some.json", "y")
+
+
+def test_an_entry_beginning_with_an_underscore_is_a_comment(tmp_path):
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps({"_note": "anything", "x": tiny_dataset()}))
+    assert dataset_names(path) == ["x"]
+
+
+# ---------------------------------------------------------------- overrides and freezing
+
+def test_overrides_are_json_else_text(tmp_path):
+    path = tmp_path / "some.json"
+    path.write_text('{"training": {"epochs": 60, "patience": 7}}')
+    overrides = [
+        "training.epochs=3", "training.bf16=true", "dataset.name=cpap",
+        'dataset.channels=["flow_lpm"]', "threshold.parameters.q=0.9", "model.hidden_units=5",
+    ]
+    config = load_experiment(path, overrides)
+    assert (config.training.epochs, config.training.patience, config.training.bf16) == (3, 7, True)
+    assert (config.dataset.name, config.dataset.channels) == ("cpap", ["flow_lpm"])
+    assert (config.threshold.parameters, config.model.hidden_units) == ({"q": 0.9}, 5)
+
+
+def test_of_two_overrides_of_one_key_the_last_holds(tmp_path):
+    (tmp_path / "some.json").write_text("{}")
+    assert load_experiment(tmp_path / "some.json", ["training.seed=1", "training.seed=2"]).training.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.epoch=3", "training.epoch: unknown key; did you mean 'epochs'?"),
+        ("training.epochs=many", "training.epochs is 'many'; expected an integer"),
+        ("training.learning_rate=NaN", "training.learning_rate is nan; expected a finite number"),
+        ("model=3", "model is 3; expected an object"),
+    ],
+)
+def test_overrides_are_checked_like_the_file(message, override, expected):
+    assert expected in message({}, override)
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "=3", "", "training.epochs.x=3"])
+def test_an_override_without_key_or_value_says_so(tmp_path, override):
+    (tmp_path / "some.json").write_text('{"training": {"epochs": 1}}')
+    with pytest.raises(DataError, match=f"^--set {override}"):
+        load_experiment(tmp_path / "some.json", [override])
+
+
+def test_a_config_does_not_change():
+    config = ExperimentConfig()
+    with pytest.raises(ValidationError):
+        config.training.epochs = 3
+    with pytest.raises(ValidationError):
+        config.training = None
+
+
+def test_a_config_comes_back_from_its_own_json():
+    for model, content in ((ExperimentConfig, {}), (DatasetConfig, tiny_dataset())):
+        config = validate(model, content, "x")
+        assert validate(model, json.loads(json.dumps(config.model_dump())), "x") == config
+
+
+def test_expand_grid_is_every_permutation():
+    config = ExperimentConfig(grid={"a.b": [1, 2], "c": ["x", "y", "z"]})
+    expected = [{"a.b": a, "c": c} for a in (1, 2) for c in "xyz"]
+    assert expand_grid(config) == expected
+    assert expand_grid(ExperimentConfig()) == [{}]
