@@ -2,11 +2,11 @@
 
 For every channel the network's expectation is compared with what came, in several ways:
 
-    ratio   log amplitude expected - log amplitude observed, over each trailing span; its own
-            running mean is taken off, since forecasts of an irregular breather are too small
+    ratio   log amplitude expected - log amplitude observed, over each trailing span, less its own
+            trailing median, since forecasts of an irregular breather are too small
     quiet   - log range observed, over the shortest span
     error   log RMS forecast error over all leads and the last second
-    jolt    log error of the next steps' forecast, less its own running mean
+    jolt    log error of the next steps' forecast, less its own trailing median
 
 `ratio` and `quiet` do not care about phase: where breathing stops, a forecast of breathing and a
 flat line differ in amplitude, while the error of a flat line is small. The comparisons join to
@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import lfilter
+import pandas as pd
 from scipy.stats import norm
 
 from config import SCORE_COMPONENTS as COMPONENTS
@@ -51,7 +51,7 @@ class Spans:
     """How far the comparisons reach, all in steps.
 
     warm_up: forecasts not used at the start of a stretch. settle: a channel's forecasts are not
-    used for so long after a value was missing. near: leads of `jolt`. baseline: time constant.
+    used for so long after a value was missing. near: leads of `jolt`. baseline: of the medians.
     """
 
     warm_up: int
@@ -85,7 +85,7 @@ class Comparisons:
 class ComparisonStream:
     """Compares one recording with its forecasts, piece by piece: pieces of any size give the same.
 
-    It keeps the last steps that the trailing spans reach back to, and the running means.
+    It keeps the last steps that the trailing spans reach back to.
     """
 
     def __init__(self, channels: int, horizon: int, spans: Spans) -> None:
@@ -98,8 +98,8 @@ class ComparisonStream:
         self.forecast = np.full((0, horizon, channels), np.nan)
         self.square = np.full((0, channels), np.nan)
         self.near_square = np.full((0, channels), np.nan)
-        kinds = len(spans.amplitudes) + 1                        # those with a running mean
-        self.means = RunningMeans(channels * kinds, spans.baseline, lag=spans.amplitudes[0])
+        kinds = len(spans.amplitudes) + 1                        # those less their median
+        self.usual = RunningMedians(channels * kinds, spans.baseline, lag=spans.amplitudes[0])
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
         """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
@@ -141,7 +141,7 @@ class ComparisonStream:
         spans = self.spans
         ratios = []
         for span in spans.amplitudes:
-            expected = trailing_mean(self.expected, spans.expected, 0.3)
+            expected = trailing_median(self.expected, spans.expected, 0.3)
             before = np.full_like(expected, np.nan)
             before[span:] = expected[:-span]
             amplitude = trailing_std(self.observed, span)
@@ -149,7 +149,7 @@ class ComparisonStream:
         quiet = -np.log(trailing_range(self.observed, spans.amplitudes[0])[-n:] + AMPLITUDE_FLOOR)
         error = np.log(np.sqrt(trailing_mean(self.square, spans.error)[-n:]) + ERROR_FLOOR)
         jolt = np.log(np.sqrt(trailing_mean(self.near_square, spans.jolt)[-n:]) + ERROR_FLOOR)
-        centered = self.means.less_mean(np.concatenate([*ratios, jolt], axis=1))
+        centered = self.usual.less_median(np.concatenate([*ratios, jolt], axis=1))
         *ratios, jolt = np.split(centered, len(spans.amplitudes) + 1, axis=1)
         return np.stack([*ratios, quiet, error, jolt], axis=2)                   # (n, C, F)
 
@@ -159,34 +159,27 @@ class ComparisonStream:
         self.forecast = self.forecast[-self.horizon :].copy()
 
 
-class RunningMeans:
-    """Exponentially weighted means of several columns, as they were `lag` steps ago.
+class RunningMedians:
+    """Trailing medians of several columns, as they were `lag` steps ago.
 
-    Weight grows from zero over one time constant, during which the mean is drawn to zero: with
-    little history a value is compared with itself as it is.
+    With little history a median is drawn to zero: a value is then compared with itself as it is.
+    A median, because a cough or an apnea must not shift what counts as usual behind it.
     """
 
-    def __init__(self, columns: int, time_constant: int, lag: int) -> None:
-        self.keep = 1 - 1 / max(time_constant, 1)
-        self.prior = time_constant / 4
-        self.total = np.zeros((1, columns))
-        self.count = np.zeros((1, columns))
-        self.waiting = np.full((lag, columns), np.nan)
+    def __init__(self, columns: int, span: int, lag: int) -> None:
+        self.span, self.lag = span, lag
+        self.past = np.full((0, columns), np.nan)
 
-    def less_mean(self, values: np.ndarray) -> np.ndarray:
-        """Return values (n, K) less the mean of the values before them; NaN stays NaN."""
-        queue = np.concatenate([self.waiting, values])
-        self.waiting = queue[len(values) :].copy()
-        old = queue[: len(values)]
-        known = np.isfinite(old)
-        total = self._smooth(np.where(known, old, 0.0), self.total)
-        count = self._smooth(known.astype(float), self.count)
-        self.total, self.count = total[-1:], count[-1:]
-        return values - total / (count + self.prior)
-
-    def _smooth(self, values: np.ndarray, last: np.ndarray) -> np.ndarray:
-        smooth, _ = lfilter([1.0], [1.0, -self.keep], values, axis=0, zi=self.keep * last)
-        return smooth
+    def less_median(self, values: np.ndarray) -> np.ndarray:
+        """Return values (n, K) less the median of the values before them; NaN stays NaN."""
+        n = len(values)
+        self.past = np.concatenate([self.past, values])
+        old = np.full_like(self.past, np.nan)
+        old[self.lag :] = self.past[: -self.lag]
+        median = np.nan_to_num(trailing_median(old, self.span)[-n:])
+        count = _trailing_count(old, self.span)[-n:]
+        self.past = self.past[-(self.span + self.lag) :].copy()
+        return values - median * count / (count + self.span / 4)
 
 
 # ---- trailing windows -----------------------------------------------------------------------
@@ -202,6 +195,22 @@ def trailing_mean(x: np.ndarray, span: int, share: float = PRESENT_SHARE) -> np.
     count = _window_sum(known.astype(float), span)
     enough = (count >= share * span) & (count > 0)
     return np.where(enough, total / np.maximum(count, 1), np.nan)
+
+
+def trailing_median(x: np.ndarray, span: int, share: float = 0.0) -> np.ndarray:
+    """Return the median of the finite values among the last `span` rows of x (T, C), row by row.
+
+    NaN where less than `share` of a span is finite, or nothing; the first rows have shorter spans.
+    """
+    least = max(int(np.ceil(share * span)), 1)
+    return pd.DataFrame(x).rolling(span, min_periods=least).median().to_numpy()
+
+
+def _trailing_count(x: np.ndarray, span: int) -> np.ndarray:
+    """Return how many of the last `span` rows of x (T, C) are finite; the first spans are shorter."""
+    total = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(np.isfinite(x), axis=0)])
+    first = np.maximum(np.arange(1, len(x) + 1) - span, 0)
+    return total[1:] - total[first]
 
 
 def trailing_std(x: np.ndarray, span: int) -> np.ndarray:
@@ -221,11 +230,23 @@ def trailing_range(x: np.ndarray, span: int) -> np.ndarray:
 
 
 def _window_sum(x: np.ndarray, span: int) -> np.ndarray:
-    """Return sums over the last `span` rows (T, C); the first span - 1 rows are NaN."""
+    """Return sums over the last `span` rows (T, C) by doubling; the first span - 1 rows are NaN.
+
+    Unlike differences of a running sum, they keep no rounding of what has left the span.
+    """
     out = np.full(x.shape, np.nan)
-    if len(x) >= span:
-        total = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, axis=0)])
-        out[span - 1 :] = total[span:] - total[:-span]
+    if len(x) < span:
+        return out
+    rows = len(x) - span + 1
+    total, part, width, done = np.zeros((rows, x.shape[1])), x, 1, 0
+    while True:
+        if span & width:
+            total += part[done : done + rows]
+            done += width
+        if done == span:
+            break
+        part, width = part[width:] + part[:-width], 2 * width
+    out[span - 1 :] = total
     return out
 
 
@@ -267,7 +288,7 @@ def surprise(values: np.ndarray, tail: dict | None) -> np.ndarray:
         return np.full(values.shape, np.nan)
     knots = np.asarray(tail["knots"])
     shares = np.linspace(0.0, TAIL_LEVEL, len(knots))
-    body = -np.log10(1 - np.interp(values, knots, shares))
+    body = -np.log10(np.interp(-values, -knots[::-1], 1 - shares[::-1]))      # of equal knots, the lowest
     beyond = np.maximum(values - knots[-1], 0.0) / (tail["scale"] * np.log(10))
     return np.minimum(np.where(np.isfinite(values), body + beyond, np.nan), MOST_SURPRISE)
 

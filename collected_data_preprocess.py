@@ -47,6 +47,7 @@ from windowing import (
 
 log = logging.getLogger(__name__)
 
+RATE_TOLERANCE = 0.2                    # of a channel's declared rate
 OUT = ROOT / "datasets" / "collected-known-anomaly"
 
 
@@ -98,6 +99,7 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig) -> Recording:
         sentinels={c: list(channel.sentinels) for c, channel in dataset.channels.items()},
         name=name,
     )
+    _check_rates(recording, dataset)
     start, end = float(recording.t[0]), float(recording.t[-1])
     events_file = _events_file(name, file)
     if name in dataset.events:
@@ -108,6 +110,17 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig) -> Recording:
     else:
         events = []
     return Recording(name, file, recording.t, recording.channels, events)
+
+
+def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:
+    """Raise DataError if a channel's samples come at another rate than dataset_config.json says."""
+    for name, samples in recording.channels.items():
+        declared, measured = dataset.channels[name].rate_hz, recordings.measured_rate(samples.t)
+        if abs(measured / declared - 1) > RATE_TOLERANCE:
+            raise DataError(
+                f"{recording.path.name}: channel {name!r} has {measured:.4g} samples a second, but "
+                f"dataset_config.json says rate_hz {declared:g}; correct channels.{name}.rate_hz"
+            )
 
 
 def on_grid(recording: Recording, dataset: DatasetConfig, filled: list[str]) -> Segment:
@@ -269,7 +282,9 @@ def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
         name = file.name.removesuffix(".gz").removesuffix(".csv")
         sentinels = {c: list(v.sentinels) for c, v in dataset.channels.items()} if dataset else {}
         time_column = dataset.time_column if dataset else "t_s"
-        recording = recordings.read_recording(file, time_column=time_column, sentinels=sentinels, name=name)
+        recording = recordings.read_recording(
+            file, time_column=time_column, sentinels=sentinels, name=name, allow_constant=True
+        )
         events_file = _events_file(name, file)
         if events_file.is_file():
             start, end = float(recording.t[0]), float(recording.t[-1])

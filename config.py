@@ -61,7 +61,7 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """How the model is fitted."""
 
-    epochs: int = Field(32, gt=0, description="most epochs")
+    epochs: int = Field(24, gt=0, description="most epochs")
     updates_per_epoch: int = Field(60, gt=0, description="weight updates in one epoch")
     learning_rate: float = Field(0.001, gt=0, le=1, description="Adam's initial step size")
     batch_size: int = Field(32, gt=0, description="windows in one update")
@@ -85,12 +85,12 @@ class ScoreConfig(Section):
     """How forecast and fact become one score a step; see anomaly_scores.py."""
 
     amplitude_s: list[Annotated[float, Field(gt=0)]] = Field(
-        [9.0, 15.0], min_length=1, description="trailing spans whose amplitude is compared, shortest first"
+        [9.0, 12.0, 15.0], min_length=1, description="trailing spans whose amplitude is compared, shortest first"
     )
     expected_s: float = Field(
-        30.0, gt=0, description="the expected amplitude is the forecasts' mean over so long before a span"
+        30.0, gt=0, description="the expected amplitude is the forecasts' median over so long before a span"
     )
-    baseline_s: float = Field(180.0, gt=0, description="time constant of the running means")
+    baseline_s: float = Field(180.0, gt=0, description="trailing span of the medians that are taken off")
     error_s: float = Field(1.0, gt=0, description="trailing span of the error over all leads")
     near_s: float = Field(0.2, gt=0, description="leads up to here count for a jolt")
     jolt_s: float = Field(0.6, gt=0, description="trailing span of the error of the near leads")
@@ -101,10 +101,9 @@ class ScoreConfig(Section):
         {
             "drop:airflow": 1.0,
             "drop:effort": 0.01,
-            "drop:other": 0.001,
             "error": 0.001,
-            "jolt": 0.01,
-            "joint": 0.003,
+            "jolt": 0.03,
+            "joint": 0.01,
         },
         min_length=1,
         description="weight of a component (drop, error, jolt, joint), or of it on channels that measure "

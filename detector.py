@@ -32,7 +32,7 @@ from lstm_model import StackedLSTM, State
 from utils import DataError, atomic_path
 
 FORMAT = 1
-PIECE = 512                             # steps of one pass: bounds the memory of the forecasts
+PIECE = 2048                             # steps of one pass: bounds the memory of the forecasts
 TOGETHER = 16                           # recordings in one pass
 
 
@@ -235,14 +235,15 @@ class Detector:
             channels, rate_hz = state["channels"], float(state["rate_hz"])
             center, scale = (np.array(state["scaler"][key], float) for key in ("center", "scale"))
             sizes = {len(channels), len(center), len(scale), len(state["measures"]), len(state["units"])}
-            if len(sizes) > 1 or not 0 < rate_hz < math.inf:
+            usable = np.isfinite(center).all() and np.isfinite(scale).all() and (scale > 0).all()
+            if len(sizes) > 1 or not usable or not 0 < rate_hz < math.inf:
                 raise ValueError("channels, scaler and rate_hz do not fit together")
-            model = build_model(config.model, len(channels), rate_hz, state["model"])
+            model = build_model(config.model, len(channels), rate_hz, dict(state["model"]))
             scaler = Scaler(tuple(channels), center, scale)
             detector = cls(model, scaler, state["units"], state["measures"], rate_hz, config, device)
             detector.calibration = state["calibration"]
             detector.threshold, detector.rule_threshold = state["threshold"], state["rule_threshold"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{where}: not a checkpoint of this program ({type(error).__name__}: {reason})") from None
         return detector

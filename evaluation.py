@@ -55,7 +55,7 @@ def evaluate_detector(
         "threshold_free": metrics.threshold_free(label, score, buffer),
         "vus_buffer_steps": buffer,
     }
-    grid = np.quantile(score[np.isfinite(score)], np.linspace(0.9, 1, 100)) if np.isfinite(score).any() else None
+    grid = np.quantile(score[np.isfinite(score)], np.linspace(0.9, 1, 50)) if np.isfinite(score).any() else None
     oracle = {
         "oracle_one_percent": _at_one_percent(recordings, fault_kinds, tolerance_s),
         "oracle_point_f1": metrics.oracle_point_f1(label, score),

@@ -57,11 +57,12 @@ def find_events(
 
 
 def merge_spans(spans: Sequence[tuple], merge_gap_s: float) -> list[tuple]:
-    """Join (start_s, end_s, first, last) spans in time order that are less than a gap apart."""
+    """Join (start_s, end_s, first, last) spans, sorted by start, that overlap or are less than a gap apart."""
     merged: list[tuple] = []
     for start_s, end_s, first, last in spans:
         if merged and start_s - merged[-1][1] < merge_gap_s:
-            merged[-1] = (merged[-1][0], end_s, merged[-1][2], last)
+            before = merged[-1]
+            merged[-1] = (before[0], max(before[1], end_s), before[2], max(before[3], last))
         else:
             merged.append((start_s, end_s, first, last))
     return merged

@@ -22,11 +22,11 @@ from config import EXPERIMENT_CONFIG, ExperimentConfig, load_experiment
 from utils import ROOT, DataError, log_to_file, resolve_device, run_cli, seed_everything, setup_logging, write_json
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
-    from data_loader import Dataset
+    from data_loader import Dataset, TrainingWindows
     from detector import Detector, Scored
     from evaluation import TestRecording
     from reporting import RunFolder
-    from trainers import Trainer
+    from trainers import Batches, Trainer
     from windowing import Segment
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ def run_experiment(
         log.info("%s on %s: %s", dataset.meta.dataset, device, ", ".join(dataset.channels))
         seed_everything(config.training.seed)
         saved = load_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
+        if saved is not None:
+            check_same_data(saved, dataset)
         model = build_model(config.model, len(dataset.channels), dataset.meta.rate_hz)
         meta = dataset.meta
         units, measures = ([facts[c] for c in dataset.channels] for facts in (meta.channels, meta.measures))
@@ -98,23 +100,12 @@ def train(
     plots: bool,
 ) -> dict[str, Any]:
     """Train the detector's model to its early stop; return the trainer's last state."""
-    from data_loader import TrainingWindows, validation_batches
-    from detector import steps, warm_up_of
+    from detector import warm_up_of
     from reporting import write_history
     from trainers import Trainer
 
-    rate, training = dataset.meta.rate_hz, config.training
-    warm_up, horizon = warm_up_of(config.model, rate), detector.model.horizon
-    length = max(steps(training.window_s, rate), warm_up + 1)
-    shape = {"steps": length, "horizon": horizon, "least": warm_up + horizon + 1, "batch_size": training.batch_size}
-    windows = TrainingWindows(
-        dataset.scaled("train"),
-        updates=training.updates_per_epoch,
-        channel_dropout=training.channel_dropout,
-        seed=training.seed,
-        **shape,
-    )
-    validation = validation_batches(dataset.scaled("val"), **shape)
+    training, warm_up = config.training, warm_up_of(config.model, dataset.meta.rate_hz)
+    windows, validation = training_data(config, dataset)
     trainer = Trainer(detector.model, training, warm_up, detector.device)
     if saved is not None:
         trainer.load_state_dict(saved["training"], windows)
@@ -137,9 +128,39 @@ def train(
     return trainer.state_dict(windows)
 
 
+def check_same_data(saved: dict[str, Any], dataset: Dataset) -> None:
+    """Raise DataError if the checkpoint of a run to go on with was made from other training data."""
+    scaler = {"center": dataset.scaler.center.tolist(), "scale": dataset.scaler.scale.tolist()}
+    if "training" not in saved or saved.get("channels") != list(dataset.channels) or saved.get("scaler") != scaler:
+        raise DataError(f"{dataset.meta.dataset} is not the data that this run was trained on; start a new run")
+
+
+def training_data(config: ExperimentConfig, dataset: Dataset) -> tuple[TrainingWindows, Batches]:
+    """Return the training windows and the fixed validation batches of a config.
+
+    Raises: DataError if a split has no stretch that is long enough.
+    """
+    from data_loader import TrainingWindows, validation_batches
+    from detector import horizon_of, steps, warm_up_of
+
+    rate, training = dataset.meta.rate_hz, config.training
+    warm_up, horizon = warm_up_of(config.model, rate), horizon_of(config.model, rate)
+    length = max(steps(training.window_s, rate), warm_up + 1)
+    shape = {"steps": length, "horizon": horizon, "least": warm_up + horizon + 1, "batch_size": training.batch_size}
+    windows = TrainingWindows(
+        dataset.scaled("train"),
+        updates=training.updates_per_epoch,
+        channel_dropout=training.channel_dropout,
+        seed=training.seed,
+        **shape,
+    )
+    return windows, validation_batches(dataset.scaled("val"), **shape)
+
+
 def check_together(config: ExperimentConfig, dataset: Dataset) -> None:
-    """Raise DataError unless config and dataset fit: warm-up and horizon into the guard gap."""
+    """Raise DataError, before a run folder is made, unless config and dataset fit together."""
     import thresholds
+    from anomaly_scores import resolve_weights
 
     try:
         thresholds.check_parameters(config.threshold.method, dict(config.threshold.parameters))
@@ -151,6 +172,10 @@ def check_together(config: ExperimentConfig, dataset: Dataset) -> None:
             f"model.horizon_s + model.warm_up_s is {reach:g} s, but the guard of {dataset.meta.dataset} "
             f"is {dataset.meta.guard_s:g} s; shorten them or raise guard_s in dataset_config.json"
         )
+    measures = [dataset.meta.measures[channel] for channel in dataset.channels]
+    if not any(weights.any() for weights in resolve_weights(config.score.weights, measures).values()):
+        raise DataError(f"score.weights: none is for a channel of {dataset.meta.dataset}, which measure {measures}")
+    training_data(config, dataset)
 
 
 def draw_progress(
@@ -420,7 +445,13 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
     ]
     segments: list[Segment] = []
     labelled = {}
+    least = (detector.spans.warm_up + detector.model.horizon + 1) / detector.rate_hz
     for recording in recordings:
+        if recording.duration_s < least:
+            raise DataError(
+                f"{recording.path.name}: {recording.duration_s:g} s long; "
+                f"the model's warm-up and horizon need {least:g} s"
+            )
         segment = preprocess.on_grid(recording, data, [])
         segments += segments_where(segment, segment.label >= 0)
         labelled[recording.name] = [EventMeta(start_s=e.start_s, end_s=e.end_s, kind=e.label) for e in recording.events]

@@ -60,6 +60,7 @@ def read_recording(
     time_column: str = "t_s",
     sentinels: Mapping[str, list[float]] | None = None,
     name: str | None = None,
+    allow_constant: bool = False,
 ) -> Recording:
     """Read one recording.
 
@@ -69,6 +70,7 @@ def read_recording(
         time_column: seconds from any origin, or timestamps; it must rise strictly.
         sentinels: values of a channel that mean "no measurement", besides an empty cell.
         name: of the recording; None = the file's name without its suffixes.
+        allow_constant: take a channel that never changes instead of refusing it.
     Raises: DataError naming file, column and row (the header is row 1).
     """
     frame = _read_frame(path)
@@ -87,7 +89,7 @@ def read_recording(
         present = np.isfinite(values)
         if not present.any():
             raise DataError(f"{path.name}: channel {channel!r} has no value at all; remove it or its file")
-        if np.ptp(values[present]) == 0:
+        if np.ptp(values[present]) == 0 and not allow_constant:
             raise DataError(
                 f"{path.name}: channel {channel!r} is constant at {values[present][0]:g}; "
                 "a channel without any change cannot be used"
@@ -260,5 +262,12 @@ def _check_times(t: np.ndarray, path: Path) -> np.ndarray:
         raise DataError(
             f"{path.name}: row {row + 2}: time {what} ({t[row - 1]:g} s, then {t[row]:g} s; "
             f"{len(back)} such rows); sort the file or drop them"
+        )
+    step = np.diff(t)
+    if t[-1] - t[0] > 1000 * len(t) * np.median(step):
+        row = int(step.argmax()) + 1
+        raise DataError(
+            f"{path.name}: row {row + 2}: time jumps from {t[row - 1]:g} to {t[row]:g} s, far beyond the "
+            f"recording's {len(t)} rows; split the file there"
         )
     return t

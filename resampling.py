@@ -112,7 +112,7 @@ def _filter_and_decimate(
 ) -> np.ndarray:
     """Return the low-passed signal at the grid's steps, NaN where the filter meets a gap."""
     down, up = ratio.numerator, ratio.denominator
-    half = max(round(delay_s * rate_hz * up), 1)                     # taps on each side
+    half = max(round(delay_s * rate_hz * up), up)                    # taps on each side, a sample at least
     taps = firwin(2 * half + 1, cut_off, fs=rate_hz * up) * up
     for phase in range(up):                                          # a constant stays that constant
         taps[phase::up] /= taps[phase::up].sum()

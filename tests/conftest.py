@@ -69,6 +69,7 @@ def make_meta():
             "description": "made by a test",
             "simulated": True,
             "channels": {"a": "L/min", "b": "%"},
+            "measures": {"a": "airflow", "b": "other"},
             "rate_hz": 5.0,
             "window_s": 10.0,
             "guard_s": 4.0,

@@ -83,6 +83,7 @@ def test_the_channel_is_the_one_that_contributed_most_at_most_alarms():
 
 def test_merge_spans_keeps_first_and_last_step():
     assert merge_spans([(0, 1, 0, 2), (1.5, 2, 3, 5), (9, 9, 10, 11)], 1) == [(0, 2, 0, 5), (9, 9, 10, 11)]
+    assert merge_spans([(0, 9, 0, 10), (2, 3, 2, 4)], 0) == [(0, 9, 0, 10)]               # one inside the other
 
 
 # ---- faults ---------------------------------------------------------------------------------
@@ -121,6 +122,6 @@ def test_missing_steps_on_both_sides_of_a_jump_are_one_fault():
 
 def test_a_fault_may_be_at_either_end_or_nowhere():
     nan = math.nan
-    found = faults([[nan, 1], [1, 1], [nan, 1]], step_s=0.2)
-    assert [(round(e.start_s, 6), round(e.end_s, 6)) for e in found] == [(0, 0.2), (0.4, 0.6)]
+    found = faults([[nan, 1], [1, 1], [1, 1], [nan, 1]], step_s=0.2)
+    assert [(round(e.start_s, 6), round(e.end_s, 6)) for e in found] == [(0, 0.2), (0.6, 0.8)]
     assert faults([[1, 1]] * 3) == []

@@ -117,7 +117,8 @@ def test_hypopnea_takes_30_to_70_percent_of_the_flow(seed, monkeypatch):
     monkeypatch.setattr(simulator, "SIGHS_PER_H", (0, 0))
     made = session(seed, "hypopnea")
     start, end = span(made)
-    left = swing(samples(made.frame, "flow_lpm", start, end)) / swing(samples(made.frame, "flow_lpm", start - 40, start))
+    before = swing(samples(made.frame, "flow_lpm", start - 40, start))
+    left = swing(samples(made.frame, "flow_lpm", start, end)) / before
     assert 0.25 < left < 0.75
 
 
@@ -138,7 +139,8 @@ def test_oxygen_falls_after_a_delay_and_comes_back(seed, monkeypatch):
 def test_heart_races_after_an_apnea(seed):
     made = session(seed, "obstructive_apnea")
     start, end = span(made)
-    assert samples(made.frame, "hr_bpm", end + 3, end + 12).mean() > samples(made.frame, "hr_bpm", start, end).mean() + 4
+    during = samples(made.frame, "hr_bpm", start, end).mean()
+    assert samples(made.frame, "hr_bpm", end + 3, end + 12).mean() > during + 4
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -164,7 +166,8 @@ def test_cough_is_a_spike_out_of_the_mouth_and_a_jerk_of_the_chest(seed):
     made = session(seed, "cough")
     start, end = span(made)
     assert samples(made.frame, "flow_lpm", start, end).min() < -120
-    assert np.ptp(samples(made.frame, "acc_g", start, end)) > 3 * np.ptp(samples(made.frame, "acc_g", start - 20, start - 2))
+    before = np.ptp(samples(made.frame, "acc_g", start - 20, start - 2))
+    assert np.ptp(samples(made.frame, "acc_g", start, end)) > 3 * before
 
 
 @pytest.mark.parametrize("seed", SEEDS)

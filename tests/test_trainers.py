@@ -99,7 +99,7 @@ def test_loss_of_a_channel_without_values_is_that_of_the_other():
 def test_a_perfect_forecast_reaches_the_floor_and_one_shifted_by_a_step_does_not():
     series = torch.randn(2, 15, 2, generator=torch.Generator().manual_seed(7))
     perfect = torch.stack([series[:, 1 + h : 13 + h] for h in range(3)], dim=2)            # (B, T, H, C)
-    assert forecast_loss(perfect, series, 2).item() == pytest.approx(math.log(LOSS_FLOOR), abs=1e-6)
+    assert forecast_loss(perfect, series, 2).item() == pytest.approx(math.log(LOSS_FLOOR), abs=1e-4)
     for shifted in (perfect.roll(1, dims=1), perfect.roll(1, dims=2), perfect.flip(3)):
         assert forecast_loss(shifted, series, 2).item() > math.log(LOSS_FLOOR) + 3
 
@@ -144,9 +144,12 @@ def test_epochs_are_the_most_that_are_trained():
     assert_same_weights(trainer.model.state_dict(), after[3])
 
 
-def test_the_learning_rate_falls_on_a_plateau():
-    trainer, _ = fit_scripted([1.0, 2.0, 2.0, 2.0], epochs=4, lr_patience=1, lr_factor=0.5)
+def test_the_learning_rate_falls_on_a_plateau_or_along_a_cosine():
+    trainer, _ = fit_scripted([1.0, 2.0, 2.0, 2.0], epochs=4, schedule="plateau", lr_patience=1, lr_factor=0.5)
     assert [row["learning_rate"] for row in trainer.progress.history] == [0.01, 0.01, 0.01, 0.005]
+    trainer, _ = fit_scripted([1.0, 2.0, 2.0, 2.0], epochs=4, schedule="cosine")
+    expected = [0.01 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert [row["learning_rate"] for row in trainer.progress.history] == pytest.approx(expected)
 
 
 def test_training_lowers_the_loss():
@@ -170,9 +173,10 @@ def test_two_runs_of_one_seed_are_identical_and_another_seed_differs():
     assert losses_of(runs[0]) == losses_of(runs[1]) != losses_of(runs[2])
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_interrupted_and_resumed_training_ends_as_if_undisturbed(tmp_path, stop_after):
-    undisturbed = make_trainer(epochs=5)
+def test_interrupted_and_resumed_training_ends_as_if_undisturbed(tmp_path, stop_after, schedule):
+    undisturbed = make_trainer(epochs=5, schedule=schedule)
     undisturbed.fit(make_windows(), make_validation())
 
     windows, path = make_windows(), tmp_path / "state.pt"
@@ -183,9 +187,9 @@ def test_interrupted_and_resumed_training_ends_as_if_undisturbed(tmp_path, stop_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_trainer(epochs=5).fit(windows, make_validation(), save_then_stop)
+        make_trainer(epochs=5, schedule=schedule).fit(windows, make_validation(), save_then_stop)
 
-    resumed, windows = make_trainer(seed=99, epochs=5), make_windows(seed=99)
+    resumed, windows = make_trainer(seed=99, epochs=5, schedule=schedule), make_windows(seed=99)
     resumed.load_state_dict(torch.load(path, weights_only=True), windows)
     assert resumed.progress.epoch == stop_after
     resumed.fit(windows, make_validation())

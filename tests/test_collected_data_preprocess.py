@@ -1,0 +1,440 @@
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import windowing
+from collected_data_preprocess import main
+from config import DATASET_CONFIG, load_dataset
+from data_loader import check_splits_apart
+from utils import ROOT, sha256_of
+
+SPLITS = ("train", "val", "test")
+ENTRY = {
+    "description": "made by a test",
+    "raw_dir": "raw",
+    "raw_hint": "put night_a.csv and its friends there",
+    "channels": {
+        "flow": {"unit": "L/min", "rate_hz": 25.0, "low_pass_hz": 1.5},
+        "spo2": {"unit": "%", "rate_hz": 1.0, "sentinels": [127]},
+    },
+    "rate_hz": 5.0,
+    "window_s": 10.0,
+    "guard_s": 10.0,
+    "normal_margin_s": 5.0,
+    "split": {"train": ["night_a"], "val": ["night_b"], "test": ["night_c"]},
+    "labels": {"Apnea": "apnea"},
+}
+
+
+class Project:
+    """A folder with a dataset_config.json, raw recordings and an output folder."""
+
+    def __init__(self, folder: Path, breathing, capsys) -> None:
+        self.folder, self.breathing, self.capsys = folder, breathing, capsys
+        self.entry = copy.deepcopy(ENTRY)
+        self.raw, self.made = folder / "raw", folder / "out" / "tiny"
+        self.raw.mkdir()
+        for seed, name in enumerate(("night_a", "night_b", "night_c")):
+            self.record(name, seed=seed)
+
+    def record(self, name: str, seconds: float = 120.0, seed: int = 0, start_s: float = 0.0, **columns) -> Path:
+        k = np.arange(round(seconds * 25))
+        t = start_s + k / 25
+        spo2 = np.where(k % 25 == 0, 95.0 + k // 25 % 4, np.nan)
+        values = {"t_s": t, "flow": self.breathing(k / 25, seed).round(3), "spo2": spo2} | columns
+        pd.DataFrame({c: v for c, v in values.items() if v is not None}).to_csv(self.raw / f"{name}.csv", index=False)
+        return self.raw / f"{name}.csv"
+
+    def label(self, name: str, *rows: str) -> None:
+        (self.raw / f"{name}.events.csv").write_text("\n".join(["start_s,end_s,label", *rows]) + "\n")
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Run the script as a user would; return exit code, stdout, stderr."""
+        config = self.folder / "dataset_config.json"
+        config.write_text(json.dumps({"tiny": self.entry}))
+        self.capsys.readouterr()
+        code = main(["--dataset-config", str(config), "--dataset", "tiny", "--out", str(self.made.parent), *arguments])
+        return code, *self.capsys.readouterr()
+
+    def fails(self, *arguments: str) -> str:
+        """Run it, expecting the user's mistake to be told in one line and nothing to be left; return the line."""
+        code, out, err = self.run(*arguments)
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1 and err.startswith("error: ")
+        assert not self.made.exists() or not list(self.made.iterdir())
+        return err.removeprefix("error: ").strip()
+
+    def meta(self) -> windowing.Meta:
+        return windowing.read_meta(self.made)
+
+    def segments(self, split: str) -> list[windowing.Segment]:
+        return windowing.read_windows(self.made / f"{split}.csv", self.meta(), list(self.entry["channels"]))
+
+    def bytes_of(self, *splits: str) -> list[bytes]:
+        return [(self.made / f"{split}.csv").read_bytes() for split in splits]
+
+
+@pytest.fixture
+def project(tmp_path, breathing, capsys):
+    return Project(tmp_path, breathing, capsys)
+
+
+# ---------------------------------------------------------------- what is made
+
+def test_makes_three_csvs_and_says_where(project):
+    code, out, _ = project.run()
+    assert code == 0 and out.strip() == str(project.made)
+    assert sorted(p.name for p in project.made.iterdir()) == ["meta.json", "test.csv", "train.csv", "val.csv"]
+    header = (project.made / "train.csv").read_text().splitlines()[0]
+    assert header == "recording,window,t_s,flow,spo2,valid_flow,valid_spo2,label"
+
+
+def test_meta_says_what_it_is_and_how_it_was_made(project):
+    project.label("night_c", "60,70,Apnea")
+    project.run()
+    meta = project.meta()
+    assert (meta.dataset, meta.rate_hz, meta.window_s, meta.guard_s, meta.delay_s) == ("tiny", 5.0, 10.0, 10.0, 0.8)
+    assert meta.channels == {"flow": "L/min", "spo2": "%"} and not meta.simulated
+    files = ("night_a.csv", "night_b.csv", "night_c.csv", "night_c.events.csv")
+    assert meta.sources == {name: sha256_of(project.raw / name) for name in files}
+    event = {"start_s": 60.0, "end_s": 70.0, "kind": "apnea"}
+    assert [e.model_dump() for e in meta.events["night_c"]] == [event] and meta.events["night_a"] == []
+    for split in SPLITS:
+        assert meta.rows[split] == len(pd.read_csv(project.made / f"{split}.csv"))
+        assert meta.rows[split] == sum(span.steps for span in meta.splits[split])
+        assert {span.recording for span in meta.splits[split]} == {project.entry["split"][split][0]}
+    assert meta.config["split"]["train"] == ["night_a"]
+
+
+def test_values_are_the_signal_delayed_and_the_labels_are_not(project):
+    k = np.arange(3000)
+    project.record("night_c", flow=10 * np.sin(2 * np.pi * k / 100))
+    project.label("night_c", "60,70,Apnea")
+    project.run()
+    (segment,) = project.segments("test")
+    expected = 10 * np.sin(2 * np.pi * (segment.t - 0.8) / 4)
+    flow = segment.values[:, 0]
+    assert np.nanmax(np.abs(flow - expected)) < 0.2 and np.isfinite(flow).sum() > 580
+    np.testing.assert_array_equal(segment.label, (segment.t >= 60) & (segment.t <= 70))
+
+
+def test_scaler_is_that_of_the_training_rows(project):
+    project.run()
+    rows = pd.read_csv(project.made / "train.csv")
+    for index, channel in enumerate(("flow", "spo2")):
+        values = rows[channel].dropna()
+        clipped = values.clip(*values.quantile([0.01, 0.99]))
+        assert project.meta().scaler.center[index] == pytest.approx(clipped.mean(), rel=1e-5)
+        assert project.meta().scaler.scale[index] == pytest.approx(clipped.std(ddof=0), rel=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1e-7, 1.0, 1e5])
+def test_the_unit_of_a_channel_does_not_decide_what_is_lost(project, factor):
+    flow = project.breathing(np.arange(3000) / 25)
+    project.record("night_a", flow=flow)
+    project.run()
+    before = project.segments("train")[0].values[:, 0]
+    project.record("night_a", flow=flow * factor)
+    project.run()
+    after = project.segments("train")[0].values[:, 0]
+    np.testing.assert_allclose(after, before * factor, rtol=2e-5)
+
+
+def test_fractions_of_one_recording_keep_their_guard_and_it_is_listed(project):
+    project.record("night_a", seconds=200.0)
+    project.entry["split"] = {"train": ["night_a"], "val_fraction": 0.3, "test_fraction": 0.2}
+    assert project.run()[0] == 0
+    train, val, test = (project.segments(split) for split in SPLITS)
+    assert val[0].t[0] - train[-1].t[-1] >= 10 and test[0].t[0] - val[-1].t[-1] >= 10
+    assert val[0].t[0] == pytest.approx(100, abs=0.3) and test[0].t[0] == pytest.approx(160, abs=0.3)
+    check_splits_apart({"train": train, "val": val, "test": test}, project.meta())
+    meta = project.meta()
+    guard = [line for line in meta.dropped if "guard" in line]
+    assert len(guard) == 2
+    listed = sum(int(line.split(", ")[1].split()[0]) for line in meta.dropped)
+    assert listed + sum(meta.rows.values()) == 1000                  # every step is written or listed
+
+
+@pytest.mark.parametrize("where", ["file", "config"])
+def test_training_and_calibration_drop_what_is_near_an_event_and_say_so(project, where):
+    for name in ("night_a", "night_b", "night_c"):
+        if where == "file":
+            project.label(name, "60,65,Apnea")
+        else:
+            project.entry.setdefault("events", {})[name] = [{"start_s": 60, "end_s": 65, "label": "Apnea"}]
+    project.run()
+    meta = project.meta()
+    for split, name in (("train", "night_a"), ("val", "night_b")):
+        t = np.concatenate([segment.t for segment in project.segments(split)])
+        assert not ((t >= 55) & (t <= 70)).any() and ((t > 54.5) & (t < 70.5)).sum() == 4
+        assert f"{name}: 55 to 70 s, 76 steps: {split}: in or near a known anomaly" in meta.dropped
+    (test,) = project.segments("test")
+    assert test.label.sum() == 26 and not any("night_c: 55" in line for line in meta.dropped)
+
+
+def test_gaps_sentinels_and_stuck_samples_are_masked_and_listed(project):
+    k = np.arange(3000)
+    flow = project.breathing(k / 25)
+    flow[1000:1005] = np.nan                                         # 0.2 s: held
+    flow[1500:1750] = np.nan                                         # 60 to 70 s: missing
+    flow[2250:2500] = 1.5                                            # 90 to 100 s: stuck after 2 s
+    spo2 = np.where(k % 25 == 0, 95.0 + k // 25 % 4, np.nan)
+    spo2[500:1000:25] = 127                                          # 20 to 40 s
+    project.entry["channels"]["flow"]["stuck_s"] = 2.0
+    project.record("night_c", flow=flow, spo2=spo2)
+    project.run()
+    (segment,) = project.segments("test")
+    t, missing = segment.t, np.isnan(segment.values)
+    assert missing[(t > 61) & (t < 70), 0].all() and missing[(t > 93) & (t < 100), 0].all()
+    assert missing[(t > 22.5) & (t < 40), 1].all() and not missing[(t > 45) & (t < 60)].any()
+    assert segment.values[np.isfinite(segment.values[:, 1]), 1].max() <= 98
+    filled = [line for line in project.meta().filled if line.startswith("night_c: flow")]
+    assert "200 stuck samples count as missing" in filled[1] and "short-gap samples hold" in filled[0]
+
+
+def test_times_may_begin_anywhere_and_events_follow_them(project):
+    project.record("night_c", start_s=5000.0)
+    project.label("night_c", "5060,5070,Apnea")
+    assert project.run()[0] == 0
+    (segment,) = project.segments("test")
+    assert segment.t[0] == pytest.approx(5000.8) and segment.label.sum() == 51
+    project.label("night_c", "60,70,Apnea")
+    assert "lies outside the recording, 5000 to 5119.96 s" in project.run()[2]
+
+
+# ---------------------------------------------------------------- leakage
+
+def test_the_test_recording_changes_neither_training_nor_calibration(project):
+    project.run()
+    before, scaler = project.bytes_of("train", "val"), project.meta().scaler
+    project.record("night_c", seed=99, flow=1000 * project.breathing(np.arange(3000) / 25, 9))
+    project.label("night_c", "60,70,Apnea")
+    project.run()
+    assert project.bytes_of("train", "val") == before and project.meta().scaler == scaler
+
+
+def test_the_calibration_recording_changes_nothing_in_training(project):
+    project.run()
+    before, scaler, test = project.bytes_of("train"), project.meta().scaler, project.bytes_of("test")
+    project.record("night_b", flow=1000 * project.breathing(np.arange(3000) / 25, 9))
+    project.run()
+    assert project.bytes_of("train") == before and project.meta().scaler == scaler
+    assert project.bytes_of("test") == test
+
+
+def test_the_end_of_a_recording_changes_nothing_in_its_training_part(project):
+    project.entry["split"] = {"train": ["night_a"], "val_fraction": 0.3, "test_fraction": 0.2}
+    project.record("night_a", seconds=200.0)
+    project.run()
+    before, scaler = project.bytes_of("train"), project.meta().scaler
+    flow = project.breathing(np.arange(5000) / 25, 0).round(3)
+    flow[2300:] = -500                                               # from 92 s; training ends at 90 s
+    project.record("night_a", seconds=200.0, flow=flow)
+    project.run()
+    assert project.bytes_of("train") == before and project.meta().scaler == scaler
+
+
+# ---------------------------------------------------------------- running again
+
+def stamps(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_a_second_run_touches_nothing_and_force_makes_the_same_again(project):
+    project.run()
+    first, content = stamps(project.made), {p.name: p.read_bytes() for p in project.made.iterdir()}
+    assert project.run()[0] == 0 and stamps(project.made) == first
+    assert project.run("--force")[0] == 0
+    assert stamps(project.made) != first and {p.name: p.read_bytes() for p in project.made.iterdir()} == content
+
+
+@pytest.mark.parametrize("change", ["recording", "events", "config", "row", "meta", "csv"])
+def test_whatever_changed_is_made_again(project, change):
+    project.label("night_a", "60,65,Apnea")
+    project.run()
+    good, before = project.bytes_of(*SPLITS), project.meta().fingerprint
+    if change == "recording":
+        project.record("night_a", seed=5)
+    elif change == "events":
+        project.label("night_a", "80,85,Apnea")
+    elif change == "config":
+        project.entry["guard_s"] = 11.0
+    elif change == "row":
+        path = project.made / "val.csv"
+        path.write_bytes(path.read_bytes()[:5000])
+    else:
+        (project.made / {"meta": "meta.json", "csv": "test.csv"}[change]).unlink()
+    assert project.run()[0] == 0
+    if change in ("recording", "events"):
+        assert project.bytes_of("train") != good[:1]
+    else:
+        assert project.bytes_of(*SPLITS) == good
+    assert (project.meta().fingerprint != before) == (change in ("recording", "events", "config"))
+
+
+def test_a_mistake_leaves_what_was_made_before(project):
+    project.run()
+    before = stamps(project.made)
+    project.record("night_b", flow=np.full(3000, 3.0))
+    code, _, err = project.run()
+    assert code == 2 and "constant" in err and stamps(project.made) == before
+
+
+# ---------------------------------------------------------------- the user's mistakes
+
+def times(change):
+    t = np.arange(3000) / 25
+    change(t)
+    return t
+
+
+def backwards(t):
+    t[1000:] -= 5
+
+
+def repeated(t):
+    t[1000] = t[999]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"t_s": times(backwards)}, "row 1002: time goes backwards"),
+        ({"t_s": times(repeated)}, "row 1002: time repeats"),
+        ({"t_s": ["noon"] * 3000}, "row 2: time 'noon'; expected seconds or a timestamp"),
+        ({"t_s": [*range(2999), "x"]}, "row 3001: column 't_s' holds 'x'; expected a number"),
+        ({"t_s": [*range(2999), None]}, "row 3001: the time is empty"),
+        ({"t_s": None}, "no column 't_s'; the file has flow, spo2"),
+        ({"flow": None}, "no column 'flow'; the file has t_s, spo2"),
+        ({"flow": np.full(3000, np.nan)}, "channel 'flow' has no value at all"),
+        ({"flow": np.full(3000, 4.5)}, "channel 'flow' is constant at 4.5"),
+        ({"spo2": np.full(3000, 127.0)}, "channel 'spo2' has no value at all"),
+        ({"flow": ["1"] * 99 + ["bad"] + ["2"] * 2900}, "row 101: column 'flow' holds 'bad'; expected a number"),
+    ],
+)
+@pytest.mark.parametrize("name", ["night_a", "night_c"])
+def test_a_bad_recording_is_told_in_one_line(project, name, columns, expected):
+    project.record(name, **columns)
+    assert project.fails().startswith(f"{name}.csv: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("70,60,Apnea", "row 2: event 70 to 60 s ends before it starts"),
+        ("500,510,Apnea", "row 2: event 500 to 510 s lies outside the recording, 0 to 119.96 s"),
+        ("-5,10,Apnea", "row 2: event -5 to 10 s lies outside the recording"),
+        ("60,70,Apnoea", "row 2: label 'Apnoea' is not in the dataset's labels; expected one of Apnea"),
+        ("60,soon,Apnea", "row 2: column 'end_s' holds 'soon'"),
+    ],
+)
+def test_a_bad_event_is_told_in_one_line(project, row, expected):
+    project.label("night_c", row)
+    assert project.fails().startswith(f"night_c.events.csv: {expected}")
+
+
+def test_a_bad_event_in_the_config_is_told_in_one_line(project):
+    project.entry["events"] = {"night_c": [{"start_s": 20, "end_s": 10, "label": "Apnea"}]}
+    assert project.fails().startswith("events.night_c: row 1: event 20 to 10 s ends before it starts")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("guardd_s", 3, "guardd_s: unknown key; did you mean 'guard_s'?"),
+        ("rate_hz", "5", "rate_hz is '5'; expected a number"),
+        ("rate_hz", -1, "rate_hz is -1; expected greater than 0"),
+        ("split", [], "split is []; expected an object"),
+        ("normal_margin_s", 1e9, None),
+        ("guard_s", 1e9, None),
+    ],
+)
+def test_a_bad_entry_is_told_in_one_line(project, key, value, expected):
+    project.entry[key] = value
+    if expected is None:
+        project.entry["split"] = {"train": ["night_a"], "val_fraction": 0.3, "test_fraction": 0.3}
+        project.label("night_a", "60,65,Apnea")
+        assert project.fails().startswith("tiny: nothing is left for train; check the split")
+    else:
+        assert project.fails() == f"dataset_config.json: tiny: {expected}"
+
+
+def test_a_missing_folder_or_file_says_what_to_put_where(project):
+    (project.raw / "night_b.csv").unlink()
+    assert project.fails() == "tiny: night_b.csv is not in raw; put night_a.csv and its friends there"
+    project.entry["raw_dir"] = "nowhere"
+    assert project.fails() == "tiny: no folder nowhere; put night_a.csv and its friends there"
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(project):
+    project.made.parent.write_text("a file")
+    code, _, err = project.run()
+    assert code == 2 and err.count("\n") == 1 and "cannot be written" in err
+
+
+def test_an_unknown_dataset_and_a_missing_config_are_one_line(project, tmp_path, capsys):
+    project.run()
+    config = str(tmp_path / "dataset_config.json")
+    for suffix, name, expected in (
+        ("", "tinny", "dataset_config.json: no dataset 'tinny'; did you mean 'tiny'?"),
+        (".none", "tiny", "dataset_config.json.none: no such file"),
+    ):
+        capsys.readouterr()
+        assert main(["--dataset-config", config + suffix, "--dataset", name]) == 2
+        assert capsys.readouterr().err == f"error: {expected}\n"
+
+
+# ---------------------------------------------------------------- looking, listing, helping
+
+def test_inspect_prints_and_changes_nothing(project, capsys):
+    project.label("night_c", "60,70,Apnea")
+    before = sorted(project.folder.rglob("*"))
+    assert main(["--inspect", str(project.raw / "night_a.csv"), str(project.raw / "night_c.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "night_a.csv: 3000 rows" in out and "flow: 25 Hz" in out and "60 to 70 s: Apnea" in out
+    assert sorted(project.folder.rglob("*")) == before
+    assert main(["--inspect", str(project.raw / "none.csv")]) == 2
+    assert capsys.readouterr().err.endswith("none.csv: no such file\n")
+
+
+def test_list_names_every_entry(capsys):
+    assert main(["--list"]) == 0
+    assert capsys.readouterr().out.split() == list(json.loads(DATASET_CONFIG.read_text()))
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys, collected_data_preprocess as script\n"
+        "try:\n    script.main(['--help'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--dataset" in done.stdout and "python collected_data_preprocess.py" in done.stdout
+
+
+# ---------------------------------------------------------------- real recordings
+
+@pytest.mark.parametrize("name", ["nk_rest_5min", "nk_rest_8min", "cpap_airsense"])
+def test_real_recordings_preprocess(name, tmp_path, capsys):
+    dataset = load_dataset(DATASET_CONFIG, name)
+    if not (ROOT / dataset.raw_dir).is_dir():
+        pytest.skip(f"{dataset.raw_dir} is not here; {dataset.raw_hint}")
+    assert main(["--dataset", name, "--out", str(tmp_path)]) == 0
+    meta = windowing.read_meta(tmp_path / name)
+    splits = {
+        split: windowing.read_windows(tmp_path / name / f"{split}.csv", meta, list(meta.channels)) for split in SPLITS
+    }
+    check_splits_apart(splits, meta)
+    assert min(meta.rows.values()) > 250
+    assert not any(segment.label.any() for split in ("train", "val") for segment in splits[split])
+    labelled = sum(segment.label.sum() for segment in splits["test"])
+    seconds = sum(e.end_s - e.start_s for events in meta.events.values() for e in events)
+    assert labelled == pytest.approx(seconds * meta.rate_hz, abs=6)

@@ -1,0 +1,325 @@
+import copy
+import os
+import pickle
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+import detector
+import thresholds
+from anomaly_scores import ComparisonStream
+from config import ExperimentConfig, ModelConfig, ScoreConfig
+from data_loader import Scaler
+from detector import (
+    Detector,
+    Forecasts,
+    build_model,
+    horizon_of,
+    load_checkpoint,
+    save_checkpoint,
+    spans_of,
+    steps,
+    warm_up_of,
+)
+from utils import DataError
+
+RATE = 5.0
+CONFIG = ExperimentConfig(model=ModelConfig(hidden_units=8, num_layers=2, horizon_s=2.0, warm_up_s=2.0))
+FIELDS = ("score", "threshold", "alarm", "channel", "component", "residual", "forecast", "rule")
+
+
+def draw_breathing(length, seed):
+    """Return physical values (T, C) of a flow in L/min and a belt, with a missing stretch."""
+    random, t = np.random.default_rng(seed), np.arange(length)[:, None]
+    values = np.sin(2 * np.pi * t / 20 + np.array([0.0, 1.0])) + 0.1 * random.normal(size=(length, 2))
+    values = values * np.array([30.0, 0.5]) + np.array([0.0, 7.0])
+    values[length // 2 : length // 2 + 20, 1] = np.nan
+    return values
+
+
+def make_detector(config=CONFIG):
+    torch.manual_seed(0)
+    scaler = Scaler(("flow", "belt"), np.array([0.0, 7.0]), np.array([20.0, 0.4]))
+    model = build_model(config.model, 2, RATE)
+    return Detector(model, scaler, ("L/min", "a.u."), ("airflow", "effort"), RATE, config, "cpu")
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    detector = make_detector()
+    detector.calibrate([draw_breathing(1500, seed) for seed in (1, 2)])
+    return detector
+
+
+@pytest.fixture
+def state(calibrated):
+    return copy.deepcopy(calibrated.state_dict())
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    parts = [draw_breathing(length, seed=length) for length in (900, 300, 1060, 20)]
+    parts[0][600:700, 0] = 0.0
+    parts[2][500] *= 5
+    return parts
+
+
+# ---- scoring --------------------------------------------------------------------------------
+
+
+def test_everything_has_one_value_a_step(calibrated, recordings):
+    for scored, values in zip(calibrated.detect(recordings), recordings, strict=True):
+        assert all(len(getattr(scored, field)) == len(values) for field in FIELDS)
+        assert scored.residual.shape == scored.forecast.shape == values.shape
+        assert (scored.alarm == (scored.score > scored.threshold)).all()
+        assert scored.alarm.dtype == bool and np.isfinite(scored.threshold).all()
+
+
+def test_recordings_scored_together_equal_one_by_one(calibrated, recordings):
+    compared = calibrated.compare(recordings)
+    for comparisons, together, values in zip(compared, calibrated.detect(recordings), recordings, strict=True):
+        (alone,) = calibrated.compare([values])
+        np.testing.assert_allclose(comparisons.features, alone.features, rtol=0, atol=1e-5)
+        (alone,) = calibrated.detect([values])
+        np.testing.assert_allclose(together.residual, alone.residual, rtol=0, atol=1e-5)
+        for field in ("score", "rule"):                          # a tail of even breaths is steep
+            np.testing.assert_allclose(getattr(together, field), getattr(alone, field), rtol=0, atol=1e-4)
+
+
+def test_more_recordings_than_go_together_keep_their_order(calibrated):
+    lengths = [40 + 7 * (k * 5 % 19) for k in range(19)]
+    scored = calibrated.detect([draw_breathing(length, seed=length) for length in lengths])
+    assert [len(one.score) for one in scored] == lengths
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000, "random"])
+def test_streaming_gives_what_detect_gives(calibrated, recordings, piece, monkeypatch):
+    values = recordings[2]
+    monkeypatch.setattr(detector, "PIECE", 400)
+    (expected,) = calibrated.detect([values])
+    stream = ComparisonStream(2, calibrated.model.horizon, calibrated.spans)
+    forecasts = Forecasts(calibrated.model, "cpu")
+    threshold, random = thresholds.ThresholdStream(calibrated.threshold), np.random.default_rng(0)
+    first, features, score, residual, limit = 0, [], [], [], []
+    while first < len(values):
+        n = int(random.integers(1, 200)) if piece == "random" else piece
+        observed = calibrated.scaler.scaled(values[first : first + n])
+        comparisons = stream.update(observed, forecasts.update(observed[None])[0])
+        features.append(comparisons.features)
+        score.append(calibrated.score(comparisons.features).score)
+        residual.append(comparisons.residual * calibrated.scaler.scale)
+        limit.append(threshold.update(score[-1]))
+        first += n
+    whole = calibrated.compare([values])[0].features
+    np.testing.assert_allclose(np.concatenate(features), whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(score), expected.score, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(np.concatenate(residual), expected.residual, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(limit), expected.threshold, rtol=0, atol=1e-5)
+
+
+def test_a_score_depends_on_no_later_step(calibrated, recordings):
+    changed = recordings[0].copy()
+    changed[500:] = changed[500:] * 3 + 1
+    (before,), (after,) = calibrated.detect([recordings[0]]), calibrated.detect([changed])
+    np.testing.assert_array_equal(before.score[:500], after.score[:500])
+    assert not np.array_equal(before.score[500:], after.score[500:])
+
+
+def test_residual_and_forecast_are_in_physical_units(calibrated, recordings):
+    values = recordings[0]
+    (scored,) = calibrated.detect([values])
+    horizon = calibrated.model.horizon
+    with torch.inference_mode():
+        scaled = torch.from_numpy(calibrated.scaler.scaled(values))
+        made = calibrated.scaler.physical(calibrated.model(scaled[None])[0][0].numpy())        # (T, H, C)
+    t = 450
+    errors = [values[t] - made[t - 1 - h, h] for h in range(horizon)]
+    np.testing.assert_allclose(scored.residual[t], np.sqrt(np.mean(np.square(errors), axis=0)), rtol=1e-3)
+    lead = (horizon - 1) // 2
+    np.testing.assert_allclose(scored.forecast[t], made[t - 1 - lead, lead], rtol=1e-3, atol=1e-3)
+
+
+# ---- calibration ----------------------------------------------------------------------------
+
+
+def test_calibrating_twice_gives_the_same(calibrated):
+    again = make_detector()
+    again.calibrate([draw_breathing(1500, seed) for seed in (1, 2)])
+    assert again.calibration == calibrated.calibration and again.threshold == calibrated.threshold
+
+
+def test_alarms_on_calibration_data_are_as_rare_as_the_quantile_says():
+    config = CONFIG.model_copy(update={"threshold": CONFIG.threshold.model_copy(update={"parameters": {"q": 0.9}})})
+    detector, normal = make_detector(config), [draw_breathing(1500, seed) for seed in (1, 2)]
+    detector.calibrate(normal)
+    scored = detector.detect(normal)
+    with_score = np.concatenate([s.score for s in scored])
+    share = np.concatenate([s.alarm for s in scored]).sum() / np.isfinite(with_score).sum()
+    assert share == pytest.approx(0.1, abs=0.002)
+
+
+def test_too_little_calibration_data_says_where_more_is_needed():
+    with pytest.raises(DataError, match=r"calibration: .* at least .*val"):
+        make_detector().calibrate([draw_breathing(40, seed=1)])
+
+
+# ---- checkpoints ----------------------------------------------------------------------------
+
+
+def test_a_saved_detector_scores_the_very_same(tmp_path, calibrated, recordings):
+    save_checkpoint(tmp_path / "checkpoint.pt", calibrated.state_dict() | {"training": {}, "data": {}})
+    again = Detector.from_state(load_checkpoint(tmp_path / "checkpoint.pt"), "cpu")
+    assert (again.channels, again.units, again.measures) == (("flow", "belt"), ("L/min", "a.u."), ("airflow", "effort"))
+    for before, after in zip(calibrated.detect(recordings), again.detect(recordings), strict=True):
+        for field in FIELDS:
+            np.testing.assert_array_equal(getattr(before, field), getattr(after, field))
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["model", "config", "channels", "units", "measures", "rate_hz", "scaler", "calibration", "threshold",
+     "rule_threshold"],
+)  # fmt: skip
+def test_a_missing_key_is_refused(state, key):
+    del state[key]
+    with pytest.raises(DataError, match=rf"old\.pt: not a checkpoint of this program .*{key}"):
+        Detector.from_state(state, "cpu", "old.pt")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", {}),
+        ("model", []),
+        ("model", {"head.weight": "abc"}),
+        ("model", None),
+        ("channels", ["flow"]),
+        ("channels", ["flow", "belt", "spo2"]),
+        ("channels", 3),
+        ("units", ["L/min"]),
+        ("measures", []),
+        ("rate_hz", 0.0),
+        ("rate_hz", float("nan")),
+        ("rate_hz", "fast"),
+        ("rate_hz", None),
+        ("scaler", {"center": [0.0, 0.0]}),
+        ("scaler", {"center": [0.0], "scale": [1.0]}),
+        ("scaler", {"center": [0.0, 0.0], "scale": [1.0, 0.0]}),
+        ("scaler", {"center": [0.0, float("nan")], "scale": [1.0, 1.0]}),
+        ("scaler", [1.0, 2.0]),
+        ("scaler", None),
+        ("config", {"model": {"hiden_units": 8}}),
+        ("config", 7),
+    ],
+)
+def test_a_state_that_does_not_fit_together_is_refused(state, key, value):
+    with pytest.raises(DataError, match=r"^old\.pt: "):
+        Detector.from_state(state | {key: value}, "cpu", "old.pt")
+
+
+def test_weights_of_another_shape_are_refused(state):
+    name = next(iter(state["model"]))
+    state["model"][name] = state["model"][name][:-1]
+    with pytest.raises(DataError, match="other shapes"):
+        Detector.from_state(state, "cpu")
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"hidden_units": 8192, "num_layers": 64}, {"horizon_s": 1e12}, {"horizon_s": 1.7e308}]
+)
+def test_huge_shapes_are_refused_without_being_allocated(state, sizes):
+    state["config"]["model"] |= sizes
+    began = time.perf_counter()
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError):
+            Detector.from_state(state, "cpu")
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100), bytes(1000), b"\x80\x04."])
+def test_a_garbage_file_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "night.pt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"^night\.pt: not a readable checkpoint") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_cut_off_checkpoint_is_refused(tmp_path, state):
+    path = tmp_path / "night.pt"
+    save_checkpoint(path, state)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"^night\.pt: "):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"format": 2}, {"model": {}}, torch.zeros(3)])
+def test_another_programs_file_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "night.pt")
+    with pytest.raises(DataError, match=r"night\.pt: not a checkpoint of this program"):
+        load_checkpoint(tmp_path / "night.pt")
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.pt: no such file"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+class Touch:
+    """Unpickled as usual, it makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.path,))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_code_in_a_checkpoint_is_not_run(tmp_path, save):
+    trap = tmp_path / "trap"
+    save({"format": 1, "model": Touch(trap)}, tmp_path / "evil.pt")
+    with pytest.raises(DataError, match=r"evil\.pt: not a readable checkpoint"):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert not trap.exists()
+    pickle.loads(pickle.dumps(Touch(trap)))
+    assert trap.exists()                                         # the trap would have worked
+
+
+# ---- sizes ----------------------------------------------------------------------------------
+
+
+def test_seconds_become_steps():
+    assert steps(2.0, 5.0) == 10 and steps(0.01, 5.0) == 1 and steps(0.0, 5.0, least=0) == 0
+    model = ModelConfig(horizon_s=6.0, warm_up_s=0.0)
+    assert (horizon_of(model, 5.0), warm_up_of(model, 5.0)) == (30, 0)
+
+
+def test_spans_follow_the_rate_and_never_vanish():
+    score, model = ScoreConfig(), ModelConfig(horizon_s=6.0, warm_up_s=10.0)
+    spans = spans_of(score, model, 5.0)
+    assert (spans.warm_up, spans.settle, spans.near, spans.jolt, spans.error) == (50, 15, 1, 3, 5)
+    assert (spans.amplitudes, spans.expected, spans.baseline) == ((45, 75), 150, 900)
+    slow = spans_of(score, model, 0.05)
+    assert min(slow.settle, slow.near, slow.jolt, slow.error, slow.expected) == 1 and min(slow.amplitudes) == 2
+    assert spans_of(score.model_copy(update={"near_s": 99.0}), model, 5.0).near == 30
+
+
+def test_build_model_takes_its_sizes_from_the_config_and_refuses_other_weights():
+    model = build_model(CONFIG.model, 2, RATE)
+    assert (model.channels, model.horizon, model.lstm.hidden_size, model.lstm.num_layers) == (2, 10, 8, 2)
+    same = build_model(CONFIG.model, 2, RATE, model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), same.state_dict().values(), strict=True))
+    for channels, rate in ((3, RATE), (2, 2 * RATE)):
+        with pytest.raises(ValueError, match="other shapes"):
+            build_model(CONFIG.model, channels, rate, model.state_dict())

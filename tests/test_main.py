@@ -1,0 +1,499 @@
+"""The main script as a user calls it, on three small recordings and a tiny model."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import collected_data_preprocess
+import pure_lstm_anomaly_detection_main as script
+import trainers
+from data_loader import load_dataset
+
+SCRIPT = Path(script.__file__)
+CONFIG = {
+    "dataset": {"name": "tiny"},
+    "model": {"hidden_units": 8, "num_layers": 1, "horizon_s": 2.0, "warm_up_s": 2.0},
+    "training": {
+        "epochs": 3, "updates_per_epoch": 3, "batch_size": 4, "window_s": 20.0, "learning_rate": 0.01, "plot_every": 0,
+    },
+    "score": {"expected_s": 10.0, "baseline_s": 30.0, "amplitude_s": [6.0, 9.0]},
+    "threshold": {"method": "quantile", "parameters": {"q": 0.99}},
+}  # fmt: skip
+DATASET = {
+    "description": "two channels of breathing, made by a test",
+    "simulated": True,
+    "raw_dir": "raw",
+    "raw_hint": "the test makes them",
+    "channels": {
+        "flow_lpm": {"unit": "L/min", "measures": "airflow", "rate_hz": 10.0},
+        "thorax_au": {"unit": "a.u.", "measures": "effort", "rate_hz": 10.0},
+    },
+    "rate_hz": 5.0,
+    "guard_s": 10.0,
+    "split": {"train": ["one"], "val": ["two"], "test": ["three", "four"]},
+    "labels": {"apnea": "central_apnea", "lost": "sensor_dropout"},
+    "fault_kinds": ["sensor_dropout"],
+}
+APNEA, LOST = (90.0, 110.0), (60.0, 70.0)
+
+
+def write_recording(raw, name, seconds, seed, events=()):
+    """Write breaths of 4 s at 10 Hz, with an apnea and a dead belt where events say so."""
+    random, t = np.random.default_rng(seed), np.arange(0, seconds, 0.1).round(1)
+    flow = 30 * np.sin(2 * np.pi * t / 4) + 2 * random.normal(size=len(t))
+    thorax = 0.5 * np.cos(2 * np.pi * t / 4) + 0.05 * random.normal(size=len(t))
+    for start_s, end_s, label in events:
+        inside = (t >= start_s) & (t <= end_s)
+        if label == "apnea":
+            flow[inside], thorax[inside] = 0.1 * random.normal(size=inside.sum()), 0.01
+        else:
+            thorax[inside] = np.nan
+    pd.DataFrame({"t_s": t, "flow_lpm": flow, "thorax_au": thorax}).to_csv(raw / f"{name}.csv", index=False)
+    if events:
+        columns = ["start_s", "end_s", "label"]
+        pd.DataFrame(list(events), columns=columns).to_csv(raw / f"{name}.events.csv", index=False)
+
+
+def make_datasets(root):
+    """Write raw recordings and the windowed datasets `tiny` and `short`; return their folder."""
+    raw = root / "raw"
+    raw.mkdir()
+    write_recording(raw, "one", 120, seed=1)
+    write_recording(raw, "two", 100, seed=2)
+    write_recording(raw, "three", 150, seed=3, events=[(*APNEA, "apnea")])
+    write_recording(raw, "four", 100, seed=4, events=[(*LOST, "lost")])
+    write_recording(raw, "blink", 3, seed=5)
+    short = DATASET | {"split": {"train": ["blink"], "val": ["two"], "test": ["three"]}, "guard_s": 4.0}
+    (root / "dataset_config.json").write_text(json.dumps({"tiny": DATASET, "short": short}))
+    (root / "config.json").write_text(json.dumps(CONFIG))
+    for name in ("tiny", "short"):
+        out = root / "datasets" / "collected-known-anomaly"
+        arguments = ["--dataset-config", root / "dataset_config.json", "--dataset", name, "--out", out]
+        assert collected_data_preprocess.main([str(a) for a in arguments]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return make_datasets(tmp_path_factory.mktemp("home"))
+
+
+def arguments_of(home, *arguments):
+    return [str(a) for a in ("--config", home / "config.json", "--datasets", home / "datasets", *arguments)]
+
+
+def call(home, *arguments):
+    """Run the script in this process, on the CPU unless told otherwise."""
+    device = () if "--device" in arguments else ("--device", "cpu")
+    return script.main(arguments_of(home, *device, *arguments))
+
+
+def weights_of(run, part="model"):
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    return state["training"]["progress"]["best_model"] if part == "best" else state["model"]
+
+
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def run(home):
+    """A finished run, left as it is by every test."""
+    root = home / "experiments" / "finished"
+    assert call(home, "--out", root) == 0
+    return root
+
+
+def same_history(first, second):
+    columns = ["epoch", "train_loss", "val_loss", "learning_rate"]
+    first, second = (pd.read_csv(root / "history.csv")[columns] for root in (first, second))
+    return first.equals(second)
+
+
+# ---- one run --------------------------------------------------------------------------------
+
+
+def test_a_run_fills_its_folder(run):
+    files = {"config.json", "run.json", "log.txt", "history.csv", "checkpoint.pt", "scores.csv", "events.csv"}
+    there = {path.name for path in run.iterdir()}
+    assert files | {"metrics.json", "plots"} <= there
+    assert not [name for name in there if name.startswith(".")]             # no lock, no torn file
+    assert {"training.png", "three.png", "four.png"} <= {path.name for path in (run / "plots").iterdir()}
+    assert read(run / "config.json")["model"]["hidden_units"] == 8
+    assert read(run / "run.json")["simulated"] is True
+    assert len(pd.read_csv(run / "history.csv")) == 3
+    assert "NaN" not in (run / "metrics.json").read_text()
+
+
+def test_scores_have_a_row_for_every_test_step(run, home):
+    scores = pd.read_csv(run / "scores.csv")
+    dataset = load_dataset(home / "datasets" / "collected-known-anomaly" / "tiny")
+    assert len(scores) == sum(len(segment) for segment in dataset.splits["test"])
+    assert list(scores) == [
+        "recording", "t_s", "score", "threshold", "alarm", "label", "residual_flow_lpm", "residual_thorax_au",
+    ]  # fmt: skip
+    assert ((scores["score"] > scores["threshold"]) == scores["alarm"].astype(bool)).all()
+    labelled = scores[scores["label"] == 1].groupby("recording")["t_s"]
+    assert labelled.min().to_dict() == {"three": APNEA[0], "four": LOST[0]}
+    assert labelled.max().to_dict() == {"three": APNEA[1], "four": LOST[1]}
+    assert scores["residual_flow_lpm"].median() > 1                          # in L/min, not scaled
+
+
+def test_the_apnea_is_found_by_the_score_and_the_dead_belt_by_the_mask(run):
+    events = pd.read_csv(run / "events.csv")
+    apnea = events[(events["recording"] == "three") & (events["matched_label"] == "central_apnea")]
+    assert len(apnea) == 1 and APNEA[0] < apnea["start_s"].iloc[0] < APNEA[1] + 5
+    fault = events[events["found_by"] == "mask"]
+    assert fault[["recording", "channel", "matched_label"]].to_numpy().tolist() == [
+        ["four", "thorax_au", "sensor_dropout"]
+    ]
+    kinds = read(run / "metrics.json")["detectors"]["LSTM"]["deployed"]["kinds"]
+    assert {kind: row["found"] for kind, row in kinds.items()} == {"central_apnea": 1, "sensor_dropout": 1}
+
+
+def test_baselines_stand_beside_the_lstm(run):
+    detectors = read(run / "metrics.json")["detectors"]
+    assert list(detectors) == ["LSTM", "rule without a model", "random scores"]
+
+
+def test_the_answer_names_the_folder_and_the_results(home, tmp_path, capsys):
+    assert call(home, "--out", tmp_path / "run", "--set", "training.epochs=1") == 0
+    answer = capsys.readouterr().out
+    assert "| central_apnea: found | 1 |" in answer and answer.strip().endswith(str(tmp_path / "run"))
+
+
+def test_the_same_seed_gives_the_same_numbers(home, run, tmp_path):
+    assert call(home, "--out", tmp_path / "again") == 0
+    assert_same_weights(weights_of(run), weights_of(tmp_path / "again"))
+    assert same_history(run, tmp_path / "again")
+    for name in ("metrics.json", "scores.csv", "events.csv"):
+        assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_several_seeds_are_summed_up(home, tmp_path):
+    root = tmp_path / "seeds"
+    assert call(home, "--out", root, "--seeds", 2, "--set", "training.epochs=1", "--set", "training.seed=4") == 0
+    key = ("detectors", "LSTM", "deployed", "threshold_free", "auc_pr")
+    values = []
+    for seed in (4, 5):
+        content = read(root / f"seed{seed}" / "metrics.json")
+        assert content["seed"] == seed
+        for part in key:
+            content = content[part]
+        values.append(content)
+    summary = read(root / "summary.json")
+    assert summary["seeds"] == 2
+    for part in key:
+        summary = summary[part]
+    assert summary["values"] == values and values[0] != values[1]
+    assert summary["mean"] == pytest.approx(np.mean(values)) and summary["std"] == pytest.approx(np.std(values))
+
+
+def test_one_channel_alone(home, tmp_path):
+    root = tmp_path / "one"
+    assert call(home, "--out", root, "--set", 'dataset.channels=["flow_lpm"]', "--set", "training.epochs=1") == 0
+    state = torch.load(root / "checkpoint.pt", weights_only=True)
+    assert state["channels"] == ["flow_lpm"] and state["units"] == ["L/min"]
+    scores = pd.read_csv(root / "scores.csv")
+    assert "residual_thorax_au" not in scores
+    pd.read_csv(home / "raw" / "three.csv")[["t_s", "flow_lpm"]].to_csv(tmp_path / "three.csv", index=False)
+    out = tmp_path / "scored"
+    assert call(home, "--checkpoint", root / "checkpoint.pt", "--score", tmp_path / "three.csv", "--out", out) == 0
+    expected = scores.loc[scores["recording"] == "three", "score"]
+    np.testing.assert_allclose(pd.read_csv(out / "scores.csv")["score"], expected, atol=1e-5)
+
+
+def test_a_dry_run_leaves_nothing_behind(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(SCRIPT.parent.glob("experiments/*"))
+    assert call(home, "--dry-run") == 0
+    assert "works" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir()) and sorted(SCRIPT.parent.glob("experiments/*")) == before
+
+
+# ---- going on -------------------------------------------------------------------------------
+
+
+def test_resuming_a_finished_run_scores_again_without_training(home, run, tmp_path, monkeypatch):
+    root = shutil.copytree(run, tmp_path / "copy")
+    (root / "metrics.json").unlink()
+    monkeypatch.setattr(trainers.Trainer, "_train", lambda *_: pytest.fail("trained again"))
+    assert call(home, "--resume", root) == 0
+    assert (root / "metrics.json").read_bytes() == (run / "metrics.json").read_bytes()
+    assert (root / "scores.csv").read_bytes() == (run / "scores.csv").read_bytes()
+    assert_same_weights(weights_of(run), weights_of(root))
+
+
+def test_resuming_may_change_what_comes_after_training_but_not_training(home, run, tmp_path, capsys):
+    root = shutil.copytree(run, tmp_path / "copy")
+    assert call(home, "--resume", root, "--set", "threshold.parameters.q=0.5") == 0
+    assert read(root / "metrics.json")["threshold"]["value"] < read(run / "metrics.json")["threshold"]["value"]
+    before = (root / "config.json").read_bytes()
+    assert call(home, "--resume", root, "--set", "training.epochs=9") == 2
+    assert "training" in capsys.readouterr().err and (root / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("method", ["gaussian", "pot", "dynamic"])
+def test_a_resumed_run_may_take_another_threshold(home, run, tmp_path, method):
+    root = shutil.copytree(run, tmp_path / "copy")
+    change = f'threshold={{"method": "{method}"}}'
+    assert call(home, "--resume", root, "--set", change) == 0
+    assert read(root / "metrics.json")["threshold"]["method"] == method
+    assert_same_weights(weights_of(run), weights_of(root))
+
+
+@pytest.mark.parametrize("epochs_done", [0, 1, 2])
+def test_an_interrupted_run_goes_on_as_if_undisturbed(home, run, tmp_path, monkeypatch, epochs_done):
+    root, one_epoch = tmp_path / "cut", trainers.Trainer._one_epoch
+
+    def interrupted(trainer, *arguments):
+        if trainer.progress.epoch == epochs_done:
+            raise KeyboardInterrupt
+        one_epoch(trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainers.Trainer, "_one_epoch", interrupted)
+        assert call(home, "--out", root) == 130
+    assert not (root / "metrics.json").exists() and not (root / ".lock").exists()
+    assert epochs_done == 0 or len(pd.read_csv(root / "history.csv")) == epochs_done
+    (root / ".lock").write_text("99999999")                                  # as a killed process leaves it
+    torch.manual_seed(99)
+    assert call(home, "--resume", root) == 0
+    assert_same_weights(weights_of(run), weights_of(root))
+    assert_same_weights(weights_of(run, "best"), weights_of(root, "best"))
+    assert same_history(run, root)
+    assert (root / "metrics.json").read_bytes() == (run / "metrics.json").read_bytes()
+
+
+def test_a_process_stopped_by_ctrl_c_can_be_resumed(home, tmp_path):
+    root = tmp_path / "stopped"
+    command = [sys.executable, str(SCRIPT), *arguments_of(home, "--device", "cpu", "--out", root)]
+    command += ["--set", "training.epochs=100000", "--set", "training.patience=100000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) as process:
+        deadline = time.monotonic() + 60
+        while not (root / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].strip() == "interrupted" and "Traceback" not in err and not out
+    state = torch.load(root / "checkpoint.pt", weights_only=True)
+    assert state["training"]["progress"]["epoch"] >= 1 and not state["threshold"]
+    assert not [path for path in root.iterdir() if path.name.startswith(".")]
+    assert call(home, "--checkpoint", root / "checkpoint.pt", "--score", home / "raw" / "three.csv") == 2
+
+
+# ---- nothing of the test split is learnt ----------------------------------------------------
+
+
+def test_the_test_split_changes_nothing_that_is_learnt(home, run, tmp_path):
+    changed = tmp_path / "datasets"
+    shutil.copytree(home / "datasets", changed)
+    path = changed / "collected-known-anomaly" / "tiny" / "test.csv"
+    frame = pd.read_csv(path)
+    frame["flow_lpm"] = 500 - 3 * frame["flow_lpm"]
+    frame["thorax_au"] *= 100
+    frame.to_csv(path, index=False)
+    assert call(home, "--datasets", changed, "--out", tmp_path / "run") == 0
+    before, after = (torch.load(root / "checkpoint.pt", weights_only=True) for root in (run, tmp_path / "run"))
+    assert_same_weights(before["model"], after["model"])
+    for key in ("scaler", "calibration", "threshold", "rule_threshold"):
+        assert before[key] == after[key]
+    assert same_history(run, tmp_path / "run")
+    assert (run / "scores.csv").read_bytes() != (tmp_path / "run" / "scores.csv").read_bytes()
+
+
+# ---- scoring with a checkpoint --------------------------------------------------------------
+
+
+def test_scoring_raw_recordings_gives_the_scores_of_the_run(home, run, tmp_path, capsys):
+    raw = shutil.copytree(home / "raw", tmp_path / "elsewhere")
+    out = tmp_path / "scored"
+    files = [raw / "three.csv", raw / "four.csv"]
+    assert call(home, "--checkpoint", run / "checkpoint.pt", "--score", *files, "--out", out) == 0
+    assert capsys.readouterr().out.strip().endswith(str(out))
+    expected, got = pd.read_csv(run / "scores.csv"), pd.read_csv(out / "scores.csv")
+    assert got["recording"].unique().tolist() == ["three", "four"]
+    merged = expected.merge(got, on=["recording", "t_s"], suffixes=("_run", ""))
+    assert len(merged) == len(expected) == len(got)
+    for column in ("score", "threshold", "residual_flow_lpm", "residual_thorax_au"):
+        np.testing.assert_allclose(merged[column], merged[f"{column}_run"], rtol=1e-5, atol=1e-5)
+    assert merged["label"].equals(merged["label_run"]) and merged["alarm"].equals(merged["alarm_run"])
+    columns = ["recording", "start_s", "end_s", "channel", "matched_label", "found_by"]
+    expected, got = (pd.read_csv(root / "events.csv")[columns] for root in (run, out))
+    pd.testing.assert_frame_equal(expected, got)
+    assert (out / "plots" / "three.png").is_file()
+
+
+def test_scoring_needs_no_label_and_no_other_channel(home, run, tmp_path):
+    frame = pd.read_csv(home / "raw" / "three.csv")
+    frame["light"] = 1.0
+    frame[["light", "thorax_au", "t_s", "flow_lpm"]].to_csv(tmp_path / "night.csv.gz", index=False)
+    out = tmp_path / "scored"
+    assert call(home, "--checkpoint", run / "checkpoint.pt", "--score", tmp_path / "night.csv.gz", "--out", out) == 0
+    expected, got = pd.read_csv(run / "scores.csv"), pd.read_csv(out / "scores.csv")
+    assert set(got["recording"]) == {"night"} and not got["label"].any()
+    expected = expected.loc[expected["recording"] == "three", "score"]
+    np.testing.assert_allclose(got["score"], expected, atol=1e-5)
+
+
+# ---- the user's mistakes --------------------------------------------------------------------
+
+
+def refused(home, capsys, *arguments):
+    """Return the one line on stderr that refuses a call."""
+    capsys.readouterr()
+    assert call(home, *arguments) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if not line[:2].isdigit()]         # log lines begin with a time
+    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
+    assert not captured.out
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.hiden_units=4", "model.hiden_units: unknown key; did you mean 'hidden_units'?"),
+        ("modle.hidden_units=4", "modle: unknown key; did you mean 'model'?"),
+        ("model.hidden_units=many", "model.hidden_units is 'many'; expected an integer"),
+        ("model.hidden_units=4.5", "model.hidden_units is 4.5; expected an integer"),
+        ("model.dropout=1.5", "model.dropout is 1.5; expected less than 1"),
+        ("training.epochs=0", "training.epochs is 0; expected greater than 0"),
+        ("training.learning_rate=NaN", "training.learning_rate"),
+        ("threshold.method=magic", "threshold.method is 'magic'; expected 'quantile'"),
+        ("threshold.parameters.q=2", "q is 2; expected"),
+        ("threshold.parameters.p=0.5", "has no parameter 'p'"),
+        ("epochs", "expected KEY=VALUE"),
+        ("dataset.name=nothing", "python collected_data_preprocess.py --dataset nothing"),
+        ('dataset.channels=["spo2_pct"]', "no channel 'spo2_pct' in tiny; it has flow_lpm, thorax_au"),
+        ('dataset.channels=["flow_lpm", "flow_lpm"]', "twice"),
+        ("model.horizon_s=9", "model.horizon_s + model.warm_up_s is 11 s, but the guard of tiny is 10 s"),
+        ("model.horizon_s=1e300", "guard"),
+        ("dataset.name=short", "no training stretch is long enough: the longest has 7 steps"),
+        ('score.weights={"drop:other": 1.0}', "score.weights: none is for a channel of tiny"),
+    ],
+)
+def test_a_wrong_config_is_refused_in_one_line_and_leaves_nothing(home, tmp_path, capsys, override, expected):
+    assert expected in refused(home, capsys, "--out", tmp_path / "run", "--set", override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_config_files_are_refused(home, tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    assert "mine.json: no such file" in refused(home, capsys, "--config", path)
+    path.write_text('{"model": {"hidden_units": 8,}}')
+    assert "mine.json: line 1, column" in refused(home, capsys, "--config", path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_gpu_is_an_error(home, tmp_path, capsys):
+    assert "--device cuda" in refused(home, capsys, "--device", "cuda", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_seeds_are_refused(home, capsys):
+    assert "--seeds 0" in refused(home, capsys, "--seeds", 0)
+
+
+def test_checkpoint_and_score_belong_together(home, run, capsys):
+    assert "belong together" in refused(home, capsys, "--score", home / "raw" / "three.csv")
+    assert "belong together" in refused(home, capsys, "--checkpoint", run / "checkpoint.pt")
+
+
+def test_a_checkpoint_that_is_none_is_refused(home, tmp_path, capsys):
+    path = tmp_path / "mine.pt"
+    score = ("--score", home / "raw" / "three.csv", "--out", tmp_path / "scored")
+    assert "mine.pt: no such file" in refused(home, capsys, "--checkpoint", path, *score)
+    path.write_bytes(b"nothing of use")
+    assert "mine.pt: not a readable checkpoint" in refused(home, capsys, "--checkpoint", path, *score)
+    torch.save({"format": 1}, path)
+    assert "mine.pt: not a checkpoint of this program" in refused(home, capsys, "--checkpoint", path, *score)
+    assert not (tmp_path / "scored").exists()
+
+
+def test_files_that_cannot_be_scored_are_refused(home, run, tmp_path, capsys):
+    def score(*files):
+        return refused(
+            home, capsys, "--checkpoint", run / "checkpoint.pt", "--score", *files, "--out", tmp_path / "scored"
+        )
+
+    frame = pd.read_csv(home / "raw" / "three.csv")
+    frame[["t_s", "flow_lpm"]].to_csv(tmp_path / "half.csv", index=False)
+    assert "half.csv" in score(tmp_path / "half.csv") and "thorax_au" in score(tmp_path / "half.csv")
+    assert "none.csv" in score(tmp_path / "none.csv")
+    (tmp_path / "three.csv").write_text("t_s,flow_lpm,thorax_au\n0,a,1\n")
+    assert "three.csv" in score(tmp_path / "three.csv")
+    assert "same name" in score(tmp_path / "three.csv", home / "raw" / "three.csv")
+    assert not (tmp_path / "scored").exists()
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(home, run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert "not empty; go on with --resume" in refused(home, capsys, "--out", run)
+    score = ("--checkpoint", run / "checkpoint.pt", "--score", home / "raw" / "three.csv")
+    assert "not empty" in refused(home, capsys, *score, "--out", run)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_resuming_needs_the_folder_of_a_run(home, tmp_path, capsys):
+    assert "--resume needs the folder of a run" in refused(home, capsys, "--resume", tmp_path)
+    assert "--resume needs the folder of a run" in refused(home, capsys, "--resume", tmp_path / "none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_resuming_a_run_at_work_is_refused(home, run, tmp_path, capsys):
+    root = shutil.copytree(run, tmp_path / "copy")
+    (root / ".lock").write_text(str(os.getppid()))
+    assert "is at work in it" in refused(home, capsys, "--resume", root)
+
+
+def test_resuming_a_garbage_checkpoint_is_refused(home, run, tmp_path, capsys):
+    root = shutil.copytree(run, tmp_path / "copy")
+    (root / "checkpoint.pt").write_bytes(b"nothing of use")
+    assert "checkpoint.pt: not a readable checkpoint" in refused(home, capsys, "--resume", root)
+
+
+def test_resuming_with_other_training_data_is_refused(home, run, tmp_path, capsys):
+    root, changed = shutil.copytree(run, tmp_path / "copy"), shutil.copytree(home / "datasets", tmp_path / "datasets")
+    path = changed / "collected-known-anomaly" / "tiny" / "meta.json"
+    meta = read(path)
+    meta["scaler"]["center"][0] += 1
+    path.write_text(json.dumps(meta))
+    line = refused(home, capsys, "--datasets", changed, "--resume", root)
+    assert "tiny is not the data that this run was trained on" in line
+
+
+def test_a_real_process_refuses_with_code_2_and_without_a_traceback(home, tmp_path):
+    command = [sys.executable, str(SCRIPT), *arguments_of(home, "--out", tmp_path / "run", "--set", "model.hiden=1")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_shows_commands_and_does_not_wait_for_torch():
+    code = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(SCRIPT.parent)!r})\n" + (
+        "import pure_lstm_anomaly_detection_main as m\n"
+        "try: m.main()\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "python pure_lstm_anomaly_detection_main.py" in done.stdout and done.stdout.strip().endswith("False")

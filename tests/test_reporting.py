@@ -1,0 +1,207 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from events import FoundEvent
+from reporting import (
+    HISTORY,
+    RunFolder,
+    default_root,
+    new_run,
+    only_run_here,
+    results_table,
+    write_events,
+    write_history,
+    write_run,
+    write_scores,
+)
+from utils import DataError, write_json
+
+# ---- the folder -----------------------------------------------------------------------------
+
+
+def test_a_new_run_is_an_empty_folder_made_with_its_parents(tmp_path):
+    run = new_run(tmp_path / "a" / "b")
+    assert run.root.is_dir() and not list(run.root.iterdir())
+    assert new_run(run.root) == run                              # empty still
+
+
+def test_a_used_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match=r"not empty; go on with --resume .* or name another --out"):
+        new_run(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(DataError, match="cannot be used as a run folder"):
+        new_run(tmp_path / "run")
+    with pytest.raises(DataError, match="cannot be used as a run folder"):
+        new_run(tmp_path / "run" / "below")
+
+
+def test_default_names_carry_the_dataset_and_never_collide(tmp_path):
+    names = []
+    for _ in range(3):
+        root = default_root(tmp_path, "cpap")
+        root.mkdir()
+        names.append(root.name)
+    assert len(set(names)) == 3 and all(name.startswith("cpap-") for name in names)
+
+
+# ---- the lock -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_process():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def test_the_lock_of_a_living_process_refuses(tmp_path, other_process):
+    (tmp_path / ".lock").write_text(str(other_process.pid))
+    with pytest.raises(DataError, match=f"process {other_process.pid}, is at work"), only_run_here(tmp_path):
+        pytest.fail("two runs in one folder")
+    assert (tmp_path / ".lock").read_text() == str(other_process.pid)
+
+
+@pytest.mark.parametrize("left", ["dead", "", "garbage"])
+def test_a_lock_left_behind_is_taken_over_and_given_back(tmp_path, left, other_process):
+    if left == "dead":
+        left = str(other_process.pid)
+        other_process.kill()
+        other_process.wait()
+    (tmp_path / ".lock").write_text(left)
+    with only_run_here(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_the_lock_is_given_back_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), only_run_here(tmp_path):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+def scores_part(name, steps, seed):
+    random = np.random.default_rng(seed)
+    score = random.exponential(size=steps)
+    score[:2] = np.nan
+    return {
+        "recording": name, "t_s": np.arange(steps) / 5, "score": score, "threshold": np.full(steps, 1.5),
+        "alarm": (score > 1.5).astype(int), "label": np.zeros(steps, np.int8),
+        "residual_flow": random.normal(size=steps),
+    }  # fmt: skip
+
+
+def test_scores_come_back_as_they_were(tmp_path):
+    parts = [scores_part("first", 20, 1), scores_part("second", 7, 2)]
+    write_scores(RunFolder(tmp_path), parts)
+    frame = pd.read_csv(tmp_path / "scores.csv")
+    assert list(frame) == ["recording", "t_s", "score", "threshold", "alarm", "label", "residual_flow"]
+    assert frame["recording"].tolist() == ["first"] * 20 + ["second"] * 7
+    for column in ("t_s", "score", "threshold", "residual_flow", "alarm", "label"):
+        expected = np.concatenate([part[column] for part in parts])
+        np.testing.assert_allclose(frame[column], expected, atol=5e-7)
+    assert frame["score"].isna().sum() == 4
+
+
+def test_events_come_back_as_they_were(tmp_path):
+    rows = [
+        (FoundEvent("first", 10.2, 15.8, 4.25, 11.4, "flow, mask"), "apnea", "lstm"),
+        (FoundEvent("first", 20.0, 30.0, math.nan, 20.0, "belt"), "", "mask"),
+    ]
+    write_events(RunFolder(tmp_path), rows)
+    frame = pd.read_csv(tmp_path / "events.csv")
+    assert list(frame) == [
+        "recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by",
+    ]  # fmt: skip
+    assert frame.loc[0].tolist() == ["first", 10.2, 15.8, 4.25, 11.4, "flow, mask", "apnea", "lstm"]
+    assert frame.loc[1].drop(["peak_score", "matched_label"]).tolist() == ["first", 20.0, 30.0, 20.0, "belt", "mask"]
+    assert frame.loc[1, ["peak_score", "matched_label"]].isna().all()
+
+
+def test_no_event_is_a_table_with_a_header_alone(tmp_path):
+    write_events(RunFolder(tmp_path), [])
+    assert len(pd.read_csv(tmp_path / "events.csv")) == 0
+
+
+def test_history_has_a_row_an_epoch(tmp_path):
+    history = [dict(zip(HISTORY, (k, 1.0 / (k + 1), 2.0, 1e-5, 0.1), strict=True)) for k in range(3)]
+    write_history(RunFolder(tmp_path), history)
+    frame = pd.read_csv(tmp_path / "history.csv")
+    assert tuple(frame) == HISTORY and frame["epoch"].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(frame["train_loss"], [1, 1 / 2, 1 / 3], rtol=1e-7)
+
+
+def test_run_json_says_what_made_the_numbers(tmp_path):
+    write_run(RunFolder(tmp_path), seed=3, device="cpu", seconds={"training": math.nan}, simulated=True)
+    content = json.loads((tmp_path / "run.json").read_text())
+    assert (content["seed"], content["device"], content["simulated"]) == (3, "cpu", True)
+    assert {"command", "git_commit", "versions", "finished"} <= content.keys()
+    assert {"python", "torch", "numpy"} <= content["versions"].keys()
+
+
+def test_json_has_null_in_the_place_of_nan(tmp_path):
+    write_json(tmp_path / "x.json", {"a": math.nan, "b": [np.float64("inf"), np.arange(2)], "c": np.int64(3)})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, [0, 1]], "c": 3}
+    assert "NaN" not in (tmp_path / "x.json").read_text()
+
+
+# ---- the table ------------------------------------------------------------------------------
+
+
+def results(recall, per_hour, delay, auc=0.5):
+    def detector(recall):
+        return {
+            "deployed": {
+                "kinds": {
+                    "apnea": {"labelled": 8, "found": 8 * recall, "recall": recall},
+                    "dropout": {"labelled": 3, "found": 2, "recall": 2 / 3},
+                },
+                "events": {"false_events_per_hour": per_hour, "delay_median_s": delay},
+                "threshold_free": {"auc_pr": auc, "vus_pr": auc / 2},
+            },
+            "oracle": {"oracle_one_percent": {"kinds": {"apnea": {"labelled": 8, "recall": 1.0}}}},
+        }
+
+    return {"fault_kinds": ["dropout"], "detectors": {"LSTM": detector(recall), "rule": detector(0.25)}}
+
+
+def rows_of(table):
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert len({len(row) for row in rows}) == 1                  # a table Markdown can show
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_table_of_one_run_holds_its_numbers():
+    rows = rows_of(results_table([results(0.75, 0.4, 9.6)]))
+    assert rows["at the deployed threshold"] == ["events", "LSTM", "rule"]
+    assert rows["apnea: found"] == ["8", "75 %", "25 %"]
+    assert rows["dropout: found"] == ["3", "67 % (mask)", "(mask)"]
+    assert rows["false events an hour"] == ["", "0.40", "0.40"]
+    assert rows["median delay, s"] == ["", "9.60", "9.60"]
+    assert (rows["average precision"][1], rows["VUS-PR"][1]) == ("0.50", "0.25")
+    assert rows["oracle, 1 % of normal time above: apnea"] == ["8", "100 %", "100 %"]
+
+
+def test_the_table_of_several_seeds_holds_mean_and_spread():
+    rows = rows_of(results_table([results(0.5, 1.0, 9.0), results(1.0, 2.0, 11.0)]))
+    assert rows["apnea: found"] == ["8", "75 ± 25 %", "25 ± 0 %"]
+    assert rows["false events an hour"][1] == "1.50 ± 0.50"
+
+
+@pytest.mark.parametrize("unknown", [None, math.nan])
+def test_an_unknown_number_is_a_dash(unknown):
+    assert rows_of(results_table([results(0.5, 1.0, unknown)]))["median delay, s"] == ["", "-", "-"]
