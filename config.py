@@ -274,6 +274,17 @@ class DatasetConfig(Section):
         return self
 
 
+def reference(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> list[str]:
+    """Return the README's table rows of all keys: name, default, meaning. `python config.py` prints it."""
+    rows = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, Section):
+            rows += reference(type(field.default), f"{prefix}{name}.")
+        else:
+            rows.append(f"| `{prefix}{name}` | `{json.dumps(field.default)}` | {field.description} |")
+    return rows
+
+
 # ---- reading --------------------------------------------------------------------------------
 
 
@@ -435,3 +446,7 @@ def _kind_of(value: Any) -> str:
 
 def _where(path: Path) -> str:
     return path.name
+
+
+if __name__ == "__main__":
+    print("\n".join(reference()))

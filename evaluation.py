@@ -134,7 +134,8 @@ def _event_numbers(
         wanted = np.array([event.kind not in fault_kinds for event in recording.labelled], bool)
         found, true = found + len(match.is_true), true + int(match.is_true.sum())
         labelled, matched = labelled + int(wanted.sum()), matched + int((match.is_found & wanted).sum())
-        delays += [float(d) for d in match.delay_s[match.match >= 0]]
+        is_wanted = (match.match >= 0) & (wanted[match.match] if len(wanted) else False)
+        delays += [float(d) for d in match.delay_s[is_wanted]]
     precision = true / found if found else float("nan")
     recall = matched / labelled if labelled else float("nan")
     return {

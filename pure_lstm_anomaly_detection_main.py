@@ -24,7 +24,6 @@ from utils import ROOT, DataError, log_to_file, resolve_device, run_cli, seed_ev
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from data_loader import Dataset, TrainingWindows
     from detector import Detector, Scored
-    from evaluation import TestRecording
     from reporting import RunFolder
     from trainers import Batches, Trainer
     from windowing import Segment
@@ -51,12 +50,12 @@ def run_experiment(
     began = time.perf_counter()
     run.plots.mkdir(exist_ok=True)
     with only_run_here(run.root), log_to_file(run.log):
-        write_json(run.config, config.model_dump())
         log.info("%s on %s: %s", dataset.meta.dataset, device, ", ".join(dataset.channels))
         seed_everything(config.training.seed)
         saved = load_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
         if saved is not None:
             check_same_data(saved, dataset)
+        write_json(run.config, config.model_dump())
         model = build_model(config.model, len(dataset.channels), dataset.meta.rate_hz)
         meta = dataset.meta
         units, measures = ([facts[c] for c in dataset.channels] for facts in (meta.channels, meta.measures))
@@ -220,9 +219,10 @@ def report(
     """Evaluate the detector and its baselines, write scores, events and plots; return the metrics."""
     import metrics
     from evaluation import evaluate_detector, fault_numbers
+    from findings import draw_findings, recordings_as_seen, write_findings
 
     meta, tolerance = dataset.meta, config.events.tolerance_s
-    recordings = test_recordings(config, dataset, detector, segments, scored)
+    recordings = recordings_as_seen(config, dataset, detector, segments, scored)
     buffer = metrics.suggest_buffer(dataset.splits["train"][0].values[:, 0])
     results: dict[str, Any] = {
         "dataset": meta.dataset,
@@ -244,190 +244,12 @@ def report(
     return results
 
 
-def test_recordings(
-    config: ExperimentConfig,
-    dataset: Dataset,
-    detector: Detector,
-    segments: Sequence[Segment],
-    scored: Sequence[Scored],
-) -> dict[str, list[TestRecording]]:
-    """Return the test recordings as the LSTM, the rule without a model and random scores see them."""
-    import numpy as np
-
-    import thresholds
-
-    method, parameters = config.threshold.method, dict(config.threshold.parameters)
-    random = np.random.default_rng(config.training.seed)
-    calibration_steps = sum(len(segment) for segment in dataset.splits["val"])
-    random_threshold = thresholds.fit(method, random.uniform(size=calibration_steps), **parameters)
-    random_scores = [random.uniform(size=len(segment)) for segment in segments]
-    scores = {
-        "LSTM": ([s.score for s in scored], [s.channel for s in scored], detector.threshold),
-        "rule without a model": ([s.rule for s in scored], None, detector.rule_threshold),
-        "random scores": (random_scores, None, random_threshold),
-    }
-    return {
-        name: group_recordings(config, dataset.meta.events, detector, segments, series, channels, threshold)
-        for name, (series, channels, threshold) in scores.items()
-    }
-
-
-def group_recordings(
-    config: ExperimentConfig,
-    labelled: dict[str, Any],
-    detector: Detector,
-    segments: Sequence[Segment],
-    scores: Sequence[Any],
-    channels: Sequence[Any] | None,
-    threshold: dict[str, Any],
-) -> list[TestRecording]:
-    """Return each recording with its alarms, found events and faults, segments joined."""
-    import numpy as np
-
-    import thresholds
-    from evaluation import TestRecording
-    from events import fault_events, find_events
-
-    recordings = []
-    for name in dict.fromkeys(segment.recording for segment in segments):
-        mine = [k for k, segment in enumerate(segments) if segment.recording == name]
-        alarms, found = [], []
-        for k in mine:
-            alarms.append(thresholds.alarms(scores[k], thresholds.apply(threshold, scores[k])))
-            most = channels[k] if channels is not None else np.zeros(len(segments[k]), int)
-            found += find_events(
-                name,
-                segments[k].t,
-                scores[k],
-                alarms[-1],
-                most,
-                detector.channels,
-                merge_gap_s=config.events.merge_gap_s,
-                min_duration_s=config.events.min_duration_s,
-            )
-        t = np.concatenate([segments[k].t for k in mine])
-        values = np.concatenate([segments[k].values for k in mine])
-        faults = fault_events(
-            name, t, values, detector.channels, config.events.fault_min_s, 1 / detector.rate_hz
-        )
-        score, alarm = np.concatenate([scores[k] for k in mine]), np.concatenate(alarms)
-        recordings.append(TestRecording(name, t, score, alarm, found, faults, list(labelled.get(name, []))))
-    return recordings
-
-
-def write_findings(
-    run: RunFolder,
-    detector: Detector,
-    segments: Sequence[Segment],
-    scored: Sequence[Scored],
-    recordings: Sequence[TestRecording],
-    tolerance_s: float,
-) -> None:
-    """Write scores.csv and events.csv."""
-    from evaluation import match_recording
-    from reporting import write_events, write_scores
-
-    write_scores(
-        run,
-        [
-            {
-                "recording": segment.recording,
-                "t_s": segment.t,
-                "score": s.score,
-                "threshold": s.threshold,
-                "alarm": s.alarm.astype(int),
-                "label": segment.label,
-            }
-            | {f"residual_{c}": s.residual[:, k] for k, c in enumerate(detector.channels)}
-            for segment, s in zip(segments, scored, strict=True)
-        ],
-    )
-    rows = []
-    for recording in recordings:
-        for found_by, events in (("lstm", recording.found), ("mask", recording.faults)):
-            match = match_recording(recording, events, tolerance_s)
-            for event, k in zip(events, match.match, strict=True):
-                rows.append((event, recording.labelled[k].kind if k >= 0 else "", found_by))
-    write_events(run, rows)
-
-
-def draw_findings(
-    run: RunFolder,
-    detector: Detector,
-    segments: Sequence[Segment],
-    scored: Sequence[Scored],
-    recordings: Sequence[TestRecording],
-    tolerance_s: float,
-    simulated: bool,
-) -> None:
-    """Draw each test recording, and a close-up of each event found or missed."""
-    from tqdm import tqdm
-
-    import plots
-
-    folder = run.plots / "events"
-    folder.mkdir(exist_ok=True)
-    for stale in folder.glob("*.png"):
-        stale.unlink()
-    for recording in tqdm(recordings, desc="plots", unit="recording", disable=None):
-        view = view_of(recording, detector, segments, scored, tolerance_s, simulated)
-        plots.save(plots.plot_recording(view), run.plots / f"{recording.name}.png")
-        for start_s, end_s, is_true, channel in view.found:
-            title = f"{recording.name}: {'found' if is_true else 'false alarm'} at {start_s:.1f} s ({channel})"
-            kind = "found" if is_true else "false"
-            figure = plots.plot_event(view, start_s, end_s, title)
-            plots.save(figure, folder / f"{recording.name}_{start_s:07.1f}_{kind}.png")
-        for start_s, end_s, kind, is_found in view.labelled:
-            if not is_found:
-                figure = plots.plot_event(view, start_s, end_s, f"{recording.name}: missed {kind} at {start_s:.1f} s")
-                plots.save(figure, folder / f"{recording.name}_{start_s:07.1f}_missed.png")
-
-
-def view_of(
-    recording: TestRecording,
-    detector: Detector,
-    segments: Sequence[Segment],
-    scored: Sequence[Scored],
-    tolerance_s: float,
-    simulated: bool,
-) -> Any:
-    """Return what the plots of one recording need."""
-    import numpy as np
-
-    import plots
-    from evaluation import match_recording
-
-    mine = [k for k, segment in enumerate(segments) if segment.recording == recording.name]
-    match = match_recording(recording, recording.found, tolerance_s)
-    by_mask = match_recording(recording, recording.faults, tolerance_s)
-    return plots.RecordingView(
-        name=recording.name,
-        t=recording.t,
-        values=np.concatenate([segments[k].values for k in mine]),
-        forecast=np.concatenate([scored[k].forecast for k in mine]),
-        lead_s=((detector.model.horizon - 1) // 2 + 1) / detector.rate_hz,
-        score=recording.score,
-        threshold=np.concatenate([scored[k].threshold for k in mine]),
-        channels=detector.channels,
-        units=detector.units,
-        found=[
-            (e.start_s, e.end_s, bool(true) if recording.labelled else None, e.channel)
-            for e, true in zip(recording.found, match.is_true, strict=True)
-        ],
-        labelled=[
-            (e.start_s, e.end_s, e.kind, bool(match.is_found[k] or by_mask.is_found[k]))
-            for k, e in enumerate(recording.labelled)
-        ],
-        faults=[(e.start_s, e.end_s, e.channel) for e in recording.faults],
-        note="simulated data" if simulated else "",
-    )
-
-
 def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str) -> Path:
     """Score raw recordings with a trained model; no training data needed. Returns the run folder."""
     import collected_data_preprocess as preprocess
     from config import DatasetConfig, validate
     from detector import Detector, load_checkpoint
+    from findings import draw_findings, group_recordings, write_findings
     from reporting import new_run
     from windowing import EventMeta, segments_where
 
@@ -459,10 +281,10 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
         raise DataError("--score: no recording has a value of the model's channels")
     run = new_run(root)
     run.plots.mkdir(exist_ok=True)
-    config, tolerance = detector.config, detector.config.events.tolerance_s
+    events, tolerance = detector.config.events, detector.config.events.tolerance_s
     scored = detector.detect([segment.values for segment in segments])
     grouped = group_recordings(
-        config, labelled, detector, segments, [s.score for s in scored], [s.channel for s in scored], detector.threshold
+        events, labelled, detector, segments, [s.score for s in scored], [s.channel for s in scored], detector.threshold
     )
     write_findings(run, detector, segments, scored, grouped, tolerance)
     draw_findings(run, detector, segments, scored, grouped, tolerance, data.simulated)
@@ -540,6 +362,10 @@ def command(args: argparse.Namespace) -> int:
         raise DataError(f"--seeds {args.seeds}: expected 1 or more")
     if bool(args.score) != bool(args.checkpoint):
         raise DataError("--checkpoint and --score belong together: --checkpoint F --score FILE...")
+    if args.resume and (args.seeds > 1 or args.out or args.dry_run or args.dataset or args.score):
+        raise DataError("--resume takes its config from the run's folder; only --set and --device go with it")
+    if args.score and (args.dry_run or args.seeds > 1 or args.set):
+        raise DataError("--score uses the checkpoint's config; only --out and --device go with it")
     device = resolve_device(args.device)
     if args.score:
         root = args.out or default_root(ROOT / "experiments", "scored")

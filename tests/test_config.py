@@ -12,6 +12,7 @@ from config import (
     load_dataset,
     load_experiment,
     read_json,
+    reference,
     validate,
 )
 from utils import ROOT, DataError
@@ -251,3 +252,8 @@ def test_expand_grid_is_every_permutation():
     expected = [{"a.b": a, "c": c} for a in (1, 2) for c in "xyz"]
     assert expand_grid(config) == expected
     assert expand_grid(ExperimentConfig()) == [{}]
+
+
+def test_readme_lists_every_key_with_its_default_and_meaning():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [row for row in reference() if row not in readme] == []

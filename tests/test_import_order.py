@@ -24,7 +24,7 @@ RANK = {
     "trainers": 4,
     "detector": 4,
     "evaluation": 4,
-    "experiment": 5,
+    "findings": 5,
     "collected_data_preprocess": 5,
     "data_preprocess_NAB": 5,
     "pure_lstm_anomaly_detection_main": 6,

@@ -1,0 +1,176 @@
+"""From the scores of recordings to findings: alarms and events by recording, their files and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import plots
+import thresholds
+from config import EventConfig, ExperimentConfig
+from data_loader import Dataset
+from detector import Detector, Scored
+from evaluation import TestRecording, match_recording
+from events import fault_events, find_events
+from reporting import RunFolder, write_events, write_scores
+from windowing import EventMeta, Segment
+
+
+def recordings_as_seen(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    detector: Detector,
+    segments: Sequence[Segment],
+    scored: Sequence[Scored],
+) -> dict[str, list[TestRecording]]:
+    """Return the test recordings as the LSTM, the rule without a model and random scores see them."""
+    method, parameters = config.threshold.method, dict(config.threshold.parameters)
+    random = np.random.default_rng(config.training.seed)
+    calibration_steps = sum(len(segment) for segment in dataset.splits["val"])
+    random_threshold = thresholds.fit(method, random.uniform(size=calibration_steps), **parameters)
+    random_scores = [random.uniform(size=len(segment)) for segment in segments]
+    scores = {
+        "LSTM": ([s.score for s in scored], [s.channel for s in scored], detector.threshold),
+        "rule without a model": ([s.rule for s in scored], None, detector.rule_threshold),
+        "random scores": (random_scores, None, random_threshold),
+    }
+    return {
+        name: group_recordings(config.events, dataset.meta.events, detector, segments, series, channels, threshold)
+        for name, (series, channels, threshold) in scores.items()
+    }
+
+
+def group_recordings(
+    config: EventConfig,
+    labelled: Mapping[str, Sequence[EventMeta]],
+    detector: Detector,
+    segments: Sequence[Segment],
+    scores: Sequence[np.ndarray],
+    channels: Sequence[np.ndarray] | None,
+    threshold: Mapping[str, Any],
+) -> list[TestRecording]:
+    """Return each recording with its alarms, found events and faults, segments joined."""
+    recordings = []
+    for name in dict.fromkeys(segment.recording for segment in segments):
+        mine = [k for k, segment in enumerate(segments) if segment.recording == name]
+        alarms, found = [], []
+        for k in mine:
+            alarms.append(thresholds.alarms(scores[k], thresholds.apply(threshold, scores[k])))
+            most = channels[k] if channels is not None else np.zeros(len(segments[k]), int)
+            found += find_events(
+                name,
+                segments[k].t,
+                scores[k],
+                alarms[-1],
+                most,
+                detector.channels,
+                merge_gap_s=config.merge_gap_s,
+                min_duration_s=config.min_duration_s,
+            )
+        t = np.concatenate([segments[k].t for k in mine])
+        values = np.concatenate([segments[k].values for k in mine])
+        faults = fault_events(
+            name, t, values, detector.channels, config.fault_min_s, 1 / detector.rate_hz
+        )
+        score, alarm = np.concatenate([scores[k] for k in mine]), np.concatenate(alarms)
+        recordings.append(TestRecording(name, t, score, alarm, found, faults, list(labelled.get(name, []))))
+    return recordings
+
+
+def write_findings(
+    run: RunFolder,
+    detector: Detector,
+    segments: Sequence[Segment],
+    scored: Sequence[Scored],
+    recordings: Sequence[TestRecording],
+    tolerance_s: float,
+) -> None:
+    """Write scores.csv and events.csv."""
+    write_scores(
+        run,
+        [
+            {
+                "recording": segment.recording,
+                "t_s": segment.t,
+                "score": s.score,
+                "threshold": s.threshold,
+                "alarm": s.alarm.astype(int),
+                "label": segment.label,
+            }
+            | {f"residual_{c}": s.residual[:, k] for k, c in enumerate(detector.channels)}
+            for segment, s in zip(segments, scored, strict=True)
+        ],
+    )
+    rows = []
+    for recording in recordings:
+        for found_by, events in (("lstm", recording.found), ("mask", recording.faults)):
+            match = match_recording(recording, events, tolerance_s)
+            for event, k in zip(events, match.match, strict=True):
+                rows.append((event, recording.labelled[k].kind if k >= 0 else "", found_by))
+    write_events(run, rows)
+
+
+def draw_findings(
+    run: RunFolder,
+    detector: Detector,
+    segments: Sequence[Segment],
+    scored: Sequence[Scored],
+    recordings: Sequence[TestRecording],
+    tolerance_s: float,
+    simulated: bool,
+) -> None:
+    """Draw each test recording, and a close-up of each event found or missed."""
+    folder = run.plots / "events"
+    folder.mkdir(exist_ok=True)
+    for stale in folder.glob("*.png"):
+        stale.unlink()
+    for recording in tqdm(recordings, desc="plots", unit="recording", disable=None):
+        view = view_of(recording, detector, segments, scored, tolerance_s, simulated)
+        plots.save(plots.plot_recording(view), run.plots / f"{recording.name}.png")
+        for start_s, end_s, is_true, channel in view.found:
+            title = f"{recording.name}: {'found' if is_true else 'false alarm'} at {start_s:.1f} s ({channel})"
+            kind = "found" if is_true else "false"
+            figure = plots.plot_event(view, start_s, end_s, title)
+            plots.save(figure, folder / f"{recording.name}_{start_s:07.1f}_{kind}.png")
+        for start_s, end_s, kind, is_found in view.labelled:
+            if not is_found:
+                figure = plots.plot_event(view, start_s, end_s, f"{recording.name}: missed {kind} at {start_s:.1f} s")
+                plots.save(figure, folder / f"{recording.name}_{start_s:07.1f}_missed.png")
+
+
+def view_of(
+    recording: TestRecording,
+    detector: Detector,
+    segments: Sequence[Segment],
+    scored: Sequence[Scored],
+    tolerance_s: float,
+    simulated: bool,
+) -> plots.RecordingView:
+    """Return what the plots of one recording need."""
+    mine = [k for k, segment in enumerate(segments) if segment.recording == recording.name]
+    match = match_recording(recording, recording.found, tolerance_s)
+    by_mask = match_recording(recording, recording.faults, tolerance_s)
+    return plots.RecordingView(
+        name=recording.name,
+        t=recording.t,
+        values=np.concatenate([segments[k].values for k in mine]),
+        forecast=np.concatenate([scored[k].forecast for k in mine]),
+        lead_s=((detector.model.horizon - 1) // 2 + 1) / detector.rate_hz,
+        score=recording.score,
+        threshold=np.concatenate([scored[k].threshold for k in mine]),
+        channels=detector.channels,
+        units=detector.units,
+        found=[
+            (e.start_s, e.end_s, bool(true) if recording.labelled else None, e.channel)
+            for e, true in zip(recording.found, match.is_true, strict=True)
+        ],
+        labelled=[
+            (e.start_s, e.end_s, e.kind, bool(match.is_found[k] or by_mask.is_found[k]))
+            for k, e in enumerate(recording.labelled)
+        ],
+        faults=[(e.start_s, e.end_s, e.channel) for e in recording.faults],
+        note="simulated data" if simulated else "",
+    )
