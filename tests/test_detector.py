@@ -309,7 +309,7 @@ def test_spans_follow_the_rate_and_never_vanish():
     score, model = ScoreConfig(), ModelConfig(horizon_s=6.0, warm_up_s=10.0)
     spans = spans_of(score, model, 5.0)
     assert (spans.warm_up, spans.settle, spans.near, spans.jolt, spans.error) == (50, 15, 1, 3, 5)
-    assert (spans.amplitudes, spans.expected, spans.baseline) == ((45, 75), 150, 900)
+    assert (spans.amplitudes, spans.expected, spans.baseline) == ((45, 60, 75), 150, 900)
     slow = spans_of(score, model, 0.05)
     assert min(slow.settle, slow.near, slow.jolt, slow.error, slow.expected) == 1 and min(slow.amplitudes) == 2
     assert spans_of(score.model_copy(update={"near_s": 99.0}), model, 5.0).near == 30
