@@ -101,8 +101,10 @@ class ScoreConfig(Section):
         {
             "drop:airflow": 1.0,
             "drop:effort": 0.01,
-            "error": 0.001,
-            "jolt": 0.03,
+            "error:airflow": 0.001,
+            "error:effort": 0.001,
+            "jolt:airflow": 0.03,
+            "jolt:effort": 0.03,
             "joint": 0.01,
         },
         min_length=1,
