@@ -38,7 +38,7 @@ from scipy.stats import norm
 from config import SCORE_COMPONENTS as COMPONENTS
 
 AMPLITUDE_FLOOR = 0.02                  # scaled units: below it, a signal counts as flat
-ERROR_FLOOR = 0.003                     # scaled units
+ERROR_FLOOR = 0.03                      # scaled units: smaller errors are rounding, not news
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 TAIL_LEVEL = 0.98                       # calibration share below the exponential tail
 LEAST_SCALE = 0.05                      # e-folding of a tail, at least; comparisons are logarithms

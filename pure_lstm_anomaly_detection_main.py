@@ -312,8 +312,7 @@ def load_data(config: ExperimentConfig, datasets: Path) -> Dataset:
 
 def run_seeds(config: ExperimentConfig, dataset: Dataset, root: Path, device: str, count: int) -> str:
     """Run `count` seeds one after the other; write summary.json; return the results table."""
-    from evaluation import over_seeds
-    from reporting import new_run, results_table
+    from reporting import new_run
 
     parent = new_run(root).root
     results = []
@@ -321,8 +320,29 @@ def run_seeds(config: ExperimentConfig, dataset: Dataset, root: Path, device: st
         training = config.training.model_copy(update={"seed": seed})
         one = config.model_copy(update={"training": training})
         results.append(run_experiment(one, dataset, new_run(parent / f"seed{seed}"), device))
-    summary = over_seeds([{"detectors": result["detectors"]} for result in results])
-    write_json(parent / "summary.json", {"seeds": count, "dataset": dataset.meta.dataset} | summary)
+    return summarize(parent, results)
+
+
+def resume(root: Path, overrides: Sequence[str], datasets: Path, device: str) -> str:
+    """Go on with a run, or with each of a folder of seeds; return the results table."""
+    from reporting import RunFolder
+
+    seeds = sorted(folder.parent for folder in root.glob("seed*/config.json"))
+    results = []
+    for folder in seeds or [root]:
+        config = resumed_config(folder, overrides)
+        results.append(run_experiment(config, load_data(config, datasets), RunFolder(folder), device))
+    return summarize(root, results) if seeds else summarize(None, results)
+
+
+def summarize(parent: Path | None, results: Sequence[dict[str, Any]]) -> str:
+    """Return the results table of one or more seeds; write summary.json into their folder."""
+    from evaluation import over_seeds
+    from reporting import results_table
+
+    if parent is not None:
+        summary = over_seeds([{"detectors": result["detectors"]} for result in results])
+        write_json(parent / "summary.json", {"seeds": len(results), "dataset": results[0]["dataset"]} | summary)
     return results_table(results)
 
 
@@ -348,7 +368,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--datasets", type=Path, default=DATASETS, metavar="DIR", help="where windowed datasets are")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (experiments/<dataset>-<time>)")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run, or a folder of seeds")
     parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
     parser.add_argument("--checkpoint", type=Path, metavar="F", help="a trained model, with --score")
     parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score")
@@ -356,7 +376,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def command(args: argparse.Namespace) -> int:
-    from reporting import RunFolder, default_root, new_run, results_table
+    from reporting import default_root, new_run
 
     if args.seeds < 1:
         raise DataError(f"--seeds {args.seeds}: expected 1 or more")
@@ -372,9 +392,7 @@ def command(args: argparse.Namespace) -> int:
         print(score_files(args.checkpoint, args.score, root, device))
         return 0
     if args.resume:
-        config = resumed_config(args.resume, args.set)
-        results = run_experiment(config, load_data(config, args.datasets), RunFolder(args.resume), device)
-        print(f"{results_table([results])}\n\n{args.resume}")
+        print(f"{resume(args.resume, args.set, args.datasets, device)}\n\n{args.resume}")
         return 0
     overrides = [*args.set, *([f"dataset.name={args.dataset}"] if args.dataset else [])]
     config = load_experiment(args.config, [*overrides, *(QUICK if args.dry_run else ())])
@@ -388,7 +406,7 @@ def command(args: argparse.Namespace) -> int:
     if args.seeds > 1:
         table = run_seeds(config, dataset, root, device, args.seeds)
     else:
-        table = results_table([run_experiment(config, dataset, new_run(root), device)])
+        table = summarize(None, [run_experiment(config, dataset, new_run(root), device)])
     print(f"{table}\n\n{root}")
     return 0
 
