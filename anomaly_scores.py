@@ -139,9 +139,9 @@ class ComparisonStream:
 
     def _features(self, n: int) -> np.ndarray:
         spans = self.spans
+        expected = trailing_median(self.expected, spans.expected, 0.3)
         ratios = []
         for span in spans.amplitudes:
-            expected = trailing_median(self.expected, spans.expected, 0.3)
             before = np.full_like(expected, np.nan)
             before[span:] = expected[:-span]
             amplitude = trailing_std(self.observed, span)

@@ -76,9 +76,7 @@ def preprocess(name: str, dataset: DatasetConfig, base: Path, out: Path, force: 
         segment = on_grid(recording, dataset, filled)
         for split, parts in split_recording(segment, recording, dataset, dropped).items():
             splits[split] += parts
-        events[recording_name] = [
-            EventMeta(start_s=e.start_s, end_s=e.end_s, kind=e.label) for e in recording.events
-        ]
+        events[recording_name] = labelled_events(recording)
     for split in SPLITS:
         if not splits[split]:
             raise DataError(f"{name}: nothing is left for {split}; check the split, the guard and the events")
@@ -121,6 +119,11 @@ def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:
                 f"{recording.path.name}: channel {name!r} has {measured:.4g} samples a second, but "
                 f"dataset_config.json says rate_hz {declared:g}; correct channels.{name}.rate_hz"
             )
+
+
+def labelled_events(recording: Recording) -> list[EventMeta]:
+    """Return a recording's events as `meta.json` holds them."""
+    return [EventMeta(start_s=e.start_s, end_s=e.end_s, kind=e.label) for e in recording.events]
 
 
 def on_grid(recording: Recording, dataset: DatasetConfig, filled: list[str]) -> Segment:
@@ -279,7 +282,7 @@ def _meta(
 def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
     """Print what is understood of each file; change nothing."""
     for file in files:
-        name = file.name.removesuffix(".gz").removesuffix(".csv")
+        name = recordings.name_of(file)
         sentinels = {c: list(v.sentinels) for c, v in dataset.channels.items()} if dataset else {}
         time_column = dataset.time_column if dataset else "t_s"
         recording = recordings.read_recording(

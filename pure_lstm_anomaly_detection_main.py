@@ -250,8 +250,9 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
     from config import DatasetConfig, validate
     from detector import Detector, load_checkpoint
     from findings import draw_findings, group_recordings, write_findings
+    from recordings import name_of
     from reporting import new_run
-    from windowing import EventMeta, segments_where
+    from windowing import segments_where
 
     state = load_checkpoint(checkpoint)
     detector = Detector.from_state(state, device, checkpoint.name)
@@ -259,7 +260,7 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
         raise DataError(f"{checkpoint.name}: its training was not finished, it has no threshold; resume the run first")
     data = validate(DatasetConfig, state.get("data"), checkpoint.name)
     data = data.model_copy(update={"channels": {c: data.channels[c] for c in detector.channels}})
-    names = [file.name.removesuffix(".gz").removesuffix(".csv") for file in files]
+    names = [name_of(file) for file in files]
     if len(set(names)) < len(names):
         raise DataError("--score: two files have the same name; score them one after the other")
     recordings = [
@@ -276,7 +277,7 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
             )
         segment = preprocess.on_grid(recording, data, [])
         segments += segments_where(segment, segment.label >= 0)
-        labelled[recording.name] = [EventMeta(start_s=e.start_s, end_s=e.end_s, kind=e.label) for e in recording.events]
+        labelled[recording.name] = preprocess.labelled_events(recording)
     if not segments:
         raise DataError("--score: no recording has a value of the model's channels")
     run = new_run(root)

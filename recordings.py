@@ -95,8 +95,12 @@ def read_recording(
                 "a channel without any change cannot be used"
             )
         found[channel] = Samples(t[present], values[present])
-    stem = path.name.removesuffix(".gz").removesuffix(".csv")
-    return Recording(name or stem, path, t, found)
+    return Recording(name or name_of(path), path, t, found)
+
+
+def name_of(path: Path) -> str:
+    """Return the name of a recording: its file's name without its suffixes."""
+    return path.name.removesuffix(".gz").removesuffix(".csv")
 
 
 def read_events(
