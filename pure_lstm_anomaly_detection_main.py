@@ -36,11 +36,18 @@ QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_si
 
 
 def run_experiment(
-    config: ExperimentConfig, dataset: Dataset, run: RunFolder, device: str, plots: bool = True
-) -> dict[str, Any]:
+    config: ExperimentConfig,
+    dataset: Dataset,
+    run: RunFolder,
+    device: str,
+    plots: bool = True,
+    until: int | None = None,
+) -> dict[str, Any] | None:
     """Train (or go on training), calibrate, score the test split, write the run folder.
 
-    Returns: the content of `metrics.json`.
+    Args:
+        until: pause when so many epochs are done; called again, the run goes on from there.
+    Returns: the content of `metrics.json`; None if training paused before its end.
     """
     import torch
 
@@ -65,7 +72,9 @@ def run_experiment(
             state = detector.state_dict() | {"training": trainer_state, "data": dataset.meta.config}
             save_checkpoint(run.checkpoint, state)
 
-        trainer_state = train(config, dataset, run, detector, save, saved, plots)
+        trainer_state = train(config, dataset, run, detector, save, saved, plots, until)
+        if not trainer_state["progress"]["finished"]:
+            return None
         trained = time.perf_counter()
         detector.calibrate([segment.values for segment in dataset.splits["val"]])
         save(trainer_state)
@@ -97,8 +106,9 @@ def train(
     save: Any,
     saved: dict[str, Any] | None,
     plots: bool,
+    until: int | None = None,
 ) -> dict[str, Any]:
-    """Train the detector's model to its early stop; return the trainer's last state."""
+    """Train the detector's model to its early stop, or `until` an epoch; return the trainer's last state."""
     from detector import warm_up_of
     from reporting import write_history
     from trainers import Trainer
@@ -117,7 +127,7 @@ def train(
         if plots and due:
             draw_progress(run, trainer, detector, dataset, validation)
 
-    progress = trainer.fit(windows, validation, on_epoch)
+    progress = trainer.fit(windows, validation, on_epoch, until)
     write_history(run, progress.history)
     log.info(
         "best epoch %d of %d, validation loss %.4f", progress.best_epoch, progress.epoch, progress.best_loss

@@ -87,17 +87,19 @@ class Trainer:
         windows: TrainingWindows,
         validation: Batches,
         on_epoch: Callable[[Trainer], None] = lambda trainer: None,
+        until: int | None = None,
     ) -> Progress:
         """Train until `patience` epochs bring nothing better; leave the best weights in the model.
 
         Args:
             on_epoch: called after each epoch, when `state_dict` can be saved.
+            until: pause when so many epochs are done; None = go on to the end.
         Raises: DataError with a hint if a loss is not finite.
         """
         progress, epochs = self.progress, self.config.epochs
         bar = tqdm(total=epochs, initial=progress.epoch, desc="training", unit="epoch", disable=None)
         with bar:
-            while not progress.finished:
+            while not progress.finished and (until is None or progress.epoch < until):
                 self._one_epoch(windows, validation)
                 bar.update()
                 row = progress.history[-1]

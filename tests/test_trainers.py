@@ -236,3 +236,17 @@ def test_a_loss_that_is_not_finite_stops_with_a_hint(broken):
     with pytest.raises(DataError, match=r"epoch 0: loss is not finite .*training\.learning_rate"):
         trainer.fit(make_windows(), make_validation())
     assert trainer.progress.history == []
+
+
+def test_training_in_stages_ends_as_if_undisturbed(tmp_path):
+    undisturbed, windows = make_trainer(epochs=5), make_windows()
+    undisturbed.fit(windows, make_validation())
+    path = tmp_path / "state.pt"
+    for until in (2, 3, 5):
+        staged, windows = make_trainer(seed=until - 2, epochs=5), make_windows(seed=until - 2)
+        if path.exists():
+            staged.load_state_dict(torch.load(path, weights_only=True), windows)
+        staged.fit(windows, make_validation(), lambda t, w=windows: torch.save(t.state_dict(w), path), until)
+        assert staged.progress.epoch == until
+        assert staged.progress.finished == (until == 5)
+    assert_same_weights(staged.model.state_dict(), undisturbed.model.state_dict())
