@@ -7,6 +7,7 @@ For every channel the network's expectation is compared with what came, in sever
     quiet   - log range observed, over the shortest span
     error   log RMS forecast error over all leads and the last second
     jolt    log error of the next steps' forecast, less its own trailing median
+    level   log |trailing mean|, in the scaler's units: how far the level is from that of training
 
 `ratio` and `quiet` do not care about phase: where breathing stops, a forecast of breathing and a
 flat line differ in amplitude, while the error of a flat line is small. The comparisons join to
@@ -16,7 +17,8 @@ as strange:
     drop    Stouffer's sum of a channel's ratios and quiet: less movement than expected
     error   of a channel, high side
     jolt    of a channel, high side
-    joint   Mahalanobis distance of all comparisons of all channels from normal ones
+    level   of a channel, high side
+    joint   Mahalanobis distance of all other comparisons of all channels from normal ones
 
 The score is the largest surprise, each component with a weight: a weighted Bonferroni rule. It
 depends on no later step, and a channel without values takes no part.
@@ -41,9 +43,11 @@ AMPLITUDE_FLOOR = 0.02                  # scaled units: below it, a signal count
 ERROR_FLOOR = 0.03                      # scaled units: smaller errors are rounding, not news
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 TAIL_LEVEL = 0.98                       # calibration share below the exponential tail
+LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training is the same
 LEAST_SCALE = 0.05                      # e-folding of a tail, at least; comparisons are logarithms
 MOST_SURPRISE = 50.0
 LEAST_STEPS = 50                        # finite calibration steps that a component needs
+QUIET, ERROR, JOLT, LEVEL = -4, -3, -2, -1      # on the axis of the comparisons; the ratios come first
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ class Spans:
     amplitudes: tuple[int, ...]
     expected: int
     baseline: int
+    level: int
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the comparisons, in their order on the last axis (F)."""
-        return (*(f"ratio_{k}" for k in range(len(self.amplitudes))), "quiet", "error", "jolt")
+        return (*(f"ratio_{k}" for k in range(len(self.amplitudes))), "quiet", "error", "jolt", "level")
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class ComparisonStream:
     def __init__(self, channels: int, horizon: int, spans: Spans) -> None:
         self.spans, self.horizon = spans, horizon
         longest = max(spans.amplitudes)
-        self.reach = max(longest + spans.expected, horizon + max(spans.error, spans.jolt), spans.settle)
+        self.reach = max(longest + spans.expected, horizon + max(spans.error, spans.jolt), spans.settle, spans.level)
         self.seen = 0
         self.observed = np.full((0, channels), np.nan)
         self.expected = np.full((0, channels), np.nan)           # log amplitude of each forecast
@@ -151,7 +156,8 @@ class ComparisonStream:
         jolt = np.log(np.sqrt(trailing_mean(self.near_square, spans.jolt)[-n:]) + ERROR_FLOOR)
         centered = self.usual.less_median(np.concatenate([*ratios, jolt], axis=1))
         *ratios, jolt = np.split(centered, len(spans.amplitudes) + 1, axis=1)
-        return np.stack([*ratios, quiet, error, jolt], axis=2)                   # (n, C, F)
+        level = np.log(np.abs(trailing_mean(self.observed, spans.level)[-n:]) + LEVEL_FLOOR)
+        return np.stack([*ratios, quiet, error, jolt, level], axis=2)            # (n, C, F)
 
     def _forget(self) -> None:
         for name in ("observed", "expected", "square", "near_square"):
@@ -320,15 +326,14 @@ def fit_calibration(features: Sequence[np.ndarray]) -> dict:
     if all(tail is None for row in tails for tail in row):
         finite = int(np.isfinite(every).any(axis=(1, 2)).sum())
         raise ValueError(f"{finite} calibration steps have a comparison; expected at least {LEAST_STEPS}")
-    z = _normal_features(every, tails)                                        # (N, C, F)
+    z = _normal_scores(every, tails)                                          # (N, C, F)
     state: dict = {"tails": tails, "spread": _sum_spread(z), "means": [], "covariance": []}
-    flat = z.reshape(len(z), -1)                                              # (N, C*F)
-    usable = np.array([tail is not None for row in tails for tail in row])
+    flat, usable = _without_level(z), _usable(tails)                          # (N, K), (K,)
     whole = flat[:, usable][np.isfinite(flat[:, usable]).all(axis=1)]
     if len(whole) > 2 * usable.sum():
         fitted = LedoitWolf().fit(whole)
         state["means"], state["covariance"] = fitted.location_.tolist(), fitted.covariance_.tolist()
-    components = _components(every, state)                                    # name -> (N, C or 1)
+    components = _components(every, z, state)                                 # name -> (N, C or 1)
     state["components"] = {
         name: [fit_tail(column) for column in values.T] for name, values in components.items()
     }
@@ -359,7 +364,8 @@ def compute_scores(features: np.ndarray, calibration: dict, weights: Mapping[str
             evidence; 0 leaves a component out.
     """
     names, columns = [], []
-    for component, values in _components(features, calibration).items():
+    z = _normal_scores(features, calibration["tails"])
+    for component, values in _components(features, z, calibration).items():
         tails = calibration["components"][component]
         for k, (column, tail, weight) in enumerate(zip(values.T, tails, weights[component], strict=True)):
             if weight > 0:
@@ -373,7 +379,7 @@ def compute_scores(features: np.ndarray, calibration: dict, weights: Mapping[str
     score = stacked[np.arange(len(stacked)), best]
     component, channel = np.array(names)[best].T
     if (channel < 0).any():
-        channel = np.where(channel < 0, _strangest_channel(features, calibration), channel)
+        channel = np.where(channel < 0, _strangest_channel(z), channel)
     known = np.isfinite(score)
     return Scores(
         np.where(known, np.maximum(score, 0.0), np.nan),
@@ -390,26 +396,45 @@ def rule_scores(features: np.ndarray, calibration: dict, weights: Mapping[str, n
     columns = []
     for c, weight in enumerate(weights["drop"]):
         if weight > 0:
-            columns.append(surprise(features[:, c, -3], calibration["tails"][c][-3]) + np.log10(weight))
+            columns.append(surprise(features[:, c, QUIET], calibration["tails"][c][QUIET]) + np.log10(weight))
     if not columns:
         return np.full(len(features), np.nan)
     return np.fmax.reduce([np.maximum(column, 0.0) for column in columns])
 
 
-def _components(features: np.ndarray, state: dict) -> dict[str, np.ndarray]:
-    """Return each component's raw statistic: drop, error, jolt (T, C), joint (T, 1)."""
-    z = _normal_features(features, state["tails"])
-    parts = z[:, :, :-2]                                                      # ratios and quiet
+def series_rules(observed: np.ndarray, span: int) -> dict[str, np.ndarray]:
+    """Return the scores (T,) of two rules without a model, for observed (T, C), scaled, NaN = missing.
+
+    They are the sum of squares over the last `span` steps, and the difference from the last value.
+    """
+    squares = np.nansum(np.square(observed, dtype=float), axis=1)
+    total = pd.Series(squares).rolling(span, min_periods=1).sum().to_numpy()
+    steps = np.abs(np.diff(observed, axis=0, prepend=observed[:1]))
+    return {"sum of squares": total, "difference from the last value": np.fmax.reduce(steps, axis=1)}
+
+
+def _components(features: np.ndarray, z: np.ndarray, state: dict) -> dict[str, np.ndarray]:
+    """Return each component's raw statistic: drop, error, jolt, level (T, C), joint (T, 1).
+
+    Args:
+        z: the features' normal scores, as `_normal_scores` returns them.
+    """
+    parts = z[:, :, :ERROR]                                                   # ratios and quiet
     known = np.isfinite(parts)
     drop = np.where(known.all(axis=2), np.where(known, parts, 0.0).sum(axis=2), np.nan)
     drop = drop / np.asarray(state["spread"])
-    components = {"drop": drop, "error": features[:, :, -2], "jolt": features[:, :, -1]}
+    components = {
+        "drop": drop,
+        "error": features[:, :, ERROR],
+        "jolt": features[:, :, JOLT],
+        "level": features[:, :, LEVEL],
+    }
     if state["covariance"]:
         components["joint"] = _joint_distance(z, state)[:, None]
     return components
 
 
-def _normal_features(features: np.ndarray, tails: list) -> np.ndarray:
+def _normal_scores(features: np.ndarray, tails: list) -> np.ndarray:
     z = np.full(features.shape, np.nan)
     for c, row in enumerate(tails):
         for f, tail in enumerate(row):
@@ -417,11 +442,21 @@ def _normal_features(features: np.ndarray, tails: list) -> np.ndarray:
     return z
 
 
+def _without_level(z: np.ndarray) -> np.ndarray:
+    """Return the normal scores (T, C, F) of all comparisons but the level, side by side (T, K)."""
+    return z[:, :, :LEVEL].reshape(len(z), -1)
+
+
+def _usable(tails: list) -> np.ndarray:
+    """Return which of these comparisons (K,) have a calibration."""
+    return np.array([tail is not None for row in tails for tail in row[:LEVEL]])
+
+
 def _sum_spread(z: np.ndarray) -> list[float]:
     """Return the standard deviation of each channel's sum of ratios and quiet."""
     spread = []
     for c in range(z.shape[1]):
-        total = z[:, c, :-2].sum(axis=1)
+        total = z[:, c, :ERROR].sum(axis=1)
         total = total[np.isfinite(total)]
         spread.append(float(total.std()) if len(total) > 1 and total.std() > 0 else 1.0)
     return spread
@@ -432,8 +467,7 @@ def _joint_distance(z: np.ndarray, state: dict) -> np.ndarray:
 
     Missing comparisons are left out: the distance in those that are there, over their number.
     """
-    usable = np.array([tail is not None for row in state["tails"] for tail in row])
-    flat = z.reshape(len(z), -1)[:, usable] - np.asarray(state["means"])      # (T, K)
+    flat = _without_level(z)[:, _usable(state["tails"])] - np.asarray(state["means"])      # (T, K)
     covariance = np.asarray(state["covariance"])
     known = np.isfinite(flat)
     patterns, which = np.unique(known, axis=0, return_inverse=True)
@@ -448,7 +482,6 @@ def _joint_distance(z: np.ndarray, state: dict) -> np.ndarray:
     return np.cbrt(distance)                    # near normal (Wilson and Hilferty, PNAS 17, 1931)
 
 
-def _strangest_channel(features: np.ndarray, state: dict) -> np.ndarray:
+def _strangest_channel(z: np.ndarray) -> np.ndarray:
     """Return the channel (T,) with the most squared normal scores, for the joint distance."""
-    z = _normal_features(features, state["tails"])
-    return np.nan_to_num(np.nansum(z**2, axis=2)).argmax(axis=1)
+    return np.nan_to_num(np.nansum(z[:, :, :LEVEL] ** 2, axis=2)).argmax(axis=1)

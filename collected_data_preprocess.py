@@ -11,8 +11,6 @@ data is stands in dataset_config.json; what was dropped or filled is written to 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,24 +23,19 @@ import respiratory_simulator
 from config import DATASET_CONFIG, DatasetConfig, dataset_names, load_dataset
 from recordings import Event, Recording
 from resampling import grid_of, to_grid
-from utils import ROOT, DataError, run_cli, setup_logging, sha256_of, write_json
+from utils import ROOT, DataError, run_cli, setup_logging, sha256_of
 from windowing import (
-    FORMAT,
     SPLITS,
     EventMeta,
-    Meta,
-    ScalerMeta,
     Segment,
-    SpanMeta,
     chronological_borders,
-    fit_scaler,
+    fingerprint_of,
+    is_current,
     label_steps,
     normal_steps,
-    read_meta,
-    read_windows,
     runs,
     segments_where,
-    write_windows,
+    write_dataset,
 )
 
 log = logging.getLogger(__name__)
@@ -63,8 +56,8 @@ def preprocess(name: str, dataset: DatasetConfig, base: Path, out: Path, force: 
     files = _raw_files(name, dataset, raw)
     events_files = [file for file in map(_events_file, files, files.values()) if file.is_file()]
     sources = {file.name: sha256_of(file) for file in [*files.values(), *events_files]}
-    fingerprint = _fingerprint(dataset, sources)
-    if not force and _is_current(folder, fingerprint):
+    fingerprint = fingerprint_of(dataset.model_dump(), sources)
+    if not force and is_current(folder, fingerprint):
         log.info("%s is up to date", folder)
         return folder
     splits: dict[str, list[Segment]] = {split: [] for split in SPLITS}
@@ -77,13 +70,25 @@ def preprocess(name: str, dataset: DatasetConfig, base: Path, out: Path, force: 
         for split, parts in split_recording(segment, recording, dataset, dropped).items():
             splits[split] += parts
         events[recording_name] = labelled_events(recording)
-    for split in SPLITS:
-        if not splits[split]:
-            raise DataError(f"{name}: nothing is left for {split}; check the split, the guard and the events")
-    scaler = fit_scaler(splits["train"], list(dataset.channels))
-    spans = _write_all(folder, splits, dataset)
-    meta = _meta(name, dataset, scaler, events, spans, dropped, filled, sources, fingerprint)
-    write_json(folder / "meta.json", meta.model_dump())
+    facts = {
+        "dataset": name,
+        "description": dataset.description,
+        "simulated": dataset.simulated,
+        "channels": {channel: entry.unit for channel, entry in dataset.channels.items()},
+        "measures": {channel: entry.measures for channel, entry in dataset.channels.items()},
+        "rate_hz": dataset.rate_hz,
+        "window_s": dataset.window_s,
+        "guard_s": dataset.guard_s,
+        "delay_s": dataset.delay_s,
+        "fault_kinds": list(dataset.fault_kinds),
+        "events": events,
+        "dropped": dropped,
+        "filled": filled,
+        "sources": sources,
+        "fingerprint": fingerprint,
+        "config": dataset.model_dump(),
+    }
+    meta = write_dataset(folder, splits, max(round(dataset.window_s * dataset.rate_hz), 1), facts)
     log.info("%s: %s rows", folder, ", ".join(f"{rows} {split}" for split, rows in meta.rows.items()))
     return folder
 
@@ -209,74 +214,6 @@ def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
         if not file.is_file():
             raise DataError(f"{name}: {file.name} is not in {dataset.raw_dir}; {dataset.raw_hint}")
     return files
-
-
-def _fingerprint(dataset: DatasetConfig, sources: dict[str, str]) -> str:
-    content = json.dumps([FORMAT, dataset.model_dump(), sources], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _is_current(folder: Path, fingerprint: str) -> bool:
-    """Return whether the folder holds this very dataset, complete and readable."""
-    try:
-        meta = read_meta(folder)
-        if meta.fingerprint != fingerprint:
-            return False
-        for split in SPLITS:
-            read_windows(folder / f"{split}.csv", meta, list(meta.channels))
-    except DataError:
-        return False
-    return True
-
-
-def _write_all(
-    folder: Path, splits: dict[str, list[Segment]], dataset: DatasetConfig
-) -> dict[str, list[SpanMeta]]:
-    """Write the three CSVs; meta.json is taken away first, so a torn set is never read."""
-    steps = max(round(dataset.window_s * dataset.rate_hz), 1)
-    try:
-        (folder / "meta.json").unlink(missing_ok=True)
-        return {
-            split: write_windows(folder / f"{split}.csv", segments, list(dataset.channels), steps)
-            for split, segments in splits.items()
-        }
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
-
-
-def _meta(
-    name: str,
-    dataset: DatasetConfig,
-    scaler: ScalerMeta,
-    events: dict[str, list[EventMeta]],
-    spans: dict[str, list[SpanMeta]],
-    dropped: list[str],
-    filled: list[str],
-    sources: dict[str, str],
-    fingerprint: str,
-) -> Meta:
-    return Meta(
-        format=FORMAT,
-        dataset=name,
-        description=dataset.description,
-        simulated=dataset.simulated,
-        channels={channel: entry.unit for channel, entry in dataset.channels.items()},
-        measures={channel: entry.measures for channel, entry in dataset.channels.items()},
-        rate_hz=dataset.rate_hz,
-        window_s=dataset.window_s,
-        guard_s=dataset.guard_s,
-        delay_s=dataset.delay_s,
-        scaler=scaler,
-        fault_kinds=list(dataset.fault_kinds),
-        events=events,
-        splits=spans,
-        rows={split: sum(span.steps for span in spans[split]) for split in SPLITS},
-        dropped=dropped,
-        filled=filled,
-        sources=sources,
-        fingerprint=fingerprint,
-        config=dataset.model_dump(),
-    )
 
 
 def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:

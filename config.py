@@ -16,7 +16,16 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from utils import ROOT, DataError
 
@@ -24,14 +33,56 @@ EXPERIMENT_CONFIG = ROOT / "pure_lstm_config.json"
 DATASET_CONFIG = ROOT / "dataset_config.json"
 M = TypeVar("M", bound=BaseModel)
 MEASURES = ("airflow", "effort", "other")
-SCORE_COMPONENTS = ("drop", "error", "jolt", "joint")
-ROW_LABELS = ("recording", "window", "t_s", "label")
+SCORE_COMPONENTS = ("drop", "error", "jolt", "level", "joint")
+ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
+NAB = "NAB"                                                          # entry of dataset_config.json
 
 
 class Section(BaseModel):
     """A JSON object: unknown keys are errors, types are not guessed, values do not change."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Timed(Section):
+    """A section with durations: `*_s` in seconds, or `*_rows` in rows of a series.
+
+    The fields are called `*_s` and hold what was written; `in_seconds` makes seconds of rows.
+    """
+
+    _in_rows: frozenset[str] = PrivateAttr(frozenset())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_rows(cls, content: Any, handler: typing.Callable[[Any], Timed]) -> Timed:
+        if not isinstance(content, dict):
+            return handler(content)
+        rows = {key: f"{key.removesuffix('_rows')}_s" for key in content if key.endswith("_rows")}
+        rows = {key: name for key, name in rows.items() if name in cls.model_fields}
+        twice = [key for key, name in rows.items() if name in content]
+        if twice:
+            raise ValueError(f"{twice[0]} and {rows[twice[0]]} both stand there; give one of them")
+        section = handler({rows.get(key, key): value for key, value in content.items()})
+        section._in_rows = frozenset(rows.values())
+        return section
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: typing.Callable[[Timed], dict[str, Any]]) -> dict[str, Any]:
+        content = handler(self)
+        return {(rows_key(key) if key in self._in_rows else key): value for key, value in content.items()}
+
+    def in_seconds(self, rate_hz: float) -> typing.Self:
+        """Return the section with every duration in seconds, at so many rows a second."""
+        values = {name: getattr(self, name) for name in self._in_rows}
+        scaled = {k: [x / rate_hz for x in v] if isinstance(v, list) else v / rate_hz for k, v in values.items()}
+        section = self.model_copy(update=scaled)
+        section._in_rows = frozenset()
+        return section
+
+
+def rows_key(key: str) -> str:
+    """Return the name in rows of a duration in seconds."""
+    return key.removesuffix("_s") + "_rows"
 
 
 # ---- what we choose -------------------------------------------------------------------------
@@ -46,7 +97,7 @@ class DatasetChoice(Section):
     )
 
 
-class ModelConfig(Section):
+class ModelConfig(Timed):
     """The stacked LSTM."""
 
     hidden_units: int = Field(128, gt=0, le=8192, description="units of each LSTM layer")
@@ -58,7 +109,7 @@ class ModelConfig(Section):
     )
 
 
-class TrainingConfig(Section):
+class TrainingConfig(Timed):
     """How the model is fitted."""
 
     epochs: int = Field(24, gt=0, description="most epochs")
@@ -81,7 +132,7 @@ class TrainingConfig(Section):
     plot_every: int = Field(10, ge=0, description="epochs between progress plots; 0 = none")
 
 
-class ScoreConfig(Section):
+class ScoreConfig(Timed):
     """How forecast and fact become one score a step; see anomaly_scores.py."""
 
     amplitude_s: list[Annotated[float, Field(gt=0)]] = Field(
@@ -94,6 +145,7 @@ class ScoreConfig(Section):
     error_s: float = Field(1.0, gt=0, description="trailing span of the error over all leads")
     near_s: float = Field(0.2, gt=0, description="leads up to here count for a jolt")
     jolt_s: float = Field(0.6, gt=0, description="trailing span of the error of the near leads")
+    level_s: float = Field(15.0, gt=0, description="trailing span of the mean that counts as the level")
     settle_s: float = Field(
         3.0, gt=0, description="a channel's forecasts are not used for so long after it was missing"
     )
@@ -108,8 +160,12 @@ class ScoreConfig(Section):
             "joint": 0.01,
         },
         min_length=1,
-        description="weight of a component (drop, error, jolt, joint), or of it on channels that measure "
+        description="weight of a component (drop, error, jolt, level, joint), or of it on channels that measure "
         "airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
+    )
+
+    calibrate_on: list[Literal["train", "val"]] = Field(
+        ["val"], min_length=1, description="splits of normal data that scores and threshold are calibrated on"
     )
 
     @model_validator(mode="after")
@@ -136,7 +192,7 @@ class ThresholdConfig(Section):
     )
 
 
-class EventConfig(Section):
+class EventConfig(Timed):
     """How alarms become events."""
 
     merge_gap_s: float = Field(2.0, ge=0, description="alarms closer than this are one event")
@@ -157,6 +213,12 @@ class ExperimentConfig(Section):
     threshold: ThresholdConfig = ThresholdConfig()
     events: EventConfig = EventConfig()
     grid: dict[str, list[Any]] = Field({}, description="dotted key -> values, for grid_search.py")
+
+    def in_seconds(self, rate_hz: float) -> ExperimentConfig:
+        """Return the config with every duration in seconds, for data of so many rows a second."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        timed = {name: section for name, section in sections.items() if isinstance(section, Timed)}
+        return self.model_copy(update={name: section.in_seconds(rate_hz) for name, section in timed.items()})
 
 
 # ---- what the data is -----------------------------------------------------------------------
@@ -276,6 +338,30 @@ class DatasetConfig(Section):
         return self
 
 
+class NabConfig(Section):
+    """The Numenta Anomaly Benchmark, the entry `NAB` of `dataset_config.json`: what its labels do not say."""
+
+    description: str = Field(description="what the series are, one sentence")
+    val_fraction: float = Field(gt=0, lt=1, description="share of the normal rows, their end, to calibrate on")
+    normal_share: float = Field(
+        gt=0, lt=1, description="normal rows end at the first label window, or at this share of the series"
+    )
+    normal_rows: dict[Name, Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]] = Field(
+        {}, description="series -> [first row, row behind the last] of its normal rows, where another study fixed them"
+    )
+    guard_rows: int = Field(ge=0, description="cut from training before another split; at most a tenth of the rows")
+    gap_rows: int = Field(gt=0, description="no window of training or calibration crosses a longer gap")
+    window_rows: int = Field(gt=0, description="length of a window in the CSVs")
+    units: dict[Name, str] = Field({}, description="series -> unit; others have none")
+
+    @model_validator(mode="after")
+    def _check(self) -> NabConfig:
+        for name, (first, end) in self.normal_rows.items():
+            if first >= end:
+                raise ValueError(f"normal_rows.{name} is [{first}, {end}]; expected the first row before the end")
+        return self
+
+
 def reference(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> list[str]:
     """Return the README's table rows of all keys: name, default, meaning. `python config.py` prints it."""
     rows = []
@@ -303,16 +389,28 @@ def load_experiment(path: Path, overrides: typing.Sequence[str] = ()) -> Experim
 
 def load_dataset(path: Path, name: str) -> DatasetConfig:
     """Read one entry of dataset_config.json; the entry's name is checked first."""
-    content = read_json(path)
-    entries = {key: value for key, value in content.items() if not key.startswith("_")}
+    entries = _respiratory_entries(path)
     if name not in entries:
         raise DataError(f"{_where(path)}: no dataset {name!r}{_nearest(name, entries)}")
     return validate(DatasetConfig, entries[name], f"{_where(path)}: {name}")
 
 
+def load_nab(path: Path) -> NabConfig:
+    """Read the entry NAB of dataset_config.json."""
+    content = read_json(path)
+    if NAB not in content:
+        raise DataError(f"{_where(path)}: no entry {NAB!r}")
+    return validate(NabConfig, content[NAB], f"{_where(path)}: {NAB}")
+
+
 def dataset_names(path: Path) -> list[str]:
-    """Return the names of all datasets in dataset_config.json."""
-    return [name for name in read_json(path) if not name.startswith("_")]
+    """Return the names of all respiratory datasets in dataset_config.json."""
+    return list(_respiratory_entries(path))
+
+
+def _respiratory_entries(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    return {name: entry for name, entry in content.items() if name != NAB and not name.startswith("_")}
 
 
 def expand_grid(config: ExperimentConfig) -> list[dict[str, Any]]:
@@ -360,6 +458,8 @@ def set_dotted(content: dict[str, Any], key: str, value: Any, where: str) -> Non
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
             raise DataError(f"{where}: {parent!r} holds a value, not a section")
+    for twin in (rows_key(last), f"{last.removesuffix('_rows')}_s"):
+        content.pop(twin, None)                                      # of a duration, one spelling at a time
     content[last] = value
 
 
@@ -393,6 +493,8 @@ def _key_in(content: Any, location: typing.Iterable[int | str]) -> str:
     """Return pydantic's location as a dotted key, as far as it leads into `content` itself."""
     parts = []
     for part in location:
+        if isinstance(content, dict) and part not in content and rows_key(str(part)) in content:
+            part = rows_key(str(part))
         try:
             content = content[part]
         except (KeyError, IndexError, TypeError):

@@ -50,6 +50,10 @@ class Dataset:
         """Return the scaled values (T, C) of each segment of a split."""
         return [self.scaler.scaled(segment.values) for segment in self.splits[split]]
 
+    def normal(self, splits: Sequence[str]) -> list[Segment]:
+        """Return the segments of some splits of normal data, for calibration."""
+        return [segment for split in splits for segment in self.splits[split]]
+
 
 def load_dataset(folder: Path, channels: Sequence[str] | None = None) -> Dataset:
     """Read a windowed dataset, all of its channels or some, in the order given."""

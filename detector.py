@@ -26,20 +26,24 @@ from anomaly_scores import (
     fit_calibration,
     resolve_weights,
     rule_scores,
+    series_rules,
 )
 from config import ExperimentConfig, ModelConfig, ScoreConfig, validate
 from data_loader import Scaler
 from lstm_model import StackedLSTM, State
 from utils import DataError, atomic_path
 
-FORMAT = 1
+FORMAT = 2
 PIECE = 2048                             # steps of one pass: bounds the memory of the forecasts
 TOGETHER = 16                           # recordings in one pass
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One recording, scored: all (T,) but residual and forecast (T, C), in physical units."""
+    """One recording, scored: all (T,) but residual and forecast (T, C), in physical units.
+
+    rules: the scores of the rules without a model.
+    """
 
     score: np.ndarray
     threshold: np.ndarray
@@ -48,7 +52,7 @@ class Scored:
     component: np.ndarray
     residual: np.ndarray
     forecast: np.ndarray
-    rule: np.ndarray
+    rules: dict[str, np.ndarray]
 
 
 def steps(seconds: float, rate_hz: float, least: int = 1) -> int:
@@ -77,6 +81,7 @@ def spans_of(score: ScoreConfig, model: ModelConfig, rate_hz: float) -> Spans:
         amplitudes=tuple(steps(span, rate_hz, least=2) for span in score.amplitude_s),
         expected=steps(score.expected_s, rate_hz),
         baseline=steps(score.baseline_s, rate_hz),
+        level=steps(score.level_s, rate_hz),
     )
 
 
@@ -120,7 +125,7 @@ class Detector:
         self.weights = resolve_weights(config.score.weights, measures)
         self.calibration: dict[str, Any] = {}
         self.threshold: dict[str, Any] = {}
-        self.rule_threshold: dict[str, Any] = {}
+        self.rule_thresholds: dict[str, dict[str, Any]] = {}
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -140,8 +145,10 @@ class Detector:
             self.calibration = fit_calibration(features)
             scores = [self.score(part).score for part in features]
             self.threshold = thresholds.fit(method, scores, **parameters)
-            rule = [self.rule(part) for part in features]
-            self.rule_threshold = thresholds.fit(method, rule, **parameters)
+            rules = [self.rules(part, values) for part, values in zip(features, normal, strict=True)]
+            self.rule_thresholds = {
+                name: thresholds.fit(method, [scores[name] for scores in rules], **parameters) for name in rules[0]
+            }
         except ValueError as error:
             raise DataError(f"calibration: {error}; give the val split more normal data") from None
 
@@ -149,9 +156,14 @@ class Detector:
         """Return the scores of features (T, C, F)."""
         return compute_scores(features, self.calibration, self.weights)
 
-    def rule(self, features: np.ndarray) -> np.ndarray:
-        """Return the scores (T,) of the rule without a model."""
-        return rule_scores(features, self.calibration, self.weights)
+    def rules(self, features: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the scores (T,) of the rules without a model, for features (T, C, F) and values (T, C).
+
+        Little movement, where channels breathe; else two rules for any series.
+        """
+        if self.weights["drop"].any():
+            return {"rule without a model": rule_scores(features, self.calibration, self.weights)}
+        return series_rules(self.scaler.scaled(values), self.spans.level)
 
     def compare(self, recordings: Sequence[np.ndarray]) -> list[Comparisons]:
         """Return the comparisons of recordings of physical values (T, C), several at a time."""
@@ -197,7 +209,7 @@ class Detector:
     def detect(self, recordings: Sequence[np.ndarray]) -> list[Scored]:
         """Return scores, thresholds and alarms of recordings of physical values (T, C)."""
         detected = []
-        for comparisons in self.compare(recordings):
+        for values, comparisons in zip(recordings, self.compare(recordings), strict=True):
             scores = self.score(comparisons.features)
             threshold = thresholds.apply(self.threshold, scores.score)
             detected.append(
@@ -209,7 +221,7 @@ class Detector:
                     scores.component,
                     comparisons.residual,
                     comparisons.forecast,
-                    self.rule(comparisons.features),
+                    self.rules(comparisons.features, values),
                 )
             )
         return detected
@@ -227,7 +239,7 @@ class Detector:
             "scaler": {"center": self.scaler.center.tolist(), "scale": self.scaler.scale.tolist()},
             "calibration": self.calibration,
             "threshold": self.threshold,
-            "rule_threshold": self.rule_threshold,
+            "rule_thresholds": self.rule_thresholds,
         }
 
     @classmethod
@@ -248,7 +260,7 @@ class Detector:
             scaler = Scaler(tuple(channels), center, scale)
             detector = cls(model, scaler, state["units"], state["measures"], rate_hz, config, device)
             detector.calibration = state["calibration"]
-            detector.threshold, detector.rule_threshold = state["threshold"], state["rule_threshold"]
+            detector.threshold, detector.rule_thresholds = state["threshold"], state["rule_thresholds"]
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{where}: not a checkpoint of this program ({type(error).__name__}: {reason})") from None

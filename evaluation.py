@@ -122,6 +122,23 @@ def fault_numbers(
     return {"reported": reported, "overlap_a_label": true, "labelled": labelled}
 
 
+def nab_numbers(recording: TestRecording, rows: int, rate_hz: float) -> dict[str, float]:
+    """Return the NAB score of a series, 100 = perfect, 0 = silent, for each of NAB's profiles.
+
+    The first row of each found event is an alarm; where the series was trained on, there is none.
+
+    Args:
+        rows: of the whole series, whose row k lies at k / rate_hz.
+    """
+    alarms = np.zeros(rows, bool)
+    alarms[[round(event.start_s * rate_hz) for event in recording.found]] = True
+    windows = [(round(event.start_s * rate_hz), round(event.end_s * rate_hz)) for event in recording.labelled]
+    windows = np.array(windows, int).reshape(-1, 2)
+    return {
+        profile: metrics.nab_series_score(windows, alarms, profile)["score"] for profile in metrics.NAB_PROFILES
+    }
+
+
 def _event_numbers(
     recordings: Sequence[TestRecording], fault_kinds: Sequence[str], rate_hz: float, tolerance_s: float
 ) -> dict[str, float]:

@@ -14,9 +14,13 @@ from config import EventConfig, ExperimentConfig
 from data_loader import Dataset
 from detector import Detector, Scored
 from evaluation import TestRecording, match_recording
-from events import fault_events, find_events
+from events import FoundEvent, fault_events, find_events
 from reporting import RunFolder, write_events, write_scores
 from windowing import EventMeta, Segment
+
+ENDS = ("start", "end")
+BEFORE_S, AFTER_S = 30.0, 20.0           # of a close-up of a recording
+BEFORE_ROWS, AFTER_ROWS = 200, 100       # and of a series
 
 
 def recordings_as_seen(
@@ -26,17 +30,21 @@ def recordings_as_seen(
     segments: Sequence[Segment],
     scored: Sequence[Scored],
 ) -> dict[str, list[TestRecording]]:
-    """Return the test recordings as the LSTM, the rule without a model and random scores see them."""
+    """Return the test recordings as the LSTM, the rules without a model and random scores see them."""
     method, parameters = config.threshold.method, dict(config.threshold.parameters)
     random = np.random.default_rng(config.training.seed)
-    calibration_steps = sum(len(segment) for segment in dataset.splits["val"])
+    calibration_steps = sum(len(segment) for segment in dataset.normal(config.score.calibrate_on))
     random_threshold = thresholds.fit(method, random.uniform(size=calibration_steps), **parameters)
     random_scores = [random.uniform(size=len(segment)) for segment in segments]
     scores = {
         "LSTM": ([s.score for s in scored], [s.channel for s in scored], detector.threshold),
-        "rule without a model": ([s.rule for s in scored], None, detector.rule_threshold),
+        **{name: ([s.rules[name] for s in scored], None, rule) for name, rule in detector.rule_thresholds.items()},
         "random scores": (random_scores, None, random_threshold),
     }
+    if dataset.meta.series is not None:                          # every row counts, also one without a score yet
+        scores = {
+            name: ([np.nan_to_num(one, nan=0.0) for one in series], *rest) for name, (series, *rest) in scores.items()
+        }
     return {
         name: group_recordings(config.events, dataset.meta.events, detector, segments, series, channels, threshold)
         for name, (series, channels, threshold) in scores.items()
@@ -71,13 +79,20 @@ def group_recordings(
                 min_duration_s=config.min_duration_s,
             )
         t = np.concatenate([segments[k].t for k in mine])
-        values = np.concatenate([segments[k].values for k in mine])
-        faults = fault_events(
-            name, t, values, detector.channels, config.fault_min_s, 1 / detector.rate_hz
-        )
         score, alarm = np.concatenate([scores[k] for k in mine]), np.concatenate(alarms)
+        faults = _faults(name, [segments[k] for k in mine], detector, config.fault_min_s)
         recordings.append(TestRecording(name, t, score, alarm, found, faults, list(labelled.get(name, []))))
     return recordings
+
+
+def _faults(name: str, segments: Sequence[Segment], detector: Detector, least_s: float) -> list[FoundEvent]:
+    """Return the faults of a recording; what lies between two test spans of a series is no fault."""
+    spans = [[segment] for segment in segments] if segments[0].timestamp is not None else [segments]
+    found = []
+    for parts in spans:
+        t, values = (np.concatenate([getattr(part, key) for part in parts]) for key in ("t", "values"))
+        found += fault_events(name, t, values, detector.channels, least_s, 1 / detector.rate_hz)
+    return found
 
 
 def write_findings(
@@ -95,6 +110,7 @@ def write_findings(
             {
                 "recording": segment.recording,
                 "t_s": segment.t,
+                **({} if segment.timestamp is None else {"timestamp": segment.timestamp}),
                 "score": s.score,
                 "threshold": s.threshold,
                 "alarm": s.alarm.astype(int),
@@ -104,13 +120,21 @@ def write_findings(
             for segment, s in zip(segments, scored, strict=True)
         ],
     )
+    stamps = {
+        (segment.recording, t): stamp
+        for segment in segments
+        if segment.timestamp is not None
+        for t, stamp in zip(segment.t.tolist(), segment.timestamp, strict=True)
+    }
     rows = []
     for recording in recordings:
         for found_by, events in (("lstm", recording.found), ("mask", recording.faults)):
             match = match_recording(recording, events, tolerance_s)
             for event, k in zip(events, match.match, strict=True):
-                rows.append((event, recording.labelled[k].kind if k >= 0 else "", found_by))
-    write_events(run, rows)
+                row = {"event": event, "matched_label": recording.labelled[k].kind if k >= 0 else ""}
+                ends = {f"{end}_timestamp": stamps.get((event.recording, getattr(event, f"{end}_s"))) for end in ENDS}
+                rows.append(row | {"found_by": found_by} | ends)
+    write_events(run, rows, timestamps=bool(stamps))
 
 
 def draw_findings(
@@ -127,17 +151,21 @@ def draw_findings(
     folder.mkdir(exist_ok=True)
     for stale in folder.glob("*.png"):
         stale.unlink()
+    before_s, after_s = BEFORE_S, AFTER_S
+    if segments[0].timestamp is not None:
+        before_s, after_s = BEFORE_ROWS / detector.rate_hz, AFTER_ROWS / detector.rate_hz
     for recording in tqdm(recordings, desc="plots", unit="recording", disable=None):
         view = view_of(recording, detector, segments, scored, tolerance_s, simulated)
         plots.save(plots.plot_recording(view), run.plots / f"{recording.name}.png")
         for start_s, end_s, is_true, channel in view.found:
             title = f"{recording.name}: {'found' if is_true else 'false alarm'} at {start_s:.1f} s ({channel})"
             kind = "found" if is_true else "false"
-            figure = plots.plot_event(view, start_s, end_s, title)
+            figure = plots.plot_event(view, start_s, end_s, title, before_s, after_s)
             plots.save(figure, folder / f"{recording.name}_{start_s:07.1f}_{kind}.png")
         for start_s, end_s, kind, is_found in view.labelled:
             if not is_found:
-                figure = plots.plot_event(view, start_s, end_s, f"{recording.name}: missed {kind} at {start_s:.1f} s")
+                title = f"{recording.name}: missed {kind} at {start_s:.1f} s"
+                figure = plots.plot_event(view, start_s, end_s, title, before_s, after_s)
                 plots.save(figure, folder / f"{recording.name}_{start_s:07.1f}_missed.png")
 
 

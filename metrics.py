@@ -18,7 +18,7 @@ Everything here maps arrays to numbers. Conventions, valid for every function un
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -704,16 +704,26 @@ def load_nab_windows(nab_root: str | Path) -> dict[str, NabSeries]:
 
 def _load_nab_series(path: Path, window_ends: list[list[str]]) -> NabSeries:
     timestamps = pd.read_csv(path, usecols=["timestamp"])["timestamp"]
-    if not window_ends:
-        return NabSeries(len(timestamps), np.empty((0, 2), dtype=int))
     times = pd.to_datetime(timestamps, format="ISO8601").to_numpy()
+    return NabSeries(len(timestamps), nab_window_rows(times, window_ends, str(path)))
+
+
+def nab_window_rows(times: np.ndarray, window_ends: Sequence[Sequence[str]], where: str) -> np.ndarray:
+    """Return label windows as rows (W, 2), first and last, both included.
+
+    Args:
+        times: (n,) datetime64 of the rows; they may repeat, and need not rise.
+        window_ends: first and last timestamp of each window.
+        where: the series, for the error message.
+    Raises: ValueError if a window's end is not the timestamp of exactly one row.
+    """
     rows = []
     for end in (end for window in window_ends for end in window):
         matches = np.flatnonzero(times == pd.Timestamp(end).to_datetime64())
         if matches.size != 1:
-            raise ValueError(f"{path}: the window end {end} is the timestamp of {matches.size} rows; expected one")
+            raise ValueError(f"{where}: the window end {end} is the timestamp of {matches.size} rows; expected one")
         rows.append(matches[0])
-    return NabSeries(len(timestamps), np.reshape(rows, (-1, 2)))
+    return np.reshape(np.array(rows, dtype=int), (-1, 2))
 
 
 def nab_probation(n_rows: int) -> int:

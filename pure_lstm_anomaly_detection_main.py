@@ -2,10 +2,12 @@
 
     python pure_lstm_anomaly_detection_main.py                                  # the embedded recordings
     python pure_lstm_anomaly_detection_main.py --config pure_lstm_config_cpap.json --seeds 3
+    python pure_lstm_anomaly_detection_main.py --config pure_lstm_config_NAB_fast.json --dataset nyc_taxi
     python pure_lstm_anomaly_detection_main.py --checkpoint experiments/x/checkpoint.pt --score night.csv.gz
 
 One run fills one folder, experiments/<name>/. The data has to be preprocessed first, see
-collected_data_preprocess.py.
+collected_data_preprocess.py and data_preprocess_NAB.py. A category of NAB, such as realKnownCause,
+is a dataset too: one model for each of its series.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import EXPERIMENT_CONFIG, ExperimentConfig, load_experiment
+from config import EXPERIMENT_CONFIG, ExperimentConfig, load_experiment, read_json
 from utils import ROOT, DataError, log_to_file, resolve_device, run_cli, seed_everything, setup_logging, write_json
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
@@ -26,11 +28,12 @@ if TYPE_CHECKING:                                                # heavy imports
     from detector import Detector, Scored
     from reporting import RunFolder
     from trainers import Batches, Trainer
-    from windowing import Segment
+    from windowing import EventMeta, Segment
 
 log = logging.getLogger(__name__)
 
 DATASETS = ROOT / "datasets"
+RUNS = "runs.json"                       # of a folder of several runs
 FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")
 QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_size=4")
 
@@ -63,26 +66,28 @@ def run_experiment(
         if saved is not None:
             check_same_data(saved, dataset)
         write_json(run.config, config.model_dump())
+        config = config.in_seconds(dataset.meta.rate_hz)
         model = build_model(config.model, len(dataset.channels), dataset.meta.rate_hz)
         meta = dataset.meta
         units, measures = ([facts[c] for c in dataset.channels] for facts in (meta.channels, meta.measures))
         detector = Detector(model, dataset.scaler, units, measures, meta.rate_hz, config, device)
 
         def save(trainer_state: dict[str, Any]) -> None:
-            state = detector.state_dict() | {"training": trainer_state, "data": dataset.meta.config}
-            save_checkpoint(run.checkpoint, state)
+            about = {"data": dataset.meta.config, "series": dataset.meta.series is not None}
+            save_checkpoint(run.checkpoint, detector.state_dict() | {"training": trainer_state} | about)
 
         trainer_state = train(config, dataset, run, detector, save, saved, plots, until)
         if not trainer_state["progress"]["finished"]:
             return None
         trained = time.perf_counter()
-        detector.calibrate([segment.values for segment in dataset.splits["val"]])
+        detector.calibrate([segment.values for segment in dataset.normal(config.score.calibrate_on)])
         save(trainer_state)
         log.info("threshold %s: %.4f", config.threshold.method, detector.threshold["value"])
         segments = dataset.splits["test"]
         scored = detector.detect([segment.values for segment in segments])
         scored_at = time.perf_counter()
         results = report(config, dataset, run, detector, segments, scored, plots)
+        results["forecast"] = forecast_numbers(config, dataset, trainer_state["progress"])
         seconds = {
             "training": trained - began,
             "scoring": scored_at - trained,
@@ -137,6 +142,17 @@ def train(
     return trainer.state_dict(windows)
 
 
+def forecast_numbers(config: ExperimentConfig, dataset: Dataset, progress: dict[str, Any]) -> dict[str, float]:
+    """Return the best validation loss beside those of two forecasts that learn nothing."""
+    from detector import horizon_of, warm_up_of
+    from trainers import naive_losses
+
+    rate = dataset.meta.rate_hz
+    _, validation = training_data(config, dataset)
+    naive = naive_losses(validation, horizon_of(config.model, rate), warm_up_of(config.model, rate))
+    return {"lstm": progress["best_loss"], "best_epoch": progress["best_epoch"]} | naive
+
+
 def check_same_data(saved: dict[str, Any], dataset: Dataset) -> None:
     """Raise DataError if the checkpoint of a run to go on with was made from other training data."""
     scaler = {"center": dataset.scaler.center.tolist(), "scale": dataset.scaler.scale.tolist()}
@@ -170,16 +186,20 @@ def check_together(config: ExperimentConfig, dataset: Dataset) -> None:
     """Raise DataError, before a run folder is made, unless config and dataset fit together."""
     import thresholds
     from anomaly_scores import resolve_weights
+    from detector import horizon_of, warm_up_of
 
+    config, rate = config.in_seconds(dataset.meta.rate_hz), dataset.meta.rate_hz
     try:
         thresholds.check_parameters(config.threshold.method, dict(config.threshold.parameters))
     except ValueError as error:
         raise DataError(f"threshold.parameters: {error}") from None
-    reach = config.model.horizon_s + config.model.warm_up_s
-    if reach > dataset.meta.guard_s:
+    reach, guard = horizon_of(config.model, rate) + warm_up_of(config.model, rate), round(dataset.meta.guard_s * rate)
+    if reach > guard:
+        unit, scale = ("rows", 1) if dataset.meta.series else ("s", rate)
         raise DataError(
-            f"model.horizon_s + model.warm_up_s is {reach:g} s, but the guard of {dataset.meta.dataset} "
-            f"is {dataset.meta.guard_s:g} s; shorten them or raise guard_s in dataset_config.json"
+            f"model.horizon_{unit} + model.warm_up_{unit} is {reach / scale:g} {unit}, but the guard of "
+            f"{dataset.meta.dataset} is {guard / scale:g} {unit}; shorten them or raise guard_{unit} in "
+            "dataset_config.json"
         )
     measures = [dataset.meta.measures[channel] for channel in dataset.channels]
     if not any(weights.any() for weights in resolve_weights(config.score.weights, measures).values()):
@@ -228,7 +248,7 @@ def report(
 ) -> dict[str, Any]:
     """Evaluate the detector and its baselines, write scores, events and plots; return the metrics."""
     import metrics
-    from evaluation import evaluate_detector, fault_numbers
+    from evaluation import evaluate_detector, fault_numbers, nab_numbers
     from findings import draw_findings, recordings_as_seen, write_findings
 
     meta, tolerance = dataset.meta, config.events.tolerance_s
@@ -247,7 +267,11 @@ def report(
             for name, several in recordings.items()
         },
         "faults": fault_numbers(recordings["LSTM"], meta.fault_kinds, tolerance),
+        "rate_hz": meta.rate_hz,
     }
+    if meta.series is not None:
+        for name, several in recordings.items():
+            results["detectors"][name]["deployed"]["nab"] = nab_numbers(several[0], meta.series.rows, meta.rate_hz)
     write_findings(run, detector, segments, scored, recordings["LSTM"], tolerance)
     if plots:
         draw_findings(run, detector, segments, scored, recordings["LSTM"], tolerance, meta.simulated)
@@ -256,40 +280,20 @@ def report(
 
 def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str) -> Path:
     """Score raw recordings with a trained model; no training data needed. Returns the run folder."""
-    import collected_data_preprocess as preprocess
-    from config import DatasetConfig, validate
     from detector import Detector, load_checkpoint
     from findings import draw_findings, group_recordings, write_findings
     from recordings import name_of
     from reporting import new_run
-    from windowing import segments_where
 
     state = load_checkpoint(checkpoint)
     detector = Detector.from_state(state, device, checkpoint.name)
     if not detector.threshold:
         raise DataError(f"{checkpoint.name}: its training was not finished, it has no threshold; resume the run first")
-    data = validate(DatasetConfig, state.get("data"), checkpoint.name)
-    data = data.model_copy(update={"channels": {c: data.channels[c] for c in detector.channels}})
     names = [name_of(file) for file in files]
     if len(set(names)) < len(names):
         raise DataError("--score: two files have the same name; score them one after the other")
-    recordings = [
-        preprocess.load_recording(file, name, data) for file, name in zip(files, names, strict=True)
-    ]
-    segments: list[Segment] = []
-    labelled = {}
-    least = (detector.spans.warm_up + detector.model.horizon + 1) / detector.rate_hz
-    for recording in recordings:
-        if recording.duration_s < least:
-            raise DataError(
-                f"{recording.path.name}: {recording.duration_s:g} s long; "
-                f"the model's warm-up and horizon need {least:g} s"
-            )
-        segment = preprocess.on_grid(recording, data, [])
-        segments += segments_where(segment, segment.label >= 0)
-        labelled[recording.name] = preprocess.labelled_events(recording)
-    if not segments:
-        raise DataError("--score: no recording has a value of the model's channels")
+    read = _series_to_score if state.get("series") else _recordings_to_score
+    segments, labelled = read(dict(zip(names, files, strict=True)), state, detector, checkpoint.name)
     run = new_run(root)
     run.plots.mkdir(exist_ok=True)
     events, tolerance = detector.config.events, detector.config.events.tolerance_s
@@ -298,8 +302,59 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
         events, labelled, detector, segments, [s.score for s in scored], [s.channel for s in scored], detector.threshold
     )
     write_findings(run, detector, segments, scored, grouped, tolerance)
-    draw_findings(run, detector, segments, scored, grouped, tolerance, data.simulated)
+    draw_findings(run, detector, segments, scored, grouped, tolerance, bool(state["data"].get("simulated")))
     return run.root
+
+
+def _recordings_to_score(
+    files: dict[str, Path], state: dict[str, Any], detector: Detector, where: str
+) -> tuple[list[Segment], dict[str, list[EventMeta]]]:
+    """Return the segments of raw recordings on the detector's grid, and their labelled events."""
+    import collected_data_preprocess as preprocess
+    from config import DatasetConfig, validate
+    from windowing import segments_where
+
+    data = validate(DatasetConfig, state.get("data"), where)
+    data = data.model_copy(update={"channels": {c: data.channels[c] for c in detector.channels}})
+    recordings = [preprocess.load_recording(file, name, data) for name, file in files.items()]
+    segments, labelled = [], {}
+    for recording in recordings:
+        _check_length(recording.path, recording.duration_s, detector)
+        segment = preprocess.on_grid(recording, data, [])
+        segments += segments_where(segment, segment.label >= 0)
+        labelled[recording.name] = preprocess.labelled_events(recording)
+    if not segments:
+        raise DataError("--score: no recording has a value of the model's channels")
+    return segments, labelled
+
+
+def _series_to_score(
+    files: dict[str, Path], _state: dict[str, Any], detector: Detector, _where: str
+) -> tuple[list[Segment], dict[str, list[EventMeta]]]:
+    """Return series of `timestamp,value` rows, each as one segment without labels."""
+    import numpy as np
+
+    from data_preprocess_NAB import read_series
+
+    segments = []
+    for name, file in files.items():
+        series = read_series(file, name)
+        if not 0.8 < series.period_s * detector.rate_hz < 1.25:
+            raise DataError(
+                f"{file.name}: a row every {series.period_s:g} s, but the model learnt a row every "
+                f"{1 / detector.rate_hz:g} s; train one on such data"
+            )
+        _check_length(file, len(series.values) / detector.rate_hz, detector)
+        segments.append(series.segment(0, len(series.values), np.empty((0, 2), int)))
+    return segments, {}
+
+
+def _check_length(file: Path, duration_s: float, detector: Detector) -> None:
+    least = (detector.spans.warm_up + detector.model.horizon + 1) / detector.rate_hz
+    if duration_s < least:
+        raise DataError(
+            f"{file.name}: {duration_s:g} s long; the model's warm-up and horizon need {least:g} s"
+        )
 
 
 # ---- command line ---------------------------------------------------------------------------
@@ -308,6 +363,7 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
 def load_data(config: ExperimentConfig, datasets: Path) -> Dataset:
     """Read the windowed dataset of a config; if it is missing, say which command makes it."""
     from data_loader import load_dataset
+    from nab_files import series_names
 
     name = config.dataset.name
     for family in FAMILIES:
@@ -315,46 +371,69 @@ def load_data(config: ExperimentConfig, datasets: Path) -> Dataset:
             dataset = load_dataset(datasets / family / name, config.dataset.channels)
             check_together(config, dataset)
             return dataset
-    raise DataError(
-        f"no windowed dataset {name!r} under {datasets}; make it first: "
-        f"python collected_data_preprocess.py --dataset {name}"
-    )
+    command = f"collected_data_preprocess.py --dataset {name}"
+    if name in series_names():
+        command = f"data_preprocess_NAB.py --series {name}"
+    raise DataError(f"no windowed dataset {name!r} under {datasets}; make it first: python {command}")
 
 
-def run_seeds(config: ExperimentConfig, dataset: Dataset, root: Path, device: str, count: int) -> str:
-    """Run `count` seeds one after the other; write summary.json; return the results table."""
-    from reporting import new_run
+def planned_runs(config: ExperimentConfig, seeds: int) -> dict[str, ExperimentConfig]:
+    """Return the config of each run by its folder: one a seed, and one a series of a NAB category."""
+    from nab_files import series_of
 
-    parent = new_run(root).root
-    results = []
-    for seed in range(config.training.seed, config.training.seed + count):
-        training = config.training.model_copy(update={"seed": seed})
-        one = config.model_copy(update={"training": training})
-        results.append(run_experiment(one, dataset, new_run(parent / f"seed{seed}"), device))
-    return summarize(parent, results)
+    names = series_of(config.dataset.name)
+    runs = {}
+    for name in names or [config.dataset.name]:
+        dataset = config.dataset.model_copy(update={"name": name})
+        for seed in range(config.training.seed, config.training.seed + seeds):
+            training = config.training.model_copy(update={"seed": seed})
+            folder = "/".join([name] * bool(names) + [f"seed{seed}"] * (seeds > 1))
+            runs[folder or "."] = config.model_copy(update={"dataset": dataset, "training": training})
+    return runs
+
+
+def run_all(config: ExperimentConfig, seeds: int, root: Path, datasets: Path, device: str, new: bool = True) -> str:
+    """Run, or go on with, every run of a config one after the other; return the results table.
+
+    All their datasets are read and checked before a folder is made.
+    """
+    from reporting import RunFolder, new_run
+
+    runs = planned_runs(config, seeds)
+    data = {name: load_data(one, datasets) for name, one in {r.dataset.name: r for r in runs.values()}.items()}
+    if new:
+        new_run(root)
+    write_json(root / "config.json", config.model_dump())
+    if len(runs) > 1:
+        write_json(root / RUNS, {"seeds": seeds, "folders": list(runs)})
+    results: dict[str, list[dict[str, Any]]] = {}
+    for folder, one in runs.items():
+        run = RunFolder(root / folder)
+        run.root.mkdir(parents=True, exist_ok=True)
+        results.setdefault(one.dataset.name, []).append(run_experiment(one, data[one.dataset.name], run, device))
+    return summarize(root if len(runs) > 1 else None, results)
+
+
+def summarize(parent: Path | None, results: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the results table of the seeds of one or more datasets; write summary.json beside the runs."""
+    from evaluation import over_seeds
+    from reporting import forecast_table, results_table, series_table
+
+    if parent is not None:
+        keys = ("detectors", "forecast")
+        summary = {name: over_seeds([{k: one[k] for k in keys} for one in seeds]) for name, seeds in results.items()}
+        write_json(parent / "summary.json", {"seeds": len(next(iter(results.values()))), "datasets": summary})
+    (first, *_), *_ = results.values()
+    if "nab" in first["detectors"]["LSTM"]["deployed"]:
+        return f"{forecast_table(results)}\n\n{series_table(results)}"
+    return "\n\n".join(results_table(seeds) for seeds in results.values())
 
 
 def resume(root: Path, overrides: Sequence[str], datasets: Path, device: str) -> str:
-    """Go on with a run, or with each of a folder of seeds; return the results table."""
-    from reporting import RunFolder
-
-    seeds = sorted(folder.parent for folder in root.glob("seed*/config.json"))
-    results = []
-    for folder in seeds or [root]:
-        config = resumed_config(folder, overrides)
-        results.append(run_experiment(config, load_data(config, datasets), RunFolder(folder), device))
-    return summarize(root, results) if seeds else summarize(None, results)
-
-
-def summarize(parent: Path | None, results: Sequence[dict[str, Any]]) -> str:
-    """Return the results table of one or more seeds; write summary.json into their folder."""
-    from evaluation import over_seeds
-    from reporting import results_table
-
-    if parent is not None:
-        summary = over_seeds([{"detectors": result["detectors"]} for result in results])
-        write_json(parent / "summary.json", {"seeds": len(results), "dataset": results[0]["dataset"]} | summary)
-    return results_table(results)
+    """Go on with a run, or with all the runs of a folder; return the results table."""
+    config = resumed_config(root, overrides)
+    seeds = read_json(root / RUNS)["seeds"] if (root / RUNS).is_file() else 1
+    return run_all(config, seeds, root, datasets, device, new=False)
 
 
 def resumed_config(root: Path, overrides: Sequence[str]) -> ExperimentConfig:
@@ -407,18 +486,14 @@ def command(args: argparse.Namespace) -> int:
         return 0
     overrides = [*args.set, *([f"dataset.name={args.dataset}"] if args.dataset else [])]
     config = load_experiment(args.config, [*overrides, *(QUICK if args.dry_run else ())])
-    dataset = load_data(config, args.datasets)
     if args.dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            run_experiment(config, dataset, new_run(Path(folder) / "run"), device, plots=False)
+            for name, one in planned_runs(config, args.seeds).items():
+                run_experiment(one, load_data(one, args.datasets), new_run(Path(folder) / name), device, plots=False)
         print("dry run: the whole path works")
         return 0
     root = args.out or default_root(ROOT / "experiments", config.dataset.name)
-    if args.seeds > 1:
-        table = run_seeds(config, dataset, root, device, args.seeds)
-    else:
-        table = summarize(None, [run_experiment(config, dataset, new_run(root), device)])
-    print(f"{table}\n\n{root}")
+    print(f"{run_all(config, args.seeds, root, args.datasets, device)}\n\n{root}")
     return 0
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from events import FoundEvent
 from utils import DataError, atomic_path, git_commit, versions, write_json, write_text
 
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
@@ -140,26 +139,17 @@ def write_scores(run: RunFolder, parts: Sequence[Mapping[str, Any]]) -> None:
             pd.DataFrame(rounded).to_csv(file, index=False, header=k == 0, lineterminator="\n")
 
 
-def write_events(run: RunFolder, rows: Sequence[tuple[FoundEvent, str, str]]) -> None:
-    """Write `events.csv`, one row a found event: (event, matched label or "", found by)."""
-    frame = pd.DataFrame(
-        [
-            {
-                "recording": event.recording,
-                "start_s": round(event.start_s, 3),
-                "end_s": round(event.end_s, 3),
-                "peak_score": round(event.peak_score, 4),
-                "peak_t_s": round(event.peak_t_s, 3),
-                "channel": event.channel,
-                "matched_label": label,
-                "found_by": found_by,
-            }
-            for event, label, found_by in rows
-        ],
-        columns=[
-            "recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by",
-        ],
-    )  # fmt: skip
+def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
+    """Write `events.csv`, one row a found event.
+
+    Args:
+        rows: event (FoundEvent), matched_label ("" = none), found_by, and, of a series, its two timestamps.
+    """
+    columns = ["recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by"]
+    if timestamps:
+        columns += ["start_timestamp", "end_timestamp"]
+    digits = {"start_s": 3, "end_s": 3, "peak_score": 4, "peak_t_s": 3}
+    frame = pd.DataFrame([vars(row["event"]) | dict(row) for row in rows], columns=columns).round(digits)
     with atomic_path(run.root / "events.csv") as temporary:
         frame.to_csv(temporary, index=False)
 
@@ -197,12 +187,64 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def forecast_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Return the best validation losses beside those of forecasts that learn nothing, as a Markdown table."""
+    lines = ["| validation loss | LSTM | best epoch | last value | mean |", "|---|---|---|---|---|"]
+    for name, seeds in results.items():
+        columns = {key: [one["forecast"][key] for one in seeds] for key in seeds[0]["forecast"]}
+        cells = [_number(columns["lstm"], 3), _number(columns["best_epoch"], 0)]
+        cells += [f"{columns[key][0]:.3f}" for key in ("last_value", "mean")]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def series_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Return the results of several series as a Markdown table, a row a series and detector, means last.
+
+    Args:
+        results: series -> contents of `metrics.json`, one a seed.
+    """
+    lines = ["| series | detector | " + " | ".join(SERIES_NUMBERS) + " |", "|---|---|" + "---|" * len(SERIES_NUMBERS)]
+    everything: dict[str, list[list[list[float]]]] = {}                  # detector -> series -> seed -> number
+    for name, seeds in results.items():
+        for detector in seeds[0]["detectors"]:
+            numbers = [_series_numbers(one["detectors"][detector]["deployed"], one["rate_hz"]) for one in seeds]
+            everything.setdefault(detector, []).append(numbers)
+            lines.append(f"| {name} | {detector} | {_cells(numbers)} |")
+    if len(results) > 1:
+        for detector, series in everything.items():
+            means = [pd.DataFrame(seed, dtype=float).mean().tolist() for seed in zip(*series, strict=True)]
+            lines.append(f"| **mean of {len(series)}** | {detector} | {_cells(means)} |")
+    return "\n".join(lines)
+
+
+SERIES_NUMBERS = ("point P", "R", "F1", "event P", "R", "F1", "average precision", "VUS-PR", "NAB score", "delay, rows")
+
+
+def _series_numbers(deployed: Mapping[str, Any], rate_hz: float) -> list[float]:
+    point, events, free = deployed["point"], deployed["events"], deployed["threshold_free"]
+    return [
+        *(point[key] for key in ("precision", "recall", "f1")),
+        *(events[key] for key in ("precision", "recall", "f1")),
+        free["auc_pr"],
+        free["vus_pr"],
+        deployed["nab"]["standard"],
+        events["delay_median_s"] * rate_hz,
+    ]
+
+
+def _cells(numbers: Sequence[Sequence[float]]) -> str:
+    columns = list(zip(*numbers, strict=True))
+    digits = [2] * (len(columns) - 2) + [0, 0]
+    return " | ".join(_number(column, places) for column, places in zip(columns, digits, strict=True))
+
+
 def _percent(values: Sequence[float]) -> str:
     spread = f" ± {100 * np.std(values):.0f}" if len(values) > 1 else ""
     return f"{100 * np.mean(values):.0f}{spread} %"
 
 
-def _number(values: Sequence[float | None]) -> str:
+def _number(values: Sequence[float | None], places: int = 2) -> str:
     known = [np.nan if value is None else value for value in values]
-    spread = f" ± {np.std(known):.2f}" if len(known) > 1 else ""
-    return "-" if np.isnan(known).any() else f"{np.mean(known):.2f}{spread}"
+    spread = f" ± {np.std(known):.{places}f}" if len(known) > 1 else ""
+    return "-" if np.isnan(known).any() else f"{np.mean(known):.{places}f}{spread}"

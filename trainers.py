@@ -66,6 +66,25 @@ def forecast_loss(forecast: Tensor, series: Tensor, warm_up: int) -> Tensor:
     return (torch.log(mean + LOSS_FLOOR) * weight).sum() / weight.sum().clamp(min=1)
 
 
+def naive_losses(validation: Batches, horizon: int, warm_up: int) -> dict[str, float]:
+    """Return the validation losses of two forecasts that learn nothing: the last value, and the training mean."""
+    last, mean, windows = 0.0, 0.0, 0
+    for x, series in validation:
+        still = _last_values(x).unsqueeze(2).expand(-1, -1, horizon, -1)         # (B, T, H, C)
+        last += forecast_loss(still, series, warm_up).item() * len(x)
+        mean += forecast_loss(torch.zeros_like(still), series, warm_up).item() * len(x)
+        windows += len(x)
+    return {"last_value": last / windows, "mean": mean / windows}
+
+
+def _last_values(x: Tensor) -> Tensor:
+    """Return x (B, T, C) with each missing value replaced by the one before it, or by the center, 0."""
+    at = torch.arange(x.shape[1])[None, :, None].expand_as(x)
+    known = torch.isfinite(x)
+    newest = torch.where(known, at, 0).cummax(dim=1).values
+    return torch.nan_to_num(x.gather(1, newest), nan=0.0)
+
+
 def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> LRScheduler:
     """Return the learning-rate schedule of a config, stepped once an epoch."""
     if config.schedule == "cosine":

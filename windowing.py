@@ -7,12 +7,18 @@ Long form, one row a time step, physical units:
 The rows of a window are consecutive steps; a window crosses no gap, recording or split, and no
 step is written twice, so neighbouring windows join again. `meta.json` beside the CSVs says
 everything else. A missing value is NaN here, an empty cell with valid = 0 there.
+
+A series whose rows carry timestamps has them as a further column, `timestamp`, as they were
+written: they may repeat or leap. There a step is a row, and `t_s` its number times the usual
+distance of two rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +27,7 @@ import pandas as pd
 from pydantic import Field
 
 from config import Section, read_json, validate
-from utils import DataError, atomic_path
+from utils import DataError, atomic_path, write_json
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
@@ -29,19 +35,26 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive steps of one recording: t (T,), values (T, C) with NaN = missing, label (T,)."""
+    """Consecutive steps of one recording: t (T,), values (T, C) with NaN = missing, label (T,).
+
+    timestamp (T,): of a series, as text.
+    """
 
     recording: str
     t: np.ndarray
     values: np.ndarray
     label: np.ndarray
+    timestamp: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.t)
 
     def cut(self, start: int, end: int) -> Segment:
         """Return the steps [start, end) as views."""
-        return Segment(self.recording, self.t[start:end], self.values[start:end], self.label[start:end])
+        timestamp = None if self.timestamp is None else self.timestamp[start:end]
+        return Segment(
+            self.recording, self.t[start:end], self.values[start:end], self.label[start:end], timestamp
+        )
 
 
 class EventMeta(Section):
@@ -64,6 +77,13 @@ class SpanMeta(Section):
     start_s: float
     end_s: float
     steps: int
+
+
+class SeriesMeta(Section):
+    """A series whose steps are rows: where it comes from, and how many rows it has."""
+
+    path: str
+    rows: int
 
 
 class Meta(Section):
@@ -89,6 +109,13 @@ class Meta(Section):
     sources: dict[str, str]                                          # file -> SHA-256
     fingerprint: str
     config: dict[str, Any]
+    notes: list[str] = []                                            # oddities of the source that stay
+    series: SeriesMeta | None = None                                 # None = recordings
+
+    @property
+    def columns(self) -> list[str]:
+        """The header of the CSVs."""
+        return csv_columns(list(self.channels), timestamps=self.series is not None)
 
 
 # ---- splitting ------------------------------------------------------------------------------
@@ -141,34 +168,88 @@ def segments_where(segment: Segment, keep: np.ndarray) -> list[Segment]:
     return [segment.cut(start, end) for start, end in runs(present)]
 
 
-def fit_scaler(segments: Sequence[Segment], channels: Sequence[str]) -> ScalerMeta:
+def fit_scaler(
+    segments: Sequence[Segment], channels: Sequence[str], constant_scale: float | None = None
+) -> ScalerMeta:
     """Return mean and standard deviation of each channel between its 1st and 99th percentile.
 
-    Raises: DataError if a channel has no value or does not change in the training data.
+    Args:
+        constant_scale: of a channel that does not change in the training data; None = that is an error.
+    Raises: DataError if a channel has no value, or does not change.
     """
     values = np.concatenate([segment.values for segment in segments])    # (N, C)
     center, scale = [], []
     for name, column in zip(channels, values.T, strict=True):
         column = column[np.isfinite(column)]
-        if not len(column) or np.ptp(column) == 0:
+        if not len(column) or (np.ptp(column) == 0 and constant_scale is None):
             found = "has no value" if not len(column) else f"is constant at {column[0]:g}"
             raise DataError(f"channel {name!r} {found} in the training data; it cannot be scaled")
         clipped = np.clip(column, *np.quantile(column, [0.01, 0.99]))
         center.append(float(clipped.mean()))
-        scale.append(float(clipped.std() or column.std()))
+        scale.append(float(clipped.std() or column.std() or constant_scale))
     return ScalerMeta(center=center, scale=scale)
 
 
 # ---- writing and reading --------------------------------------------------------------------
 
 
+def write_dataset(
+    folder: Path, splits: Mapping[str, Sequence[Segment]], window_steps: int, facts: Mapping[str, Any]
+) -> Meta:
+    """Write a windowed dataset: three CSVs, and `meta.json` last, so that a torn set is never read.
+
+    Args:
+        splits: the segments of each of SPLITS.
+        facts: the fields of Meta that do not follow from the segments: not format, scaler, splits, rows.
+    Raises: DataError if a split has no segment, a channel cannot be scaled or the folder not written.
+    """
+    for split in SPLITS:
+        if not splits[split]:
+            raise DataError(
+                f"{facts['dataset']}: nothing is left for {split}; check the split, the guard and the events"
+            )
+    channels, timestamps = list(facts["channels"]), facts.get("series") is not None
+    scaler = fit_scaler(splits["train"], channels, constant_scale=1.0 if timestamps else None)
+    try:
+        (folder / "meta.json").unlink(missing_ok=True)
+        spans = {
+            split: write_windows(folder / f"{split}.csv", splits[split], channels, window_steps, timestamps)
+            for split in SPLITS
+        }
+        rows = {split: sum(span.steps for span in spans[split]) for split in SPLITS}
+        meta = Meta(format=FORMAT, scaler=scaler, splits=spans, rows=rows, **facts)
+        write_json(folder / "meta.json", meta.model_dump())
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
+    return meta
+
+
+def fingerprint_of(config: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    """Return what tells two windowed datasets apart: format, config and the SHA-256 of every source."""
+    content = json.dumps([FORMAT, config, sources], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def is_current(folder: Path, fingerprint: str) -> bool:
+    """Return whether a folder holds this very dataset, complete and readable."""
+    try:
+        meta = read_meta(folder)
+        if meta.fingerprint != fingerprint:
+            return False
+        for split in SPLITS:
+            read_windows(folder / f"{split}.csv", meta, list(meta.channels))
+    except DataError:
+        return False
+    return True
+
+
 def write_windows(
-    path: Path, segments: Iterable[Segment], channels: Sequence[str], window_steps: int
+    path: Path, segments: Iterable[Segment], channels: Sequence[str], window_steps: int, timestamps: bool = False
 ) -> list[SpanMeta]:
     """Write one split's CSV atomically; return its spans. Each segment is freed once written."""
     spans, first_window = [], 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(",".join(csv_columns(channels)) + "\n")
+        file.write(",".join(csv_columns(channels, timestamps)) + "\n")
         for segment in segments:
             frame = _window_frame(segment, channels, window_steps, first_window)
             frame.to_csv(file, header=False, index=False, lineterminator="\n")
@@ -184,9 +265,10 @@ def write_windows(
     return spans
 
 
-def csv_columns(channels: Sequence[str]) -> list[str]:
+def csv_columns(channels: Sequence[str], timestamps: bool = False) -> list[str]:
     """Return the header of a windowed CSV."""
-    return ["recording", "window", "t_s", *channels, *(f"valid_{c}" for c in channels), "label"]
+    times = ["t_s", "timestamp"] if timestamps else ["t_s"]
+    return ["recording", "window", *times, *channels, *(f"valid_{c}" for c in channels), "label"]
 
 
 def _window_frame(
@@ -198,6 +280,8 @@ def _window_frame(
         "window": first_window + np.arange(len(segment)) // window_steps,
         "t_s": np.round(segment.t, 6),
     }
+    if segment.timestamp is not None:
+        columns["timestamp"] = segment.timestamp
     columns |= dict(zip(channels, segment.values.T, strict=True))
     columns |= {f"valid_{c}": v.astype(np.int8) for c, v in zip(channels, valid.T, strict=True)}
     return pd.DataFrame(columns | {"label": segment.label})
@@ -231,9 +315,10 @@ def read_windows(path: Path, meta: Meta, channels: Sequence[str]) -> list[Segmen
     valid = np.column_stack([frame[f"valid_{c}"].to_numpy() for c in channels])
     values[valid == 0] = np.nan
     label = frame["label"].to_numpy()
-    whole = Segment("", t, values, label)
+    timestamp = frame["timestamp"].to_numpy() if meta.series else None
+    whole = Segment("", t, values, label, timestamp)
     return [
-        Segment(str(names[start]), *(getattr(whole.cut(start, end), k) for k in ("t", "values", "label")))
+        replace(whole.cut(start, end), recording=str(names[start]))
         for start, end in _joined(names, t, meta.rate_hz, path)
     ]
 
@@ -243,8 +328,10 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
         raise DataError(f"{path}: no such file; preprocess the dataset again")
     flags = ["label", *(f"valid_{c}" for c in channels)]
     numbers = ["t_s", *channels]
-    wanted = {"recording", *numbers, *flags}
-    types = {"recording": "category", **dict.fromkeys(numbers, float), **dict.fromkeys(flags, np.int8)}
+    texts = ["recording", "timestamp"] if meta.series else ["recording"]
+    wanted = {*texts, *numbers, *flags}
+    types = {"timestamp": str, "recording": "category"}
+    types |= {**dict.fromkeys(numbers, float), **dict.fromkeys(flags, np.int8)}
     try:
         frame = pd.read_csv(
             path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""]
@@ -253,7 +340,7 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
         raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None
     missing = sorted(wanted - set(frame))
     if missing:
-        raise DataError(f"{path.name}: no column {missing[0]!r}; expected {', '.join(csv_columns(channels))}")
+        raise DataError(f"{path.name}: no column {missing[0]!r}; expected {', '.join(meta.columns)}")
     if len(frame) != meta.rows.get(path.stem):
         raise DataError(
             f"{path.name}: {len(frame)} rows, but meta.json says {meta.rows.get(path.stem)}; preprocess again"
@@ -268,7 +355,7 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
         wrong = np.flatnonzero(there & ~np.isfinite(frame[channel].to_numpy()))
         if len(wrong):
             raise DataError(f"{path.name}: row {wrong[0] + 2}: {channel} has no value, but valid_{channel} is 1")
-    if frame["recording"].isna().any() or not np.isfinite(frame["t_s"].to_numpy()).all():
+    if frame[texts].isna().any(axis=None) or not np.isfinite(frame["t_s"].to_numpy()).all():
         raise DataError(f"{path.name}: a row has no recording or no time; preprocess again")
     return frame
 

@@ -8,8 +8,13 @@ import pytest
 from anomaly_scores import (
     AMPLITUDE_FLOOR,
     COMPONENTS,
+    ERROR,
     ERROR_FLOOR,
+    JOLT,
+    LEVEL,
+    LEVEL_FLOOR,
     MOST_SURPRISE,
+    QUIET,
     ComparisonStream,
     RunningMedians,
     Spans,
@@ -19,6 +24,7 @@ from anomaly_scores import (
     normal_scores,
     resolve_weights,
     rule_scores,
+    series_rules,
     surprise,
     trailing_mean,
     trailing_median,
@@ -29,12 +35,12 @@ from anomaly_scores import (
 NAN = math.nan
 HORIZON = 30
 SPANS = Spans(
-    warm_up=10, settle=15, near=1, jolt=3, error=5, amplitudes=(45, 75), expected=150, baseline=300
+    warm_up=10, settle=15, near=1, jolt=3, error=5, amplitudes=(45, 75), expected=150, baseline=300, level=60
 )  # 5 Hz
-SMALL = Spans(warm_up=3, settle=4, near=2, jolt=3, error=4, amplitudes=(5, 8), expected=6, baseline=12)
+SMALL = Spans(warm_up=3, settle=4, near=2, jolt=3, error=4, amplitudes=(5, 8), expected=6, baseline=12, level=7)
 FLOW, BELT = 0, 1
 MEASURES = ("airflow", "effort")
-EQUAL = {"drop": 1.0, "error": 1.0, "jolt": 1.0, "joint": 1.0}
+EQUAL = {"drop": 1.0, "error": 1.0, "jolt": 1.0, "level": 1.0, "joint": 1.0}
 
 
 # ---- trailing windows -----------------------------------------------------------------------
@@ -145,10 +151,11 @@ def naive_comparisons(x, forecast, spans):
         padded = np.concatenate([np.full((spans.expected - 1, channels), NAN), expected])
         before[span:] = naive_trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
         features[:, :, k] = before - np.log(naive_trailing(x, span, 0.8, np.std) + AMPLITUDE_FLOOR)
-    features[:, :, -3] = -np.log(naive_trailing(x, spans.amplitudes[0], 0.8, np.ptp) + AMPLITUDE_FLOOR)
-    features[:, :, -2] = np.log(np.sqrt(naive_trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
-    features[:, :, -1] = np.log(np.sqrt(naive_trailing(near, spans.jolt, 0.8, np.mean)) + ERROR_FLOOR)
-    for f in (*range(len(spans.amplitudes)), -1):
+    features[:, :, QUIET] = -np.log(naive_trailing(x, spans.amplitudes[0], 0.8, np.ptp) + AMPLITUDE_FLOOR)
+    features[:, :, ERROR] = np.log(np.sqrt(naive_trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
+    features[:, :, JOLT] = np.log(np.sqrt(naive_trailing(near, spans.jolt, 0.8, np.mean)) + ERROR_FLOOR)
+    features[:, :, LEVEL] = np.log(np.abs(naive_trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
+    for f in (*range(len(spans.amplitudes)), JOLT):
         medians = RunningMedians(channels, spans.baseline, spans.amplitudes[0])
         features[:, :, f] = medians.less_median(features[:, :, f])
     return features, residual, made[:, (horizon - 1) // 2]
@@ -167,8 +174,8 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
 
 
 def test_names_stand_for_the_last_axis():
-    assert SPANS.names == ("ratio_0", "ratio_1", "quiet", "error", "jolt")
-    assert compare(*breathe(20, 0))[0].shape == (20, 2, 5)
+    assert SPANS.names == ("ratio_0", "ratio_1", "quiet", "error", "jolt", "level")
+    assert compare(*breathe(20, 0))[0].shape == (20, 2, 6)
 
 
 RANDOM_PIECES = [3, 1, 250, 17, 499, 2, 64, 1, 163]
@@ -331,7 +338,7 @@ def test_without_any_value_there_is_no_score(calibration):
 def test_weights_are_resolved_by_what_a_channel_measures_and_the_largest_is_one():
     weights = {"drop": 0.02, "drop:airflow": 0.5, "error:effort": 0.1, "joint": 0.05}
     resolved = resolve_weights(weights, ("airflow", "effort", "other"))
-    expected = {"drop": [1, 0.04, 0.04], "error": [0, 0.2, 0], "jolt": [0, 0, 0], "joint": [0.1]}
+    expected = {"drop": [1, 0.04, 0.04], "error": [0, 0.2, 0], "jolt": [0, 0, 0], "level": [0, 0, 0], "joint": [0.1]}
     assert resolved.keys() == expected.keys()
     for name, values in expected.items():
         assert resolved[name].tolist() == pytest.approx(values)
@@ -379,10 +386,20 @@ def test_the_joint_distance_names_the_strangest_channel(calibration):
     assert result.score[peak] > 3 and result.channel[peak] == BELT
 
 
+def test_drop_is_the_sum_of_the_normal_scores_of_ratios_and_quiet(calibration):
+    features = compare(*breathe(800, seed=3))[0]
+    parts = [*range(len(SPANS.amplitudes)), len(SPANS.amplitudes)]
+    z = [normal_scores(surprise(features[:, FLOW, f], calibration["tails"][FLOW][f])) for f in parts]
+    drop = sum(z) / calibration["spread"][FLOW]
+    expected = surprise(drop, calibration["components"]["drop"][FLOW])
+    score = compute_scores(features, calibration, resolve_weights({"drop:airflow": 1.0}, MEASURES)).score
+    np.testing.assert_allclose(score, expected, atol=1e-12)
+
+
 def test_joint_distance_is_the_mahalanobis_distance_a_comparison(calibration):
     """Its order over steps is that of scikit-learn's own distance where every comparison is there."""
     features = compare(*breathe(800, seed=3))[0]
-    z = np.full(features.shape, NAN)
+    z = np.full((*features.shape[:2], 5), NAN)                # all comparisons but the level
     for c in range(2):
         for f in range(5):
             z[:, c, f] = normal_scores(surprise(features[:, c, f], calibration["tails"][c][f]))
@@ -405,6 +422,23 @@ def test_the_rule_uses_no_forecast(calibration):
     assert np.isnan(rule_scores(compare(observed, forecast)[0], calibration, no_drop)).all()
 
 
+def test_a_shift_of_the_level_raises_level_to_either_side(calibration):
+    for shift in (5.0, -5.0):
+        observed, forecast = breathe(1500, seed=3)
+        observed[1000:, BELT] += shift
+        level = scored(observed, forecast + (observed - breathe(1500, seed=3)[0])[:, None], calibration, {"level": 1.0})
+        assert level.score[1059:].min() > 4 > np.nanmax(level.score[:1000])
+        assert set(level.channel[1059:]) == {BELT}
+        assert set(level.component[1059:]) == {COMPONENTS.index("level")}
+
+
+def test_series_rules_by_hand():
+    observed = np.array([[1.0], [3], [NAN], [-2], [-2]])
+    rules = series_rules(observed, span=3)
+    assert rules["sum of squares"].tolist() == [1, 10, 10, 13, 8]
+    np.testing.assert_array_equal(rules["difference from the last value"], [0, 2, NAN, NAN, 0])
+
+
 def test_calibration_survives_json(calibration):
     observed, forecast = breathe(600, seed=3)
     again = json.loads(json.dumps(calibration, allow_nan=False))
@@ -414,7 +448,7 @@ def test_calibration_survives_json(calibration):
 
 
 def test_too_little_calibration_is_an_error_with_counts():
-    features = np.full((60, 2, 5), NAN)
+    features = np.full((60, 2, 6), NAN)
     features[:31, 0] = 1.0
     with pytest.raises(ValueError, match=r"31 calibration steps .* at least 50"):
         fit_calibration([features])

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from pydantic import ValidationError
@@ -67,6 +68,22 @@ def test_shipped_key_parameters():
     training, model = config.training, config.model
     assert (training.learning_rate, training.batch_size, training.patience) == (0.001, 32, 15)
     assert (model.hidden_units, model.num_layers) == (128, 3)
+
+
+@pytest.mark.parametrize("name", ["pure_lstm_config_NAB.json", "pure_lstm_config_NAB_fast.json"])
+def test_shipped_configs_of_series_count_in_rows(name):
+    content = read_json(ROOT / name)
+    keys = [key for section in ("model", "training", "score", "events") for key in content[section]]
+    assert "horizon_rows" in keys and not [key for key in keys if key.endswith("_s")]
+    config = load_experiment(ROOT / name).in_seconds(1 / 300)
+    assert config.model.horizon_s == pytest.approx(300 * content["model"]["horizon_rows"])
+
+
+def test_shipped_key_parameters_of_series():
+    config = load_experiment(ROOT / "pure_lstm_config_NAB.json")
+    training, model = config.training, config.model
+    assert (training.learning_rate, training.batch_size, training.patience) == (0.00001, 10, 40)
+    assert (model.hidden_units, model.num_layers) == (256, 4)
 
 
 def test_every_key_is_described():
@@ -257,3 +274,45 @@ def test_expand_grid_is_every_permutation():
 def test_readme_lists_every_key_with_its_default_and_meaning():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [row for row in reference() if row not in readme] == []
+
+
+# ---- durations in rows ----------------------------------------------------------------------
+
+ROWS = {"model": {"horizon_rows": 24, "warm_up_rows": 0}, "score": {"amplitude_rows": [3, 6], "error_s": 60.0}}
+
+
+def test_rows_become_seconds_at_a_rate():
+    config = validate(ExperimentConfig, ROWS, "x").in_seconds(1 / 300)
+    assert config.model.horizon_s == pytest.approx(7200) and config.model.warm_up_s == 0
+    assert config.score.amplitude_s == pytest.approx([900, 1800]) and config.score.error_s == 60
+    again = config.in_seconds(1 / 300)                               # seconds stay seconds
+    assert again == config and "horizon_s" in again.model_dump()["model"]
+
+
+def test_a_config_in_rows_comes_back_from_its_own_json():
+    config = validate(ExperimentConfig, ROWS, "x")
+    content = json.loads(json.dumps(config.model_dump()))
+    assert content["model"]["horizon_rows"] == 24 and "horizon_s" not in content["model"]
+    assert validate(ExperimentConfig, content, "x") == config
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"horizon_rows": -1}, "x: model.horizon_rows is -1; expected greater than 0"),
+        ({"horizon_rows": "many"}, "x: model.horizon_rows is 'many'; expected a number"),
+        ({"horizon_rows": 3, "horizon_s": 2.0}, "x: model: horizon_rows and horizon_s both stand there; give one"),
+        ({"horizn_rows": 3}, "x: model.horizn_rows: unknown key"),
+        ({"hidden_units_rows": 3}, "x: model.hidden_units_rows: unknown key"),
+    ],
+)
+def test_wrong_durations_in_rows_are_named_as_written(section, expected):
+    with pytest.raises(DataError, match=re.escape(expected)):
+        validate(ExperimentConfig, {"model": section}, "x")
+
+
+def test_an_override_replaces_the_other_spelling(tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({"model": {"horizon_rows": 24}}))
+    assert "horizon_rows" not in load_experiment(tmp_path / "c.json", ["model.horizon_s=5"]).model_dump()["model"]
+    (tmp_path / "c.json").write_text(json.dumps({"model": {"horizon_s": 5.0}}))
+    assert load_experiment(tmp_path / "c.json", ["model.horizon_rows=7"]).model_dump()["model"]["horizon_rows"] == 7

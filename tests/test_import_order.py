@@ -9,6 +9,7 @@ from utils import ROOT
 RANK = {
     "utils": 0,
     "config": 1,
+    "nab_files": 1,
     "recordings": 2,
     "windowing": 2,
     "thresholds": 2,
@@ -32,7 +33,9 @@ RANK = {
     "grid_search": 7,
     "nab_benchmark": 7,
 }
-NEVER_TORCH = ("metrics", "thresholds", "anomaly_scores", "windowing", "events", "recordings", "resampling", "config")
+NEVER_TORCH = (
+    "metrics", "thresholds", "anomaly_scores", "windowing", "events", "recordings", "resampling", "config", "nab_files",
+)  # fmt: skip
 MODULES = sorted(ROOT.glob("*.py"))
 
 

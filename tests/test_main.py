@@ -199,6 +199,7 @@ def test_several_seeds_are_summed_up(home, tmp_path):
         values.append(content)
     summary = read(root / "summary.json")
     assert summary["seeds"] == 2
+    summary = summary["datasets"]["tiny"]
     for part in key:
         summary = summary[part]
     assert summary["values"] == values and values[0] != values[1]
@@ -314,7 +315,7 @@ def test_the_test_split_changes_nothing_that_is_learnt(home, run, tmp_path):
     assert call(home, "--datasets", changed, "--out", tmp_path / "run") == 0
     before, after = (torch.load(root / "checkpoint.pt", weights_only=True) for root in (run, tmp_path / "run"))
     assert_same_weights(before["model"], after["model"])
-    for key in ("scaler", "calibration", "threshold", "rule_threshold"):
+    for key in ("scaler", "calibration", "threshold", "rule_thresholds"):
         assert before[key] == after[key]
     assert same_history(run, tmp_path / "run")
     assert (run / "scores.csv").read_bytes() != (tmp_path / "run" / "scores.csv").read_bytes()

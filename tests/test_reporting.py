@@ -118,11 +118,9 @@ def test_scores_come_back_as_they_were(tmp_path):
 
 
 def test_events_come_back_as_they_were(tmp_path):
-    rows = [
-        (FoundEvent("first", 10.2, 15.8, 4.25, 11.4, "flow, mask"), "apnea", "lstm"),
-        (FoundEvent("first", 20.0, 30.0, math.nan, 20.0, "belt"), "", "mask"),
-    ]
-    write_events(RunFolder(tmp_path), rows)
+    breath = {"event": FoundEvent("first", 10.2, 15.8, 4.25, 11.4, "flow, mask"), "matched_label": "apnea"}
+    lost = {"event": FoundEvent("first", 20.0, 30.0, math.nan, 20.0, "belt"), "matched_label": ""}
+    write_events(RunFolder(tmp_path), [breath | {"found_by": "lstm"}, lost | {"found_by": "mask"}])
     frame = pd.read_csv(tmp_path / "events.csv")
     assert list(frame) == [
         "recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by",
@@ -130,6 +128,14 @@ def test_events_come_back_as_they_were(tmp_path):
     assert frame.loc[0].tolist() == ["first", 10.2, 15.8, 4.25, 11.4, "flow, mask", "apnea", "lstm"]
     assert frame.loc[1].drop(["peak_score", "matched_label"]).tolist() == ["first", 20.0, 30.0, 20.0, "belt", "mask"]
     assert frame.loc[1, ["peak_score", "matched_label"]].isna().all()
+
+
+def test_events_of_a_series_carry_timestamps(tmp_path):
+    stamps = {"start_timestamp": "2014-04-01 00:00:00", "end_timestamp": "2014-04-01 00:25:00"}
+    event = FoundEvent("taxi", 0.0, 1500.0, 4.25, 300.0, "value")
+    row = {"event": event, "matched_label": "anomaly", "found_by": "lstm"} | stamps
+    write_events(RunFolder(tmp_path), [row], timestamps=True)
+    assert pd.read_csv(tmp_path / "events.csv")[list(stamps)].iloc[0].tolist() == list(stamps.values())
 
 
 def test_no_event_is_a_table_with_a_header_alone(tmp_path):

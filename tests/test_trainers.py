@@ -8,7 +8,7 @@ import torch
 from config import TrainingConfig
 from data_loader import TrainingWindows, validation_batches
 from lstm_model import StackedLSTM
-from trainers import LOSS_FLOOR, Trainer, forecast_loss
+from trainers import LOSS_FLOOR, Trainer, forecast_loss, naive_losses
 from utils import DataError
 
 NAN = float("nan")
@@ -250,3 +250,11 @@ def test_training_in_stages_ends_as_if_undisturbed(tmp_path):
         assert staged.progress.epoch == until
         assert staged.progress.finished == (until == 5)
     assert_same_weights(staged.model.state_dict(), undisturbed.model.state_dict())
+
+
+def test_naive_forecasts_by_hand():
+    series = torch.tensor([[[1.0], [3.0], [NAN], [2.0], [2.0]]])     # (1, T + H, 1), H = 1
+    losses = naive_losses([(series[:, :-1], series)], horizon=1, warm_up=0)
+    off_last, off_mean = [1.5, 0.5, 0.0], [2.5, 1.5, 1.5]            # Huber of 2, 1, 0; of 3, 2, 2; one is missing
+    assert losses["last_value"] == pytest.approx(math.log(sum(off_last) / 3 + LOSS_FLOOR), abs=1e-6)
+    assert losses["mean"] == pytest.approx(math.log(sum(off_mean) / 3 + LOSS_FLOOR), abs=1e-6)

@@ -1,0 +1,292 @@
+"""Turn series of the Numenta Anomaly Benchmark (NAB) into windowed CSVs.
+
+    python data_preprocess_NAB.py                          # the seven series with known causes, downloaded once
+    python data_preprocess_NAB.py --nab-root NAB --all     # all 58, from a local copy
+    python data_preprocess_NAB.py --series nyc_taxi
+
+A step is a row: rows follow each other whatever their timestamps say, as in NAB's own scoring, and
+the timestamps stay beside them. Normal rows are split in time into training and calibration;
+everything else is test, where nothing is dropped. What was found in a series and what was left
+out stands in its meta.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import nab_files
+from config import DATASET_CONFIG, NabConfig, load_nab
+from metrics import nab_window_rows
+from utils import ROOT, DataError, run_cli, setup_logging, sha256_of
+from windowing import (
+    EventMeta,
+    Segment,
+    SeriesMeta,
+    fingerprint_of,
+    is_current,
+    label_steps,
+    runs,
+    segments_where,
+    write_dataset,
+)
+
+log = logging.getLogger(__name__)
+
+OUT = ROOT / "datasets" / "NAB-known-anomaly"
+CACHE = ROOT / "datasets" / "NAB-raw"
+CHANNEL = "value"
+MOST_GUARD = 0.1                         # of the normal rows: a short series keeps some to learn from
+
+
+@dataclass(frozen=True)
+class Series:
+    """A NAB series as its file has it: timestamps (n,) as text and as datetime64, values (n,), NaN = empty."""
+
+    name: str
+    timestamp: np.ndarray
+    times: np.ndarray
+    values: np.ndarray
+
+    @property
+    def period_s(self) -> float:
+        """The usual distance of two rows in seconds."""
+        steps = np.diff(self.times) / np.timedelta64(1, "s")
+        return float(np.median(steps[steps > 0]))
+
+    @property
+    def steps(self) -> np.ndarray:
+        """How many periods each row lies behind the one before it (n,); the first has 1."""
+        return np.r_[1.0, np.diff(self.times) / np.timedelta64(1, "s") / self.period_s]
+
+    def segment(self, start: int, end: int, windows: np.ndarray) -> Segment:
+        """Return the rows [start, end), labelled by windows (W, 2) of rows."""
+        row = np.arange(start, end)
+        t = row * self.period_s
+        return Segment(self.name, t, self.values[start:end, None], label_steps(row, windows), self.timestamp[start:end])
+
+
+def preprocess(name: str, config: NabConfig, root: Path, out: Path, force: bool = False) -> Path:
+    """Make the windowed CSVs of one series in `out/name`; return that folder.
+
+    Args:
+        root: folder of NAB, with data/ and labels/.
+        force: make them again even if the same ones are there.
+    """
+    folder, path = out / name, nab_files.series_names()[name]
+    sources = {file: sha256_of(root / file) for file in (f"data/{path}", nab_files.LABELS)}
+    facts = {"name": name, **config.model_dump()}
+    fingerprint = fingerprint_of(facts, sources)
+    if not force and is_current(folder, fingerprint):
+        log.info("%s is up to date", folder)
+        return folder
+    series = read_series(root / "data" / path, name)
+    windows = _label_windows(root, path, series)
+    dropped: list[str] = []
+    splits = split_series(series, windows, config, dropped)
+    period_s = series.period_s
+    meta = write_dataset(
+        folder,
+        splits,
+        config.window_rows,
+        {
+            "dataset": name,
+            "description": f"{path} of {config.description}",
+            "simulated": path.startswith("artificial"),
+            "channels": {CHANNEL: config.units.get(name, "")},
+            "measures": {CHANNEL: "other"},
+            "rate_hz": 1 / period_s,
+            "window_s": config.window_rows * period_s,
+            "guard_s": _guard_rows(*_normal_rows(series, windows, config), config) * period_s,
+            "delay_s": 0.0,
+            "fault_kinds": [],
+            "events": {name: [_event(first, last, period_s) for first, last in windows]},
+            "dropped": dropped,
+            "filled": [],
+            "notes": notes(series, splits["train"]),
+            "sources": sources,
+            "fingerprint": fingerprint,
+            "config": facts,
+            "series": SeriesMeta(path=path, rows=len(series.values)),
+        },
+    )
+    log.info("%s: %s rows", folder, ", ".join(f"{rows} {split}" for split, rows in meta.rows.items()))
+    return folder
+
+
+def read_series(path: Path, name: str) -> Series:
+    """Read a CSV `timestamp,value`.
+
+    Raises: DataError naming file and row if a timestamp or a value cannot be read.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{path.name}: not a readable CSV: {' '.join(str(error).split())}") from None
+    missing = [column for column in ("timestamp", CHANNEL) if column not in frame]
+    if missing:
+        raise DataError(f"{path.name}: no column {missing[0]!r}; expected timestamp,{CHANNEL}")
+    if len(frame) < 2:
+        raise DataError(f"{path.name}: {len(frame)} rows; expected at least 2")
+    times = pd.to_datetime(frame["timestamp"], errors="coerce", format="ISO8601")
+    values = pd.to_numeric(frame[CHANNEL].replace("", "nan"), errors="coerce")
+    for column, unread, wanted in (
+        ("timestamp", times.isna(), "a timestamp such as 2014-04-01 00:05:00"),
+        (CHANNEL, (values.isna() & ~frame[CHANNEL].str.lower().isin(["", "nan"])) | np.isinf(values), "a number"),
+    ):
+        if unread.any():
+            row = int(np.argmax(unread.to_numpy()))
+            raise DataError(f"{path.name}: row {row + 2}: {column} is {frame[column].iloc[row]!r}; expected {wanted}")
+    if times.nunique() < 2:
+        raise DataError(f"{path.name}: all rows have the same timestamp; expected them to rise")
+    return Series(name, frame["timestamp"].to_numpy(dtype=object), times.to_numpy(), values.to_numpy(dtype=float))
+
+
+def _label_windows(root: Path, path: str, series: Series) -> np.ndarray:
+    """Return the label windows of a series as rows (W, 2), from NAB's own label file."""
+    try:
+        ends = json.loads((root / nab_files.LABELS).read_text(encoding="utf-8"))[path]
+        return nab_window_rows(series.times, ends, path)
+    except KeyError:
+        raise DataError(f"{nab_files.LABELS}: no entry {path!r}; expected NAB's own label file") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{nab_files.LABELS}: {' '.join(str(error).split())}") from None
+
+
+def _event(first: int, last: int, period_s: float) -> EventMeta:
+    return EventMeta(start_s=float(first * period_s), end_s=float(last * period_s), kind="anomaly")
+
+
+# ---- splitting ------------------------------------------------------------------------------
+
+
+def split_series(
+    series: Series, windows: np.ndarray, config: NabConfig, dropped: list[str]
+) -> dict[str, list[Segment]]:
+    """Return the segments of each split; note what training and calibration leave out in `dropped`.
+
+    Test is every row that is not one of the normal ones, before or behind them. The guard is cut
+    from the side of training, before calibration and beside the test spans.
+    """
+    first, end = _normal_rows(series, windows, config)
+    guard, rows = _guard_rows(first, end, config), len(series.values)
+    val = end - int(config.val_fraction * (end - first))
+    train = (first + guard if first else 0, val - guard)
+    parts = {"train": [train], "val": [(val, end - guard)], "test": [(0, first), (end, rows)]}
+    unused = np.ones(rows, bool)
+    splits: dict[str, list[Segment]] = {}
+    for split, spans in parts.items():
+        splits[split] = []
+        for start, stop in spans:
+            unused[start:stop] = False
+            segment = series.segment(start, stop, windows)
+            if split == "test":
+                splits[split] += [segment] if len(segment) else []
+                continue
+            behind_gap = series.steps[start:stop] > config.gap_rows
+            _note_dropped(series, start + runs(behind_gap), f"{split}: behind a gap", dropped)
+            splits[split] += segments_where(segment, ~behind_gap)
+    _note_dropped(series, runs(unused), "guard between two splits", dropped)
+    return splits
+
+
+def _normal_rows(series: Series, windows: np.ndarray, config: NabConfig) -> tuple[int, int]:
+    """Return [first, end) of a series' normal rows: those of the config, or a prefix without a label.
+
+    Raises: DataError if the config's lie outside the series, or on a label.
+    """
+    rows = len(series.values)
+    if series.name not in config.normal_rows:
+        return 0, min([int(config.normal_share * rows), *windows[:, 0].tolist()])
+    first, end = config.normal_rows[series.name]
+    if end >= rows or ((windows[:, 0] < end) & (windows[:, 1] >= first)).any():
+        raise DataError(
+            f"normal_rows.{series.name} is [{first}, {end}]; expected rows of the {rows} that leave some "
+            f"to test on and touch none of the label windows {windows.tolist()}"
+        )
+    return first, end
+
+
+def _guard_rows(first: int, end: int, config: NabConfig) -> int:
+    """Return the guard in rows for the normal rows [first, end): a short series keeps some to learn from."""
+    return min(config.guard_rows, int(MOST_GUARD * (end - first)))
+
+
+def _note_dropped(series: Series, spans: np.ndarray, why: str, dropped: list[str]) -> None:
+    for start, end in spans:
+        span = f"rows {start} to {end - 1}, {series.timestamp[start]} to {series.timestamp[end - 1]}"
+        dropped.append(f"{series.name}: {span}: {why}")
+
+
+def notes(series: Series, train: Sequence[Segment]) -> list[str]:
+    """Return what is odd about a series: timestamps that repeat, leap or go back, values that never change."""
+    steps, found = series.steps, []
+    for what, odd in (
+        ("repeat the timestamp of the row before; they stay", steps == 0),
+        ("lie before the row before; they stay where they are", steps < 0),
+        ("lie behind a gap of more than a row and a half", steps > 1.5),
+        ("have no value; they stay, marked as missing", np.isnan(series.values)),
+    ):
+        if odd.any():
+            row = int(np.argmax(odd))
+            found.append(f"{int(odd.sum())} rows {what}; first row {row}, {series.timestamp[row]}")
+    if (steps > 1.5).any():
+        row = int(np.argmax(steps))
+        found.append(f"the longest gap is {steps[row]:.1f} rows, before row {row}, {series.timestamp[row]}")
+    values = np.concatenate([segment.values for segment in train])
+    if np.ptp(values[np.isfinite(values)]) == 0:
+        found.append(f"{CHANNEL} is constant at {values[0, 0]:g} in the training rows; it is scaled by 1")
+    return found
+
+
+# ---- command line ---------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nab-root", type=Path, metavar="DIR", help="local copy of NAB; else it is downloaded once")
+    parser.add_argument("--series", nargs="+", metavar="NAME", help="such as nyc_taxi or realTweets/Twitter_volume_FB")
+    parser.add_argument("--all", action="store_true", help="all 58 series")
+    parser.add_argument("--list", action="store_true", help="list the names of the series")
+    parser.add_argument("--dataset-config", type=Path, default=DATASET_CONFIG, metavar="F")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR")
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="where downloads are kept")
+    parser.add_argument("--base-url", metavar="URL", help="of a mirror of NAB's files (NAB_BASE_URL does the same)")
+    parser.add_argument("--force", action="store_true", help="make the CSVs again even if they are current")
+    return parser
+
+
+def command(args: argparse.Namespace) -> int:
+    if args.list:
+        print("\n".join(nab_files.series_names()))
+        return 0
+    if args.series and args.all:
+        raise DataError("--series and --all exclude each other")
+    if args.series:
+        names = list(dict.fromkeys(nab_files.find_series(text) for text in args.series))
+    else:
+        names = list(nab_files.series_names()) if args.all else nab_files.known_cause()
+    config = load_nab(args.dataset_config)
+    root = nab_files.local_files(names, args.nab_root, args.cache, args.base_url)
+    for name in tqdm(names, desc="series", unit="series", disable=None):
+        preprocess(name, config, root, args.out, args.force)
+    print(args.out)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    setup_logging()
+    return run_cli(lambda: command(args))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
