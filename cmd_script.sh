@@ -4,6 +4,9 @@
 #   ./cmd_script.sh        the respiratory workflow on the embedded, simulated recordings:
 #                          preprocess, train, calibrate, score, report -> experiments/simulated
 #                          (about 7 minutes on two CPU cores, installation included)
+#   ./cmd_script.sh nab    the Numenta Anomaly Benchmark: its seven series with known causes, downloaded once
+#                          (NAB_ROOT=DIR names a local copy) -> experiments/realKnownCause
+#                          (about 10 minutes)
 #   ./cmd_script.sh test   lint check and tests (about 3 minutes)
 #
 # PYTHON names another interpreter than python3 (3.11 or newer).
@@ -29,15 +32,25 @@ set_up() {  # requirements file
 
 respiratory() {
     set_up requirements.txt
-    local run=experiments/simulated
     say "preprocessing the embedded recordings"
     .venv/bin/python collected_data_preprocess.py
-    if [ -f "$run/config.json" ]; then
-        say "going on with $run (delete it for a new run)"
-        .venv/bin/python pure_lstm_anomaly_detection_main.py --resume "$run"
+    train_or_go_on experiments/simulated pure_lstm_config.json
+}
+
+nab() {
+    set_up requirements.txt
+    say "preprocessing NAB"
+    .venv/bin/python data_preprocess_NAB.py ${NAB_ROOT:+--nab-root "$NAB_ROOT"}
+    train_or_go_on experiments/realKnownCause pure_lstm_config_NAB_fast.json
+}
+
+train_or_go_on() {  # run folder, config
+    if [ -f "$1/config.json" ]; then
+        say "going on with $1 (delete it for a new run)"
+        .venv/bin/python pure_lstm_anomaly_detection_main.py --resume "$1"
     else
         say "training, scoring, reporting"
-        .venv/bin/python pure_lstm_anomaly_detection_main.py --out "$run"
+        .venv/bin/python pure_lstm_anomaly_detection_main.py --config "$2" --out "$1"
     fi
 }
 
@@ -51,6 +64,7 @@ run_tests() {
 
 case "${1:-respiratory}" in
     respiratory) respiratory ;;
+    nab) nab ;;
     test) shift; run_tests "$@" ;;
-    *) echo "error: unknown word '$1'; expected nothing or: test" >&2; exit 2 ;;
+    *) echo "error: unknown word '$1'; expected nothing or: nab, test" >&2; exit 2 ;;
 esac

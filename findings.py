@@ -120,12 +120,7 @@ def write_findings(
             for segment, s in zip(segments, scored, strict=True)
         ],
     )
-    stamps = {
-        (segment.recording, t): stamp
-        for segment in segments
-        if segment.timestamp is not None
-        for t, stamp in zip(segment.t.tolist(), segment.timestamp, strict=True)
-    }
+    stamps = timestamps_of(segments)
     rows = []
     for recording in recordings:
         for found_by, events in (("lstm", recording.found), ("mask", recording.faults)):
@@ -135,6 +130,16 @@ def write_findings(
                 ends = {f"{end}_timestamp": stamps.get((event.recording, getattr(event, f"{end}_s"))) for end in ENDS}
                 rows.append(row | {"found_by": found_by} | ends)
     write_events(run, rows, timestamps=bool(stamps))
+
+
+def timestamps_of(segments: Sequence[Segment]) -> dict[tuple[str, float], str]:
+    """Return the timestamp of each row of series by recording and time; none of recordings."""
+    return {
+        (segment.recording, t): str(stamp)
+        for segment in segments
+        if segment.timestamp is not None
+        for t, stamp in zip(segment.t.tolist(), segment.timestamp, strict=True)
+    }
 
 
 def draw_findings(
@@ -151,20 +156,22 @@ def draw_findings(
     folder.mkdir(exist_ok=True)
     for stale in folder.glob("*.png"):
         stale.unlink()
-    before_s, after_s = BEFORE_S, AFTER_S
+    before_s, after_s, stamps = BEFORE_S, AFTER_S, timestamps_of(segments)
     if segments[0].timestamp is not None:
         before_s, after_s = BEFORE_ROWS / detector.rate_hz, AFTER_ROWS / detector.rate_hz
     for recording in tqdm(recordings, desc="plots", unit="recording", disable=None):
         view = view_of(recording, detector, segments, scored, tolerance_s, simulated)
         plots.save(plots.plot_recording(view), run.plots / f"{recording.name}.png")
         for start_s, end_s, is_true, channel in view.found:
-            title = f"{recording.name}: {'found' if is_true else 'false alarm'} at {start_s:.1f} s ({channel})"
+            at = stamps.get((recording.name, start_s), f"{start_s:.1f} s")
+            title = f"{recording.name}: {'found' if is_true else 'false alarm'} at {at} ({channel})"
             kind = "found" if is_true else "false"
             figure = plots.plot_event(view, start_s, end_s, title, before_s, after_s)
             plots.save(figure, folder / f"{recording.name}_{start_s:07.1f}_{kind}.png")
         for start_s, end_s, kind, is_found in view.labelled:
             if not is_found:
-                title = f"{recording.name}: missed {kind} at {start_s:.1f} s"
+                at = stamps.get((recording.name, start_s), f"{start_s:.1f} s")
+                title = f"{recording.name}: missed {kind} at {at}"
                 figure = plots.plot_event(view, start_s, end_s, title, before_s, after_s)
                 plots.save(figure, folder / f"{recording.name}_{start_s:07.1f}_missed.png")
 
@@ -201,4 +208,5 @@ def view_of(
         ],
         faults=[(e.start_s, e.end_s, e.channel) for e in recording.faults],
         note="simulated data" if simulated else "",
+        gaps_missing=segments[0].timestamp is None,
     )

@@ -64,7 +64,8 @@ class RecordingView:
 
     `forecast` (T, C) is what was expected `lead_s` before; NaN = missing in every array. `found` holds
     (start_s, end_s, is_true, channel), is_true None where nothing is labelled; `labelled` holds
-    (start_s, end_s, kind, is_found); `faults` holds (start_s, end_s, channel).
+    (start_s, end_s, kind, is_found); `faults` holds (start_s, end_s, channel). `gaps_missing`: whether
+    steps that are not there count as missing, or were used elsewhere, such as for training.
     """
 
     name: str
@@ -80,6 +81,7 @@ class RecordingView:
     labelled: Sequence[tuple[float, float, str, bool]] = ()
     faults: Sequence[tuple[float, float, str]] = ()
     note: str = ""
+    gaps_missing: bool = True
 
 
 def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") -> Figure:
@@ -273,7 +275,8 @@ def _draw_channel(
     """Draw channel k: what was observed, what was expected, and where there is nothing."""
     t, observed, expected = view.t[part], view.values[part, k], view.forecast[part, k]
     gone = [(s, e) for s, e, name in view.faults if name == view.channels[k] and _in(s, e, *limits_s)]
-    gone = _joined(gone + _missing_spans(t, observed, least_s=(limits_s[1] - limits_s[0]) / 250))
+    marked = _broken(t, observed) if view.gaps_missing else (t, observed)
+    gone = _joined(gone + _missing_spans(*marked, least_s=(limits_s[1] - limits_s[0]) / 250))
     if gone:
         _spans(axes, [(s / scale, e / scale) for s, e in gone], FAULT)
         handles["missing or faulty"] = Patch(**FAULT)
@@ -281,7 +284,8 @@ def _draw_channel(
     _line(axes, t / scale, observed, OBSERVED if close else OBSERVED | {"alpha": 0.65})  # shading shows through
     if close and np.isfinite(expected).any():
         _line(axes, t / scale, expected, FORECAST)
-        handles[f"forecast {view.lead_s:g} s ahead"] = Line2D([], [], **FORECAST)
+        lead, unit = _time_unit(view.lead_s)
+        handles[f"forecast {view.lead_s / lead:g} {unit} ahead"] = Line2D([], [], **FORECAST)
     _signal_limits(axes, observed, expected if close else observed)
     _label(axes, view.channels[k], view.units[k])
     if not np.isfinite(observed).any():
@@ -385,7 +389,6 @@ def _broken(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _missing_spans(t: np.ndarray, y: np.ndarray, least_s: float) -> list[tuple[float, float]]:
     """Return (start, end) of the stretches of at least least_s where y (T,) has no finite value."""
-    t, y = _broken(t, y)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], ~np.isfinite(y), [False]]).astype(int)))
     spans = [(t[max(a - 1, 0)], t[min(b, len(t) - 1)]) for a, b in edges.reshape(-1, 2)]
     return [(float(s), float(e)) for s, e in spans if e - s >= least_s]

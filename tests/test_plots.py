@@ -96,6 +96,16 @@ def test_missing_values_stay_a_gap_and_a_long_one_is_hatched():
     assert len(hatched(flow)) == 1 and len(hatched(flow)[0].get_paths()) == 1
 
 
+def test_steps_used_elsewhere_are_a_gap_but_not_missing():
+    view = make_view()
+    keep = (view.t < 70) | (view.t >= 85)
+    per_step = ("t", "values", "forecast", "score", "threshold")
+    parts = {name: getattr(view, name)[keep] for name in per_step}
+    missing, elsewhere = (replace(view, faults=(), gaps_missing=gaps, **parts) for gaps in (True, False))
+    assert [len(hatched(plot_recording(one).axes[0])) for one in (missing, elsewhere)] == [1, 0]
+    assert np.isnan(line_of(plot_recording(elsewhere).axes[0], OBSERVED)[1]).any()
+
+
 @pytest.mark.parametrize("steps", [1200, 9000])
 def test_steps_left_out_of_t_are_a_gap(steps):
     view = make_view(steps)
