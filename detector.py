@@ -126,11 +126,12 @@ class Detector:
     def channels(self) -> tuple[str, ...]:
         return self.scaler.channels
 
-    def calibrate(self, normal: Sequence[np.ndarray]) -> None:
+    def calibrate(self, normal: Sequence[np.ndarray]) -> list[Scores]:
         """Fit what turns comparisons into scores, and the thresholds, on normal data; freeze them.
 
         Args:
             normal: calibration stretches, (T, C) physical values each, NaN = missing.
+        Returns: the scores of these stretches.
         Raises: DataError if there is too little of it.
         """
         features = [comparisons.features for comparisons in self.compare(normal)]
@@ -138,12 +139,13 @@ class Detector:
         parameters = dict(self.config.threshold.parameters)
         try:
             self.calibration = fit_calibration(features)
-            scores = [self.score(part).score for part in features]
-            self.threshold = thresholds.fit(method, scores, **parameters)
+            scores = [self.score(part) for part in features]
+            self.threshold = thresholds.fit(method, [part.score for part in scores], **parameters)
             rule = [self.rule(part) for part in features]
             self.rule_threshold = thresholds.fit(method, rule, **parameters)
         except ValueError as error:
             raise DataError(f"calibration: {error}; give the val split more normal data") from None
+        return scores
 
     def score(self, features: np.ndarray) -> Scores:
         """Return the scores of features (T, C, F)."""

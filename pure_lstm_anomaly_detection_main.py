@@ -52,6 +52,7 @@ def run_experiment(
     import torch
 
     from detector import Detector, build_model, load_checkpoint, save_checkpoint
+    from findings import events_on_normal
     from reporting import only_run_here, write_run
 
     began = time.perf_counter()
@@ -76,13 +77,14 @@ def run_experiment(
         if not trainer_state["progress"]["finished"]:
             return None
         trained = time.perf_counter()
-        detector.calibrate([segment.values for segment in dataset.splits["val"]])
+        normal = detector.calibrate([segment.values for segment in dataset.splits["val"]])
         save(trainer_state)
         log.info("threshold %s: %.4f", config.threshold.method, detector.threshold["value"])
         segments = dataset.splits["test"]
         scored = detector.detect([segment.values for segment in segments])
         scored_at = time.perf_counter()
         results = report(config, dataset, run, detector, segments, scored, plots)
+        results["calibration"] = events_on_normal(config.events, detector, dataset.splits["val"], normal)
         seconds = {
             "training": trained - began,
             "scoring": scored_at - trained,
@@ -168,6 +170,12 @@ def training_data(config: ExperimentConfig, dataset: Dataset) -> tuple[TrainingW
 
 def check_together(config: ExperimentConfig, dataset: Dataset) -> None:
     """Raise DataError, before a run folder is made, unless config and dataset fit together."""
+    check_choices(config, dataset)
+    training_data(config, dataset)
+
+
+def check_choices(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Raise DataError unless threshold, horizon and score weights suit the dataset; quick, builds nothing."""
     import thresholds
     from anomaly_scores import resolve_weights
 
@@ -184,7 +192,6 @@ def check_together(config: ExperimentConfig, dataset: Dataset) -> None:
     measures = [dataset.meta.measures[channel] for channel in dataset.channels]
     if not any(weights.any() for weights in resolve_weights(config.score.weights, measures).values()):
         raise DataError(f"score.weights: none is for a channel of {dataset.meta.dataset}, which measure {measures}")
-    training_data(config, dataset)
 
 
 def draw_progress(
@@ -306,15 +313,19 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
 
 
 def load_data(config: ExperimentConfig, datasets: Path) -> Dataset:
-    """Read the windowed dataset of a config; if it is missing, say which command makes it."""
+    """Read the windowed dataset of a config; it fits the config."""
     from data_loader import load_dataset
 
-    name = config.dataset.name
+    dataset = load_dataset(dataset_folder(config.dataset.name, datasets), config.dataset.channels)
+    check_together(config, dataset)
+    return dataset
+
+
+def dataset_folder(name: str, datasets: Path) -> Path:
+    """Return the folder of a windowed dataset; if it is missing, say which command makes it."""
     for family in FAMILIES:
         if (datasets / family / name / "meta.json").is_file():
-            dataset = load_dataset(datasets / family / name, config.dataset.channels)
-            check_together(config, dataset)
-            return dataset
+            return datasets / family / name
     raise DataError(
         f"no windowed dataset {name!r} under {datasets}; make it first: "
         f"python collected_data_preprocess.py --dataset {name}"
