@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("grid_search")
 
+STEP_S, SPEED = 5e-5, 3e-11          # scoring and measuring of one step; a multiply-add where it was not measured
 SETTLED = ("finished", "stopped", "failed")
 
 
@@ -77,11 +78,17 @@ def task_cost(grid: Grid, run: Run, place: int) -> float:
     return cost_of(run.config, dataset, stops[place + 1]) - before
 
 
-def grid_cost(grid: Grid) -> float:
-    """Return the multiply-adds of the whole grid; with halving, as if an average config went on."""
-    return sum(
-        task_cost(grid, run, place) * ETA**-place for run in grid.runs for place in range(len(grid.fractions) + 1)
-    )
+def task_seconds(grid: Grid, run: Run, place: int, speed: float | None) -> float:
+    """Return about how long a run takes from one rung to the next, where a multiply-add takes `speed` seconds."""
+    dataset = grid.dataset_of(run.config.dataset.channels)
+    scored = sum(len(part) for name in ("val", "test") for part in dataset.splits[name])
+    scoring = STEP_S * scored if place == len(grid.fractions) else 0.0
+    return task_cost(grid, run, place) * (speed or SPEED) + scoring
+
+
+def over_grid(grid: Grid, cost: Callable[[Run, int], float]) -> float:
+    """Return the sum of a cost over the whole grid; with halving, as if average configs went on."""
+    return sum(cost(run, place) * ETA**-place for run in grid.runs for place in range(len(grid.fractions) + 1))
 
 
 def speed_here(grid: Grid, device: str) -> float | None:
@@ -93,11 +100,12 @@ def speed_here(grid: Grid, device: str) -> float | None:
 
 def announce(grid: Grid, workers: int, speed: float | None) -> None:
     """Print how many runs of what cost are ahead."""
-    configs, cost = len(grid.runs) // len(grid.seeds), grid_cost(grid)
+    configs = len(grid.runs) // len(grid.seeds)
+    cost = over_grid(grid, lambda run, place: task_cost(grid, run, place))
+    seconds = over_grid(grid, lambda run, place: task_seconds(grid, run, place, speed))
     text = f"{len(grid.runs)} runs: {configs} configs x {len(grid.seeds)} seeds on {grid.config.dataset.name}, "
     text += f"{cost:.2g} multiply-adds"
-    if speed is not None:
-        text += f"; about {as_time(cost * speed / workers)} with {workers} at once, judged by two updates"
+    text += f"; about {as_time(seconds / workers)} with {workers} at once, judged by two updates here"
     if grid.fractions:
         stops = " and ".join(f"1/{round(1 / fraction)}" for fraction in grid.fractions)
         text += f"; halving after {stops} of the epochs, one config of {ETA} goes on"
@@ -154,9 +162,9 @@ class Board:
 
     def rung(self, due: Sequence[Run], place: int) -> None:
         """Take up the tasks of a rung."""
-        self.costs = {run.key: task_cost(self.grid, run, place) for run in due}
+        self.costs = {run.key: task_seconds(self.grid, run, place, self.speed) for run in due}
         later = range(place + 1, len(self.grid.fractions) + 1)
-        ahead = sum(task_cost(self.grid, run, k) * ETA ** (place - k) for run in due for k in later)
+        ahead = sum(task_seconds(self.grid, run, k, self.speed) * ETA ** (place - k) for run in due for k in later)
         self.cost_left = sum(self.costs.values()) + ahead
         self.show(0)
 
@@ -190,7 +198,7 @@ class Board:
         elapsed = time.perf_counter() - self.began
         if self.cost_done:
             return f", about {as_time(self.cost_left / self.cost_done * elapsed)} left"
-        return f", about {as_time(self.cost_left * self.speed / self.workers)} left" if self.speed else ""
+        return f", about {as_time(self.cost_left / self.workers)} left"
 
     def _note(self, record: Mapping[str, Any]) -> None:
         value = record.get(self.criterion)

@@ -192,7 +192,7 @@ def command(args: argparse.Namespace) -> int:
     check_arguments(args)
     grid = read_plan(args.resume, args.datasets) if args.resume else new_grid(args)
     jobs = jobs_of(args, grid)
-    speed = None if args.scheduler else speed_here(grid, resolve_device(grid.device))
+    speed = speed_here(grid, resolve_device(grid.device))
     announce(grid, jobs, speed)
     if args.dry_run:
         return 0
