@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("grid_search")
 
 STEP_S, SPEED = 5e-5, 3e-11          # scoring and measuring of one step; a multiply-add where it was not measured
+TRUST_S = 30.0                       # the estimate made beforehand counts as much as so long a measurement
 SETTLED = ("finished", "stopped", "failed")
 
 
@@ -151,7 +152,7 @@ class Board:
         self.grid, self.criterion = grid, criterion_of(grid.runs)
         self.sign = BETTER[self.criterion]
         self.costs: dict[str, float] = {}
-        self.began = time.perf_counter()
+        self.began = self.last_at = time.perf_counter()
         settled = [record for record in last.values() if record["status"] in SETTLED]
         self.failed = sum(record["status"] == "failed" for record in settled)
         shape = "{percentage:3.0f}% |{bar}| {elapsed}, {postfix}"
@@ -170,7 +171,7 @@ class Board:
 
     def count(self, record: Mapping[str, Any]) -> None:
         """Count a record that is in the journal."""
-        cost = self.costs.get(record["key"], 0.0)
+        cost, self.last_at = self.costs.get(record["key"], 0.0), time.perf_counter()
         self.cost_left, self.cost_done = self.cost_left - cost, self.cost_done + cost
         self.settled += record["status"] in SETTLED
         self.failed += record["status"] == "failed"
@@ -195,10 +196,8 @@ class Board:
     def _left(self) -> str:
         if self.cost_left <= 0:
             return ""
-        elapsed = time.perf_counter() - self.began
-        if self.cost_done:
-            return f", about {as_time(self.cost_left / self.cost_done * elapsed)} left"
-        return f", about {as_time(self.cost_left / self.workers)} left"
+        pace = (self.last_at - self.began + TRUST_S) / (self.cost_done + TRUST_S * self.workers)
+        return f", about {as_time(self.cost_left * pace)} left"
 
     def _note(self, record: Mapping[str, Any]) -> None:
         value = record.get(self.criterion)

@@ -163,6 +163,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError("--scheduler has its own workers; --jobs, --runs-per-gpu and --dashboard are for this machine")
     if args.runs_per_gpu and (args.jobs != 1 or args.device == "cpu"):
         raise DataError("--runs-per-gpu says how many run at once on a GPU; --jobs, --device cpu do not go with it")
+    if args.dashboard is not None and args.jobs == 1 and not args.runs_per_gpu:
+        raise DataError("--dashboard is Dask's; it needs more than --jobs 1")
     if args.runs_per_gpu:
         try:
             resolve_device("cuda")

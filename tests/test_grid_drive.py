@@ -117,6 +117,18 @@ def test_a_failed_run_has_its_error_and_no_numbers(tmp_path):
     assert summary["val_loss_mean"].isna().tolist() == [False, False, True]
 
 
+def test_the_remaining_time_goes_from_the_estimate_to_what_was_measured(tmp_path):
+    board = Board0(2, None)
+    board.start(make_grid(), {})
+    board.costs, board.cost_left = {run.key: 100.0 for run in board.grid.runs}, 600.0
+    assert board._left() == ", about 5.0 min left"                          # 600 s of work on two workers
+    for run in board.grid.runs[:4]:
+        board.count({"key": run.key, "status": "finished"})
+    board.began = board.last_at - 1000.0                                    # 400 s of it took 1000 s
+    assert board._left() == f", about {200 * 1030 / 460 / 60:.1f} min left"
+    assert board.text().startswith("4 of 6 done, 0 running, 0 failed, about")
+
+
 # ---- halving --------------------------------------------------------------------------------
 
 

@@ -185,6 +185,7 @@ WRONG = [
     (["--retry-failed"], "--retry-failed needs --resume"),
     (["--runs-per-gpu", 2, "--device", "cpu"], "do not go with it"),
     (["--scheduler", "tcp://127.0.0.1:1", "--jobs", 2], "--scheduler has its own workers"),
+    (["--dashboard", 8787], "needs more than --jobs 1"),
     (["--scheduler", "nonsense"], "no Dask scheduler answers there"),
 ]
 
