@@ -164,6 +164,21 @@ def test_halving_ranks_a_config_by_the_mean_of_its_seeds_and_last_if_one_failed(
     assert rates_of(engine.did, None) == [0.3]
 
 
+def test_a_run_that_fails_after_a_rung_keeps_no_numbers_of_before(tmp_path):
+    class Later(Engine):
+        def __call__(self, tasks, on_wait):
+            for record in super().__call__(tasks, on_wait):
+                failed = {"status": "failed", "error": "x", "seconds": 2.0}
+                same = {"key": record["key"], "until": record["until"]}
+                yield record if record["status"] == "paused" else same | failed
+
+    grid = make_grid([0.1, 0.2, 0.3], halving=True)
+    rows, standings = results_of(grid, run_all(grid, tmp_path, Later()))
+    assert [row["status"] for row in rows] == ["failed"] * 2 + ["stopped"] * 4
+    assert rows[0]["seconds"] == 4.0 and not {"val_loss", "val_skill", "epochs", "best_epoch"} & set(rows[0])
+    assert [s.status for s in standings] == ["stopped", "stopped", "failed"]
+
+
 def test_a_run_that_ended_early_is_not_stopped_afterwards(tmp_path):
     class Early(Engine):
         def __call__(self, tasks, on_wait):
