@@ -16,10 +16,12 @@ import pandas as pd
 import pytest
 from test_main import CONFIG, make_datasets
 
+import grid_plan
 import grid_search
 import grid_workers
 import trainers
 from config import load_experiment
+from detector import load_checkpoint
 
 SCRIPT = Path(grid_search.__file__)
 GRID = {"training.learning_rate": [0.01, 0.003], "model.hidden_units": [4, 8]}
@@ -95,6 +97,14 @@ def test_a_grid_fills_its_folder(home, done):
         assert pd.read_csv(done / "runs" / key / "history.csv")["val_loss"].min() == pytest.approx(
             table.set_index("run").loc[key, "val_loss"], rel=1e-6
         )
+
+
+def test_the_skill_in_the_results_is_that_of_the_checkpoint(home, done):
+    row = results_of(done).iloc[0]
+    grid = grid_plan.read_plan(done, home / "datasets")
+    state = load_checkpoint(done / "runs" / row["run"] / "checkpoint.pt")
+    skill = grid_workers.skill_of(state, grid.dataset_of(None), grid.yardstick, "cpu")
+    assert row["val_skill"] == pytest.approx(skill, rel=1e-6)
 
 
 def test_the_summary_ranks_by_the_mean_validation_loss(done):
