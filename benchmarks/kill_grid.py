@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             process = grid(*new, "--out", out)
             while len(records_of(out)) < enough or not (out / "runs").exists():
                 time.sleep(0.01)
-            time.sleep(chance.uniform(0.0, 2 * seconds / len(records_of(whole)) / 3))
+            time.sleep(chance.uniform(0.0, 1.0))
             process.kill()
             process.wait()
             before = records_of(out)

@@ -342,13 +342,14 @@ def test_a_run_that_an_orphan_is_still_at_is_waited_for(home, done, tmp_path):
 # ---- several processes ----------------------------------------------------------------------
 
 
-def test_two_jobs_give_what_one_gives_and_ctrl_c_says_how_to_go_on(home, done, tmp_path):
+def test_two_jobs_give_what_one_gives_and_ctrl_c_says_how_to_go_on(home, tmp_path):
     psutil = pytest.importorskip("psutil")
-    root = tmp_path / "x"
-    with start(home, "--seeds", 2, "--jobs", 2, "--out", root) as process:
-        wait_until(lambda: (root / "journal.jsonl").exists())
+    root, config = tmp_path / "x", write_config(tmp_path / "c.json", GRID, epochs=80, patience=80)
+    with start(home, "--config", config, "--jobs", 2, "--out", root) as process:
+        wait_until(lambda: list(root.glob("runs/*/history.csv")))
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         heard = {c.laddr.ip for one in family for c in one.net_connections("inet") if c.status == "LISTEN"}
+        wait_until(lambda: (root / "journal.jsonl").exists())
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and heard == {"127.0.0.1"}
@@ -357,8 +358,9 @@ def test_two_jobs_give_what_one_gives_and_ctrl_c_says_how_to_go_on(home, done, t
     assert not [one for one in psutil.wait_procs(family, timeout=5)[1] if one.is_running()]
     assert (results_of(root)["status"] == "missing").any()
     assert call(home, "--resume", root) == 0
-    assert len({record["key"] for record in journal_of(root)}) == len(journal_of(root)) == 8
-    pd.testing.assert_frame_equal(results_of(root), results_of(done))
+    assert len({record["key"] for record in journal_of(root)}) == len(journal_of(root)) == 4
+    assert call(home, "--config", config, "--out", tmp_path / "one") == 0
+    pd.testing.assert_frame_equal(results_of(root), results_of(tmp_path / "one"))
 
 
 @contextlib.contextmanager
