@@ -7,6 +7,8 @@
 #   ./cmd_script.sh nab    the Numenta Anomaly Benchmark: its seven series with known causes, downloaded once
 #                          (NAB_ROOT=DIR names a local copy) -> experiments/realKnownCause
 #                          (about 10 minutes)
+#   ./cmd_script.sh grid   a small grid search on the same recordings: 4 configs x 2 seeds, as many at once
+#                          as suit the machine -> experiments/simulated-grid (about 10 minutes)
 #   ./cmd_script.sh test   lint check and tests (about 3 minutes)
 #
 # PYTHON names another interpreter than python3 (3.11 or newer).
@@ -23,10 +25,10 @@ set_up() {  # requirements file
         say "creating .venv"
         "${PYTHON:-python3}" -m venv .venv
     fi
-    if ! cat requirements.txt "$1" | cmp -s - "$stamp"; then
+    if ! cat requirements.txt requirements-grid.txt "$1" | cmp -s - "$stamp"; then
         say "installing $1"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1"
-        cat requirements.txt "$1" > "$stamp"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r "$1"
+        cat requirements.txt requirements-grid.txt "$1" > "$stamp"
     fi
 }
 
@@ -54,6 +56,22 @@ train_or_go_on() {  # run folder, config
     fi
 }
 
+grid() {
+    set_up requirements-grid.txt
+    local out=experiments/simulated-grid
+    say "preprocessing the embedded recordings"
+    .venv/bin/python collected_data_preprocess.py
+    if [ -f "$out/grid.json" ]; then
+        say "going on with $out (delete it for a new grid)"
+        .venv/bin/python grid_search.py --resume "$out" --jobs 0
+    else
+        say "searching the grid"
+        .venv/bin/python grid_search.py --out "$out" --jobs 0 --seeds 2 --set training.epochs=6 \
+            --set training.updates_per_epoch=30 --set model.num_layers=1 \
+            --set 'grid={"training.learning_rate": [0.001, 0.003], "model.hidden_units": [32, 64]}'
+    fi
+}
+
 run_tests() {
     set_up requirements-dev.txt
     say "lint"
@@ -65,6 +83,7 @@ run_tests() {
 case "${1:-respiratory}" in
     respiratory) respiratory ;;
     nab) nab ;;
+    grid) grid ;;
     test) shift; run_tests "$@" ;;
-    *) echo "error: unknown word '$1'; expected nothing or: nab, test" >&2; exit 2 ;;
+    *) echo "error: unknown word '$1'; expected nothing or: nab, grid, test" >&2; exit 2 ;;
 esac

@@ -131,11 +131,12 @@ class Detector:
     def channels(self) -> tuple[str, ...]:
         return self.scaler.channels
 
-    def calibrate(self, normal: Sequence[np.ndarray]) -> None:
+    def calibrate(self, normal: Sequence[np.ndarray]) -> list[Scores]:
         """Fit what turns comparisons into scores, and the thresholds, on normal data; freeze them.
 
         Args:
             normal: calibration stretches, (T, C) physical values each, NaN = missing.
+        Returns: the scores of these stretches.
         Raises: DataError if there is too little of it.
         """
         features = [comparisons.features for comparisons in self.compare(normal)]
@@ -143,14 +144,15 @@ class Detector:
         parameters = dict(self.config.threshold.parameters)
         try:
             self.calibration = fit_calibration(features)
-            scores = [self.score(part).score for part in features]
-            self.threshold = thresholds.fit(method, scores, **parameters)
+            scores = [self.score(part) for part in features]
+            self.threshold = thresholds.fit(method, [part.score for part in scores], **parameters)
             rules = [self.rules(part, values) for part, values in zip(features, normal, strict=True)]
             self.rule_thresholds = {
-                name: thresholds.fit(method, [scores[name] for scores in rules], **parameters) for name in rules[0]
+                name: thresholds.fit(method, [one[name] for one in rules], **parameters) for name in rules[0]
             }
         except ValueError as error:
             raise DataError(f"calibration: {error}; give the val split more normal data") from None
+        return scores
 
     def score(self, features: np.ndarray) -> Scores:
         """Return the scores of features (T, C, F)."""

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 import plots
 import thresholds
+from anomaly_scores import Scores
 from config import EventConfig, ExperimentConfig
 from data_loader import Dataset
 from detector import Detector, Scored
@@ -49,6 +50,24 @@ def recordings_as_seen(
         name: group_recordings(config.events, dataset.meta.events, detector, segments, series, channels, threshold)
         for name, (series, channels, threshold) in scores.items()
     }
+
+
+def events_on_normal(
+    config: EventConfig, detector: Detector, segments: Sequence[Segment], scores: Sequence[Scores]
+) -> dict[str, float]:
+    """Return how many events the threshold leaves on the normal data that it was fitted on, and in how long.
+
+    These are false alarms without a label having been read; on other data there are rather more.
+    """
+    found = 0
+    for segment, part in zip(segments, scores, strict=True):
+        alarm = thresholds.alarms(part.score, thresholds.apply(detector.threshold, part.score))
+        gaps = {"merge_gap_s": config.merge_gap_s, "min_duration_s": config.min_duration_s}
+        found += len(
+            find_events(segment.recording, segment.t, part.score, alarm, part.channel, detector.channels, **gaps)
+        )
+    hours = sum(len(segment) for segment in segments) / detector.rate_hz / 3600
+    return {"events": found, "hours": hours, "events_per_hour": found / hours}
 
 
 def group_recordings(

@@ -49,6 +49,9 @@ FOUND = {
 LABELLED_TEXT = {True: "labelled, found", False: "labelled, missed"}
 FOUND_TEXT = {True: "found, as labelled", False: "found, false alarm", None: "found"}
 FAULT = {"facecolor": "#f2f2f2", "edgecolor": "#a0a0a0", "linewidth": 0.5, "hatch": "xxx"}
+MEAN = {"color": "#0072b2", "marker": "D", "markersize": 5, "linestyle": "none", "capsize": 3, "elinewidth": 1.4}
+ONE_RUN = {"color": "#888888", "marker": "o", "markersize": 3.5, "linestyle": "none", "alpha": 0.6}
+OTHER_RUN = {"color": "#aaaaaa", "linewidth": 0.8}
 BARS = (
     {"facecolor": "#0072b2", "edgecolor": "#00324f"},
     {"facecolor": "#ddcc77", "edgecolor": "#6b5f1f", "hatch": "//"},
@@ -195,6 +198,93 @@ def plot_kinds(table: Mapping[str, Mapping[str, tuple[float, float]]], title: st
     return figure
 
 
+def plot_grid_effects(
+    effects: Mapping[str, Sequence[tuple[str, np.ndarray]]], measure: str, title: str, note: str = ""
+) -> Figure:
+    """Draw what each parameter of a grid does: a panel a parameter, a column a value, with mean ± std.
+
+    Args:
+        effects: dotted key -> (value as text, results (n,) of all runs that have it; empty = none), in order.
+        measure: what the results are.
+    """
+    figure, panels = _stack((1.7,) * max(len(effects), 1), title, note, legend_rows=1, gap=0.42)
+    low, high = _range(np.concatenate([np.empty(0), *(y for rows in effects.values() for _, y in rows)]), (0.0, 1.0))
+    margin = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
+    for axes, (key, rows) in zip(panels, effects.items(), strict=False):
+        for x, (_, results) in enumerate(rows):
+            axes.plot(x + np.linspace(-0.08, 0.08, len(results)), results, **ONE_RUN)
+            if len(results):
+                axes.errorbar(x + 0.2, results.mean(), yerr=results.std(), **MEAN)
+        axes.set(xlim=(-0.5, len(rows) - 0.5), xticks=range(len(rows)), ylim=(low - margin, high + margin))
+        axes.set_xticklabels([_short(text, 100 // len(rows)) for text, _ in rows], fontsize=SMALL, parse_math=False)
+        axes.grid(axis="y", color="#dddddd")
+        _few_ticks(axes)
+        axes.text(0.0, 1.02, _short(key, 80), transform=axes.transAxes, fontsize=TEXT, weight="bold", parse_math=False)
+        _label(axes, measure, "–")
+    if not effects:
+        _say(panels[0], "the grid varies nothing")
+    _legend(figure, {"a run": Line2D([], [], **ONE_RUN), "mean ± std": Line2D([], [], **_dot(MEAN))}, 1)
+    return figure
+
+
+def plot_grid_ranking(rows: Sequence[tuple[str, float, float]], measure: str, title: str, note: str = "") -> Figure:
+    """Draw the configs of a grid one below the other, mean ± std over seeds; the first is the best.
+
+    Args:
+        rows: (config as text, mean, std) each, the best first.
+    """
+    height = max(0.24 * len(rows), 0.6)
+    figure, (axes,) = _stack((height,), title, note, legend_rows=1, left=5.0)
+    means, stds = (np.array([row[k] for row in rows], float) for k in (1, 2))
+    star = {"color": BEST["color"], "marker": "*", "markersize": 12}
+    for y, (_, mean, std) in enumerate(rows):
+        axes.errorbar(mean, y, xerr=std, **(MEAN | (star if y == 0 else {})))
+    if len(rows):
+        axes.axvline(means[0], **BEST)
+    low, high = _range(np.concatenate([means - stds, means + stds]), (0.0, 1.0))
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set(ylim=(max(len(rows), 1) - 0.5, -0.5), yticks=range(len(rows)))
+    axes.set_yticklabels([_short(text, 54) for text, *_ in rows], fontsize=SMALL, parse_math=False)
+    axes.grid(axis="x", color="#dddddd")
+    if not rows:
+        _say(axes, "no config is finished")
+    _time_axis((axes,), low - margin, high + margin, f"{measure} [–]")
+    best = Line2D([], [], **(BEST | {"marker": "*", "markersize": 10}))
+    _legend(figure, {"the best": best, "mean ± std over seeds": Line2D([], [], **_dot(MEAN))}, 1)
+    return figure
+
+
+def plot_grid_curves(
+    curves: Sequence[tuple[np.ndarray, np.ndarray]], best: Sequence[int], measure: str, title: str, note: str = ""
+) -> Figure:
+    """Draw the validation loss of every run over its epochs; those of the best config stand out.
+
+    Args:
+        curves: (epochs (n,), losses (n,)) of each run.
+        best: places of the best config's runs in `curves`.
+    """
+    figure, (axes,) = _stack((3.2,), title, note, legend_rows=1)
+    for k in sorted(range(len(curves)), key=lambda k: k in best):
+        style = VALIDATION if k in best else OTHER_RUN
+        dots = {"marker": "o", "markersize": 3.0} if len(curves[k][0]) == 1 else {}
+        axes.plot(*curves[k], **(style | dots))
+    epochs = np.concatenate([np.empty(0), *(epoch for epoch, _ in curves)])
+    first, last = _range(epochs, (0.0, 1.0))
+    if not curves:
+        _say(axes, "no epochs yet")
+    axes.yaxis.set_major_formatter(FuncFormatter(_number))
+    axes.grid(axis="y", color="#dddddd")
+    _label(axes, measure, "–")
+    _time_axis((axes,), first - 0.5, last + 0.5, "epoch [–]", integer=True)
+    _legend(figure, {"the best config": Line2D([], [], **VALIDATION), "the others": Line2D([], [], **OTHER_RUN)}, 1)
+    return figure
+
+
+def _dot(style: Mapping) -> dict:
+    """Return an error bar's style as a line's, for a legend."""
+    return {key: value for key, value in style.items() if key not in ("capsize", "elinewidth")}
+
+
 def save(figure: Figure, path: str | Path, dpi: int = DPI) -> None:
     """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
     path = Path(path)
@@ -321,11 +411,17 @@ def _draw_score(axes: Axes, t: np.ndarray, score: np.ndarray, threshold: np.ndar
 
 
 def _stack(
-    heights: Sequence[float], title: str, note: str, legend_rows: int, kind_row: float = 0.0, left: float = LEFT
+    heights: Sequence[float],
+    title: str,
+    note: str,
+    legend_rows: int,
+    kind_row: float = 0.0,
+    left: float = LEFT,
+    gap: float = GAP,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with panels of these heights (inches) below each other; laid out by hand, which is fast."""
-    top = TITLE + legend_rows * LEGEND_ROW + max(kind_row, 0.08)
-    total = top + sum(heights) + GAP * (len(heights) - 1) + BOTTOM
+    top = TITLE + legend_rows * LEGEND_ROW + max(kind_row, 0.08 if gap == GAP else 0.2)
+    total = top + sum(heights) + gap * (len(heights) - 1) + BOTTOM
     figure = Figure(figsize=(WIDTH, total), dpi=DPI, facecolor="white")
     room = 112 - (len(_short(note, 50)) if note else 0)
     style = {"va": "top", "parse_math": False}
@@ -339,7 +435,7 @@ def _stack(
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=SMALL)
         panels.append(axes)
-        y -= GAP
+        y -= gap
     return figure, panels
 
 

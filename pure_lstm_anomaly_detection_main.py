@@ -55,6 +55,7 @@ def run_experiment(
     import torch
 
     from detector import Detector, build_model, load_checkpoint, save_checkpoint
+    from findings import events_on_normal
     from reporting import only_run_here, write_run
 
     began = time.perf_counter()
@@ -80,7 +81,8 @@ def run_experiment(
         if not trainer_state["progress"]["finished"]:
             return None
         trained = time.perf_counter()
-        detector.calibrate([segment.values for segment in dataset.normal(config.score.calibrate_on)])
+        normal = dataset.normal(config.score.calibrate_on)
+        normal_scores = detector.calibrate([segment.values for segment in normal])
         save(trainer_state)
         log.info("threshold %s: %.4f", config.threshold.method, detector.threshold["value"])
         segments = dataset.splits["test"]
@@ -88,6 +90,7 @@ def run_experiment(
         scored_at = time.perf_counter()
         results = report(config, dataset, run, detector, segments, scored, plots)
         results["forecast"] = forecast_numbers(config, dataset, trainer_state["progress"])
+        results["calibration"] = events_on_normal(config.events, detector, normal, normal_scores)
         seconds = {
             "training": trained - began,
             "scoring": scored_at - trained,
@@ -168,7 +171,9 @@ def training_data(config: ExperimentConfig, dataset: Dataset) -> tuple[TrainingW
     from data_loader import TrainingWindows, validation_batches
     from detector import horizon_of, steps, warm_up_of
 
-    rate, training = dataset.meta.rate_hz, config.training
+    rate = dataset.meta.rate_hz
+    config = config.in_seconds(rate)
+    training = config.training
     warm_up, horizon = warm_up_of(config.model, rate), horizon_of(config.model, rate)
     length = max(steps(training.window_s, rate), warm_up + 1)
     shape = {"steps": length, "horizon": horizon, "least": warm_up + horizon + 1, "batch_size": training.batch_size}
@@ -184,6 +189,12 @@ def training_data(config: ExperimentConfig, dataset: Dataset) -> tuple[TrainingW
 
 def check_together(config: ExperimentConfig, dataset: Dataset) -> None:
     """Raise DataError, before a run folder is made, unless config and dataset fit together."""
+    check_choices(config, dataset)
+    training_data(config, dataset)
+
+
+def check_choices(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Raise DataError unless threshold, horizon and score weights suit the dataset; quick, builds nothing."""
     import thresholds
     from anomaly_scores import resolve_weights
     from detector import horizon_of, warm_up_of
@@ -204,7 +215,6 @@ def check_together(config: ExperimentConfig, dataset: Dataset) -> None:
     measures = [dataset.meta.measures[channel] for channel in dataset.channels]
     if not any(weights.any() for weights in resolve_weights(config.score.weights, measures).values()):
         raise DataError(f"score.weights: none is for a channel of {dataset.meta.dataset}, which measure {measures}")
-    training_data(config, dataset)
 
 
 def draw_progress(
@@ -361,16 +371,23 @@ def _check_length(file: Path, duration_s: float, detector: Detector) -> None:
 
 
 def load_data(config: ExperimentConfig, datasets: Path) -> Dataset:
-    """Read the windowed dataset of a config; if it is missing, say which command makes it."""
+    """Read the windowed dataset of a config; it fits the config."""
     from data_loader import load_dataset
-    from nab_files import series_names
 
-    name = config.dataset.name
+    dataset = load_dataset(dataset_folder(config.dataset.name, datasets), config.dataset.channels)
+    check_together(config, dataset)
+    return dataset
+
+
+def dataset_folder(name: str, datasets: Path) -> Path:
+    """Return the folder of a windowed dataset; if it is missing, say which command makes it."""
+    from nab_files import series_names, series_of
+
+    if series_of(name):
+        raise DataError(f"dataset {name!r} is a category of series; name one of them, such as {series_of(name)[0]}")
     for family in FAMILIES:
         if (datasets / family / name / "meta.json").is_file():
-            dataset = load_dataset(datasets / family / name, config.dataset.channels)
-            check_together(config, dataset)
-            return dataset
+            return datasets / family / name
     command = f"collected_data_preprocess.py --dataset {name}"
     if name in series_names():
         command = f"data_preprocess_NAB.py --series {name}"

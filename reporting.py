@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import pandas as pd
 
 from utils import DataError, atomic_path, git_commit, versions, write_json, write_text
 
+BEAT_S, SILENT_S = 5.0, 60.0                # a lock is touched so often; one of another machine is dead after
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 
 
@@ -70,25 +73,66 @@ def default_root(parent: Path, dataset: str) -> Path:
     return root
 
 
+class FolderInUse(DataError):
+    """Another process is at work in the folder."""
+
+
 @contextlib.contextmanager
 def only_run_here(root: Path) -> Iterator[None]:
     """Hold a run folder for this process; a second run in it is an error.
 
-    A lock left by a process that is gone is taken over.
+    A lock left by a process that is gone is taken over. Whether one of another machine is gone shows in
+    its time: whoever holds a lock touches it every few seconds.
+
+    Raises: FolderInUse naming the process.
     """
-    lock = root / ".lock"
+    lock, mine = root / ".lock", f"{os.getpid()}@{socket.gethostname()}"
     try:
         with lock.open("x", encoding="utf-8") as file:
-            file.write(str(os.getpid()))
+            file.write(mine)
     except FileExistsError:
-        owner = lock.read_text(encoding="utf-8").strip()
-        if owner.isdigit() and int(owner) != os.getpid() and _is_alive(int(owner)):
-            raise DataError(f"{root}: another run, process {owner}, is at work in it") from None
-        write_text(lock, str(os.getpid()))
+        process, _, host = _owner(lock)
+        if _at_work(lock, process, host):
+            place = f" on {host}" if host not in ("", socket.gethostname()) else ""
+            raise FolderInUse(f"{root}: another run, process {process}{place}, is at work in it") from None
+        write_text(lock, mine)
+    stop = threading.Event()
+    beat = threading.Thread(target=_touch, args=(lock, stop), daemon=True)
+    beat.start()
     try:
         yield
     finally:
+        stop.set()
+        beat.join()
         lock.unlink(missing_ok=True)
+
+
+def _owner(lock: Path) -> tuple[str, str, str]:
+    try:
+        return lock.read_text(encoding="utf-8").strip().partition("@")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return "", "", ""
+
+
+def _at_work(lock: Path, process: str, host: str) -> bool:
+    if not process.isdigit():
+        return False
+    if host in ("", socket.gethostname()):
+        return int(process) != os.getpid() and _is_alive(int(process))
+    clock = lock.with_name(f".clock.{os.getpid()}")              # both times from the shared disk's clock
+    try:
+        clock.touch()
+        return clock.stat().st_mtime - lock.stat().st_mtime < SILENT_S
+    except FileNotFoundError:
+        return False
+    finally:
+        clock.unlink(missing_ok=True)
+
+
+def _touch(lock: Path, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(lock)
 
 
 def _is_alive(process: int) -> bool:

@@ -8,6 +8,7 @@ from utils import ROOT
 
 RANK = {
     "utils": 0,
+    "grid_journal": 1,
     "config": 1,
     "nab_files": 1,
     "recordings": 2,
@@ -30,7 +31,12 @@ RANK = {
     "data_preprocess_NAB": 5,
     "pure_lstm_anomaly_detection_main": 6,
     "stream_detect": 6,
-    "grid_search": 7,
+    "grid_plan": 7,
+    "grid_workers": 8,
+    "grid_results": 8,
+    "grid_progress": 9,
+    "grid_drive": 10,
+    "grid_search": 11,
     "nab_benchmark": 7,
 }
 NEVER_TORCH = (

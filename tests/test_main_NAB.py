@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import data_preprocess_NAB
+import grid_search
 import nab_files
 import pure_lstm_anomaly_detection_main as script
 
@@ -168,6 +169,23 @@ def test_rows_at_another_rate_are_refused(run, home, tmp_path, capsys):
     code = call(home, "--checkpoint", run / "checkpoint.pt", "--score", tmp_path / "new.csv", "--out", tmp_path / "no")
     assert code == 2 and "a row every 2400 s, but the model learnt a row every 600 s" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_a_grid_over_rows_ends_in_a_config_in_rows(home, tmp_path, capsys):
+    content = CONFIG | {"dataset": {"name": "nyc_taxi"}, "grid": {"model.horizon_rows": [4, 6]}}
+    (tmp_path / "grid.json").write_text(json.dumps(content))
+    words = ["--config", tmp_path / "grid.json", "--datasets", home / "datasets", "--out", tmp_path / "out"]
+    assert grid_search.main([str(word) for word in (*words, "--set", "training.epochs=1")]) == 0
+    table = pd.read_csv(tmp_path / "out" / "grid_results.csv")
+    assert sorted(table["model.horizon_rows"]) == [4, 6] and (table["status"] == "finished").all()
+    best = read(tmp_path / "out" / "best_config.json")
+    assert best["model"]["horizon_rows"] in (4, 6) and "horizon_s" not in best["model"]
+
+
+def test_a_grid_of_a_category_is_refused(home, tmp_path, capsys):
+    words = ["--config", home / "config.json", "--datasets", home / "datasets", "--out", tmp_path / "out"]
+    assert grid_search.main([str(w) for w in (*words, "--set", 'grid={"model.num_layers": [1, 2]}')]) == 2
+    assert "'realKnownCause' is a category of series; name one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

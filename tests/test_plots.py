@@ -301,3 +301,44 @@ def test_nothing_of_ours_and_no_pyplot_is_imported():
     assert not {name.split(".")[0] for name in names} & ours
     check = "import sys, plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=source.parent).returncode == 0
+
+
+# ---- grid search ----------------------------------------------------------------------------
+
+
+def test_grid_effects_show_every_value_and_every_run():
+    effects = {
+        "training.learning_rate": [("0.001", np.array([1.0, 2.0])), ("0.01", np.array([3.0])), ("0.1", np.empty(0))],
+        "model.hidden_units": [("8", np.array([1.0])), ("16", np.array([2.0, 3.0]))],
+    }
+    figure = plots.plot_grid_effects(effects, "val. loss", "Effect", "simulated data")
+    rates, units = figure.axes
+    assert [label.get_text() for label in rates.get_xticklabels()] == ["0.001", "0.01", "0.1"]
+    shown = [list(line.get_ydata()) for line in rates.lines if line.get_marker() == plots.ONE_RUN["marker"]]
+    assert shown == [[1.0, 2.0], [3.0], []]
+    means = [list(line.get_ydata()) for line in units.lines if line.get_marker() == plots.MEAN["marker"]]
+    assert means == [[1.0], [2.5]] and rates.get_ylim() == units.get_ylim()
+    assert {"training.learning_rate", "model.hidden_units", "simulated data"} <= set(texts(figure))
+
+
+def test_the_grid_ranking_has_the_best_on_top_and_marked():
+    rows = [("units=8", 1.0, 0.1), ("units=16", 1.5, 0.0), ("units=4", 2.0, 0.2)]
+    (axes,) = plots.plot_grid_ranking(rows, "val. loss", "Ranking").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["units=8", "units=16", "units=4"]
+    (star,) = [line for line in axes.lines if line.get_marker() == "*"]
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (1.0, 0) and axes.get_ylim()[0] > axes.get_ylim()[1]
+
+
+def test_grid_curves_put_the_best_in_front():
+    curves = [(np.arange(n), np.linspace(2, k, n)) for k, n in enumerate((5, 1, 3))]
+    (axes,) = plots.plot_grid_curves(curves, [1], "val. loss", "Curves").axes
+    assert [line.get_color() for line in axes.lines] == [plots.OTHER_RUN["color"]] * 2 + [plots.VALIDATION["color"]]
+
+
+@pytest.mark.parametrize("draw", [
+    lambda: plots.plot_grid_effects({}, "x", "t"),
+    lambda: plots.plot_grid_ranking([], "x", "t"),
+    lambda: plots.plot_grid_curves([], [], "x", "t"),
+])  # fmt: skip
+def test_an_empty_grid_can_be_drawn(draw, tmp_path):
+    save(draw(), tmp_path / "x.png")

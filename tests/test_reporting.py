@@ -1,16 +1,20 @@
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import reporting
 from events import FoundEvent
 from reporting import (
     HISTORY,
+    FolderInUse,
     RunFolder,
     default_root,
     new_run,
@@ -81,8 +85,30 @@ def test_a_lock_left_behind_is_taken_over_and_given_back(tmp_path, left, other_p
         other_process.wait()
     (tmp_path / ".lock").write_text(left)
     with only_run_here(tmp_path):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}@{socket.gethostname()}"
     assert not (tmp_path / ".lock").exists()
+
+
+def test_the_lock_of_another_machine_holds_for_as_long_as_it_is_touched(tmp_path):
+    lock = tmp_path / ".lock"
+    lock.write_text("1@elsewhere")
+    with pytest.raises(FolderInUse, match="process 1 on elsewhere, is at work"), only_run_here(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    long_ago = lock.stat().st_mtime - 2 * reporting.SILENT_S
+    os.utime(lock, (long_ago, long_ago))
+    with only_run_here(tmp_path):
+        assert lock.read_text().startswith(f"{os.getpid()}@")
+
+
+def test_a_held_lock_is_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "BEAT_S", 0.01)
+    with only_run_here(tmp_path):
+        os.utime(tmp_path / ".lock", (1, 1))
+        deadline = time.monotonic() + 5
+        while (tmp_path / ".lock").stat().st_mtime == 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (tmp_path / ".lock").stat().st_mtime > 1
 
 
 def test_the_lock_is_given_back_after_an_error(tmp_path):
