@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import EXPERIMENT_CONFIG, load_experiment
-from utils import ROOT, DataError, resolve_device, run_cli, setup_logging
+from utils import ROOT, DataError, keep_freed_memory, resolve_device, run_cli, setup_logging
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from grid_drive import Engine
@@ -236,6 +236,7 @@ def set_up_logging() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     set_up_logging()
+    keep_freed_memory()
     return run_cli(lambda: command(args))
 
 

@@ -21,7 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import EXPERIMENT_CONFIG, ExperimentConfig, load_experiment, read_json
-from utils import ROOT, DataError, log_to_file, resolve_device, run_cli, seed_everything, setup_logging, write_json
+from utils import (
+    ROOT,
+    DataError,
+    keep_freed_memory,
+    log_to_file,
+    resolve_device,
+    run_cli,
+    seed_everything,
+    setup_logging,
+    write_json,
+)
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from data_loader import Dataset, TrainingWindows
@@ -517,6 +527,7 @@ def command(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     setup_logging()
+    keep_freed_memory()
     return run_cli(lambda: command(args))
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.small_data import make_small
-from utils import ROOT
+from utils import ROOT, keep_freed_memory
 
 SMALL = {"training.learning_rate": [0.001, 0.003], "model.hidden_units": [16, 24, 32]}
 FULL = {"training.learning_rate": [0.0005, 0.001, 0.002, 0.004], "model.hidden_units": [16, 24, 32],
@@ -51,6 +51,7 @@ def loop(out: Path, overrides: Sequence[str], datasets: Path) -> None:
     from pure_lstm_anomaly_detection_main import run_experiment
     from reporting import new_run
 
+    keep_freed_memory()
     torch.set_num_threads(1)
     config = load_experiment(EXPERIMENT_CONFIG, overrides)
     grid = plan(config, [0, 1], False, "cpu", datasets, "bench", False)
