@@ -628,7 +628,7 @@ def _label(axes: Axes, name: str, unit: str) -> None:
     axes.text(
         -(LEFT - 0.08) / (WIDTH - LEFT - RIGHT),
         0.5,
-        f"{_short(name, 12)}\n[{_short(unit, 10)}]",
+        _short(name, 12) + (f"\n[{_short(unit, 10)}]" if unit else ""),
         transform=axes.transAxes,
         ha="left",
         va="center",

@@ -267,14 +267,16 @@ SERIES_NUMBERS = ("point P", "R", "F1", "event P", "R", "F1", "average precision
 
 def _series_numbers(deployed: Mapping[str, Any], rate_hz: float) -> list[float]:
     point, events, free = deployed["point"], deployed["events"], deployed["threshold_free"]
-    return [
+    numbers = [
         *(point[key] for key in ("precision", "recall", "f1")),
         *(events[key] for key in ("precision", "recall", "f1")),
         free["auc_pr"],
         free["vus_pr"],
         deployed["nab"]["standard"],
-        events["delay_median_s"] * rate_hz,
     ]
+    delay_s = events["delay_median_s"]
+    delay = None if delay_s is None else delay_s * rate_hz
+    return [np.nan if number is None else number for number in (*numbers, delay)]       # None: NaN of a file
 
 
 def _cells(numbers: Sequence[Sequence[float]]) -> str:
@@ -290,5 +292,5 @@ def _percent(values: Sequence[float]) -> str:
 
 def _number(values: Sequence[float | None], places: int = 2) -> str:
     known = [np.nan if value is None else value for value in values]
-    spread = f" ± {np.std(known):.{places}f}" if len(known) > 1 else ""
+    spread = f" ± {np.std(known):.{places}f}" if np.ptp(known) > 1e-9 else ""      # a rule has none over seeds
     return "-" if np.isnan(known).any() else f"{np.mean(known):.{places}f}{spread}"

@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--updates", type=int, default=20, help="updates an epoch")
     parser.add_argument("--datasets", type=Path, help="where windowed datasets are")
+    parser.add_argument("--no-loop", action="store_true", help="without the plain loop")
     parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     arguments = arguments_of(args)
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = ["--epochs", str(args.epochs), "--updates", str(args.updates), "--datasets", str(datasets)]
         size += ["--full"] if args.full else []
         plain = [sys.executable, "-m", "benchmarks.bench_grid", "--loop", str(root / "loop"), *size]
-        seconds = {"plain loop": timed(plain)}
+        seconds = {} if args.no_loop else {"plain loop": timed(plain)}
         for jobs in (1, 2):
             more = ["--jobs", str(jobs), "--seeds", "2", "--device", "cpu", "--datasets", str(datasets)]
             out = ["--out", str(root / f"jobs{jobs}")]
