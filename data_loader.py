@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,16 @@ def check_splits_apart(splits: dict[str, list[Segment]], meta: Meta) -> None:
                     )
 
 
+def check_stretches(segments: Sequence[Sized], least: int, purpose: str) -> None:
+    """Raise DataError unless a segment has the `least` steps that warm-up and horizon need."""
+    longest = max((len(segment) for segment in segments), default=0)
+    if longest < least:
+        raise DataError(
+            f"no {purpose} stretch is long enough: the longest has {longest} steps, but warm-up "
+            f"and horizon need {least}; use longer recordings or a shorter warm-up"
+        )
+
+
 class TrainingWindows:
     """Windows at any offset of the training segments, as batches; every pass draws new ones.
 
@@ -109,14 +119,8 @@ class TrainingWindows:
         seed: int,
     ) -> None:
         length = steps + horizon
-        usable = [segment for segment in segments if len(segment) >= least]
-        if not usable:
-            longest = max((len(segment) for segment in segments), default=0)
-            raise DataError(
-                f"no training stretch is long enough: the longest has {longest} steps, but warm-up "
-                f"and horizon need {least}; use longer recordings or a shorter warm-up"
-            )
-        padded = [_pad(segment, length) for segment in usable]
+        check_stretches(segments, least, "training")
+        padded = [_pad(segment, length) for segment in segments if len(segment) >= least]
         self.steps = torch.from_numpy(np.concatenate(padded))            # (N, C)
         ends = np.cumsum([len(segment) for segment in padded])
         starts = [
@@ -158,6 +162,7 @@ def validation_batches(
     segments: Sequence[np.ndarray], *, steps: int, horizon: int, least: int, batch_size: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Return fixed batches (x, series) that cover the segments once, as `TrainingWindows` makes them."""
+    check_stretches(segments, least, "calibration")
     length = steps + horizon
     windows = [
         _pad(segment[start : start + length], length)
@@ -165,11 +170,6 @@ def validation_batches(
         for start in range(0, max(len(segment) - horizon, 1), steps)
         if len(segment) - start >= least
     ]
-    if not windows:
-        raise DataError(
-            f"no calibration stretch has the {least} steps that warm-up and horizon need; "
-            "give val more data or shorten the warm-up"
-        )
     batches = torch.from_numpy(np.stack(windows)).split(batch_size)
     return [(series[:, :-horizon], series) for series in batches]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import ExperimentConfig, expand_grid, read_json, set_dotted, validate
-from pure_lstm_anomaly_detection_main import check_choices, dataset_folder, training_data
+from pure_lstm_anomaly_detection_main import check_choices, check_lengths, dataset_folder
 from utils import DataError, sha256_of, write_json
 
 if TYPE_CHECKING:
@@ -145,14 +145,14 @@ def check_runs(runs: Sequence[Run], dataset_of: Callable[[Sequence[str] | None],
         return is_new
 
     for run in runs:
-        model, training, channels = run.config.model, run.config.training, run.config.dataset.channels
+        model, channels = run.config.model, run.config.dataset.channels
         spans = [channels, model.horizon_s, model.warm_up_s]
         try:
             dataset = dataset_of(channels)
             if first_time(spans, run.config.threshold.model_dump(), run.config.score.model_dump()):
                 check_choices(run.config, dataset)
-            if first_time(spans, training.window_s):
-                training_data(run.config, dataset)
+            if first_time(spans):
+                check_lengths(run.config, dataset)
         except DataError as error:
             raise DataError(f"{where}: grid: {show(run.values)}: {error}") from None
 

@@ -173,7 +173,8 @@ def skill_of(state: Mapping[str, Any], dataset: Dataset, yardstick: Mapping[str,
     model = build_model(config.model, len(dataset.channels), rate, state["training"]["progress"]["best_model"])
     model = model.to(device).eval()
     warm_up, horizon = steps(yardstick["warm_up_s"], rate, least=0), steps(yardstick["horizon_s"], rate)
-    length = max(steps(yardstick["window_s"], rate), warm_up + 1)
+    longest = max(len(segment) for segment in dataset.splits["val"])
+    length = max(min(steps(yardstick["window_s"], rate), longest - horizon), warm_up + 1)
     shape = {"steps": length, "horizon": horizon, "least": warm_up + horizon + 1, "batch_size": 64}
     place = [dataset.channels.index(name) for name in names]
     squares = torch.zeros(2, len(names), dtype=torch.float64)

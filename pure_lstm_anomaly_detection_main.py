@@ -87,7 +87,8 @@ def run_experiment(
             about = {"data": dataset.meta.config, "series": dataset.meta.series is not None}
             save_checkpoint(run.checkpoint, detector.state_dict() | {"training": trainer_state} | about)
 
-        trainer_state = train(config, dataset, run, detector, save, saved, plots, until)
+        data = training_data(config, dataset)
+        trainer_state = train(config, dataset, data, run, detector, save, saved, plots, until)
         if not trainer_state["progress"]["finished"]:
             return None
         trained = time.perf_counter()
@@ -99,7 +100,7 @@ def run_experiment(
         scored = detector.detect([segment.values for segment in segments])
         scored_at = time.perf_counter()
         results = report(config, dataset, run, detector, segments, scored, plots)
-        results["forecast"] = forecast_numbers(config, dataset, trainer_state["progress"])
+        results["forecast"] = forecast_numbers(data[1], detector, trainer_state["progress"])
         results["calibration"] = events_on_normal(config.events, detector, normal, normal_scores)
         seconds = {
             "training": trained - began,
@@ -119,6 +120,7 @@ def run_experiment(
 def train(
     config: ExperimentConfig,
     dataset: Dataset,
+    data: tuple[TrainingWindows, Batches],
     run: RunFolder,
     detector: Detector,
     save: Any,
@@ -127,13 +129,11 @@ def train(
     until: int | None = None,
 ) -> dict[str, Any]:
     """Train the detector's model to its early stop, or `until` an epoch; return the trainer's last state."""
-    from detector import warm_up_of
     from reporting import write_history
     from trainers import Trainer
 
-    training, warm_up = config.training, warm_up_of(config.model, dataset.meta.rate_hz)
-    windows, validation = training_data(config, dataset)
-    trainer = Trainer(detector.model, training, warm_up, detector.device)
+    training, (windows, validation) = config.training, data
+    trainer = Trainer(detector.model, training, detector.spans.warm_up, detector.device)
     if saved is not None:
         trainer.load_state_dict(saved["training"], windows)
         log.info("going on after epoch %d", trainer.progress.epoch - 1)
@@ -155,14 +155,11 @@ def train(
     return trainer.state_dict(windows)
 
 
-def forecast_numbers(config: ExperimentConfig, dataset: Dataset, progress: dict[str, Any]) -> dict[str, float]:
+def forecast_numbers(validation: Batches, detector: Detector, progress: dict[str, Any]) -> dict[str, float]:
     """Return the best validation loss beside those of two forecasts that learn nothing."""
-    from detector import horizon_of, warm_up_of
     from trainers import naive_losses
 
-    rate = dataset.meta.rate_hz
-    _, validation = training_data(config, dataset)
-    naive = naive_losses(validation, horizon_of(config.model, rate), warm_up_of(config.model, rate))
+    naive = naive_losses(validation, detector.model.horizon, detector.spans.warm_up)
     return {"lstm": progress["best_loss"], "best_epoch": progress["best_epoch"]} | naive
 
 
@@ -185,8 +182,10 @@ def training_data(config: ExperimentConfig, dataset: Dataset) -> tuple[TrainingW
     config = config.in_seconds(rate)
     training = config.training
     warm_up, horizon = warm_up_of(config.model, rate), horizon_of(config.model, rate)
-    length = max(steps(training.window_s, rate), warm_up + 1)
-    shape = {"steps": length, "horizon": horizon, "least": warm_up + horizon + 1, "batch_size": training.batch_size}
+    longest = max(len(segment) for segment in dataset.normal(("train", "val")))     # more would be padding alone
+    length = max(min(steps(training.window_s, rate), longest - horizon), warm_up + 1)
+    least = least_steps(config, dataset)
+    shape = {"steps": length, "horizon": horizon, "least": least, "batch_size": training.batch_size}
     windows = TrainingWindows(
         dataset.scaled("train"),
         updates=training.updates_per_epoch,
@@ -200,7 +199,25 @@ def training_data(config: ExperimentConfig, dataset: Dataset) -> tuple[TrainingW
 def check_together(config: ExperimentConfig, dataset: Dataset) -> None:
     """Raise DataError, before a run folder is made, unless config and dataset fit together."""
     check_choices(config, dataset)
-    training_data(config, dataset)
+    check_lengths(config, dataset)
+
+
+def check_lengths(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Raise DataError unless training and calibration have a stretch that is long enough."""
+    from data_loader import check_stretches
+
+    least = least_steps(config, dataset)
+    check_stretches(dataset.splits["train"], least, "training")
+    check_stretches(dataset.splits["val"], least, "calibration")
+
+
+def least_steps(config: ExperimentConfig, dataset: Dataset) -> int:
+    """Return how many steps a stretch needs: warm-up, horizon and one to forecast from."""
+    from detector import horizon_of, warm_up_of
+
+    rate = dataset.meta.rate_hz
+    model = config.model.in_seconds(rate)
+    return warm_up_of(model, rate) + horizon_of(model, rate) + 1
 
 
 def check_choices(config: ExperimentConfig, dataset: Dataset) -> None:

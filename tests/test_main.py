@@ -209,6 +209,11 @@ def test_several_seeds_are_summed_up(home, tmp_path):
     assert summary["mean"] == pytest.approx(np.mean(values)) and summary["std"] == pytest.approx(np.std(values))
 
 
+def test_a_window_longer_than_every_stretch_costs_no_memory(home, tmp_path):
+    window = ("--set", "training.window_s=1e12", "--set", "training.epochs=1")
+    assert call(home, "--out", tmp_path / "long", *window) == 0
+
+
 def test_one_channel_alone(home, tmp_path):
     root = tmp_path / "one"
     assert call(home, "--out", root, "--set", 'dataset.channels=["flow_lpm"]', "--set", "training.epochs=1") == 0
