@@ -231,5 +231,6 @@ def test_tails_shorter_than_least_are_left():
 
 
 def test_no_calibration_stretch_long_enough_is_one_line():
-    with pytest.raises(DataError, match="^no calibration stretch is long enough: the longest has [0-9]+ steps, but warm-up and horizon need 5"):
+    message = "^no calibration stretch is long enough: the longest has [0-9]+ steps, but warm-up and horizon need 5"
+    with pytest.raises(DataError, match=message):
         validation_batches(numbered(4, 2), steps=8, horizon=3, least=5, batch_size=4)
