@@ -408,7 +408,7 @@ def load_data(config: ExperimentConfig, datasets: Path) -> Dataset:
 
 def dataset_folder(name: str, datasets: Path) -> Path:
     """Return the folder of a windowed dataset; if it is missing, say which command makes it."""
-    from nab_files import series_names, series_of
+    from nab_files import known_cause, series_names, series_of
 
     if series_of(name):
         raise DataError(f"dataset {name!r} is a category of series; name one of them, such as {series_of(name)[0]}")
@@ -417,7 +417,7 @@ def dataset_folder(name: str, datasets: Path) -> Path:
             return datasets / family / name
     command = f"collected_data_preprocess.py --dataset {name}"
     if name in series_names():
-        command = f"data_preprocess_NAB.py --series {name}"
+        command = "data_preprocess_NAB.py" + ("" if name in known_cause() else f" --series {name}")
     raise DataError(f"no windowed dataset {name!r} under {datasets}; make it first: python {command}")
 
 

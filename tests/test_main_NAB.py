@@ -193,7 +193,8 @@ def test_a_grid_of_a_category_is_refused(home, tmp_path, capsys):
     [
         ("model.horizon_rows=40", "model.horizon_rows + model.warm_up_rows is 46 rows, but the guard of nyc_taxi is"),
         ("dataset.name=nyc_taxy", "no windowed dataset 'nyc_taxy'"),
-        ("dataset.name=ambient_temperature_system_failure", "python data_preprocess_NAB.py --series ambient_temp"),
+        ("dataset.name=ambient_temperature_system_failure", "make it first: python data_preprocess_NAB.py"),
+        ("dataset.name=Twitter_volume_FB", "make it first: python data_preprocess_NAB.py --series Twitter_volume_FB"),
     ],
 )
 def test_a_wrong_config_is_one_line_and_leaves_nothing(home, tmp_path, capsys, override, expected):
