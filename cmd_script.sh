@@ -6,7 +6,7 @@
 #                          (about 7 minutes on two CPU cores, installation included)
 #   ./cmd_script.sh nab    the Numenta Anomaly Benchmark: its seven series with known causes, downloaded once
 #                          (NAB_ROOT=DIR names a local copy) -> experiments/realKnownCause
-#                          (about 10 minutes)
+#                          (about 2 minutes, after installation)
 #   ./cmd_script.sh grid   a small grid search on the same recordings: 4 configs x 2 seeds, as many at once
 #                          as suit the machine -> experiments/simulated-grid (about 10 minutes)
 #   ./cmd_script.sh test   lint check and tests (about 3 minutes)
