@@ -98,6 +98,12 @@ def check_stretches(segments: Sequence[Sized], least: int, purpose: str) -> None
         )
 
 
+def fitting_length(wanted: int, segments: Sequence[Sized], horizon: int, warm_up: int) -> int:
+    """Return the length of windows in steps: the wanted one, but none that is padding for every segment."""
+    longest = max(len(segment) for segment in segments)
+    return max(min(wanted, longest - horizon), warm_up + 1)
+
+
 class TrainingWindows:
     """Windows at any offset of the training segments, as batches; every pass draws new ones.
 

@@ -91,7 +91,9 @@ def preprocess(name: str, config: NabConfig, root: Path, out: Path, force: bool 
     series = read_series(root / "data" / path, name)
     windows = _label_windows(root, path, series)
     dropped: list[str] = []
-    splits = split_series(series, windows, config, dropped)
+    normal = _normal_rows(series, windows, config)
+    guard = _guard_rows(*normal, config)
+    splits = split_series(series, windows, normal, guard, config, dropped)
     period_s = series.period_s
     meta = write_dataset(
         folder,
@@ -105,7 +107,7 @@ def preprocess(name: str, config: NabConfig, root: Path, out: Path, force: bool 
             "measures": {CHANNEL: "other"},
             "rate_hz": 1 / period_s,
             "window_s": config.window_rows * period_s,
-            "guard_s": _guard_rows(*_normal_rows(series, windows, config), config) * period_s,
+            "guard_s": guard * period_s,
             "delay_s": 0.0,
             "fault_kinds": [],
             "events": {name: [_event(first, last, period_s) for first, last in windows]},
@@ -169,15 +171,18 @@ def _event(first: int, last: int, period_s: float) -> EventMeta:
 
 
 def split_series(
-    series: Series, windows: np.ndarray, config: NabConfig, dropped: list[str]
+    series: Series, windows: np.ndarray, normal: tuple[int, int], guard: int, config: NabConfig, dropped: list[str]
 ) -> dict[str, list[Segment]]:
     """Return the segments of each split; note what training and calibration leave out in `dropped`.
 
     Test is every row that is not one of the normal ones, before or behind them. The guard is cut
     from the side of training, before calibration and beside the test spans.
+
+    Args:
+        normal: [first, end) of the normal rows.
+        guard: in rows.
     """
-    first, end = _normal_rows(series, windows, config)
-    guard, rows = _guard_rows(first, end, config), len(series.values)
+    (first, end), rows = normal, len(series.values)
     val = end - int(config.val_fraction * (end - first))
     train = (first + guard if first else 0, val - guard)
     parts = {"train": [train], "val": [(val, end - guard)], "test": [(0, first), (end, rows)]}

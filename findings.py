@@ -61,11 +61,8 @@ def events_on_normal(
     """
     found = 0
     for segment, part in zip(segments, scores, strict=True):
-        alarm = thresholds.alarms(part.score, thresholds.apply(detector.threshold, part.score))
-        gaps = {"merge_gap_s": config.merge_gap_s, "min_duration_s": config.min_duration_s}
-        found += len(
-            find_events(segment.recording, segment.t, part.score, alarm, part.channel, detector.channels, **gaps)
-        )
+        _, events = _alarms_and_events(config, detector, segment, part.score, part.channel, detector.threshold)
+        found += len(events)
     hours = sum(len(segment) for segment in segments) / detector.rate_hz / 3600
     return {"events": found, "hours": hours, "events_per_hour": found / hours}
 
@@ -85,23 +82,29 @@ def group_recordings(
         mine = [k for k, segment in enumerate(segments) if segment.recording == name]
         alarms, found = [], []
         for k in mine:
-            alarms.append(thresholds.alarms(scores[k], thresholds.apply(threshold, scores[k])))
             most = channels[k] if channels is not None else np.zeros(len(segments[k]), int)
-            found += find_events(
-                name,
-                segments[k].t,
-                scores[k],
-                alarms[-1],
-                most,
-                detector.channels,
-                merge_gap_s=config.merge_gap_s,
-                min_duration_s=config.min_duration_s,
-            )
+            alarm, events = _alarms_and_events(config, detector, segments[k], scores[k], most, threshold)
+            alarms.append(alarm)
+            found += events
         t = np.concatenate([segments[k].t for k in mine])
         score, alarm = np.concatenate([scores[k] for k in mine]), np.concatenate(alarms)
         faults = _faults(name, [segments[k] for k in mine], detector, config.fault_min_s)
         recordings.append(TestRecording(name, t, score, alarm, found, faults, list(labelled.get(name, []))))
     return recordings
+
+
+def _alarms_and_events(
+    config: EventConfig,
+    detector: Detector,
+    segment: Segment,
+    score: np.ndarray,
+    channel: np.ndarray,
+    threshold: Mapping[str, Any],
+) -> tuple[np.ndarray, list[FoundEvent]]:
+    """Return the alarms (T,) of a segment at a threshold, and the events that they make."""
+    alarm = thresholds.alarms(score, thresholds.apply(threshold, score))
+    gaps = {"merge_gap_s": config.merge_gap_s, "min_duration_s": config.min_duration_s}
+    return alarm, find_events(segment.recording, segment.t, score, alarm, channel, detector.channels, **gaps)
 
 
 def _faults(name: str, segments: Sequence[Segment], detector: Detector, least_s: float) -> list[FoundEvent]:

@@ -165,7 +165,7 @@ def skill_of(state: Mapping[str, Any], dataset: Dataset, yardstick: Mapping[str,
     """
     import torch
 
-    from data_loader import validation_batches
+    from data_loader import fitting_length, validation_batches
     from detector import build_model, steps
 
     config = validate(ExperimentConfig, state["config"], "run")
@@ -173,8 +173,7 @@ def skill_of(state: Mapping[str, Any], dataset: Dataset, yardstick: Mapping[str,
     model = build_model(config.model, len(dataset.channels), rate, state["training"]["progress"]["best_model"])
     model = model.to(device).eval()
     warm_up, horizon = steps(yardstick["warm_up_s"], rate, least=0), steps(yardstick["horizon_s"], rate)
-    longest = max(len(segment) for segment in dataset.splits["val"])
-    length = max(min(steps(yardstick["window_s"], rate), longest - horizon), warm_up + 1)
+    length = fitting_length(steps(yardstick["window_s"], rate), dataset.splits["val"], horizon, warm_up)
     shape = {"steps": length, "horizon": horizon, "least": warm_up + horizon + 1, "batch_size": 64}
     place = [dataset.channels.index(name) for name in names]
     squares = torch.zeros(2, len(names), dtype=torch.float64)

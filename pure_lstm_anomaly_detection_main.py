@@ -175,15 +175,15 @@ def training_data(config: ExperimentConfig, dataset: Dataset) -> tuple[TrainingW
 
     Raises: DataError if a split has no stretch that is long enough.
     """
-    from data_loader import TrainingWindows, validation_batches
+    from data_loader import TrainingWindows, fitting_length, validation_batches
     from detector import horizon_of, steps, warm_up_of
 
     rate = dataset.meta.rate_hz
     config = config.in_seconds(rate)
     training = config.training
     warm_up, horizon = warm_up_of(config.model, rate), horizon_of(config.model, rate)
-    longest = max(len(segment) for segment in dataset.normal(("train", "val")))     # more would be padding alone
-    length = max(min(steps(training.window_s, rate), longest - horizon), warm_up + 1)
+    normal = dataset.normal(("train", "val"))
+    length = fitting_length(steps(training.window_s, rate), normal, horizon, warm_up)
     least = least_steps(config, dataset)
     shape = {"steps": length, "horizon": horizon, "least": least, "batch_size": training.batch_size}
     windows = TrainingWindows(

@@ -307,12 +307,17 @@ def test_a_driver_killed_half_way_loses_nothing_and_repeats_nothing(home, done, 
     pd.testing.assert_frame_equal(results_of(root), results_of(done))
 
 
-def test_a_run_that_finished_unrecorded_is_not_done_again(home, done, tmp_path):
-    root = tmp_path / "x"
+def copy_without_last_record(done, root):
+    """Copy a finished grid, but for the last line of its journal; return the folder of that run."""
     shutil.copytree(done, root)
     lines = (root / "journal.jsonl").read_text().splitlines(keepends=True)
     (root / "journal.jsonl").write_text("".join(lines[:-1]))
-    last = root / "runs" / json.loads(lines[-1])["key"][:12]
+    return root / "runs" / json.loads(lines[-1])["key"][:12]
+
+
+def test_a_run_that_finished_unrecorded_is_not_done_again(home, done, tmp_path):
+    root = tmp_path / "x"
+    last = copy_without_last_record(done, root)
     before = (last / "checkpoint.pt").stat().st_mtime_ns
     assert call(home, "--resume", root) == 0
     assert (last / "checkpoint.pt").stat().st_mtime_ns == before
@@ -321,10 +326,7 @@ def test_a_run_that_finished_unrecorded_is_not_done_again(home, done, tmp_path):
 
 def test_a_run_that_an_orphan_is_still_at_is_waited_for(home, done, tmp_path):
     root = tmp_path / "x"
-    shutil.copytree(done, root)
-    lines = (root / "journal.jsonl").read_text().splitlines(keepends=True)
-    (root / "journal.jsonl").write_text("".join(lines[:-1]))
-    last = root / "runs" / json.loads(lines[-1])["key"][:12]
+    last = copy_without_last_record(done, root)
     (last / "result.json").rename(last / "later")
     (last / ".lock").write_text(f"1@{socket.gethostname()}")               # a process that lives
 
