@@ -1,18 +1,7 @@
-"""Forecast and fact in, one anomaly score a step out: statistics that anyone can read.
+"""Comparisons of forecast and fact in, one anomaly score a step out: statistics that anyone can read.
 
-For every channel the network's expectation is compared with what came, in several ways:
-
-    ratio   log amplitude expected - log amplitude observed, over each trailing span, less its own
-            trailing median, since forecasts of an irregular breather are too small
-    quiet   - log range observed, over the shortest span
-    error   log RMS forecast error over all leads and the last second
-    jolt    log error of the next steps' forecast, less its own trailing median
-    level   log |trailing mean|, in the scaler's units: how far the level is from that of training
-
-`ratio` and `quiet` do not care about phase: where breathing stops, a forecast of breathing and a
-flat line differ in amplitude, while the error of a flat line is small. The comparisons join to
-components, each turned into a surprise, -log10 of the share of calibration time that is at least
-as strange:
+The comparisons of a step join to components, each turned into a surprise, -log10 of the share of
+calibration time that is at least as strange:
 
     drop    Stouffer's sum of a channel's ratios and quiet: less movement than expected
     error   of a channel, high side
@@ -35,238 +24,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
+from comparisons import ERROR, JOLT, LEVEL, QUIET
 from config import SCORE_COMPONENTS as COMPONENTS
 
-AMPLITUDE_FLOOR = 0.02                  # scaled units: below it, a signal counts as flat
-ERROR_FLOOR = 0.03                      # scaled units: smaller errors are rounding, not news
-PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 TAIL_LEVEL = 0.98                       # calibration share below the exponential tail
-LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training is the same
+KNOTS = 257                             # of a calibration distribution below that
 LEAST_SCALE = 0.05                      # e-folding of a tail, at least; comparisons are logarithms
 MOST_SURPRISE = 50.0
 LEAST_STEPS = 50                        # finite calibration steps that a component needs
-QUIET, ERROR, JOLT, LEVEL = -4, -3, -2, -1      # on the axis of the comparisons; the ratios come first
-
-
-@dataclass(frozen=True)
-class Spans:
-    """How far the comparisons reach, all in steps.
-
-    warm_up: forecasts not used at the start of a stretch. settle: a channel's forecasts are not
-    used for so long after a value was missing. near: leads of `jolt`. baseline: of the medians.
-    """
-
-    warm_up: int
-    settle: int
-    near: int
-    jolt: int
-    error: int
-    amplitudes: tuple[int, ...]
-    expected: int
-    baseline: int
-    level: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the comparisons, in their order on the last axis (F)."""
-        return (*(f"ratio_{k}" for k in range(len(self.amplitudes))), "quiet", "error", "jolt", "level")
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """What the comparison of one recording with its forecasts gives, NaN where there is none yet.
-
-    features (T, C, F), higher = stranger; residual (T, C), RMS over the leads; forecast (T, C) of
-    each step, as it was made half a horizon before.
-    """
-
-    features: np.ndarray
-    residual: np.ndarray
-    forecast: np.ndarray
-
-
-class ComparisonStream:
-    """Compares one recording with its forecasts, piece by piece: pieces of any size give the same.
-
-    It keeps the last steps that the trailing spans reach back to.
-    """
-
-    def __init__(self, channels: int, horizon: int, spans: Spans) -> None:
-        self.spans, self.horizon = spans, horizon
-        longest = max(spans.amplitudes)
-        self.reach = max(longest + spans.expected, horizon + max(spans.error, spans.jolt), spans.settle, spans.level)
-        self.seen = 0
-        self.observed = np.full((0, channels), np.nan)
-        self.expected = np.full((0, channels), np.nan)           # log amplitude of each forecast
-        self.forecast = np.full((0, horizon, channels), np.nan)
-        self.square = np.full((0, channels), np.nan)
-        self.near_square = np.full((0, channels), np.nan)
-        kinds = len(spans.amplitudes) + 1                        # those less their median
-        self.usual = RunningMedians(channels * kinds, spans.baseline, lag=spans.amplitudes[0])
-
-    def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
-        """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
-        n = len(observed)
-        made = self._append(observed, forecast)
-        features = self._features(n)
-        residual = np.sqrt(self.square[-n:])
-        self._forget()
-        return Comparisons(features, residual, made[:, (self.horizon - 1) // 2])
-
-    def _append(self, observed: np.ndarray, forecast: np.ndarray) -> np.ndarray:
-        """Take the next n steps; return the forecasts made for them, one a lead (n, H, C)."""
-        spans, n = self.spans, len(observed)
-        self.observed = np.concatenate([self.observed, observed.astype(float)])
-        settled = trailing_mean(np.isfinite(self.observed), spans.settle, 0.0)[-n:] >= 1 - 1e-9
-        warm = self.seen + np.arange(n) >= spans.warm_up
-        use = settled & warm[:, None]                                            # (n, C)
-        forecast = np.where(use[:, None], forecast, np.nan)
-        expected = np.log(forecast.std(axis=1) + AMPLITUDE_FLOOR)                # (n, C)
-        self.expected = np.concatenate([self.expected, expected])
-        self.forecast = np.concatenate([self.forecast, forecast])
-        made = self._made_for(n)                                                 # (n, H, C)
-        errors = self.observed[-n:, None] - made
-        self.square = np.concatenate([self.square, (errors**2).mean(axis=1)])
-        near = (errors[:, : spans.near] ** 2).mean(axis=1)
-        self.near_square = np.concatenate([self.near_square, near])
-        self.seen += n
-        return made
-
-    def _made_for(self, n: int) -> np.ndarray:
-        """Return the forecasts that were made for the last n steps, one a lead (n, H, C)."""
-        total, leads = len(self.forecast), np.arange(1, self.horizon + 1)
-        origin = np.arange(total - n, total)[:, None] - leads                    # (n, H)
-        made = self.forecast[np.maximum(origin, 0), leads - 1]                   # (n, H, C)
-        made[origin < 0] = np.nan
-        return made
-
-    def _features(self, n: int) -> np.ndarray:
-        spans = self.spans
-        expected = trailing_median(self.expected, spans.expected, 0.3)
-        ratios = []
-        for span in spans.amplitudes:
-            before = np.full_like(expected, np.nan)
-            before[span:] = expected[:-span]
-            amplitude = trailing_std(self.observed, span)
-            ratios.append((before - np.log(amplitude + AMPLITUDE_FLOOR))[-n:])
-        quiet = -np.log(trailing_range(self.observed, spans.amplitudes[0])[-n:] + AMPLITUDE_FLOOR)
-        error = np.log(np.sqrt(trailing_mean(self.square, spans.error)[-n:]) + ERROR_FLOOR)
-        jolt = np.log(np.sqrt(trailing_mean(self.near_square, spans.jolt)[-n:]) + ERROR_FLOOR)
-        centered = self.usual.less_median(np.concatenate([*ratios, jolt], axis=1))
-        *ratios, jolt = np.split(centered, len(spans.amplitudes) + 1, axis=1)
-        level = np.log(np.abs(trailing_mean(self.observed, spans.level)[-n:]) + LEVEL_FLOOR)
-        return np.stack([*ratios, quiet, error, jolt, level], axis=2)            # (n, C, F)
-
-    def _forget(self) -> None:
-        for name in ("observed", "expected", "square", "near_square"):
-            setattr(self, name, getattr(self, name)[-self.reach :].copy())
-        self.forecast = self.forecast[-self.horizon :].copy()
-
-
-class RunningMedians:
-    """Trailing medians of several columns, as they were `lag` steps ago.
-
-    With little history a median is drawn to zero: a value is then compared with itself as it is.
-    A median, because a cough or an apnea must not shift what counts as usual behind it.
-    """
-
-    def __init__(self, columns: int, span: int, lag: int) -> None:
-        self.span, self.lag = span, lag
-        self.past = np.full((0, columns), np.nan)
-
-    def less_median(self, values: np.ndarray) -> np.ndarray:
-        """Return values (n, K) less the median of the values before them; NaN stays NaN."""
-        n = len(values)
-        self.past = np.concatenate([self.past, values])
-        old = np.full_like(self.past, np.nan)
-        old[self.lag :] = self.past[: -self.lag]
-        median = np.nan_to_num(trailing_median(old, self.span)[-n:])
-        count = _trailing_count(old, self.span)[-n:]
-        self.past = self.past[-(self.span + self.lag) :].copy()
-        return values - median * count / (count + self.span / 4)
-
-
-# ---- trailing windows -----------------------------------------------------------------------
-
-
-def trailing_mean(x: np.ndarray, span: int, share: float = PRESENT_SHARE) -> np.ndarray:
-    """Return the mean of the finite values among the last `span` rows of x (T, C), row by row.
-
-    NaN in the first span - 1 rows, and where less than `share` of a span is finite.
-    """
-    known = np.isfinite(x)
-    total = _window_sum(np.where(known, x, 0.0), span)
-    count = _window_sum(known.astype(float), span)
-    enough = (count >= share * span) & (count > 0)
-    return np.where(enough, total / np.maximum(count, 1), np.nan)
-
-
-def trailing_median(x: np.ndarray, span: int, share: float = 0.0) -> np.ndarray:
-    """Return the median of the finite values among the last `span` rows of x (T, C), row by row.
-
-    NaN where less than `share` of a span is finite, or nothing; the first rows have shorter spans.
-    """
-    least = max(int(np.ceil(share * span)), 1)
-    return pd.DataFrame(x).rolling(span, min_periods=least).median().to_numpy()
-
-
-def _trailing_count(x: np.ndarray, span: int) -> np.ndarray:
-    """Return how many of the last `span` rows of x (T, C) are finite; the first spans are shorter."""
-    total = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(np.isfinite(x), axis=0)])
-    first = np.maximum(np.arange(1, len(x) + 1) - span, 0)
-    return total[1:] - total[first]
-
-
-def trailing_std(x: np.ndarray, span: int) -> np.ndarray:
-    """Return the standard deviation over the last `span` rows of x (T, C), as `trailing_mean`."""
-    mean = trailing_mean(x, span)
-    return np.sqrt(np.maximum(trailing_mean(x**2, span) - mean**2, 0.0))
-
-
-def trailing_range(x: np.ndarray, span: int) -> np.ndarray:
-    """Return highest - lowest over the last `span` rows of x (T, C), as `trailing_mean`."""
-    known = np.isfinite(x)
-    high = _window_max(np.where(known, x, -np.inf), span)
-    low = _window_max(np.where(known, -x, -np.inf), span)
-    enough = np.isfinite(trailing_mean(x, span))
-    with np.errstate(invalid="ignore"):
-        return np.where(enough, high + low, np.nan)
-
-
-def _window_sum(x: np.ndarray, span: int) -> np.ndarray:
-    """Return sums over the last `span` rows (T, C) by doubling; the first span - 1 rows are NaN.
-
-    Unlike differences of a running sum, they keep no rounding of what has left the span.
-    """
-    out = np.full(x.shape, np.nan)
-    if len(x) < span:
-        return out
-    rows = len(x) - span + 1
-    total, part, width, done = np.zeros((rows, x.shape[1])), x, 1, 0
-    while True:
-        if span & width:
-            total += part[done : done + rows]
-            done += width
-        if done == span:
-            break
-        part, width = part[width:] + part[:-width], 2 * width
-    out[span - 1 :] = total
-    return out
-
-
-def _window_max(x: np.ndarray, span: int) -> np.ndarray:
-    """Return maxima over the last `span` rows (T, C) by doubling; the first span - 1 rows are NaN."""
-    out = np.full(x.shape, np.nan)
-    if len(x) < span:
-        return out
-    high, width = x, 1
-    while 2 * width <= span:
-        high, width = np.maximum(high[width:], high[:-width]), 2 * width
-    rest = span - width
-    out[span - 1 :] = np.maximum(high[rest:], high[: len(high) - rest]) if rest else high
-    return out
+FEW = 4                                 # steps that are looked up all at once
+MOST_PATTERNS = 256                     # of missing comparisons, whose inverse covariance is kept
 
 
 # ---- surprise -------------------------------------------------------------------------------
@@ -281,28 +50,97 @@ def fit_tail(values: np.ndarray) -> dict | None:
     values = values[np.isfinite(values)]
     if len(values) < LEAST_STEPS:
         return None
-    shares = np.linspace(0.0, TAIL_LEVEL, 257)
-    knots = np.quantile(values, shares)
+    knots = np.quantile(values, np.linspace(0.0, TAIL_LEVEL, KNOTS))
     excess = values[values > knots[-1]] - knots[-1]
     scale = float(excess.mean()) if len(excess) else 0.0
     return {"knots": knots.tolist(), "scale": max(scale, LEAST_SCALE)}
 
 
-def surprise(values: np.ndarray, tail: dict | None) -> np.ndarray:
-    """Return -log10 of the share of calibration values >= each value, 0 to 50; NaN stays NaN."""
-    if tail is None:
-        return np.full(values.shape, np.nan)
-    knots = np.asarray(tail["knots"])
-    shares = np.linspace(0.0, TAIL_LEVEL, len(knots))
-    body = -np.log10(np.interp(-values, -knots[::-1], 1 - shares[::-1]))      # of equal knots, the lowest
-    beyond = np.maximum(values - knots[-1], 0.0) / (tail["scale"] * np.log(10))
-    return np.minimum(np.where(np.isfinite(values), body + beyond, np.nan), MOST_SURPRISE)
+class Tails:
+    """The calibration distributions of K columns, as `fit_tail` returns them."""
+
+    def __init__(self, tails: Sequence[dict | None]) -> None:
+        self.fitted = np.array([tail is not None for tail in tails], bool)           # (K,)
+        self.scale = np.array([tail["scale"] if tail else 1.0 for tail in tails])
+        knots = [tail["knots"] if tail else [np.nan] * KNOTS for tail in tails]
+        self.falling = -np.array(knots, float).reshape(len(tails), KNOTS)[:, ::-1]   # as rising numbers
+        self.share = 1 - np.linspace(0.0, TAIL_LEVEL, KNOTS)[::-1]                   # of values above each
+
+    def surprise(self, values: np.ndarray) -> np.ndarray:
+        """Return -log10 of the share of calibration values >= each of values (T, K), 0 to 50; NaN stays NaN."""
+        known = np.isfinite(values) & self.fitted
+        body = -np.log10(self._share_above(-values))
+        beyond = np.maximum(values + self.falling[:, 0], 0.0) / (self.scale * np.log(10))
+        return np.minimum(np.where(known, body + beyond, np.nan), MOST_SURPRISE)
+
+    def _share_above(self, falling: np.ndarray) -> np.ndarray:
+        """Return the share (T, K) of calibration values above -falling; of equal knots, the lowest counts."""
+        if len(falling) > FEW:
+            columns = zip(falling.T, self.falling, strict=True)
+            return np.column_stack([np.interp(column, knots, self.share) for column, knots in columns])
+        place = (self.falling <= falling[:, :, None]).sum(axis=2) - 1                # (T, K), -1 = below all
+        left = np.clip(place, 0, KNOTS - 2)
+        column = np.arange(len(self.falling))
+        low, high = self.falling[column, left], self.falling[column, left + 1]
+        slope = (self.share[left + 1] - self.share[left]) / np.where(high > low, high - low, 1.0)
+        inside = slope * (falling - low) + self.share[left]
+        return np.where(place < 0, self.share[0], np.where(place >= KNOTS - 1, self.share[-1], inside))
 
 
 def normal_scores(surprises: np.ndarray) -> np.ndarray:
     """Return the normal quantiles that a surprise stands for, -3 to 15."""
-    share = 10.0 ** -np.clip(surprises, 1e-3, MOST_SURPRISE)
-    return norm.isf(share)
+    return -ndtri(10.0 ** -np.clip(surprises, 1e-3, MOST_SURPRISE))
+
+
+class JointDistance:
+    """How far the comparisons of all channels but the level, together, are from normal ones.
+
+    Missing comparisons are left out: the distance in those that are there, over their number.
+    """
+
+    def __init__(self, calibration: Mapping) -> None:
+        self.usable = np.array([tail is not None for row in calibration["tails"] for tail in row[:LEVEL]])
+        self.means = np.asarray(calibration["means"], float)
+        self.covariance = np.asarray(calibration["covariance"], float)
+        self.inverses: dict[bytes, np.ndarray] = {}
+
+    def of(self, z: np.ndarray) -> np.ndarray:
+        """Return the cube root of the Mahalanobis distance squared a present comparison (T,), of z (T, C, F)."""
+        flat = side_by_side(z)[:, self.usable] - self.means                          # (T, K)
+        known = np.isfinite(flat)
+        distance = np.full(len(flat), np.nan)
+        for pattern, rows in _patterns(known):
+            if pattern.any():
+                part = flat[rows][:, pattern]
+                distance[rows] = ((part @ self._inverse(pattern)) * part).sum(axis=1) / pattern.sum()
+        return np.cbrt(distance)                # near normal (Wilson and Hilferty, PNAS 17, 1931)
+
+    def _inverse(self, pattern: np.ndarray) -> np.ndarray:
+        key = pattern.tobytes()
+        if key not in self.inverses:
+            if len(self.inverses) >= MOST_PATTERNS:
+                self.inverses.clear()
+            self.inverses[key] = np.linalg.inv(self.covariance[np.ix_(pattern, pattern)])
+        return self.inverses[key]
+
+
+def side_by_side(z: np.ndarray) -> np.ndarray:
+    """Return the normal scores (T, C, F) of all comparisons but the level, side by side (T, K)."""
+    return z[:, :, :LEVEL].reshape(len(z), -1)
+
+
+def _patterns(known: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return each pattern (K,) of known (T, K) with its rows."""
+    packed = np.ascontiguousarray(np.packbits(known, axis=1))
+    same = (packed == packed[:1]).all(axis=1)
+    if same.all():
+        return [(known[0], np.arange(len(known)))] if len(known) else []
+    rows = packed.view(f"V{packed.shape[1]}").ravel()
+    _, first, which = np.unique(rows, return_index=True, return_inverse=True)
+    return [(known[row], np.flatnonzero(which == k)) for k, row in enumerate(first)]
+
+
+# ---- scores ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -326,18 +164,17 @@ def fit_calibration(features: Sequence[np.ndarray]) -> dict:
     if all(tail is None for row in tails for tail in row):
         finite = int(np.isfinite(every).any(axis=(1, 2)).sum())
         raise ValueError(f"{finite} calibration steps have a comparison; expected at least {LEAST_STEPS}")
-    z = _normal_scores(every, tails)                                          # (N, C, F)
-    state: dict = {"tails": tails, "spread": _sum_spread(z), "means": [], "covariance": []}
-    flat, usable = _without_level(z), _usable(tails)                          # (N, K), (K,)
-    whole = flat[:, usable][np.isfinite(flat[:, usable]).all(axis=1)]
-    if len(whole) > 2 * usable.sum():
+    z = _normal_scores(every, _all_tails(tails))                              # (N, C, F)
+    calibration: dict = {"tails": tails, "spread": _sum_spread(z), "means": [], "covariance": []}
+    flat = side_by_side(z)[:, [tail is not None for row in tails for tail in row[:LEVEL]]]
+    whole = flat[np.isfinite(flat).all(axis=1)]
+    if len(whole) > 2 * flat.shape[1]:
         fitted = LedoitWolf().fit(whole)
-        state["means"], state["covariance"] = fitted.location_.tolist(), fitted.covariance_.tolist()
-    components = _components(every, z, state)                                 # name -> (N, C or 1)
-    state["components"] = {
-        name: [fit_tail(column) for column in values.T] for name, values in components.items()
-    }
-    return state
+        calibration["means"], calibration["covariance"] = fitted.location_.tolist(), fitted.covariance_.tolist()
+    joint = JointDistance(calibration) if calibration["covariance"] else None
+    components = _components(every, z, np.asarray(calibration["spread"]), joint)
+    calibration["components"] = {name: [fit_tail(column) for column in part.T] for name, part in components.items()}
+    return calibration
 
 
 def resolve_weights(weights: Mapping[str, float], measures: Sequence[str]) -> dict[str, np.ndarray]:
@@ -355,51 +192,60 @@ def resolve_weights(weights: Mapping[str, float], measures: Sequence[str]) -> di
     return {name: values / (largest or 1.0) for name, values in resolved.items()}
 
 
-def compute_scores(features: np.ndarray, calibration: dict, weights: Mapping[str, np.ndarray]) -> Scores:
-    """Return the weighted largest surprise of each step of features (T, C, F).
+class Scorer:
+    """Turns comparisons into scores, as a calibration says; a step alone gets the score it gets among others.
 
     Args:
         calibration: what `fit_calibration` returned.
         weights: what `resolve_weights` returned. A weight of 0.01 asks for a hundred times rarer
             evidence; 0 leaves a component out.
     """
-    names, columns = [], []
-    z = _normal_scores(features, calibration["tails"])
-    for component, values in _components(features, z, calibration).items():
-        tails = calibration["components"][component]
-        for k, (column, tail, weight) in enumerate(zip(values.T, tails, weights[component], strict=True)):
-            if weight > 0:
-                columns.append(surprise(column, tail) + np.log10(weight))
-                names.append((COMPONENTS.index(component), k if component != "joint" else -1))
-    if not columns:
-        nothing = np.full(len(features), -1)
-        return Scores(np.full(len(features), np.nan), nothing, nothing)
-    stacked = np.column_stack(columns)                                        # (T, K)
-    best = np.where(np.isnan(stacked), -np.inf, stacked).argmax(axis=1)
-    score = stacked[np.arange(len(stacked)), best]
-    component, channel = np.array(names)[best].T
-    if (channel < 0).any():
-        channel = np.where(channel < 0, _strangest_channel(z), channel)
-    known = np.isfinite(score)
-    return Scores(
-        np.where(known, np.maximum(score, 0.0), np.nan),
-        np.where(known, channel, -1),
-        np.where(known, component, -1),
-    )
 
+    def __init__(self, calibration: Mapping, weights: Mapping[str, np.ndarray]) -> None:
+        tails = calibration["tails"]
+        self.tails, self.spread = _all_tails(tails), np.asarray(calibration["spread"], float)
+        self.joint = JointDistance(calibration) if calibration["covariance"] else None
+        parts = calibration["components"]
+        used = [(name, k) for name in COMPONENTS if name in parts for k in np.flatnonzero(weights[name] > 0).tolist()]
+        self.used = used                                                              # (component, its column)
+        self.component_tails = Tails([parts[name][k] for name, k in used])
+        self.component = np.array([COMPONENTS.index(name) for name, _ in used], int)
+        self.channel = np.array([k if name != "joint" else -1 for name, k in used], int)
+        self.log_weight = np.log10([weights[name][k] for name, k in used])
+        self.moving = np.flatnonzero(weights["drop"] > 0)                             # channels of the rule
+        self.rule_tails = Tails([tails[c][QUIET] for c in self.moving])
+        self.rule_log_weight = np.log10(weights["drop"][self.moving])
 
-def rule_scores(features: np.ndarray, calibration: dict, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the score (T,) of the rule without a model: little movement, `quiet` alone.
+    def score(self, features: np.ndarray) -> Scores:
+        """Return the weighted largest surprise of each step of features (T, C, F)."""
+        steps = len(features)
+        if not self.used:
+            nothing = np.full(steps, -1)
+            return Scores(np.full(steps, np.nan), nothing, nothing)
+        z = _normal_scores(features, self.tails)
+        components = _components(features, z, self.spread, self.joint)
+        columns = np.column_stack([components[name][:, k] for name, k in self.used])  # (T, K)
+        surprise = self.component_tails.surprise(columns) + self.log_weight
+        best = np.where(np.isnan(surprise), -np.inf, surprise).argmax(axis=1)
+        score = surprise[np.arange(steps), best]
+        channel, known = self.channel[best], np.isfinite(score)
+        if (channel < 0).any():
+            channel = np.where(channel < 0, _strangest_channel(z), channel)
+        return Scores(
+            np.where(known, np.maximum(score, 0.0), np.nan),
+            np.where(known, channel, -1),
+            np.where(known, self.component[best], -1),
+        )
 
-    It uses no forecast. Channels have the weights of their `drop`.
-    """
-    columns = []
-    for c, weight in enumerate(weights["drop"]):
-        if weight > 0:
-            columns.append(surprise(features[:, c, QUIET], calibration["tails"][c][QUIET]) + np.log10(weight))
-    if not columns:
-        return np.full(len(features), np.nan)
-    return np.fmax.reduce([np.maximum(column, 0.0) for column in columns])
+    def rule(self, features: np.ndarray) -> np.ndarray:
+        """Return the score (T,) of the rule without a model: little movement, `quiet` alone.
+
+        It uses no forecast. Channels have the weights of their `drop`.
+        """
+        if not len(self.moving):
+            return np.full(len(features), np.nan)
+        surprise = self.rule_tails.surprise(features[:, self.moving, QUIET]) + self.rule_log_weight
+        return np.fmax.reduce(np.maximum(surprise, 0.0), axis=1)
 
 
 def series_rules(observed: np.ndarray, span: int) -> dict[str, np.ndarray]:
@@ -413,43 +259,32 @@ def series_rules(observed: np.ndarray, span: int) -> dict[str, np.ndarray]:
     return {"sum of squares": total, "difference from the last value": np.fmax.reduce(steps, axis=1)}
 
 
-def _components(features: np.ndarray, z: np.ndarray, state: dict) -> dict[str, np.ndarray]:
+def _components(
+    features: np.ndarray, z: np.ndarray, spread: np.ndarray, joint: JointDistance | None
+) -> dict[str, np.ndarray]:
     """Return each component's raw statistic: drop, error, jolt, level (T, C), joint (T, 1).
 
     Args:
-        z: the features' normal scores, as `_normal_scores` returns them.
+        z: the features' normal scores (T, C, F).
+        spread: of each channel's sum of ratios and quiet (C,).
     """
-    parts = z[:, :, :ERROR]                                                   # ratios and quiet
-    known = np.isfinite(parts)
-    drop = np.where(known.all(axis=2), np.where(known, parts, 0.0).sum(axis=2), np.nan)
-    drop = drop / np.asarray(state["spread"])
     components = {
-        "drop": drop,
+        "drop": z[:, :, :ERROR].sum(axis=2) / spread,                         # NaN unless all of them are there
         "error": features[:, :, ERROR],
         "jolt": features[:, :, JOLT],
         "level": features[:, :, LEVEL],
     }
-    if state["covariance"]:
-        components["joint"] = _joint_distance(z, state)[:, None]
-    return components
+    return components if joint is None else components | {"joint": joint.of(z)[:, None]}
 
 
-def _normal_scores(features: np.ndarray, tails: list) -> np.ndarray:
-    z = np.full(features.shape, np.nan)
-    for c, row in enumerate(tails):
-        for f, tail in enumerate(row):
-            z[:, c, f] = normal_scores(surprise(features[:, c, f], tail))
-    return z
+def _all_tails(tails: Sequence[Sequence[dict | None]]) -> Tails:
+    return Tails([tail for row in tails for tail in row])
 
 
-def _without_level(z: np.ndarray) -> np.ndarray:
-    """Return the normal scores (T, C, F) of all comparisons but the level, side by side (T, K)."""
-    return z[:, :, :LEVEL].reshape(len(z), -1)
-
-
-def _usable(tails: list) -> np.ndarray:
-    """Return which of these comparisons (K,) have a calibration."""
-    return np.array([tail is not None for row in tails for tail in row[:LEVEL]])
+def _normal_scores(features: np.ndarray, tails: Tails) -> np.ndarray:
+    """Return the features (T, C, F) as normal scores."""
+    flat = features.reshape(len(features), -1)
+    return normal_scores(tails.surprise(flat)).reshape(features.shape)
 
 
 def _sum_spread(z: np.ndarray) -> list[float]:
@@ -460,26 +295,6 @@ def _sum_spread(z: np.ndarray) -> list[float]:
         total = total[np.isfinite(total)]
         spread.append(float(total.std()) if len(total) > 1 and total.std() > 0 else 1.0)
     return spread
-
-
-def _joint_distance(z: np.ndarray, state: dict) -> np.ndarray:
-    """Return the cube root of the Mahalanobis distance squared a present comparison (T,).
-
-    Missing comparisons are left out: the distance in those that are there, over their number.
-    """
-    flat = _without_level(z)[:, _usable(state["tails"])] - np.asarray(state["means"])      # (T, K)
-    covariance = np.asarray(state["covariance"])
-    known = np.isfinite(flat)
-    patterns, which = np.unique(known, axis=0, return_inverse=True)
-    distance = np.full(len(flat), np.nan)
-    for k, pattern in enumerate(patterns):
-        if not pattern.any():
-            continue
-        rows = np.flatnonzero(which.ravel() == k)
-        part = flat[np.ix_(rows, pattern)]
-        inverse = np.linalg.inv(covariance[np.ix_(pattern, pattern)])
-        distance[rows] = np.einsum("ti,ij,tj->t", part, inverse, part) / pattern.sum()
-    return np.cbrt(distance)                    # near normal (Wilson and Hilferty, PNAS 17, 1931)
 
 
 def _strangest_channel(z: np.ndarray) -> np.ndarray:

@@ -17,20 +17,12 @@ import numpy as np
 import torch
 
 import thresholds
-from anomaly_scores import (
-    Comparisons,
-    ComparisonStream,
-    Scores,
-    Spans,
-    compute_scores,
-    fit_calibration,
-    resolve_weights,
-    rule_scores,
-    series_rules,
-)
+from anomaly_scores import Scorer, Scores, fit_calibration, resolve_weights, series_rules
+from comparisons import Comparisons, ComparisonStream, Spans, join
 from config import ExperimentConfig, ModelConfig, ScoreConfig, validate
 from data_loader import Scaler
 from lstm_model import StackedLSTM, State
+from trailing import Stateful
 from utils import DataError, atomic_path
 
 FORMAT = 2
@@ -104,6 +96,18 @@ class Forecasts:
         forecast, self.state = self.model(x, self.state)
         return forecast.cpu().numpy()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the LSTM's state as arrays (layers, B, D); empty before the first step."""
+        return {} if self.state is None else {f"{k}": part.cpu().numpy() for k, part in enumerate(self.state)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict()`. Raises ValueError if it belongs to another model."""
+        lstm = self.model.lstm
+        parts = [torch.as_tensor(np.asarray(part)) for part in state.values()]
+        if parts and [part.shape for part in parts] != [(lstm.num_layers, 1, lstm.hidden_size)] * 2:
+            raise ValueError("the state is of another model")
+        self.state = tuple(part.to(self.device, self.type) for part in parts) or None
+
 
 class Detector:
     """A trained forecaster with its scaler, calibration and frozen threshold."""
@@ -124,6 +128,7 @@ class Detector:
         self.spans = spans_of(config.score, config.model, rate_hz)
         self.weights = resolve_weights(config.score.weights, measures)
         self.calibration: dict[str, Any] = {}
+        self.scorer: Scorer | None = None                        # None = not calibrated yet
         self.threshold: dict[str, Any] = {}
         self.rule_thresholds: dict[str, dict[str, Any]] = {}
 
@@ -143,8 +148,8 @@ class Detector:
         method = self.config.threshold.method
         parameters = dict(self.config.threshold.parameters)
         try:
-            self.calibration = fit_calibration(features)
-            scores = [self.score(part) for part in features]
+            self._use(fit_calibration(features))
+            scores = [self.scorer.score(part) for part in features]
             self.threshold = thresholds.fit(method, [part.score for part in scores], **parameters)
             rules = [self.rules(part, values) for part, values in zip(features, normal, strict=True)]
             self.rule_thresholds = {
@@ -154,9 +159,9 @@ class Detector:
             raise DataError(f"calibration: {error}; give the val split more normal data") from None
         return scores
 
-    def score(self, features: np.ndarray) -> Scores:
-        """Return the scores of features (T, C, F)."""
-        return compute_scores(features, self.calibration, self.weights)
+    def _use(self, calibration: dict[str, Any]) -> None:
+        self.calibration = calibration
+        self.scorer = Scorer(calibration, self.weights)
 
     def rules(self, features: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
         """Return the scores (T,) of the rules without a model, for features (T, C, F) and values (T, C).
@@ -164,7 +169,7 @@ class Detector:
         Little movement, where channels breathe; else two rules for any series.
         """
         if self.weights["drop"].any():
-            return {"rule without a model": rule_scores(features, self.calibration, self.weights)}
+            return {"rule without a model": self.scorer.rule(features)}
         return series_rules(self.scaler.scaled(values), self.spans.level)
 
     def compare(self, recordings: Sequence[np.ndarray]) -> list[Comparisons]:
@@ -179,21 +184,19 @@ class Detector:
 
     def _compare_group(self, group: list[np.ndarray]) -> list[Comparisons]:
         forecasts = Forecasts(self.model, self.device)
-        streams = [self._stream() for _ in group]
+        streams = [self.new_comparisons() for _ in group]
         parts: list[list[Comparisons]] = [[] for _ in group]
         for observed, forecast, first in self._passes(group, forecasts):
             for k, series in enumerate(group):
                 n = min(len(series) - first, observed.shape[1])
                 if n > 0:
                     parts[k].append(streams[k].update(observed[k, :n], forecast[k, :n]))
-        return [
-            Comparisons(
-                np.concatenate([part.features for part in several]),
-                np.concatenate([part.residual for part in several]) * self.scaler.scale,
-                self.scaler.physical(np.concatenate([part.forecast for part in several])),
-            )
-            for several in parts
-        ]
+        return [self.in_units(join(several)) for several in parts]
+
+    def in_units(self, comparisons: Comparisons) -> Comparisons:
+        """Return comparisons with residual and forecast in physical units."""
+        residual, forecast = comparisons.residual * self.scaler.scale, self.scaler.physical(comparisons.forecast)
+        return Comparisons(comparisons.features, residual, forecast)
 
     def _passes(self, group: list[np.ndarray], forecasts: Forecasts) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         longest = max(len(series) for series in group)
@@ -205,28 +208,33 @@ class Detector:
                 observed[k, : len(piece)] = piece
             yield observed, forecasts.update(observed), first
 
-    def _stream(self) -> ComparisonStream:
+    def new_comparisons(self) -> ComparisonStream:
+        """Return what compares a recording with its forecasts, from its first step on."""
         return ComparisonStream(len(self.channels), self.model.horizon, self.spans)
 
     def detect(self, recordings: Sequence[np.ndarray]) -> list[Scored]:
         """Return scores, thresholds and alarms of recordings of physical values (T, C)."""
         detected = []
         for values, comparisons in zip(recordings, self.compare(recordings), strict=True):
-            scores = self.score(comparisons.features)
-            threshold = thresholds.apply(self.threshold, scores.score)
-            detected.append(
-                Scored(
-                    scores.score,
-                    threshold,
-                    thresholds.alarms(scores.score, threshold),
-                    scores.channel,
-                    scores.component,
-                    comparisons.residual,
-                    comparisons.forecast,
-                    self.rules(comparisons.features, values),
-                )
-            )
+            rules = self.rules(comparisons.features, values)
+            detected.append(self._scored(comparisons, thresholds.ThresholdStream(self.threshold), rules))
         return detected
+
+    def _scored(
+        self, comparisons: Comparisons, threshold_stream: thresholds.ThresholdStream, rules: dict[str, np.ndarray]
+    ) -> Scored:
+        scores = self.scorer.score(comparisons.features)
+        threshold = threshold_stream.update(scores.score)
+        return Scored(
+            scores.score,
+            threshold,
+            thresholds.alarms(scores.score, threshold),
+            scores.channel,
+            scores.component,
+            comparisons.residual,
+            comparisons.forecast,
+            rules,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values; `from_state` makes the same detector again."""
@@ -261,12 +269,37 @@ class Detector:
             model = build_model(config.model, len(channels), rate_hz, dict(state["model"]))
             scaler = Scaler(tuple(channels), center, scale)
             detector = cls(model, scaler, state["units"], state["measures"], rate_hz, config, device)
-            detector.calibration = state["calibration"]
+            if state["calibration"]:
+                detector._use(state["calibration"])
             detector.threshold, detector.rule_thresholds = state["threshold"], state["rule_thresholds"]
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{where}: not a checkpoint of this program ({type(error).__name__}: {reason})") from None
         return detector
+
+
+class DetectorStream(Stateful):
+    """A recording as it comes: pieces of any size, single steps too, get the scores that `Detector.detect` gives."""
+
+    STATE = ("forecasts", "comparisons", "threshold")
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.forecasts = Forecasts(detector.model, detector.device)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new recording, or a new stretch of one behind a gap."""
+        self.forecasts.state = None
+        self.comparisons = self.detector.new_comparisons()
+        self.threshold = thresholds.ThresholdStream(self.detector.threshold)
+
+    def update(self, values: np.ndarray) -> Scored:
+        """Return the next steps, physical values (n, C), NaN = missing, scored; without rules."""
+        detector = self.detector
+        observed = detector.scaler.scaled(values)
+        comparisons = self.comparisons.update(observed, self.forecasts.update(observed[None])[0])
+        return detector._scored(detector.in_units(comparisons), self.threshold, {})
 
 
 def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dict | None = None) -> StackedLSTM:

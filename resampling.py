@@ -8,13 +8,17 @@ charged to the detector.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from scipy.signal import firwin, upfirdn
 
 from recordings import Samples, equal_runs
+from trailing import Stateful
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,27 @@ def to_grid(
     """
     stuck = _stuck(samples.values, rate_hz, stuck_s)
     samples = Samples(samples.t[~stuck], samples.values[~stuck])
-    if rate_hz > grid.rate_hz or (low_pass_hz is not None and rate_hz == grid.rate_hz):
-        ratio = Fraction(rate_hz / grid.rate_hz).limit_denominator(1000)
+    if _is_filtered(rate_hz, grid.rate_hz, low_pass_hz):
+        ratio = _ratio(rate_hz, grid.rate_hz)
         rate_hz = float(ratio) * grid.rate_hz                        # so slots and steps never drift apart
         filled, held = _on_native_grid(samples, rate_hz, grid, fill_s)
-        cut_off = min(low_pass_hz or np.inf, 0.4 * grid.rate_hz)
-        values = _filter_and_decimate(filled, rate_hz, ratio, grid, cut_off, delay_s)
+        values = _filter_and_decimate(filled, rate_hz, ratio, grid, _cut_off(low_pass_hz, grid.rate_hz), delay_s)
     else:
         values, held = _hold_on_grid(samples, rate_hz, grid, delay_s, fill_s)
     return Resampled(values, held, int(stuck.sum()))
+
+
+def _is_filtered(rate_hz: float, grid_hz: float, low_pass_hz: float | None) -> bool:
+    """Return whether a channel goes through a filter; one no faster than the grid holds its last sample."""
+    return rate_hz > grid_hz or (low_pass_hz is not None and rate_hz == grid_hz)
+
+
+def _ratio(rate_hz: float, grid_hz: float) -> Fraction:
+    return Fraction(rate_hz / grid_hz).limit_denominator(1000)
+
+
+def _cut_off(low_pass_hz: float | None, grid_hz: float) -> float:
+    return min(low_pass_hz or np.inf, 0.4 * grid_hz)
 
 
 def _stuck(values: np.ndarray, rate_hz: float, stuck_s: float | None) -> np.ndarray:
@@ -112,10 +128,8 @@ def _filter_and_decimate(
 ) -> np.ndarray:
     """Return the low-passed signal at the grid's steps, NaN where the filter meets a gap."""
     down, up = ratio.numerator, ratio.denominator
-    half = max(round(delay_s * rate_hz * up), up)                    # taps on each side, a sample at least
-    taps = firwin(2 * half + 1, cut_off, fs=rate_hz * up) * up
-    for phase in range(up):                                          # a constant stays that constant
-        taps[phase::up] /= taps[phase::up].sum()
+    taps = _taps(rate_hz, up, cut_off, delay_s)
+    half = len(taps) // 2
     missing = np.isnan(filled)
     smooth = upfirdn(taps, np.where(missing, 0.0, filled), up, down)[: grid.steps]
     newest = np.arange(grid.steps) * down // up                      # last native slot used
@@ -124,6 +138,15 @@ def _filter_and_decimate(
     newest = np.minimum(newest, len(filled) - 1)
     holes = count[newest + 1] - count[np.maximum(oldest, 0)]
     return np.where((oldest >= 0) & (holes == 0), smooth, np.nan)
+
+
+def _taps(rate_hz: float, up: int, cut_off: float, delay_s: float) -> np.ndarray:
+    """Return the filter (2 * half + 1,) at `up` times the native rate, with a delay of `half` there."""
+    half = max(round(delay_s * rate_hz * up), up)                    # taps on each side, a sample at least
+    taps = firwin(2 * half + 1, cut_off, fs=rate_hz * up) * up
+    for phase in range(up):                                          # a constant stays that constant
+        taps[phase::up] /= taps[phase::up].sum()
+    return taps
 
 
 def _hold_on_grid(
@@ -139,3 +162,164 @@ def _hold_on_grid(
     kept = age < 1 / rate_hz + fill_s - 1e-6
     values = np.where(kept, samples.values[np.maximum(last, 0)], np.nan)
     return values, int((kept & (age > 1.5 / rate_hz)).sum())
+
+
+def significant(values: np.ndarray, digits: int = 6) -> np.ndarray:
+    """Return values rounded to so many significant digits: the unit must not decide what is lost."""
+    with np.errstate(divide="ignore"):
+        exponent = np.floor(np.log10(np.abs(values)))
+    power = 10.0 ** (digits - 1 - np.where(np.isfinite(exponent), exponent, 0.0))
+    return np.round(values * power) / power
+
+
+# ---- one row at a time ----------------------------------------------------------------------
+
+
+class FilteredChannel(Stateful):
+    """One channel faster than the grid, sample by sample; its values on the grid are those of `to_grid`."""
+
+    STATE = ("window", "done", "pending", "last_slot", "last_value")
+
+    def __init__(
+        self, rate_hz: float, grid_hz: float, low_pass_hz: float | None, delay_s: float, fill_s: float
+    ) -> None:
+        ratio = _ratio(rate_hz, grid_hz)
+        self.down, self.up, self.rate_hz = ratio.numerator, ratio.denominator, float(ratio) * grid_hz
+        taps = _taps(self.rate_hz, self.up, _cut_off(low_pass_hz, grid_hz), delay_s)
+        reach = (len(taps) - 1) // self.up + 1                       # native slots
+        padded = np.concatenate([taps, np.zeros(reach * self.up - len(taps) + self.up)])
+        self.phases = [padded[phase::self.up][:reach][::-1].copy() for phase in range(self.up)]
+        self.fill = round(fill_s * self.rate_hz)
+        self.window = np.full(reach, np.nan)                         # the last native slots, oldest first
+        self.done, self.pending = -1, []                             # last slot in the window; samples behind it
+        self.last_slot, self.last_value = -math.inf, math.nan
+
+    def push(self, after_s: float, value: float) -> None:
+        """Take a sample, so many seconds after the grid's start."""
+        self.pending.append((self.slot_of(after_s), value))
+
+    def slot_of(self, after_s: float) -> int:
+        return round(after_s * self.rate_hz)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left that a later step could show."""
+        return not self.pending and bool(np.isnan(self.window).all())
+
+    def is_complete(self, step: int, after_s: float) -> bool:
+        """Return whether no sample after that time can change a step any more."""
+        return self.slot_of(after_s) > step * self.down // self.up
+
+    def value_at(self, step: int) -> float:
+        """Return the channel at a step of the grid, NaN = missing; steps come in their order."""
+        newest = step * self.down // self.up
+        slots = []
+        for slot in range(max(self.done + 1, newest - len(self.window) - self.fill), newest + 1):
+            while self.pending and self.pending[0][0] <= slot:       # of one slot, the last sample counts
+                self.last_slot, self.last_value = self.pending.pop(0)
+            slots.append(self.last_value if slot - self.last_slot <= self.fill else math.nan)
+        slots = slots[-len(self.window) :]
+        if slots:
+            self.window[: len(self.window) - len(slots)] = self.window[len(slots) :]
+            self.window[len(self.window) - len(slots) :] = slots
+        self.done = max(newest, self.done)
+        return float(self.phases[step * self.down % self.up] @ self.window)
+
+
+class HeldChannel(Stateful):
+    """One channel no faster than the grid, sample by sample: the last sample holds."""
+
+    STATE = ("pending", "last_s", "last_value", "is_empty")
+
+    def __init__(self, rate_hz: float, grid_hz: float, delay_s: float, fill_s: float) -> None:
+        self.grid_hz, self.delay_s, self.longest_s = grid_hz, delay_s, 1 / rate_hz + fill_s - 1e-6
+        self.pending: list = []
+        self.last_s, self.last_value = -math.inf, math.nan
+        self.is_empty = True                                         # nothing is left that a later step could show
+
+    def push(self, after_s: float, value: float) -> None:
+        """Take a sample, so many seconds after the grid's start."""
+        self.pending.append((after_s, value))
+        self.is_empty = False
+
+    def is_complete(self, step: int, after_s: float) -> bool:
+        """Return whether no sample after that time can change a step any more."""
+        return after_s >= step / self.grid_hz - self.delay_s + 1e-6
+
+    def value_at(self, step: int) -> float:
+        """Return the channel at a step of the grid, NaN = missing; steps come in their order."""
+        t = step / self.grid_hz - self.delay_s
+        while self.pending and self.pending[0][0] <= t + 1e-6:
+            self.last_s, self.last_value = self.pending.pop(0)
+        holds = t - self.last_s < self.longest_s
+        self.is_empty = not holds and not self.pending
+        return self.last_value if holds else math.nan
+
+
+class GridStream(Stateful):
+    """A recording row by row: its channels on the common grid, as `to_grid` has them.
+
+    Args:
+        channels: an object each with rate_hz, low_pass_hz, stuck_s and sentinels, as in dataset_config.json.
+    """
+
+    STATE = ("start_s", "last_s", "next", "channels", "repeated", "repeats")
+
+    def __init__(self, channels: Sequence[Any], grid_hz: float, delay_s: float, fill_s: float) -> None:
+        self.grid_hz = grid_hz
+        self.start_s = self.last_s = math.nan                        # of the first and the newest row
+        self.next = 0                                                # step
+        self.channels: list[FilteredChannel | HeldChannel] = [
+            FilteredChannel(one.rate_hz, grid_hz, one.low_pass_hz, delay_s, fill_s)
+            if _is_filtered(one.rate_hz, grid_hz, one.low_pass_hz)
+            else HeldChannel(one.rate_hz, grid_hz, delay_s, fill_s)
+            for one in channels
+        ]
+        self.most = [round(one.stuck_s * one.rate_hz) if one.stuck_s is not None else math.inf for one in channels]
+        self.sentinels = [frozenset(one.sentinels) for one in channels]
+        self.repeated, self.repeats = [math.nan] * len(channels), [0] * len(channels)
+
+    def push(self, t: float, values: Sequence[float]) -> list[tuple[int, np.ndarray]]:
+        """Take a row, its time in s, later than the last one's, and a value a channel, NaN = none.
+
+        Returns: the steps that no later row can change, each with its values (C,), NaN = missing. Steps at which all
+        channels are missing may be left out.
+        """
+        if math.isnan(self.start_s):
+            self.start_s = t
+        self.last_s, after_s = t, t - self.start_s
+        steps = self._complete(after_s)
+        for k, value in enumerate(values):
+            if value == value and math.isfinite(value) and value not in self.sentinels[k] and not self._stuck(k, value):
+                self.channels[k].push(after_s, value)
+        return steps
+
+    def finish(self) -> list[tuple[int, np.ndarray]]:
+        """Return the steps that are left, at the end of a recording."""
+        left = self._last_step(self.last_s - self.start_s)
+        return [self._take() for _ in range(self.next, left + 1)]
+
+    def t_of(self, step: int) -> float:
+        """Return the time of a step in s."""
+        return self.start_s + step / self.grid_hz
+
+    def _complete(self, after_s: float) -> list[tuple[int, np.ndarray]]:
+        steps, last = [], self._last_step(after_s)
+        while self.next <= last and all(channel.is_complete(self.next, after_s) for channel in self.channels):
+            if all(channel.is_empty for channel in self.channels):
+                self.next = max(self.next, last - 1)                 # a long gap: nothing to show in between
+            steps.append(self._take())
+        return steps
+
+    def _last_step(self, after_s: float) -> int:
+        return math.floor(after_s * self.grid_hz + 1e-6) if after_s == after_s else -1
+
+    def _take(self) -> tuple[int, np.ndarray]:
+        step, self.next = self.next, self.next + 1
+        return step, significant(np.array([channel.value_at(step) for channel in self.channels]))
+
+    def _stuck(self, k: int, value: float) -> bool:
+        """Return whether channel k has had one value for too long, this one included."""
+        self.repeats[k] = self.repeats[k] + 1 if value == self.repeated[k] else 1
+        self.repeated[k] = value
+        return self.repeats[k] > self.most[k]

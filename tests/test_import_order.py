@@ -20,6 +20,8 @@ RANK = {
     "lstm_model": 2,
     "resampling": 3,
     "events": 3,
+    "trailing": 1,
+    "comparisons": 2,
     "anomaly_scores": 3,
     "data_loader": 3,
     "reporting": 4,
@@ -30,7 +32,10 @@ RANK = {
     "collected_data_preprocess": 5,
     "data_preprocess_NAB": 5,
     "pure_lstm_anomaly_detection_main": 6,
+    "live_rows": 1,
+    "live_detection": 5,
     "stream_detect": 6,
+    "replay_recording": 6,
     "grid_plan": 7,
     "grid_workers": 8,
     "grid_results": 8,
@@ -40,7 +45,7 @@ RANK = {
     "nab_benchmark": 7,
 }
 NEVER_TORCH = (
-    "metrics", "thresholds", "anomaly_scores", "windowing", "events", "recordings", "resampling", "config", "nab_files",
+    "metrics", "thresholds", "anomaly_scores", "comparisons", "trailing", "windowing", "events", "recordings", "resampling", "config", "nab_files",
 )  # fmt: skip
 MODULES = sorted(ROOT.glob("*.py"))
 

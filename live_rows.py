@@ -1,0 +1,266 @@
+"""Lines of text from a recorder in, rows of numbers in their order out; what is wrong with one is said and survived."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import select
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from utils import DataError
+
+CHUNK, LONGEST = 1 << 16, 1 << 16        # bytes read at once, and of a line
+WAIT_S = 0.2                             # between two looks at what is waited for
+JUMP_S = 60.0                            # a row further ahead than that needs another one to be believed
+RESET_S = 10.0                           # rows of an earlier clock, for so long, are a new recording
+Row = tuple[float, list[float]]          # time in s, a value a channel, NaN = none
+
+
+class Complaints:
+    """Says on stderr what is wrong: of each kind the first, then the second, fourth, eighth, ... time."""
+
+    def __init__(self) -> None:
+        self.count: Counter[str] = Counter()
+        self.muted = False
+
+    def say(self, kind: str, message: str) -> None:
+        """Count a complaint of a kind and, if it is due, print it."""
+        if self.muted:
+            return
+        self.count[kind] += 1
+        count = self.count[kind]
+        if count & (count - 1) == 0:
+            print(f"{message} ({kind}: {count})" if count > 1 else message, file=sys.stderr, flush=True)
+
+
+def read_lines(
+    file: BinaryIO, follow: Path | None, stopped: Callable[[], bool], complaints: Complaints
+) -> Iterator[tuple[str | None, int]]:
+    """Yield each line without its end, and the place in the file behind it, as the lines come; None = nothing for now.
+
+    Args:
+        follow: the file's path, if it is to be read on as it grows; None = the input ends.
+        stopped: whether to stop; asked before each line.
+    """
+    rest, place = b"", file.tell() if follow else 0
+    while not stopped():
+        if follow is None and not _is_ready(file):
+            yield None, place
+            continue
+        chunk = os.read(file.fileno(), CHUNK)
+        if not chunk and follow is None:
+            if rest:
+                yield _text(rest), place + len(rest)
+            return
+        if not chunk:
+            if follow.is_file() and follow.stat().st_size < place + len(rest):
+                complaints.say("shorter files", f"{follow.name} became shorter; reading it from its start")
+                place, rest = os.lseek(file.fileno(), 0, os.SEEK_SET), b""
+            yield None, place
+            time.sleep(WAIT_S)
+            continue
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > LONGEST:                                      # no line of a recorder: let it be refused
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            if stopped():
+                return
+            place += len(line) + 1
+            yield _text(line), place
+
+
+def _is_ready(file: BinaryIO) -> bool:
+    try:
+        return bool(select.select([file], [], [], WAIT_S)[0])
+    except OSError:                                                  # of pipes, where select knows sockets alone
+        return True
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", errors="replace").rstrip("\r")
+
+
+class Rows:
+    """Lines to rows; what cannot be read is said and left out.
+
+    Args:
+        time_column: of seconds or timestamps; the first row decides.
+        series: whether times are kept as they are written: the rows of a series count, not their times.
+    """
+
+    def __init__(self, time_column: str, channels: Sequence[str], complaints: Complaints, series: bool = False) -> None:
+        self.time_column, self.channels, self.complaints = time_column, list(channels), complaints
+        self.header, self.columns, self.delimiter = "", [], ","
+        self.series, self.stamped = series, False
+        self.origin: datetime | None = None                          # of timestamps, the first one
+        self.number, self.written = 0, ""                            # of lines; the last time of a series
+
+    def take(self, line: str) -> Row | None:
+        """Return the row of a line; None for a header, a blank line, or one that cannot be read.
+
+        Raises: DataError if the first line is no header with the time and every channel.
+        """
+        self.number += 1
+        if not self.header:
+            self.use_header(line.removeprefix("\ufeff"))
+            return None
+        if not line or line == self.header:
+            return None
+        cells = line.split(self.delimiter) if '"' not in line else next(csv.reader([line], delimiter=self.delimiter))
+        if self.time_column in cells:                                # the recorder began anew
+            self.use_header(line)
+            return None
+        if len(cells) != self.width:
+            self._complain("lines of another length", f"{len(cells)} cells; expected {self.width}: {self.header[:80]}")
+            return None
+        t = self._time(cells[self.columns[0]].strip())
+        if t is None:
+            return None
+        return t, [self._number(cells[k], name) for k, name in zip(self.columns[1:], self.channels, strict=True)]
+
+    def use_header(self, header: str) -> None:
+        """Take the names of the columns.
+
+        Raises: DataError if the time or a channel is not among them.
+        """
+        self.delimiter = max(",;\t", key=header.count)
+        names = [name.strip() for name in next(csv.reader([header], delimiter=self.delimiter), [])]
+        wanted = [self.time_column, *self.channels]
+        for name in wanted:
+            if names.count(name) != 1:
+                found = "twice" if name in names else "not"
+                raise DataError(
+                    f"line {self.number}: column {name!r} is {found} in {header[:80]!r}; expected a header with "
+                    f"{', '.join(wanted)}"
+                )
+        self.header, self.width, self.columns = header, len(names), [names.index(name) for name in wanted]
+
+    def _time(self, text: str) -> float | None:
+        """Return a time in s, of timestamps since the first one; None if it cannot be read."""
+        if self.series:
+            self.written = text
+            return 0.0
+        try:
+            if not self.stamped:
+                t = float(text)
+                if math.isfinite(t):
+                    return t
+        except ValueError:
+            self.stamped = self.origin is None and _stamp(text) is not None
+        stamp = _stamp(text) if self.stamped else None
+        try:
+            self.origin = self.origin or stamp
+            return (stamp - self.origin).total_seconds()
+        except TypeError:                                            # no timestamp, or one without the others' zone
+            wanted = "a timestamp like the first one" if self.stamped else "seconds, or timestamps throughout"
+            self._complain("times that cannot be read", f"time {text[:40]!r}; expected {wanted}")
+            return None
+
+    def _number(self, text: str, name: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            if text and not text.isspace():
+                self._complain("values that are no numbers", f"{name} is {text[:40]!r}; expected a number")
+            return math.nan
+
+    def _complain(self, kind: str, message: str) -> None:
+        self.complaints.say(kind, f"line {self.number}: {message}")
+
+    def timestamp(self, t: float) -> str:
+        """Return a time in s as a timestamp; "" where the input has seconds."""
+        if self.origin is None:
+            return self.written
+        return (self.origin + timedelta(seconds=t)).isoformat(sep=" ", timespec="milliseconds")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a later process needs to read on."""
+        origin = self.origin.isoformat() if self.origin else ""
+        return {"header": self.header, "stamped": self.stamped, "origin": origin, "number": self.number}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict()`."""
+        if state["header"]:
+            self.use_header(state["header"])
+        self.stamped, self.number = state["stamped"], state["number"]
+        self.origin = datetime.fromisoformat(state["origin"]) if state["origin"] else None
+
+
+def _stamp(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+class Clock:
+    """Lets rows through in their order: their times rise, and a leap has to be confirmed by a second row."""
+
+    def __init__(self, complaints: Complaints) -> None:
+        self.complaints = complaints
+        self.last_s = math.nan
+        self.doubted: Row | None = None                              # behind a leap, not confirmed yet
+        self.back: list[Row] = []                                    # of an earlier clock
+        self.seen_s = -math.inf                                      # rows up to here were taken before a restart
+
+    def take(self, t: float, values: list[float]) -> tuple[list[Row], bool]:
+        """Take a row; return the rows that may go on, and whether they begin a new recording."""
+        if t <= self.seen_s:
+            return [], False
+        if self.complaints.muted:
+            self.seen_s, self.complaints.muted = -math.inf, False
+        if t <= self.last_s:
+            return self._earlier(t, values)
+        self.back, before = [], []
+        if self.doubted is not None:
+            before = self._settle_doubt(t)
+        if t > self.last_s + JUMP_S:
+            self.doubted = (t, values)
+            return before, False
+        self.last_s = t
+        return [*before, (t, values)], False
+
+    def _settle_doubt(self, t: float) -> list[Row]:
+        """Return the row behind a leap if one at t confirms it; it is left out otherwise."""
+        doubted, self.doubted = self.doubted, None
+        leap = f"{self.last_s:g} to {doubted[0]:g} s"
+        if doubted[0] < t <= doubted[0] + JUMP_S:
+            self.complaints.say("gaps", f"no rows from {leap}")
+            self.last_s = doubted[0]
+            return [doubted]
+        self.complaints.say("leaps of time", f"time leaps from {leap}, the next row is at {t:g} s; left out")
+        return []
+
+    def _earlier(self, t: float, values: list[float]) -> tuple[list[Row], bool]:
+        what = "repeats" if t == self.last_s else "goes backwards"
+        self.complaints.say("rows out of order", f"time {what}: {t:g} s behind {self.last_s:g} s; left out")
+        if self.back and t <= self.back[-1][0]:
+            self.back = []
+        self.back.append((t, values))
+        if t - self.back[0][0] < RESET_S:
+            return [], False
+        rows, self.back, self.last_s, self.doubted = self.back, [], t, None
+        self.complaints.say("clocks set back", f"the clock was set back to {rows[0][0]:g} s: a new recording begins")
+        return rows, True
+
+    def rest(self) -> list[Row]:
+        """Return the row that waits for its confirmation when the input ends."""
+        return [self.doubted] if self.doubted is not None else []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a later process needs to go on."""
+        return {"last_s": self.last_s, "doubted": self.doubted, "back": self.back}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict()`; rows that were taken already are skipped, should they come again."""
+        self.last_s, self.back = state["last_s"], [tuple(row) for row in state["back"]]
+        self.doubted = tuple(state["doubted"]) if state["doubted"] else None
+        if not math.isnan(self.last_s):
+            self.seen_s, self.complaints.muted = self.last_s, True

@@ -1,0 +1,73 @@
+"""Replay a recording as a recorder would send it: CSV lines on stdout, at its own pace or any other.
+
+    python replay_recording.py night.csv.gz --speed 20 | python stream_detect.py --checkpoint F
+    python replay_recording.py night.csv.gz --speed 0 > lines.csv            # as fast as possible
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils import DataError, run_cli, setup_logging
+
+
+def replay(path: Path, time_column: str, speed: float) -> None:
+    """Write the rows of a recording, a row when it is due.
+
+    Args:
+        speed: seconds of the recording in one second; 0 = as fast as possible.
+    """
+    from recordings import read_recording
+
+    recording = read_recording(path, time_column=time_column, allow_constant=True)
+    times, columns = recording.t, []
+    for samples in recording.channels.values():
+        column = np.full(len(times), "", dtype=object)
+        column[np.searchsorted(times, samples.t)] = [f"{value:.10g}" for value in samples.values]
+        columns.append(column)
+    print(",".join([time_column, *recording.channels]), flush=True)
+    began = time.monotonic()
+    for t, *cells in zip(times.tolist(), *columns, strict=True):
+        ahead_s = (t - times[0]) / speed - (time.monotonic() - began) if speed else 0.0
+        if ahead_s > 0:
+            sys.stdout.flush()
+            time.sleep(ahead_s)
+        sys.stdout.write(f"{t:.10g},{','.join(cells)}\n")
+    sys.stdout.flush()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recording", type=Path)
+    parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="times as fast; 0 = as fast as possible")
+    parser.add_argument("--time-column", default="t_s", metavar="NAME")
+    return parser
+
+
+def command(args: argparse.Namespace) -> int:
+    if not 0 <= args.speed < math.inf:
+        raise DataError(f"--speed {args.speed}: expected 0 or more")
+    with contextlib.suppress(BrokenPipeError):                   # whoever read the lines is gone
+        replay(args.recording, args.time_column, args.speed)
+        return 0
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    setup_logging()
+    return run_cli(lambda: command(args))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,357 @@
+"""Live detection: samples in as CSV lines, scores and events out as they happen.
+
+    my_recorder | python stream_detect.py --checkpoint experiments/simulated/checkpoint.pt
+    python stream_detect.py --checkpoint F --follow night.csv --state night.state --out night.scores.csv
+    python replay_recording.py night.csv.gz --speed 20 | python stream_detect.py --checkpoint F
+
+The first line names the columns: the time, in seconds or as timestamps, and the channels of the model. One line comes
+out for each step of the model's grid, and one when an event begins and when it is over. What is wrong with a line, or a
+gap, is said on stderr, and the stream goes on. With --state, a restart goes on where the state was saved, without a new
+warm-up; rows that were seen already are skipped. With --out and --state together, the output is as if the program had
+never stopped, even after a crash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from utils import DataError, atomic_path, keep_freed_memory, resolve_device, run_cli, setup_logging, sha256_of
+
+if TYPE_CHECKING:                                                # heavy imports wait for the work
+    from live_detection import EventChange, LiveDetection, Step
+    from live_rows import Clock, Complaints, Rows
+    from plots import LivePlot
+
+FORMAT = 1                               # of a state file
+SAVE_S = 10.0                            # between two saves of the state
+COLUMNS = (
+    "kind", "t_s", "timestamp", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
+)  # fmt: skip
+
+
+# ---- lines out ------------------------------------------------------------------------------
+
+
+class Output:
+    """Writes steps and events as CSV or JSON lines, to stdout or a file.
+
+    Args:
+        keep: bytes of the file to keep, what was written before a restart; stdout begins anew.
+    Raises: DataError if the file cannot be written, or is shorter than that.
+    """
+
+    def __init__(self, path: Path | None, as_json: bool, rows: Rows, keep: int) -> None:
+        self.as_json, self.rows, self.path = as_json, rows, path
+        self.bytes = keep if path is not None else 0
+        self.file = sys.stdout.buffer if path is None else self._open(path, keep)
+        if not as_json and not self.bytes:
+            self._write(",".join(COLUMNS))
+            self.flush()
+
+    def _open(self, path: Path, keep: int) -> BinaryIO:
+        try:
+            file = path.open("r+b" if path.exists() else "w+b")
+            if file.seek(0, os.SEEK_END) < keep:
+                raise DataError(f"--out {path}: shorter than the {keep} bytes of the saved state; delete the state")
+            file.truncate(keep)
+            file.seek(keep)
+        except OSError as error:
+            raise DataError(f"--out {path}: cannot be written ({error.strerror})") from None
+        return file
+
+    def write(self, found: Sequence[Step | EventChange]) -> None:
+        """Write a line each, at once."""
+        for one in found:
+            fields = self._fields(one)
+            if self.as_json:
+                self._write(json.dumps({name: value for name, value in fields.items() if value != ""}))
+            else:
+                self._write(",".join(str(fields.get(name, "")) for name in COLUMNS))
+        self.flush()
+
+    def _fields(self, one: Step | EventChange) -> dict[str, Any]:
+        at = {"t_s": round(one.t_s, 6), "timestamp": self.rows.timestamp(one.t_s)}
+        if hasattr(one, "event"):
+            event = one.event
+            about = {"channel": event.channel, "start_s": round(event.start_s, 6)}
+            about |= {"end_s": round(event.end_s, 6)} if one.change == "end" else {}
+            about |= {"peak_score": _rounded(event.peak_score), "found_by": one.found_by}
+            return {"kind": f"event_{one.change}"} | at | about
+        scored = {"score": _rounded(one.score), "threshold": _rounded(one.threshold), "alarm": int(one.alarm)}
+        return {"kind": "step"} | at | scored | {"channel": one.channel}
+
+    def _write(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        self.file.write(data)
+        self.bytes += len(data)
+
+    def flush(self) -> None:
+        """Let whoever reads have it."""
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file; stdout stays."""
+        self.file.flush()
+        if self.path is not None:
+            self.file.close()
+
+
+def _rounded(value: float) -> float | str:
+    return round(value, 6) if math.isfinite(value) else ""
+
+
+# ---- state ----------------------------------------------------------------------------------
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write what a later process needs to go on, atomically."""
+    import torch
+
+    with atomic_path(path) as temporary:
+        torch.save(_with_tensors(state), temporary)
+
+
+def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
+    """Read a saved state.
+
+    Raises: DataError if it is damaged, or of another checkpoint.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != FORMAT:
+            raise ValueError(f"format {state['format']}, expected {FORMAT}")
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{path.name}: not a state of this program ({reason}); delete it to begin anew") from None
+    if state["checkpoint"] != checkpoint_sha:
+        raise DataError(f"{path.name}: belongs to another checkpoint; delete it to begin anew")
+    return _with_arrays(state)
+
+
+def _with_tensors(value: Any) -> Any:
+    """Return nested plain values with tensors in place of arrays, which `weights_only` does not read."""
+    import numpy as np
+    import torch
+
+    if isinstance(value, dict):
+        return {key: _with_tensors(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_tensors(part) for part in value]
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _with_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_arrays(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_arrays(part) for part in value]
+    return value.numpy() if hasattr(value, "numpy") else value
+
+
+# ---- the stream -----------------------------------------------------------------------------
+
+
+class Stream:
+    """What is between a line in and the lines out."""
+
+    def __init__(self, live: LiveDetection, rows: Rows, clock: Clock) -> None:
+        self.live, self.rows, self.clock = live, rows, clock
+
+    def take(self, line: str) -> list[Step | EventChange]:
+        """Return what a line brings."""
+        row = self.rows.take(line)
+        if row is None:
+            return []
+        if self.rows.series:                                     # every row is a step, whatever its time says
+            return self.live.push(*row)
+        through, anew = self.clock.take(*row)
+        found: list[Step | EventChange] = []
+        if anew:
+            found += self.live.finish()
+            self.live.restart()
+        for t, values in through:
+            found += self.live.push(t, values)
+        return found
+
+    def finish(self) -> list[Step | EventChange]:
+        """Return what is left at the end of the input."""
+        return [found for row in self.clock.rest() for found in self.live.push(*row)] + self.live.finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a later process needs to go on."""
+        return {name: getattr(self, name).state_dict() for name in ("live", "rows", "clock")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict()`."""
+        for name in ("live", "rows", "clock"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+class Stop:
+    """Notes SIGINT and SIGTERM, so that the work at hand is finished first."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __enter__(self) -> Stop:
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self.signal = number
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def detect(
+    stream: Stream, source: BinaryIO, output: Output, args: argparse.Namespace, save: Any, plot: LivePlot | None
+) -> int:
+    """Take lines until the input ends or a signal comes; return the exit code.
+
+    Args:
+        save: called with the place in the input, to save the state.
+    """
+    from live_rows import read_lines
+
+    place, saved_at = 0, time.monotonic()
+    with Stop() as stop:
+        for line, place in read_lines(source, args.follow, lambda: stop.signal, stream.rows.complaints):
+            if line is not None:
+                found = stream.take(line)
+                if found:
+                    output.write(found)
+                if plot is not None:
+                    plot.add(found)
+            if plot is not None and not plot.draw():
+                break                                            # its window was closed
+            if time.monotonic() - saved_at > SAVE_S:
+                save(place)
+                saved_at = time.monotonic()
+        save(place)
+        if not (stop.signal and args.state):                     # a stream that is to go on has no end yet
+            output.write(stream.finish())
+    return 128 + stop.signal if stop.signal else 0
+
+
+def open_input(follow: Path | None, place: int) -> BinaryIO:
+    """Return stdin, or the file to follow from a place on.
+
+    Raises: DataError if it cannot be opened.
+    """
+    if follow is None:
+        return sys.stdin.buffer
+    try:
+        file = follow.open("rb")
+    except OSError as error:
+        raise DataError(f"--follow {follow}: cannot be read ({error.strerror})") from None
+    file.seek(place if place <= follow.stat().st_size else 0)
+    return file
+
+
+def new_stream(checkpoint: Path, device: str, complaints: Complaints) -> Stream:
+    """Return the stream of a trained model.
+
+    Raises: DataError if the checkpoint cannot be used.
+    """
+    from config import DatasetConfig, validate
+    from detector import Detector, load_checkpoint
+    from live_detection import LiveDetection
+    from live_rows import Clock, Rows
+
+    state = load_checkpoint(checkpoint)
+    detector = Detector.from_state(state, device, checkpoint.name)
+    if not detector.threshold:
+        raise DataError(f"{checkpoint.name}: its training was not finished, it has no threshold; resume the run first")
+    series = bool(state.get("series"))
+    data = None if series else validate(DatasetConfig, state.get("data"), checkpoint.name)
+    time_column = "timestamp" if series else data.time_column
+    rows = Rows(time_column, detector.channels, complaints, series)
+    return Stream(LiveDetection(detector, data), rows, Clock(complaints))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="F", help="a trained model")
+    parser.add_argument("--follow", type=Path, metavar="FILE", help="read a file on as it grows, instead of stdin")
+    parser.add_argument("--state", type=Path, metavar="F", help="where the state is saved, and taken up again")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of stdout")
+    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="of the output")
+    parser.add_argument("--plot", action="store_true", help="show signals and score in a window")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    return parser
+
+
+def command(args: argparse.Namespace) -> int:
+    import torch
+
+    from live_rows import Complaints
+
+    torch.set_num_threads(1)                                     # a step is too small to share
+    sha = sha256_of(args.checkpoint) if args.checkpoint.is_file() else ""
+    stream = new_stream(args.checkpoint, resolve_device(args.device), Complaints())
+    before: dict[str, Any] = {"place": 0, "bytes": 0}
+    if args.state and args.state.exists():
+        before = load_state(args.state, sha)
+        restore(stream, before, args.state)
+    elif args.out and args.out.exists():
+        raise DataError(f"--out {args.out}: is there already, and there is no --state to go on from; name another file")
+    plot = None
+    if args.plot:
+        from plots import LivePlot
+
+        detector = stream.live.detector
+        plot = LivePlot(detector.channels, detector.units)
+    source = open_input(args.follow, before["place"])
+    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"])
+
+    def save(place: int) -> None:
+        output.flush()
+        if args.state:
+            about = {"format": FORMAT, "checkpoint": sha, "place": place, "bytes": output.bytes}
+            save_state(args.state, about | {"stream": stream.state_dict()})
+
+    try:
+        with contextlib.closing(output):
+            return detect(stream, source, output, args, save, plot)
+    except BrokenPipeError:                                      # whoever read the output is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def restore(stream: Stream, before: dict[str, Any], path: Path) -> None:
+    """Let a stream go on from a saved state.
+
+    Raises: DataError if the state does not fit.
+    """
+    try:
+        stream.load_state_dict(before["stream"])
+        before["place"] + before["bytes"]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(f"{path.name}: not a state of this checkpoint ({error}); delete it to begin anew") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    setup_logging()
+    keep_freed_memory()
+    return run_cli(lambda: command(args))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
