@@ -31,6 +31,7 @@ RANK = {
     "data_preprocess_NAB": 5,
     "pure_lstm_anomaly_detection_main": 6,
     "stream_detect": 6,
+    "export_model": 6,
     "grid_plan": 7,
     "grid_workers": 8,
     "grid_results": 8,
