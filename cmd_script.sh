@@ -25,10 +25,10 @@ set_up() {  # requirements file
         say "creating .venv"
         "${PYTHON:-python3}" -m venv .venv
     fi
-    if ! cat requirements.txt requirements-grid.txt "$1" | cmp -s - "$stamp"; then
+    if ! cat requirements*.txt | cmp -s - "$stamp"; then
         say "installing $1"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r "$1"
-        cat requirements.txt requirements-grid.txt "$1" > "$stamp"
+        cat requirements*.txt > "$stamp"
     fi
 }
 

@@ -36,6 +36,7 @@ RANK = {
     "live_detection": 5,
     "stream_detect": 6,
     "replay_recording": 6,
+    "export_model": 6,
     "grid_plan": 7,
     "grid_workers": 8,
     "grid_results": 8,
