@@ -6,7 +6,11 @@ in every figure; line styles and hatches say it again in grey.
 
 from __future__ import annotations
 
+import math
 import os
+import sys
+import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
+
+from utils import DataError
 
 DPI = 80
 WIDTH, LEFT, RIGHT, BOTTOM, TITLE, GAP = 11.25, 1.65, 0.2, 0.5, 0.32, 0.13  # inches; 900 pixels wide
@@ -278,6 +284,75 @@ def plot_grid_curves(
     _time_axis((axes,), first - 0.5, last + 0.5, "epoch [–]", integer=True)
     _legend(figure, {"the best config": Line2D([], [], **VALIDATION), "the others": Line2D([], [], **OTHER_RUN)}, 1)
     return figure
+
+
+class LivePlot:
+    """A window that shows the last minutes of a stream: a panel a channel, the score below.
+
+    Raises: DataError where there is no screen, or nothing to draw windows with.
+    """
+
+    def __init__(
+        self, channels: Sequence[str], units: Sequence[str], span_s: float = 120.0, every_s: float = 0.25
+    ) -> None:
+        import matplotlib
+        from matplotlib import pyplot
+
+        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise DataError("--plot: there is no screen here (neither DISPLAY nor WAYLAND_DISPLAY is set)")
+        self.pyplot, self.span_s, self.every_s, self.drawn_at = pyplot, span_s, every_s, -math.inf
+        self.steps: deque = deque()
+        self.figure, (*panels, bottom) = pyplot.subplots(len(channels) + 1, sharex=True, squeeze=True, figsize=(11, 8))
+        if matplotlib.get_backend().lower() == "agg":
+            raise DataError("--plot: no window toolkit; install python3-tk, or PyQt6")
+        self.panels, self.bottom = panels, bottom
+        self.observed = [axes.plot([], [], **OBSERVED)[0] for axes in panels]
+        self.expected = [axes.plot([], [], **FORECAST)[0] for axes in panels]
+        self.score, self.threshold = (bottom.plot([], [], **style)[0] for style in (SCORE, THRESHOLD))
+        self.alarms = bottom.plot([], [], **ALARM)[0]
+        for axes, name, unit in zip(panels, channels, units, strict=True):
+            _label(axes, name, unit)
+        _label(bottom, "score", "–")
+        bottom.set_xlabel("time [s]")
+        self.figure.subplots_adjust(left=0.1, right=0.985, top=0.94, bottom=0.07)
+        shown = {"observed": self.observed[0], "forecast": self.expected[0], "score": self.score, "alarm": self.alarms}
+        shown["threshold"] = self.threshold
+        self.figure.legend(shown.values(), shown.keys(), loc="upper center", ncols=len(shown), frameon=False)
+        pyplot.show(block=False)
+
+    def add(self, found: Iterable) -> None:
+        """Take the steps among what a stream found: t_s, values, forecast, score, threshold, alarm."""
+        self.steps.extend(one for one in found if hasattr(one, "score"))
+        while self.steps and self.steps[0].t_s < self.steps[-1].t_s - self.span_s:
+            self.steps.popleft()
+
+    def draw(self) -> bool:
+        """Draw, if it is time to; return whether the window is still open."""
+        if time.monotonic() - self.drawn_at < self.every_s:
+            return True
+        self.drawn_at = time.monotonic()
+        if self.steps:
+            self._show()
+        self.figure.canvas.draw_idle()
+        self.figure.canvas.flush_events()
+        return self.pyplot.fignum_exists(self.figure.number)
+
+    def _show(self) -> None:
+        steps = list(self.steps)
+        t = np.array([step.t_s for step in steps])
+        values, forecast, score, threshold, alarm = (
+            np.array([getattr(step, name) for step in steps])
+            for name in ("values", "forecast", "score", "threshold", "alarm")
+        )
+        for k, axes in enumerate(self.panels):
+            self.observed[k].set_data(t, values[:, k])
+            self.expected[k].set_data(t, forecast[:, k])
+            _signal_limits(axes, values[:, k], forecast[:, k])
+        self.score.set_data(t, score)
+        self.threshold.set_data(t, threshold)
+        self.alarms.set_data(t, np.where(alarm, score, np.nan))
+        highest = np.nanmax(np.concatenate([score, threshold, [0.0]]))
+        self.bottom.set(xlim=(t[-1] - self.span_s, t[-1]), ylim=(0, 1.3 * highest or 1.0))
 
 
 def _dot(style: Mapping) -> dict:

@@ -225,11 +225,11 @@ def detect(
     """Take lines until the input ends or a signal comes; return the exit code.
 
     Args:
-        save: called with the place in the input, to save the state.
+        save: called with the place in the input and the bytes written, to save the state.
     """
     from live_rows import read_lines
 
-    place, saved_at = 0, time.monotonic()
+    place, saved_at = source.tell() if args.follow else 0, time.monotonic()
     with Stop() as stop:
         for line, place in read_lines(source, args.follow, lambda: stop.signal, stream.rows.complaints):
             if line is not None:
@@ -241,9 +241,9 @@ def detect(
             if plot is not None and not plot.draw():
                 break                                            # its window was closed
             if time.monotonic() - saved_at > SAVE_S:
-                save(place)
+                save(place, output.bytes)
                 saved_at = time.monotonic()
-        save(place)
+        save(place, output.bytes)
         if not (stop.signal and args.state):                     # a stream that is to go on has no end yet
             output.write(stream.finish())
     return 128 + stop.signal if stop.signal else 0
@@ -318,14 +318,14 @@ def command(args: argparse.Namespace) -> int:
         detector = stream.live.detector
         plot = LivePlot(detector.channels, detector.units)
     source = open_input(args.follow, before["place"])
-    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"])
 
-    def save(place: int) -> None:
-        output.flush()
+    def save(place: int, written: int) -> None:
         if args.state:
-            about = {"format": FORMAT, "checkpoint": sha, "place": place, "bytes": output.bytes}
+            about = {"format": FORMAT, "checkpoint": sha, "place": place, "bytes": written}
             save_state(args.state, about | {"stream": stream.state_dict()})
 
+    save(before["place"], before["bytes"])                       # from here on --out may be cut back to what is known
+    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"])
     try:
         with contextlib.closing(output):
             return detect(stream, source, output, args, save, plot)
