@@ -205,7 +205,7 @@ def test_times_may_begin_anywhere_and_events_follow_them(project):
     (segment,) = project.segments("test")
     assert segment.t[0] == pytest.approx(5000.8) and segment.label.sum() == 51
     project.label("night_c", "60,70,Apnea")
-    assert "lies outside the recording, 5000 to 5119.96 s" in project.run()[2]
+    assert "lies outside the recording, 5000 to 5120 s" in project.run()[2]
 
 
 # ---------------------------------------------------------------- leakage
@@ -328,7 +328,7 @@ def test_a_bad_recording_is_told_in_one_line(project, name, columns, expected):
     ("row", "expected"),
     [
         ("70,60,Apnea", "row 2: event 70 to 60 s ends before it starts"),
-        ("500,510,Apnea", "row 2: event 500 to 510 s lies outside the recording, 0 to 119.96 s"),
+        ("500,510,Apnea", "row 2: event 500 to 510 s lies outside the recording, 0 to 120 s"),
         ("-5,10,Apnea", "row 2: event -5 to 10 s lies outside the recording"),
         ("60,70,Apnoea", "row 2: label 'Apnoea' is not in the dataset's labels; expected one of Apnea"),
         ("60,soon,Apnea", "row 2: column 'end_s' holds 'soon'"),

@@ -11,6 +11,9 @@ RANK = {
     "grid_journal": 1,
     "config": 1,
     "nab_files": 1,
+    "csv_tables": 1,
+    "signal_formats": 1,
+    "units": 1,
     "recordings": 2,
     "windowing": 2,
     "thresholds": 2,
@@ -41,6 +44,7 @@ RANK = {
 }
 NEVER_TORCH = (
     "metrics", "thresholds", "anomaly_scores", "windowing", "events", "recordings", "resampling", "config", "nab_files",
+    "csv_tables", "signal_formats", "units",
 )  # fmt: skip
 MODULES = sorted(ROOT.glob("*.py"))
 
