@@ -22,7 +22,8 @@ from utils import DataError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1"}             # cp1252 is what Windows makes of Latin-1
-HEAD = 1 << 14                                                       # bytes that are looked at before reading
+HEAD = 200                                                           # lines that are looked at before reading
+LINE = 1 << 20                                                       # bytes of one, lest no text at all is read as one
 UNREADABLE = (csv.Error, pd.errors.ParserError, EOFError, OSError, ValueError, zlib.error)
 NUMBER = re.compile(r"\s*[+-]?(\d*)([.,]?)(\d*)([eE][+-]?\d+)?\s*")
 DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{4}([ T]+)\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?(\s?[AaPp][Mm])?")
@@ -115,20 +116,18 @@ def seconds_of(texts: pd.Series, where: str, time_format: str | None = None) -> 
 
 
 def _head_of(path: Path) -> tuple[str, str]:
-    """Return the first whole lines of a file and its encoding."""
+    """Return the first lines of a file and its encoding."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            head = file.read(HEAD)
+            head = b"".join(file.readline(LINE) for _ in range(HEAD))
     except UNREADABLE as error:
         raise _not_readable(path, error) from None
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path.name}: not a readable CSV: UTF-16 text; save it as UTF-8")
     if b"\0" in head:
         raise DataError(f"{path.name}: not a readable CSV: it holds bytes that are no text")
-    if len(head) == HEAD:
-        head = head[: head.rfind(b"\n") + 1] or head
     for encoding in ENCODINGS:
         try:
             return head.decode(encoding), encoding

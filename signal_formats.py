@@ -25,6 +25,7 @@ WFDB = (".hea",)
 ANNOTATORS = ("atr", "apn", "st", "resp", "arousal", "breath")       # looked for where none is declared
 WFDB_BITS = {
     "8": 8, "16": 16, "24": 24, "32": 32, "61": 16, "80": 8, "160": 16, "212": 12, "310": 32 / 3, "311": 32 / 3,
+    "508": 0, "516": 0, "524": 0,                                    # compressed (FLAC): any size
 }  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def _told_apart(names: Sequence[str]) -> list[str]:
 
 def _read_edf(path: Path, wanted: Sequence[str] | None) -> SignalFile:
     pyedflib = _needs("pyEDFlib", "EDF", path)
-    _check_edf_size(path)
+    _check_edf_header(path)
     with _one_line(path, "EDF"), pyedflib.EdfReader(str(path), pyedflib.READ_ALL_ANNOTATIONS) as file:
         names = _told_apart(file.getSignalLabels())
         signals = {name: _edf_signal(file, at) for name, at in _positions(names, wanted, path).items()}
@@ -156,18 +157,25 @@ def _edf_signal(file: Any, at: int) -> Signal:
     return Signal(file.getPhysicalDimension(at), float(file.getSampleFrequency(at)), file.readSignal(at), step)
 
 
-def _check_edf_size(path: Path) -> None:
-    """Raise DataError where a file is shorter than its header says; pyEDFlib would print it as well."""
+def _check_edf_header(path: Path) -> None:
+    """Raise DataError where a file has gaps or is shorter than its header says, which pyEDFlib would print."""
+    found, width = path.stat().st_size, 2 if path.suffix.lower() == ".edf" else 3
+    if not found:
+        raise DataError(f"{path.name}: empty file; expected a header and signals")
     with path.open("rb") as file:
         head = file.read(256)
         try:
-            header, records, signals = int(head[184:192]), int(head[236:244]), int(head[252:256])
-            file.seek(256 + 216 * signals)
-            samples = [int(file.read(8)) for _ in range(signals)]
+            promised, records, signals = int(head[184:192]), int(head[236:244]), int(head[252:256])
+            if found >= promised:
+                file.seek(256 + 216 * signals)
+                promised += records * width * sum(int(file.read(8)) for _ in range(signals))
         except (ValueError, OSError):                                # not EDF at all: pyEDFlib says why
             return
-    width = 2 if path.suffix.lower() == ".edf" else 3
-    promised, found = header + records * sum(samples) * width, path.stat().st_size
+    if head[195:197] == b"+D":
+        kind = head[192:197].decode("ascii", "replace")
+        raise DataError(
+            f"{path.name}: {kind}, a recording with gaps between its records, is not read; export it as {kind[:-1]}C"
+        )
     if found < promised:
         raise DataError(f"{path.name}: cut off: {found} bytes; its header says {promised}")
 
@@ -194,7 +202,7 @@ def _read_wfdb(path: Path, wanted: Sequence[str] | None, annotators: Sequence[st
 
 
 def _wfdb_header(path: Path) -> Any:
-    """Return a record's header; its signal files have to be plain names, so that nothing else is opened."""
+    """Return a record's header, as far as it can be read."""
     wfdb = _needs("wfdb", "WFDB", path)
     with _one_line(path, "WFDB header"):
         header = wfdb.rdheader(_base(path))
@@ -215,8 +223,6 @@ def _base(path: Path) -> str:
 
 def _signal_files(path: Path, header: Any) -> list[Path]:
     for name in header.file_name:
-        if Path(name).name != name or "\\" in name:
-            raise DataError(f"{path.name}: signal file {name!r}; expected a file beside the header")
         if not path.with_name(name).is_file():
             raise DataError(f"{path.name}: its signal file {name} is not beside it")
     return [path.with_name(name) for name in dict.fromkeys(header.file_name)]
@@ -226,10 +232,12 @@ def _check_wfdb_sizes(path: Path, header: Any) -> None:
     """Raise DataError where a signal file is shorter than the header says."""
     for file in _signal_files(path, header):
         mine = [k for k, name in enumerate(header.file_name) if name == file.name]
-        bits, offset = WFDB_BITS.get(header.fmt[mine[0]]), header.byte_offset[mine[0]] or 0
-        if bits and header.sig_len:
+        form, offset = header.fmt[mine[0]], header.byte_offset[mine[0]] or 0
+        if form not in WFDB_BITS:
+            raise DataError(f"{path.name}: unknown signal format {form!r}; expected one of {', '.join(WFDB_BITS)}")
+        if header.sig_len:
             samples = header.sig_len * sum(header.samps_per_frame[k] for k in mine)
-            promised, found = offset + math.ceil(samples * bits / 8), file.stat().st_size
+            promised, found = offset + math.ceil(samples * WFDB_BITS[form] / 8), file.stat().st_size
             if found < promised:
                 raise DataError(f"{file.name}: cut off: {found} bytes; {path.name} says {promised}")
 
