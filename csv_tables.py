@@ -26,7 +26,9 @@ HEAD = 200                                                           # lines tha
 LINE = 1 << 20                                                       # bytes of one, lest no text at all is read as one
 UNREADABLE = (csv.Error, pd.errors.ParserError, EOFError, OSError, ValueError, zlib.error)
 NUMBER = re.compile(r"\s*[+-]?(\d*)([.,]?)(\d*)([eE][+-]?\d+)?\s*")
-DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{4}([ T]+)\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?(\s?[AaPp][Mm])?")
+DATE = re.compile(
+    r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})[ T]+(\d{1,2})(:\d{2}(?::\d{2}(?:[.,]\d+)?)?)(?:\s?([AaPp])[Mm])?"
+)
 TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}:\d{2}([.,]\d+)?")
 DAY_S = 86400.0
 
@@ -102,14 +104,15 @@ def seconds_of(texts: pd.Series, where: str, time_format: str | None = None) -> 
         seconds = _parsed(texts, time_format, where)
         return seconds if re.search("%[djcx]", time_format) else _past_midnight(seconds)
     first = str(texts.iloc[0]).strip()
-    if texts.str.contains(",", regex=False).any():
-        texts = texts.str.replace(",", ".", regex=False)
-    texts = texts.str.strip()
     if TIME_OF_DAY.fullmatch(first):
-        return _past_midnight(pd.to_timedelta(texts, errors="coerce").dt.total_seconds().to_numpy())
+        clock = texts.str.strip().str.replace(",", ".", regex=False)
+        return _past_midnight(pd.to_timedelta(clock, errors="coerce").dt.total_seconds().to_numpy())
     if DATE.fullmatch(first):
-        return _day_and_month(texts, first, where)
-    return _parsed(texts, "ISO8601", where)
+        return _day_and_month(texts, where)
+    seconds = _parsed(texts, "ISO8601", where)
+    if np.isfinite(seconds).all():
+        return seconds
+    return _parsed(texts.str.strip().str.replace(",", ".", regex=False), "ISO8601", where)
 
 
 # ---- detection ------------------------------------------------------------------------------
@@ -237,28 +240,34 @@ def _parsed(texts: pd.Series, time_format: str, where: str) -> np.ndarray:
     return seconds - seconds[0] if np.isfinite(seconds[0]) else seconds
 
 
-def _day_and_month(texts: pd.Series, first: str, where: str) -> np.ndarray:
-    """Return seconds from the first of timestamps such as 31.12.2024 23:59:59.5 or 12/31/2024 11:59:59 PM.
+def _day_and_month(texts: pd.Series, where: str) -> np.ndarray:
+    """Return seconds from the first of timestamps such as 31.12.2024 23:59:59,5 or 12/31/2024 11:59:59 PM.
 
-    Only differences of times count: where both orders of day and month give the same, either is right.
+    Dates with points begin with the day. Only differences of times count: where both orders of day
+    and month give the same, either is right.
     """
-    mark, blank, seconds, fraction, half = DATE.fullmatch(first).groups()
-    clock = ("%I" if half else "%H") + ":%M" + (":%S" if seconds else "")
-    if seconds and not half:                                         # some programs write whole seconds without .0
-        short = ~texts.str.rpartition(":")[2].str.contains(".", regex=False, na=False)
-        texts, clock = texts.where(~short, texts + ".0"), clock + ".%f"
-    elif fraction:
-        clock += ".%f"
-    clock += (half[:-2] + "%p") if half else ""
-    orders = ["%d{0}%m{0}%Y"] if mark == "." else ["%d{0}%m{0}%Y", "%m{0}%d{0}%Y"]
-    read = [_parsed(texts, order.format(mark) + blank + clock, where) for order in orders]
+    found = [DATE.fullmatch(text.strip()) for text in texts]
+    orders = [True] if found[0][2] == "." else [True, False]
+    read = [_parsed(pd.Series([_iso(f, order) for f in found], dtype=str), "ISO8601", where) for order in orders]
     fits = [seconds for seconds in read if np.isfinite(seconds).all()]
     if len(fits) == 2 and not np.array_equal(*fits):
         raise DataError(
-            f"{where}: time {first!r}: day or month first? say it: time_format in dataset_config.json, "
+            f"{where}: time {texts.iloc[0]!r}: day or month first? say it: time_format in dataset_config.json, "
             'such as "%d/%m/%Y %H:%M:%S.%f"'
         )
     return fits[0] if fits else min(read, key=lambda seconds: np.isnan(seconds).sum())
+
+
+def _iso(found: re.Match[str] | None, day_first: bool) -> str:
+    """Return a match of DATE as ISO 8601 has it; "" for none."""
+    if found is None:
+        return ""
+    day, _, month, year, hour, rest, half = found.groups()
+    if not day_first:
+        day, month = month, day
+    if half:
+        hour = int(hour) % 12 + (12 if half in "pP" else 0)
+    return f"{year}-{month:0>2}-{day:0>2}T{hour:0>2}{rest.replace(',', '.')}"
 
 
 def _past_midnight(seconds: np.ndarray) -> np.ndarray:

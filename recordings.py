@@ -287,7 +287,8 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     time = dialect.time_column or (TIME if TIME in layout.names or channels is not None else layout.names[0])
     missing = [c for c in (time, *(channels or [])) if c not in layout.names]
     if missing:
-        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {_listed(layout.names)}")
+        hint = "; see time_column" if missing[0] == time else ""
+        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {_listed(layout.names)}{hint}")
     notes: list[str] = []
     wanted = _usable_columns(layout, time, notes) if channels is None else channels
     numeric = dialect.time_format is None and _is_numeric(layout, time)
@@ -367,7 +368,9 @@ def _check_times(t: np.ndarray, path: Path, first_row: int) -> None:
 def _read_signal_file(path: Path, channels: list[str] | None, dialect: Dialect) -> tuple[Recording, dict[str, float]]:
     """Return the recording of an EDF or WFDB file, its time from its start, and each channel's digital step."""
     read = signal_formats.read_signals(path, channels, dialect.annotators)
-    longest = max(len(signal.values) for signal in read.signals.values())
+    longest = max((len(signal.values) for signal in read.signals.values()), default=0)
+    if longest < 2:
+        raise DataError(f"{path.name}: {longest} samples of signals; expected at least 2")
     times: dict[tuple[float, int], np.ndarray] = {}                  # signals of one rate share their times
     found = {}
     for name, signal in read.signals.items():
@@ -375,8 +378,6 @@ def _read_signal_file(path: Path, channels: list[str] | None, dialect: Dialect) 
         times.setdefault(key, np.arange(len(signal.values)) / signal.rate_hz)
         found[name] = Samples(times[key], signal.values, signal.unit)
     t = next(times for times in times.values() if len(times) == longest)
-    if longest < 2:
-        raise DataError(f"{path.name}: {longest} samples; expected at least 2")
     annotations = []
     for note in sorted(read.annotations, key=lambda note: note.start_s):
         lasts = note.duration_s

@@ -395,6 +395,14 @@ def test_a_damaged_edf_is_one_line(project, damage, expected):
     assert made.run()[0] == 0                                        # the file was closed again
 
 
+def test_an_edf_of_annotations_alone_is_one_line(tmp_path):
+    path = tmp_path / "night.edf"
+    with pyedflib.EdfWriter(str(path), 0, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
+        file.writeAnnotation(0, -1, "Recording starts")
+    with pytest.raises(DataError, match="^night.edf: [^\n]*$"):
+        read_recording(path)
+
+
 def test_a_header_without_its_signals_or_with_too_few_is_one_line(project):
     made = project("hea")
     signals = made.raw / "night_b.dat"
