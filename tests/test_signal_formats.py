@@ -395,6 +395,13 @@ def test_a_damaged_edf_is_one_line(project, damage, expected):
     assert made.run()[0] == 0                                        # the file was closed again
 
 
+def test_a_bdf_that_is_cut_off_is_one_line(tmp_path):
+    path = write_edf(tmp_path / "night.bdf", steps_of(), notes=[])
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"^night.bdf: cut off: (\d+) bytes; its header says \d+$"):
+        read_recording(path)
+
+
 def test_an_edf_of_annotations_alone_is_one_line(tmp_path):
     path = tmp_path / "night.edf"
     with pyedflib.EdfWriter(str(path), 0, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
