@@ -2,7 +2,7 @@
 
     python collected_data_preprocess.py                      # the embedded, simulated recordings
     python collected_data_preprocess.py --dataset cpap       # an entry of dataset_config.json
-    python collected_data_preprocess.py --inspect my_night.csv.gz
+    python collected_data_preprocess.py --inspect my_night.csv.gz other_night.edf
 
 Read -> one causal grid -> split in time -> scaler from training data alone -> windows. What the
 data is stands in dataset_config.json; what was dropped or filled is written to meta.json.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from tqdm import tqdm
 import recordings
 import respiratory_simulator
 from config import DATASET_CONFIG, DatasetConfig, dataset_names, load_dataset
-from recordings import Event, Recording
-from resampling import grid_of, to_grid
+from recordings import Dialect, Event, Recording, Samples
+from resampling import grid_of, significant, to_grid
+from signal_formats import companions
+from units import factor_between, is_known, says_nothing
 from utils import ROOT, DataError, run_cli, setup_logging, sha256_of
 from windowing import (
     SPLITS,
@@ -54,8 +57,7 @@ def preprocess(name: str, dataset: DatasetConfig, base: Path, out: Path, force: 
     folder = out / name
     raw = base / dataset.raw_dir
     files = _raw_files(name, dataset, raw)
-    events_files = [file for file in map(_events_file, files, files.values()) if file.is_file()]
-    sources = {file.name: sha256_of(file) for file in [*files.values(), *events_files]}
+    sources = _sources(files, dataset)
     fingerprint = fingerprint_of(dataset.model_dump(), sources)
     if not force and is_current(folder, fingerprint):
         log.info("%s is up to date", folder)
@@ -64,12 +66,14 @@ def preprocess(name: str, dataset: DatasetConfig, base: Path, out: Path, force: 
     events: dict[str, list[EventMeta]] = {}
     dropped: list[str] = []
     filled: list[str] = []
+    notes: list[str] = []
     for recording_name, file in tqdm(files.items(), desc="recordings", disable=None):
         recording = load_recording(file, recording_name, dataset)
         segment = on_grid(recording, dataset, filled)
         for split, parts in split_recording(segment, recording, dataset, dropped).items():
             splits[split] += parts
         events[recording_name] = labelled_events(recording)
+        notes += [f"{recording_name}: {note}" for note in recording.notes]
     facts = {
         "dataset": name,
         "description": dataset.description,
@@ -84,35 +88,90 @@ def preprocess(name: str, dataset: DatasetConfig, base: Path, out: Path, force: 
         "events": events,
         "dropped": dropped,
         "filled": filled,
+        "notes": notes,
         "sources": sources,
         "fingerprint": fingerprint,
         "config": dataset.model_dump(),
     }
     meta = write_dataset(folder, splits, max(round(dataset.window_s * dataset.rate_hz), 1), facts)
+    for note in notes:
+        log.info("%s", note)
     log.info("%s: %s rows", folder, ", ".join(f"{rows} {split}" for split, rows in meta.rows.items()))
     return folder
 
 
 def load_recording(file: Path, name: str, dataset: DatasetConfig) -> Recording:
-    """Read one raw recording of a dataset with its events, labels mapped to kinds."""
-    recording = recordings.read_recording(
-        file,
-        list(dataset.channels),
-        time_column=dataset.time_column,
-        sentinels={c: list(channel.sentinels) for c, channel in dataset.channels.items()},
-        name=name,
+    """Read one raw recording of a dataset, in the declared units, with its events, labels mapped to kinds."""
+    in_file = {name: channel.source or name for name, channel in dataset.channels.items()}
+    raw = recordings.read_recording(
+        file, list(dict.fromkeys(in_file.values())), _dialect(dataset), sentinels=_sentinels(dataset), name=name
     )
+    notes = list(raw.notes)
+    channels = {
+        channel: _in_unit(raw.channels[source], channel, dataset.channels[channel].unit, file, notes)
+        for channel, source in in_file.items()
+    }
+    recording = replace(raw, channels=channels, notes=notes)
     _check_rates(recording, dataset)
-    start, end = float(recording.t[0]), float(recording.t[-1])
-    events_file = _events_file(name, file)
-    if name in dataset.events:
-        known = [Event(e.start_s, e.end_s, e.label) for e in dataset.events[name]]
-        events = recordings.check_events(known, end, dataset.labels, f"events.{name}", start_s=start)
-    elif events_file.is_file():
-        events = recordings.read_events(events_file, end, dataset.labels, start_s=start)
-    else:
-        events = []
-    return Recording(name, file, recording.t, recording.channels, events)
+    return replace(recording, events=_events_of(recording, dataset))
+
+
+def _dialect(dataset: DatasetConfig) -> Dialect:
+    """Return what a dataset says of how its files are written."""
+    return Dialect(**{entry.name: getattr(dataset, entry.name) for entry in fields(Dialect)})
+
+
+def _sentinels(dataset: DatasetConfig) -> dict[str, list[float]]:
+    """Return the sentinel values of each channel by its name in the raw file."""
+    return {channel.source or name: list(channel.sentinels) for name, channel in dataset.channels.items()}
+
+
+def _in_unit(samples: Samples, name: str, declared: str, file: Path, notes: list[str]) -> Samples:
+    """Return samples in the declared unit; note a conversion, and a unit that one side does not say."""
+    if samples.unit is None or samples.unit == declared:
+        return samples
+    if says_nothing(samples.unit) or says_nothing(declared):
+        notes.append(f"{name}: unit {samples.unit!r} in the file is taken as {declared}, values unchanged")
+        return samples
+    factor = factor_between(samples.unit, declared)
+    if factor is None:
+        unknown = [unit for unit in (samples.unit, declared) if not is_known(unit)]
+        why = f"unknown unit {unknown[0]!r}" if unknown else "they do not convert"
+        raise DataError(
+            f"{file.name}: channel {name!r} is in {samples.unit!r}, but dataset_config.json says unit "
+            f"{declared!r}: {why}; correct channels.{name}.unit"
+        )
+    if factor == 1.0:
+        return samples
+    notes.append(f"{name}: converted from {samples.unit} to {declared}")
+    return Samples(samples.t, samples.values * factor, declared)
+
+
+def _events_of(recording: Recording, dataset: DatasetConfig) -> list[Event]:
+    """Return the labelled events: of the events file, else of dataset_config.json, else of the file itself.
+
+    Of a file's own annotations, those in the dataset's labels are events; the others are noted.
+    """
+    name, start, end = recording.name, float(recording.t[0]), recording.end_s
+    file, listed = _events_file(name, recording.path), dataset.events.get(name)
+    if file.is_file():
+        if listed:
+            recording.notes.append(f"events of {file.name}, not those of dataset_config.json")
+        return recordings.read_events(file, end, dataset.labels, _dialect(dataset), start_s=start)
+    if listed is not None:
+        known = [Event(e.start_s, e.end_s, e.label) for e in listed]
+        return recordings.check_events(known, end, dataset.labels, f"events.{name}", start_s=start)
+    events, others = [], []
+    for number, note in enumerate(recording.annotations, start=1):
+        if note.label not in dataset.labels:
+            others.append(note)
+            continue
+        where = f"{recording.path.name}: annotations"
+        events += recordings.check_events([note], end, dataset.labels, where, first_row=number, start_s=start)
+    if others:
+        found = recordings.count_labels(others)
+        recording.notes.append(f"{len(others)} annotations are not in labels and no events: {found}")
+    return events
 
 
 def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:
@@ -149,18 +208,10 @@ def on_grid(recording: Recording, dataset: DatasetConfig, filled: list[str]) -> 
             filled.append(f"{recording.name}: {name}: {resampled.held} short-gap samples hold the last value")
         if resampled.stuck:
             filled.append(f"{recording.name}: {name}: {resampled.stuck} stuck samples count as missing")
-        columns.append(_significant(resampled.values))
+        columns.append(significant(resampled.values))
     values = np.column_stack(columns)                                # (T, C)
     label = label_steps(grid.t, [(e.start_s, e.end_s) for e in recording.events])
     return Segment(recording.name, grid.t, values, label)
-
-
-def _significant(values: np.ndarray, digits: int = 6) -> np.ndarray:
-    """Return values (T,) rounded to so many significant digits: the unit must not decide what is lost."""
-    with np.errstate(divide="ignore"):
-        exponent = np.floor(np.log10(np.abs(values)))
-    power = 10.0 ** (digits - 1 - np.where(np.isfinite(exponent), exponent, 0.0))
-    return np.round(values * power) / power
 
 
 def split_recording(
@@ -202,6 +253,15 @@ def _events_file(name: str, file: Path) -> Path:
     return file.with_name(f"{name}.events.csv")
 
 
+def _sources(files: dict[str, Path], dataset: DatasetConfig) -> dict[str, str]:
+    """Return the SHA-256 of every file that is read: recordings, what belongs to them, events."""
+    read = list(files.values())
+    for name, file in files.items():
+        read += companions(file, dataset.annotators)
+        read += [events_file] if (events_file := _events_file(name, file)).is_file() else []
+    return {file.name: sha256_of(file) for file in dict.fromkeys(read)}
+
+
 def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
     """Return the file of each recording; simulated ones are made if their folder is missing."""
     if dataset.simulated and not raw.is_dir():
@@ -218,19 +278,16 @@ def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
 
 def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
     """Print what is understood of each file; change nothing."""
+    dialect, sentinels = (_dialect(dataset), _sentinels(dataset)) if dataset else (recordings.DETECT, {})
     for file in files:
         name = recordings.name_of(file)
-        sentinels = {c: list(v.sentinels) for c, v in dataset.channels.items()} if dataset else {}
-        time_column = dataset.time_column if dataset else "t_s"
-        recording = recordings.read_recording(
-            file, time_column=time_column, sentinels=sentinels, name=name, allow_constant=True
-        )
+        recording = recordings.read_recording(file, None, dialect, sentinels=sentinels, name=name)
         events_file = _events_file(name, file)
         if events_file.is_file():
-            start, end = float(recording.t[0]), float(recording.t[-1])
-            events = recordings.read_events(events_file, end, start_s=start)
-            recording = Recording(name, file, recording.t, recording.channels, events)
-        print("\n".join(recordings.describe(recording)))
+            start, end = float(recording.t[0]), recording.end_s
+            events = recordings.read_events(events_file, end, None, dialect, start_s=start)
+            recording = replace(recording, events=events)
+        print("\n".join(recordings.describe(recording, dataset.labels if dataset else None)))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -242,6 +242,9 @@ class ChannelConfig(Section):
     measures: Literal["airflow", "effort", "other"] = Field(
         "other", description="airflow, breathing effort (a belt), or something else"
     )
+    source: str | None = Field(
+        None, min_length=1, description="its column or signal in the raw file; null = the channel's own name"
+    )
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
     low_pass_hz: float | None = Field(None, gt=0, description="cut-off before resampling")
     sentinels: list[float] = Field([], description="values that mean 'no measurement'")
@@ -294,7 +297,18 @@ class DatasetConfig(Section):
     raw_dir: str = Field(description="folder of the raw recordings, relative to dataset_config.json")
     raw_hint: str = Field(description="what to put there, or the command that makes it")
     file_pattern: str = Field("{name}.csv", description="file of a recording; {name} is replaced")
-    time_column: str = Field("t_s", description="seconds from the start, or timestamps")
+    time_column: str = Field("t_s", description="CSV: seconds from the start, or timestamps")
+    time_format: str | None = Field(
+        None, min_length=1, description="CSV: timestamps in strptime's words, such as %d.%m.%Y %H:%M:%S,%f"
+    )
+    delimiter: Literal[",", ";", "\t"] | None = Field(None, description="CSV: between two cells; null = detect it")
+    decimal: Literal[".", ","] | None = Field(None, description="CSV: the decimal sign; null = detect it")
+    annotators: list[Name] | None = Field(
+        None, description="WFDB: suffixes of the annotation files; null = known ones that are there"
+    )
+    annotation_s: float = Field(
+        0.0, ge=0, description="EDF, WFDB: how long an annotation without a duration lasts"
+    )
     channels: dict[Name, ChannelConfig] = Field(min_length=1)
     rate_hz: float = Field(gt=0, le=1e4, description="of the common grid")
     delay_s: float = Field(
@@ -307,7 +321,9 @@ class DatasetConfig(Section):
         30.0, ge=0, description="normal data keeps this far away from a known anomaly"
     )
     split: SplitConfig
-    labels: dict[str, str] = Field({}, description="raw label -> kind")
+    labels: dict[str, str] = Field(
+        {}, description="raw label -> kind; an EDF's or WFDB's annotation that is not in here is no event"
+    )
     fault_kinds: list[str] = Field(
         [], description="kinds that mean missing signal, looked for in the mask"
     )

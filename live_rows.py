@@ -9,11 +9,12 @@ import select
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from csv_tables import timestamp_of
 from utils import DataError
 
 CHUNK, LONGEST = 1 << 16, 1 << 16        # bytes read at once, and of a line
@@ -92,13 +93,22 @@ class Rows:
 
     Args:
         time_column: of seconds or timestamps; the first row decides.
+        channels: their columns, in the order of the values.
+        layout: how the lines are written, where it is declared: delimiter, decimal, time_format.
         series: whether times are kept as they are written: the rows of a series count, not their times.
     """
 
-    def __init__(self, time_column: str, channels: Sequence[str], complaints: Complaints, series: bool = False) -> None:
+    def __init__(
+        self,
+        time_column: str,
+        channels: Sequence[str],
+        complaints: Complaints,
+        layout: Mapping[str, str | None] | None = None,
+        series: bool = False,
+    ) -> None:
         self.time_column, self.channels, self.complaints = time_column, list(channels), complaints
         self.header, self.columns, self.delimiter = "", [], ","
-        self.series, self.stamped = series, False
+        self.layout, self.series, self.stamped = dict(layout or {}), series, False
         self.origin: datetime | None = None                          # of timestamps, the first one
         self.number, self.written = 0, ""                            # of lines; the last time of a series
 
@@ -130,7 +140,8 @@ class Rows:
 
         Raises: DataError if the time or a channel is not among them.
         """
-        self.delimiter = max(",;\t", key=header.count)
+        self.delimiter = self.layout.get("delimiter") or max(",;\t", key=header.count)
+        self.comma = (self.layout.get("decimal") or ("." if self.delimiter == "," else ",")) == ","
         names = [name.strip() for name in next(csv.reader([header], delimiter=self.delimiter), [])]
         wanted = [self.time_column, *self.channels]
         for name in wanted:
@@ -147,14 +158,15 @@ class Rows:
         if self.series:
             self.written = text
             return 0.0
+        time_format = self.layout.get("time_format")
         try:
             if not self.stamped:
-                t = float(text)
+                t = float(text.replace(",", ".") if self.comma else text)
                 if math.isfinite(t):
                     return t
         except ValueError:
-            self.stamped = self.origin is None and _stamp(text) is not None
-        stamp = _stamp(text) if self.stamped else None
+            self.stamped = self.origin is None and timestamp_of(text, time_format) is not None
+        stamp = timestamp_of(text, time_format) if self.stamped else None
         try:
             self.origin = self.origin or stamp
             return (stamp - self.origin).total_seconds()
@@ -165,7 +177,7 @@ class Rows:
 
     def _number(self, text: str, name: str) -> float:
         try:
-            return float(text)
+            return float(text.replace(",", ".") if self.comma else text)
         except ValueError:
             if text and not text.isspace():
                 self._complain("values that are no numbers", f"{name} is {text[:40]!r}; expected a number")
@@ -191,13 +203,6 @@ class Rows:
             self.use_header(state["header"])
         self.stamped, self.number = state["stamped"], state["number"]
         self.origin = datetime.fromisoformat(state["origin"]) if state["origin"] else None
-
-
-def _stamp(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
 
 
 class Clock:

@@ -356,6 +356,8 @@ def _recordings_to_score(
     recordings = [preprocess.load_recording(file, name, data) for name, file in files.items()]
     segments, labelled = [], {}
     for recording in recordings:
+        for note in recording.notes:
+            log.info("%s: %s", recording.name, note)
         _check_length(recording.path, recording.duration_s, detector)
         segment = preprocess.on_grid(recording, data, [])
         segments += segments_where(segment, segment.label >= 0)

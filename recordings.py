@@ -1,32 +1,37 @@
 """Read raw respiratory recordings and their labelled events; say what was understood of them.
 
-A recording is a CSV or gzip'd CSV: one time column (seconds, or timestamps) and named channels.
-A channel slower than the fastest one has empty cells between its samples.
+A recording is a table (CSV, also gzip'd: one time column in seconds or timestamps, and named
+channels; a channel slower than the fastest one has empty cells between its samples), an EDF or BDF
+file, or a WFDB record. The last two carry units, and annotations that may be events.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+import csv_tables
+import signal_formats
 from utils import DataError
 
 EVENT_COLUMNS = ("start_s", "end_s", "label")
+TABLES = (".csv", ".tsv", ".txt")
+TIME = "t_s"                                                         # the time column, unless another is named
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of one channel: times (n,) in s, strictly rising, and values (n,), no NaN."""
+    """The samples of one channel: times (n,) in s, strictly rising, and values (n,), no NaN; unit: the file's."""
 
     t: np.ndarray
     values: np.ndarray
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,71 +45,111 @@ class Event:
 
 @dataclass(frozen=True)
 class Recording:
-    """One raw recording: its rows' times (n,) in s and each channel's samples."""
+    """One raw recording: its rows' times (n,) in s and each channel's samples.
+
+    format: how the file is written, in words. annotations: what the file itself says of times, not
+    checked yet. notes: what a user should know of how it was read.
+    """
 
     name: str
     path: Path
     t: np.ndarray
     channels: dict[str, Samples]
     events: list[Event] = field(default_factory=list)
+    format: str = ""
+    annotations: list[Event] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def duration_s(self) -> float:
         return float(self.t[-1] - self.t[0])
 
+    @property
+    def end_s(self) -> float:
+        """Where the last row ends: one row's time behind its beginning."""
+        return float(self.t[-1] + np.median(np.diff(self.t)))
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a dataset's files are written, as far as they do not say it themselves; None = detect it.
+
+    Of tables: the time column (None = `t_s` or else the first), delimiter, decimal sign and the
+    `strptime` format of times. Of signal files: the annotators of WFDB, and how long an annotation
+    without a duration lasts.
+    """
+
+    time_column: str | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
+    time_format: str | None = None
+    annotators: Sequence[str] | None = None
+    annotation_s: float = 0.0
+
+
+DETECT = Dialect()
+
 
 def read_recording(
     path: Path,
     channels: list[str] | None = None,
+    dialect: Dialect = DETECT,
     *,
-    time_column: str = "t_s",
     sentinels: Mapping[str, list[float]] | None = None,
     name: str | None = None,
-    allow_constant: bool = False,
 ) -> Recording:
-    """Read one recording.
+    """Read one recording; its suffix says which format it has.
 
     Args:
-        path: `.csv` or `.csv.gz`.
-        channels: columns to read; None = every column but the time column.
-        time_column: seconds from any origin, or timestamps; it must rise strictly.
-        sentinels: values of a channel that mean "no measurement", besides an empty cell.
+        channels: columns or signals to read, by their names in the file; None = all that can be
+            read, what cannot stands in `notes`.
+        sentinels: values of a channel, in the file's unit, that mean "no measurement", besides an empty cell.
         name: of the recording; None = the file's name without its suffixes.
-        allow_constant: take a channel that never changes instead of refusing it.
-    Raises: DataError naming file, column and row (the header is row 1).
+    Raises: DataError naming file, channel and row (as in an editor, the header is row 1).
     """
-    frame = _read_frame(path)
-    wanted = channels if channels is not None else [c for c in frame if c != time_column]
-    missing = [c for c in (time_column, *wanted) if c not in frame]
-    if missing:
-        has = ", ".join(repr(column)[1:-1] for column in frame)
-        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {has}")
-    if len(frame) < 2:
-        raise DataError(f"{path.name}: {len(frame)} rows of samples; expected at least 2")
-    t = _read_times(frame[time_column], path)
-    found = {}
-    for channel in wanted:
-        values = _read_numbers(frame[channel], path)
-        values[np.isin(values, (sentinels or {}).get(channel, []))] = np.nan
-        present = np.isfinite(values)
-        if not present.any():
-            raise DataError(f"{path.name}: channel {channel!r} has no value at all; remove it or its file")
-        if np.ptp(values[present]) == 0 and not allow_constant:
-            raise DataError(
-                f"{path.name}: channel {channel!r} is constant at {values[present][0]:g}; "
-                "a channel without any change cannot be used"
-            )
-        found[channel] = Samples(t[present], values[present])
-    return Recording(name or name_of(path), path, t, found)
+    read = _read_signal_file if signal_formats.is_signal_file(path) else _read_table
+    recording, steps = read(path, channels, dialect)
+    recording = replace(recording, name=name or name_of(path))
+    for channel, samples in list(recording.channels.items()):
+        present = np.isfinite(samples.values)
+        for sentinel in (sentinels or {}).get(channel, []):
+            present &= np.abs(samples.values - sentinel) > 0.99 * steps[channel]     # rounded or cut when stored
+        found = Samples(samples.t, samples.values, samples.unit)
+        if not present.all():
+            found = Samples(samples.t[present], samples.values[present], samples.unit)
+        recording.channels[channel] = found
+        if channels is None and not len(found.values):
+            del recording.channels[channel]
+            recording.notes.append(f"{channel!r} is not read: it has no value at all")
+        elif channels is not None:
+            _check_usable(channel, found, path)
+    return recording
+
+
+def _check_usable(channel: str, samples: Samples, path: Path) -> None:
+    if not len(samples.values):
+        raise DataError(f"{path.name}: channel {channel!r} has no value at all; remove it or its file")
+    if np.ptp(samples.values) == 0:
+        raise DataError(
+            f"{path.name}: channel {channel!r} is constant at {samples.values[0]:g}; "
+            "a channel without any change cannot be used"
+        )
 
 
 def name_of(path: Path) -> str:
     """Return the name of a recording: its file's name without its suffixes."""
-    return path.name.removesuffix(".gz").removesuffix(".csv")
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    known = (*TABLES, *signal_formats.EDF, *signal_formats.WFDB)
+    return name.stem if name.suffix.lower() in known else name.name
 
 
 def read_events(
-    path: Path, end_s: float, labels: Mapping[str, str] | None = None, *, start_s: float = 0.0
+    path: Path,
+    end_s: float,
+    labels: Mapping[str, str] | None = None,
+    dialect: Dialect = DETECT,
+    *,
+    start_s: float = 0.0,
 ) -> list[Event]:
     """Read an events file, `start_s,end_s,label`, with labels mapped to kinds where a map is given.
 
@@ -113,16 +158,14 @@ def read_events(
     Raises: DataError naming file and row if an event ends before it starts, lies outside the
     recording, or carries a label that the map does not know.
     """
-    frame = _read_frame(path)
-    missing = [c for c in EVENT_COLUMNS if c not in frame]
+    layout = csv_tables.layout_of(path, dialect.delimiter, dialect.decimal)
+    missing = [c for c in EVENT_COLUMNS if c not in layout.names]
     if missing:
         raise DataError(f"{path.name}: no column {missing[0]!r}; expected {','.join(EVENT_COLUMNS)}")
-    if not len(frame):
-        return []
-    starts, ends = (_read_numbers(frame[c], path) for c in ("start_s", "end_s"))
-    texts = frame["label"].astype(str)
-    events = [Event(float(a), float(b), str(text)) for a, b, text in zip(starts, ends, texts, strict=True)]
-    return check_events(events, end_s, labels, path.name, first_row=2, start_s=start_s)
+    frame = csv_tables.read_columns(path, layout, ["start_s", "end_s"], ["label"])
+    rows = zip(frame["start_s"].tolist(), frame["end_s"].tolist(), frame["label"].fillna(""), strict=True)
+    events = [Event(start, end, label) for start, end, label in rows]
+    return check_events(events, end_s, labels, path.name, first_row=layout.first_row, start_s=start_s)
 
 
 def check_events(
@@ -153,17 +196,33 @@ def check_events(
     return sorted(checked, key=lambda event: event.start_s)
 
 
-def describe(recording: Recording, gap_s: float = 0.5, flat_s: float = 2.0) -> list[str]:
-    """Return lines of text on what was understood: channels, rates, gaps, flat stretches, events."""
+def describe(
+    recording: Recording, labels: Mapping[str, str] | None = None, gap_s: float = 0.5, flat_s: float = 2.0
+) -> list[str]:
+    """Return lines of text on what was understood: channels, rates, gaps, flat stretches, events.
+
+    Args:
+        labels: the dataset's, so that an annotation is said to be an event or not.
+    """
     lines = [
         f"{recording.path.name}: {len(recording.t)} rows, {recording.duration_s:.2f} s "
-        f"({recording.duration_s / 3600:.2f} h), time from {recording.t[0]:g} s"
+        f"({recording.duration_s / 3600:.2f} h), time from {recording.t[0]:g} s",
+        f"  {recording.format}",
     ]
     for name, samples in recording.channels.items():
         lines += _describe_channel(name, samples, gap_s, flat_s)
+    lines += [f"  {note}" for note in recording.notes]
     lines.append(f"  events: {len(recording.events)}")
     lines += [f"    {e.start_s:g} to {e.end_s:g} s: {e.label}" for e in recording.events]
+    if recording.annotations:
+        lines.append(f"  annotations in the file itself: {len(recording.annotations)}")
+        lines += _describe_annotations(recording.annotations, labels)
     return lines
+
+
+def count_labels(events: Sequence[Event]) -> str:
+    """Return the labels of events and how often each stands there, the most frequent first, in words."""
+    return ", ".join(f"{label!r} ({count})" for label, count in Counter(e.label for e in events).most_common())
 
 
 def measured_rate(t: np.ndarray) -> float:
@@ -174,11 +233,12 @@ def measured_rate(t: np.ndarray) -> float:
 def _describe_channel(name: str, samples: Samples, gap_s: float, flat_s: float) -> list[str]:
     values, step = samples.values, np.diff(samples.t)
     rate = measured_rate(samples.t)
+    unit = f" {samples.unit}" if samples.unit else ""
     low, middle, high = np.quantile(values, [0.01, 0.5, 0.99])
     lines = [
         f"  {name}: {rate:.4g} Hz, {len(values)} samples, "
         f"1 / 50 / 99 %: {low:.4g} / {middle:.4g} / {high:.4g}, "
-        f"range {values.min():.4g} to {values.max():.4g}"
+        f"range {values.min():.4g} to {values.max():.4g}{unit}"
     ]
     gaps = np.flatnonzero(step > max(gap_s, 1.5 / rate))
     if len(gaps):
@@ -201,77 +261,127 @@ def _describe_channel(name: str, samples: Samples, gap_s: float, flat_s: float) 
     return lines
 
 
+def _describe_annotations(annotations: Sequence[Event], labels: Mapping[str, str] | None) -> list[str]:
+    lines = []
+    for label, count in Counter(a.label for a in annotations).most_common():
+        mine = [a for a in annotations if a.label == label]
+        lasting = f", {sum(a.end_s - a.start_s for a in mine):g} s in all"
+        use = "" if labels is None else f": {labels[label]}" if label in labels else ": not in labels, no event"
+        lines.append(f"    {label!r}: {count}, the first at {mine[0].start_s:g} s{lasting}{use}")
+    return lines
+
+
 def equal_runs(values: np.ndarray) -> np.ndarray:
     """Return the maximal runs of equal neighbours of (n,) values as rows [start, end), (k, 2)."""
     edges = np.flatnonzero(np.diff(values) != 0) + 1
     return np.column_stack([np.r_[0, edges], np.r_[edges, len(values)]])
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
-            return pd.read_csv(path, index_col=False, low_memory=False)
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{path.name}: empty file; expected a header and rows of samples") from None
-    except pd.errors.ParserWarning:                                  # index_col=False: cells are never row names
-        raise DataError(f"{path.name}: row 2: more cells than the header has names") from None
-    except (pd.errors.ParserError, EOFError, OSError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path.name}: not a readable CSV: {reason}") from None
+def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tuple[Recording, dict[str, float]]:
+    """Return a table's recording with NaN where a cell is empty, and each channel's digital step: none, 0."""
+    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    if plain.suffix.lower() not in TABLES:
+        formats = ", ".join((*TABLES, "such a file with .gz", *signal_formats.EDF, *signal_formats.WFDB))
+        raise DataError(f"{path.name}: unknown format {path.suffix!r}; expected {formats}")
+    layout = csv_tables.layout_of(path, dialect.delimiter, dialect.decimal)
+    time = dialect.time_column or (TIME if TIME in layout.names or channels is not None else layout.names[0])
+    missing = [c for c in (time, *(channels or [])) if c not in layout.names]
+    if missing:
+        hint = "; see time_column" if missing[0] == time else ""
+        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {_listed(layout.names)}{hint}")
+    notes: list[str] = []
+    wanted = _usable_columns(layout, time, notes) if channels is None else channels
+    numeric = dialect.time_format is None and _is_numeric(layout, time)
+    frame = csv_tables.read_columns(path, layout, [time, *wanted] if numeric else wanted, () if numeric else [time])
+    if len(frame) < 2:
+        raise DataError(f"{path.name}: {len(frame)} rows of samples; expected at least 2")
+    t = frame[time].to_numpy() if numeric else _read_stamps(frame[time], path, layout, dialect.time_format)
+    _check_times(t, path, layout.first_row)
+    found = {channel: Samples(t, frame[channel].to_numpy()) for channel in wanted}
+    return Recording("", path, t, found, [], f"{layout}, time in {time!r}", [], notes), dict.fromkeys(wanted, 0.0)
 
 
-def _read_numbers(column: pd.Series, path: Path) -> np.ndarray:
-    """Return a column as float64; text in it is an error that names its row."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    wrong = np.flatnonzero((numbers.isna() & column.notna()).to_numpy())
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name)[1:-1] for name in names)
+
+
+def _usable_columns(layout: csv_tables.Layout, time: str, notes: list[str]) -> list[str]:
+    """Return the columns whose first rows hold mostly numbers, or nothing; note the others."""
+    usable = []
+    for at, name in enumerate(layout.names):
+        if layout.names.count(name) > 1 or not name:
+            notes.append(f"column {at + 1} is not read: its name {name!r} is empty or stands there twice")
+        elif name != time and _is_numeric(layout, name):
+            usable.append(name)
+        elif name != time:
+            cells = [row[at] for row in layout.head if at < len(row)]
+            text = next(cell for cell in cells if cell.strip() and not csv_tables.is_number(cell, layout.decimal))
+            notes.append(f"column {name!r} is not read: it holds {text!r}, no number")
+    return usable
+
+
+def _is_numeric(layout: csv_tables.Layout, name: str) -> bool:
+    """Return whether most cells of the first rows of a column are numbers, leaving out empty ones."""
+    at = layout.names.index(name)
+    cells = [row[at] for row in layout.head if at < len(row) and row[at].strip()]
+    return 2 * sum(csv_tables.is_number(cell, layout.decimal) for cell in cells) >= len(cells)
+
+
+def _read_stamps(column: pd.Series, path: Path, layout: csv_tables.Layout, time_format: str | None) -> np.ndarray:
+    """Return a column of timestamps as seconds from the first one (n,)."""
+    empty = np.flatnonzero(column.isna().to_numpy())
+    if len(empty):
+        raise DataError(f"{path.name}: row {empty[0] + layout.first_row}: the time is empty or infinite")
+    t = csv_tables.seconds_of(column, path.name, time_format)
+    wrong = np.flatnonzero(~np.isfinite(t))
     if len(wrong):
-        row = wrong[0]
-        raise DataError(
-            f"{path.name}: row {row + 2}: column {column.name!r} holds {column.iloc[row]!r}; expected a number"
-        )
-    values = numbers.to_numpy(dtype=float, na_value=np.nan, copy=True)
-    values[np.isinf(values)] = np.nan
-    return values
+        right = "seconds or a timestamp such as 2024-05-01 22:30:00.04"
+        if time_format is not None:
+            right = f"one as in time_format, {time_format!r}"
+        row, found = wrong[0] + layout.first_row, column.iloc[wrong[0]]
+        raise DataError(f"{path.name}: row {row}: time {found!r}; expected {right}")
+    return t
 
 
-def _read_times(column: pd.Series, path: Path) -> np.ndarray:
-    """Return the time column as seconds (n,): numbers as they are, timestamps from the first one."""
-    if not pd.api.types.is_numeric_dtype(column):
-        if pd.to_numeric(column, errors="coerce").notna().mean() > 0.5:
-            return _check_times(_read_numbers(column, path), path)
-        stamps = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
-        if stamps.isna().all():
-            with warnings.catch_warnings(action="ignore"):           # that it had to guess the format
-                stamps = pd.to_datetime(column, errors="coerce", utc=True)
-        wrong = np.flatnonzero(stamps.isna().to_numpy())
-        if len(wrong):
-            raise DataError(
-                f"{path.name}: row {wrong[0] + 2}: time {column.iloc[wrong[0]]!r}; "
-                "expected seconds or a timestamp such as 2024-05-01 22:30:00.04"
-            )
-        return _check_times((stamps - stamps.iloc[0]).dt.total_seconds().to_numpy(), path)
-    return _check_times(column.to_numpy(dtype=float, na_value=np.nan), path)
-
-
-def _check_times(t: np.ndarray, path: Path) -> np.ndarray:
+def _check_times(t: np.ndarray, path: Path, first_row: int) -> None:
+    """Raise DataError unless the rows' times (n,) are there and rise, without an absurd leap."""
     empty = np.flatnonzero(~np.isfinite(t))
     if len(empty):
-        raise DataError(f"{path.name}: row {empty[0] + 2}: the time is empty or infinite")
+        raise DataError(f"{path.name}: row {empty[0] + first_row}: the time is empty or infinite")
     back = np.flatnonzero(np.diff(t) <= 0)
     if len(back):
         row = back[0] + 1
         what = "repeats" if t[row] == t[row - 1] else "goes backwards"
         raise DataError(
-            f"{path.name}: row {row + 2}: time {what} ({t[row - 1]:g} s, then {t[row]:g} s; "
+            f"{path.name}: row {row + first_row}: time {what} ({t[row - 1]:g} s, then {t[row]:g} s; "
             f"{len(back)} such rows); sort the file or drop them"
         )
     step = np.diff(t)
     if t[-1] - t[0] > 1000 * len(t) * np.median(step):
         row = int(step.argmax()) + 1
         raise DataError(
-            f"{path.name}: row {row + 2}: time jumps from {t[row - 1]:g} to {t[row]:g} s, far beyond the "
+            f"{path.name}: row {row + first_row}: time jumps from {t[row - 1]:g} to {t[row]:g} s, far beyond the "
             f"recording's {len(t)} rows; split the file there"
         )
-    return t
+
+
+def _read_signal_file(path: Path, channels: list[str] | None, dialect: Dialect) -> tuple[Recording, dict[str, float]]:
+    """Return the recording of an EDF or WFDB file, its time from its start, and each channel's digital step."""
+    read = signal_formats.read_signals(path, channels, dialect.annotators)
+    longest = max((len(signal.values) for signal in read.signals.values()), default=0)
+    if longest < 2:
+        raise DataError(f"{path.name}: {longest} samples of signals; expected at least 2")
+    times: dict[tuple[float, int], np.ndarray] = {}                  # signals of one rate share their times
+    found = {}
+    for name, signal in read.signals.items():
+        key = (signal.rate_hz, len(signal.values))
+        times.setdefault(key, np.arange(len(signal.values)) / signal.rate_hz)
+        found[name] = Samples(times[key], signal.values, signal.unit)
+    t = next(times for times in times.values() if len(times) == longest)
+    annotations = []
+    for note in sorted(read.annotations, key=lambda note: note.start_s):
+        lasts = note.duration_s
+        if lasts is None:
+            lasts = min(dialect.annotation_s, max(float(t[-1]) - note.start_s, 0.0))
+        annotations.append(Event(note.start_s, note.start_s + lasts, note.text))
+    return Recording("", path, t, found, [], read.format, annotations), {n: s.step for n, s in read.signals.items()}

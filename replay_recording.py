@@ -20,21 +20,21 @@ import numpy as np
 from utils import DataError, run_cli, setup_logging
 
 
-def replay(path: Path, time_column: str, speed: float) -> None:
-    """Write the rows of a recording, a row when it is due.
+def replay(path: Path, time_column: str | None, speed: float) -> None:
+    """Write the rows of a recording, a row when it is due; in the units of its file.
 
     Args:
         speed: seconds of the recording in one second; 0 = as fast as possible.
     """
-    from recordings import read_recording
+    from recordings import TIME, Dialect, read_recording
 
-    recording = read_recording(path, time_column=time_column, allow_constant=True)
+    recording = read_recording(path, dialect=Dialect(time_column=time_column))
     times, columns = recording.t, []
     for samples in recording.channels.values():
         column = np.full(len(times), "", dtype=object)
         column[np.searchsorted(times, samples.t)] = [f"{value:.10g}" for value in samples.values]
         columns.append(column)
-    print(",".join([time_column, *recording.channels]), flush=True)
+    print(",".join([time_column or TIME, *recording.channels]), flush=True)
     began = time.monotonic()
     for t, *cells in zip(times.tolist(), *columns, strict=True):
         ahead_s = (t - times[0]) / speed - (time.monotonic() - began) if speed else 0.0
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recording", type=Path)
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="times as fast; 0 = as fast as possible")
-    parser.add_argument("--time-column", default="t_s", metavar="NAME")
+    parser.add_argument("--time-column", metavar="NAME", help="of a table (t_s, or else its first column)")
     return parser
 
 

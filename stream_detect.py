@@ -280,8 +280,12 @@ def new_stream(checkpoint: Path, device: str, complaints: Complaints) -> Stream:
         raise DataError(f"{checkpoint.name}: its training was not finished, it has no threshold; resume the run first")
     series = bool(state.get("series"))
     data = None if series else validate(DatasetConfig, state.get("data"), checkpoint.name)
-    time_column = "timestamp" if series else data.time_column
-    rows = Rows(time_column, detector.channels, complaints, series)
+    if series:
+        rows = Rows("timestamp", detector.channels, complaints, series=True)
+    else:
+        columns = [data.channels[name].source or name for name in detector.channels]
+        layout = {key: getattr(data, key) for key in ("delimiter", "decimal", "time_format")}
+        rows = Rows(data.time_column, columns, complaints, layout)
     return Stream(LiveDetection(detector, data), rows, Clock(complaints))
 
 

@@ -11,6 +11,9 @@ RANK = {
     "grid_journal": 1,
     "config": 1,
     "nab_files": 1,
+    "csv_tables": 1,
+    "signal_formats": 1,
+    "units": 1,
     "recordings": 2,
     "windowing": 2,
     "thresholds": 2,
@@ -32,7 +35,7 @@ RANK = {
     "collected_data_preprocess": 5,
     "data_preprocess_NAB": 5,
     "pure_lstm_anomaly_detection_main": 6,
-    "live_rows": 1,
+    "live_rows": 2,
     "live_detection": 5,
     "stream_detect": 6,
     "replay_recording": 6,
@@ -47,7 +50,7 @@ RANK = {
 }
 NEVER_TORCH = (
     "metrics", "thresholds", "anomaly_scores", "comparisons", "trailing", "windowing", "events", "recordings",
-    "resampling", "config", "nab_files", "live_rows",
+    "resampling", "config", "nab_files", "live_rows", "csv_tables", "signal_formats", "units",
 )  # fmt: skip
 MODULES = sorted(ROOT.glob("*.py"))
 

@@ -18,6 +18,7 @@ import collected_data_preprocess
 import pure_lstm_anomaly_detection_main as script
 import trainers
 from data_loader import load_dataset
+from recordings import read_recording
 
 SCRIPT = Path(script.__file__)
 CONFIG = {
@@ -226,6 +227,33 @@ def test_one_channel_alone(home, tmp_path):
     assert call(home, "--checkpoint", root / "checkpoint.pt", "--score", tmp_path / "three.csv", "--out", out) == 0
     expected = scores.loc[scores["recording"] == "three", "score"]
     np.testing.assert_allclose(pd.read_csv(out / "scores.csv")["score"], expected, atol=1e-5)
+
+
+def test_an_edf_and_its_annotations_score_like_the_csv_of_the_same_values(home, run, tmp_path):
+    pyedflib = pytest.importorskip("pyedflib", reason="pip install -r requirements-formats.txt")
+    frame = pd.read_csv(home / "raw" / "three.csv")
+    edf, csv = tmp_path / "edf" / "three.edf", tmp_path / "csv" / "three.csv"
+    for path in (edf, csv):
+        path.parent.mkdir()
+    with pyedflib.EdfWriter(str(edf), 2) as file:
+        for k, (name, unit, most) in enumerate([("flow_lpm", "L/min", 100.0), ("thorax_au", "", 5.0)]):
+            header = {"label": name, "dimension": unit, "sample_frequency": 10, "physical_min": -most,
+                      "physical_max": most, "digital_min": -32768, "digital_max": 32767, "prefilter": "",
+                      "transducer": ""}  # fmt: skip
+            file.setSignalHeader(k, header)
+        file.writeSamples([frame["flow_lpm"].to_numpy(), frame["thorax_au"].to_numpy()])
+        file.writeAnnotation(APNEA[0], APNEA[1] - APNEA[0], "apnea")
+    recording = read_recording(edf)
+    columns = {name: samples.values for name, samples in recording.channels.items()}
+    pd.DataFrame({"t_s": recording.t, **columns}).to_csv(csv, index=False)
+    csv.with_name("three.events.csv").write_text(f"start_s,end_s,label\n{APNEA[0]},{APNEA[1]},apnea\n")
+    found = []
+    for path in (edf, csv):
+        out = tmp_path / f"scored-{path.suffix[1:]}"
+        assert call(home, "--checkpoint", run / "checkpoint.pt", "--score", path, "--out", out) == 0
+        found.append(pd.read_csv(out / "scores.csv"))
+    pd.testing.assert_frame_equal(*found, rtol=0, atol=1e-5)
+    assert found[0]["label"].sum() == 101
 
 
 def test_a_dry_run_leaves_nothing_behind(home, tmp_path, monkeypatch, capsys):

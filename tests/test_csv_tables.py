@@ -1,0 +1,195 @@
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from csv_tables import is_number, layout_of, seconds_of
+from recordings import Dialect, describe, read_events, read_recording
+from utils import DataError
+
+EXPECTED = {"t": [0, 0.04, 0.08], "flow": [-1.25, 1000.5, 2e-3]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to(text: str | bytes, name: str = "night.csv"):
+        path = tmp_path / name
+        content = text if isinstance(text, bytes) else text.encode()
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        return path
+
+    return to
+
+
+def refusal(path, channels=None, **dialect) -> str:
+    with pytest.raises(DataError) as caught:
+        read_recording(path, channels, Dialect(**dialect))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def rows(delimiter: str, decimal: str, end: str = "\n") -> str:
+    lines = [["t_s", "flow"], ["0", "-1.25"], ["0.04", "1000.5"], ["0.08", "2e-3"]]
+    cells = [[cell.replace(".", decimal) if k else cell for cell in line] for k, line in enumerate(lines)]
+    return "".join(delimiter.join(line) + end for line in cells)
+
+
+# ---------------------------------------------------------------- separators and decimal signs
+
+@pytest.mark.parametrize("name", ["night.csv", "night.csv.gz", "night.tsv", "night.TXT"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(("delimiter", "decimal"), [(",", "."), (";", ","), (";", "."), ("\t", ","), ("\t", ".")])
+def test_every_way_to_write_the_same_table_reads_the_same(write, delimiter, decimal, end, name):
+    recording = read_recording(write(rows(delimiter, decimal, end), name))
+    np.testing.assert_array_equal(recording.t, EXPECTED["t"])
+    np.testing.assert_array_equal(recording.channels["flow"].values, EXPECTED["flow"])
+    assert f"decimal {decimal!r}" in describe(recording)[1]
+
+
+def test_what_excel_adds_is_understood_and_rows_are_still_counted_as_in_an_editor(write):
+    text = "\ufeffsep=;\r\n t_s ; Flow (L/min)\r\n0;1,5\r\n1;2,5\r\n"
+    recording = read_recording(write(text), ["Flow (L/min)"])
+    np.testing.assert_array_equal(recording.channels["Flow (L/min)"].values, [1.5, 2.5])
+    assert "row 4: column 'Flow (L/min)' holds 'x'" in refusal(write(text.replace("2,5", "x")), ["Flow (L/min)"])
+
+
+def test_quoted_cells_with_a_decimal_comma_between_commas(write):
+    recording = read_recording(write('t_s,flow\n0,"1,5"\n"0,5","2,25"\n'))
+    np.testing.assert_array_equal(recording.t, [0, 0.5])
+    np.testing.assert_array_equal(recording.channels["flow"].values, [1.5, 2.25])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("t_s;flow,x\n0;1,5\n1;2,5\n", "row 1: separated by comma or semicolon? say it: delimiter in"),
+        ("t_s;flow\n0;1,234\n1;2,345\n", "numbers such as 2,345 leave open which sign is the decimal one; say it"),
+        ("t_s;flow\n0;1.234\n1;2.345\n", "numbers such as 2.345 leave open which sign is the decimal one; say it"),
+        ("t_s;flow\n0;1,5\n1;2.5\n", "numbers such as 1,5 and 2.5 leave open which sign is the decimal one"),
+        ("t_s;flow\n0;1,5\n1;1.234,5\n", "row 3: column 'flow' holds '1.234,5'; expected a number"),
+        ("t_s,flow,flow\n0,1,2\n1,2,3\n", "2 columns are called 'flow'; rename them"),
+    ],
+)
+def test_a_doubt_is_one_line_that_says_what_settles_it(write, text, expected):
+    assert refusal(write(text), ["flow"]).startswith(f"night.csv: {expected}")
+
+
+def test_what_is_declared_is_not_guessed(write):
+    thousandths = write("t_s;flow\n0;1,234\n1;2,345\n")
+    read = read_recording(thousandths, ["flow"], Dialect(decimal=","))
+    assert read.channels["flow"].values.tolist() == [1.234, 2.345]
+    two = write("t_s;flow,x\n0;1,5\n1;2,5\n")
+    assert read_recording(two, ["flow,x"], Dialect(delimiter=";")).channels["flow,x"].values.tolist() == [1.5, 2.5]
+    assert "decimal '.'" in refusal(write("t_s;flow\n0;1,5\n1;2,5\n"), ["flow"], decimal=".")
+    mixed = write("t_s;flow\n0;0,5\n1;1.234\n")
+    assert "'1.234'; expected a number with decimal ','" in refusal(mixed, ["flow"], decimal=",")
+
+
+def test_a_sign_that_changes_behind_the_first_rows_is_told_with_its_row(write):
+    text = "t_s;flow\n" + "".join(f"{k};{k % 7},5\n" for k in range(5000)) + "5000;1.234\n5001;2,5\n"
+    expected = "night.csv: row 5002: column 'flow' holds '1.234'; expected a number with decimal ','"
+    assert refusal(write(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "decimal", "expected"),
+    [
+        ("1", ".", True), ("-1.5e-3", ".", True), (".5", ".", True), ("5,", ",", True), ("1,5", ".", False),
+        (".", ".", False), ("", ".", False), ("e5", ".", False), ("1.5.2", ".", False), ("1,234,567", ",", False),
+    ],
+)  # fmt: skip
+def test_numbers_by_hand(text, decimal, expected):
+    assert is_number(text, decimal) is expected
+
+
+# ---------------------------------------------------------------- encodings
+
+@pytest.mark.parametrize(("encoding", "said"), [("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8"), ("latin-1", "Latin-1")])
+def test_headers_with_degrees_and_micro_signs(write, encoding, said):
+    recording = read_recording(write("t_s;Temp °C;µV\n0;36,5;1\n1;36,75;2\n".encode(encoding)), ["Temp °C", "µV"])
+    np.testing.assert_array_equal(recording.channels["Temp °C"].values, [36.5, 36.75])
+    assert recording.format.endswith(f"{said}, time in 't_s'")
+
+
+def test_a_latin_letter_far_behind_the_header(write, tmp_path):
+    text = "t_s,flow,note\n" + "".join(f"{k},{k % 7},\n" for k in range(5000)) + "5000,1,sp\xe4t\n"
+    assert len(read_recording(write(text.encode("latin-1")), ["flow"]).t) == 5001
+
+
+def test_other_text_and_no_text_are_refused(write):
+    wide = write(rows(",", ".").encode("utf-16"))
+    assert refusal(wide) == "night.csv: not a readable CSV: UTF-16 text; save it as UTF-8"
+    assert "it holds bytes that are no text" in refusal(write(b"PK\x03\x04\0\0\0" * 50))
+    assert refusal(write(b"PK", "night.xlsx")).startswith("night.xlsx: unknown format '.xlsx'; expected .csv, ")
+
+
+# ---------------------------------------------------------------- times
+
+@pytest.mark.parametrize(
+    "stamps",
+    [
+        ["31.12.2024 23:59:59,5", "01.01.2025 00:00:00", "01.01.2025 00:00:00,5"],
+        ["03.04.2024 23:59:59,5", "04.04.2024 00:00:00,0", "04.04.2024 00:00:00,5"],
+        ["12/31/2024 11:59:59 PM", "01/01/2025 12:00:00 AM", "01/01/2025 12:00:01 AM"],
+        ["31/12/2024 23:59:59", "01/01/2025 00:00:00", "01/01/2025 00:00:01"],
+        ["03/04/2024 10:00:00.5", "03/04/2024 10:00:01", "03/04/2024 10:00:01.5"],
+        ["2024-12-31 23:59:59,5", "2025-01-01 00:00:00,0", "2025-01-01 00:00:00,5"],
+        ["23:59:59.5", "00:00:00", "00:00:00.5"],
+    ],
+)
+def test_times_of_many_programs_count_from_the_first(stamps):
+    step = 0.5 if any(mark in stamps[2][-2:] for mark in ".,") else 1.0
+    np.testing.assert_allclose(seconds_of(pd.Series(stamps), "night.csv"), [0, step, 2 * step])
+
+
+def test_day_and_month_that_may_be_mistaken_are_one_line(write):
+    stamps = ["03/04/2024 23:59:59", "04/04/2024 00:00:00", "04/04/2024 00:00:01"]
+    text = "time,flow\n" + "".join(f"{stamp},{k}\n" for k, stamp in enumerate(stamps))
+    expected = "night.csv: time '03/04/2024 23:59:59': day or month first? say it: time_format"
+    assert refusal(write(text), ["flow"], time_column="time").startswith(expected)
+    declared = Dialect("time", time_format="%d/%m/%Y %H:%M:%S")
+    np.testing.assert_array_equal(read_recording(write(text), ["flow"], declared).t, [0, 1, 2])
+
+
+def test_a_declared_time_format_is_kept_to(write):
+    path = write("Zeit;flow\n24.12.31 23:59:59,5;1,5\n25.01.01 00:00:00,5;2\n")
+    assert read_recording(path, ["flow"], Dialect("Zeit", time_format="%y.%m.%d %H:%M:%S,%f")).t.tolist() == [0, 1]
+    wrong = refusal(path, ["flow"], time_column="Zeit", time_format="%d.%m.%Y %H:%M:%S,%f")
+    assert wrong == (
+        "night.csv: row 2: time '24.12.31 23:59:59,5'; expected one as in time_format, '%d.%m.%Y %H:%M:%S,%f'"
+    )
+    assert "time_format '%Q' in dataset_config.json" in refusal(path, ["flow"], time_column="Zeit", time_format="%Q")
+    clock = write("t_s,flow\n235959,1\n000001,2\n")
+    assert read_recording(clock, ["flow"], Dialect("t_s", time_format="%H%M%S")).t.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("bad", ["noon", "32.12.2024 10:00:02", "10:00"])
+def test_a_time_that_cannot_be_read_is_told_with_its_row(write, bad):
+    text = f"time;flow\n31.12.2024 10:00:00;1\n31.12.2024 10:00:01;2\n{bad};3\n"
+    assert refusal(write(text), ["flow"], time_column="time").startswith(f"night.csv: row 4: time {bad!r}; expected")
+
+
+# ---------------------------------------------------------------- all of it, as a user meets it
+
+def test_without_a_declaration_the_first_column_is_the_time_and_text_is_said_to_be_left_out(write):
+    path = write("Zeit;Fluss (l/min);Bemerkung;leer\n22:30:00;1,5;;\n22:30:01;2,5;Husten;\n22:30:02;3,5;;\n")
+    recording = read_recording(path)
+    assert list(recording.channels) == ["Fluss (l/min)"] and recording.t.tolist() == [0, 1, 2]
+    text = "\n".join(describe(recording))
+    assert "separated by semicolon, decimal ',', UTF-8, time in 'Zeit'" in text
+    assert "column 'Bemerkung' is not read: it holds 'Husten', no number" in text
+    assert "'leer' is not read: it has no value at all" in text
+
+
+def test_events_are_written_in_as_many_ways(write):
+    expected = [(1.5, 2.5, "späte Apnoe, lang")]
+    text = "start_s;end_s;label\r\n1,5;2,5;späte Apnoe, lang\r\n"
+    for encoding in ("utf-8", "utf-8-sig", "latin-1"):
+        events = read_events(write(text.encode(encoding), "night.events.csv"), 10.0)
+        assert [(e.start_s, e.end_s, e.label) for e in events] == expected
+
+
+def test_a_layout_is_detected_from_a_long_row(write):
+    layout = layout_of(write("t_s," + ",".join(f"c{k}" for k in range(5000)) + "\n"))
+    assert len(layout.names) == 5001 and layout.delimiter == ","

@@ -1,0 +1,30 @@
+import pytest
+
+from units import factor_between, is_known, says_nothing
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "factor"),
+    [
+        ("V", "mV", 1000), ("uV", "mV", 0.001), ("µV", "uV", 1), ("μV", "µV", 1), ("mV", "MV", 1),
+        ("L/s", "L/min", 60), ("mL/s", "L/min", 0.06), ("l/min", "L/s", 1 / 60), ("LPM", "L/min", 1),
+        ("hPa", "cmH2O", 100 / 98.0665), ("cm H2O", "Pa", 98.0665), ("mbar", "hPa", 1), ("CMH20", "cmH₂O", 1),
+        ("kPa", "mmHg", 7.500615758), ("g", "m/s2", 9.80665), ("m/s²", "g", 1 / 9.80665), ("mg", "g", 0.001),
+        ("bpm", "1/min", 1), ("Hz", "1/min", 60), ("°C", "degC", 1), ("C", "°C", 1), ("pct", "%", 1),
+        ("kΩ", "Ohm", 1000), ("uS", "mS", 0.001), ("furlong", "Furlong ", 1), ("degr.", "°", 1),
+    ],
+)  # fmt: skip
+def test_units_of_one_quantity_convert(have, want, factor):
+    assert factor_between(have, want) == pytest.approx(factor, rel=1e-6)
+    assert factor_between(want, have) == pytest.approx(1 / factor, rel=1e-6)
+
+
+@pytest.mark.parametrize(("have", "want"), [("mV", "L/min"), ("furlong", "m"), ("%", "1/min"), ("L", "L/s"), ("", "V")])
+def test_others_do_not(have, want):
+    assert factor_between(have, want) is None
+
+
+def test_what_is_known_and_what_says_nothing():
+    assert is_known("µV") and is_known("cmh20") and not is_known("furlong") and not is_known("")
+    assert says_nothing(None) and says_nothing(" ") and says_nothing("nu") and says_nothing("a.u.")
+    assert not says_nothing("%")

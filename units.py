@@ -1,0 +1,56 @@
+"""Physical units: their spellings, and the factors between those of one quantity."""
+
+from __future__ import annotations
+
+# quantity -> unit -> how many of the first unit it is
+QUANTITIES = {
+    "voltage": {"V": 1.0, "mV": 1e-3, "uV": 1e-6, "nV": 1e-9},
+    "flow": {"L/s": 1.0, "L/min": 1 / 60, "mL/s": 1e-3, "mL/min": 1e-3 / 60},
+    "volume": {"L": 1.0, "mL": 1e-3},
+    "pressure": {"Pa": 1.0, "hPa": 100.0, "mbar": 100.0, "kPa": 1e3, "cmH2O": 98.0665, "mmHg": 133.322387415},
+    "acceleration": {"m/s2": 1.0, "g": 9.80665, "mg": 9.80665e-3},
+    "conductance": {"S": 1.0, "mS": 1e-3, "uS": 1e-6},
+    "resistance": {"Ohm": 1.0, "kOhm": 1e3},
+    "frequency": {"1/min": 1.0, "Hz": 60.0},
+    "share": {"%": 1.0},
+    "temperature": {"degC": 1.0},
+    "angle": {"deg": 1.0},
+}
+SPELLINGS = {
+    "lpm": "l/min", "lps": "l/s", "l/sec": "l/s", "ml/sec": "ml/s", "cmh20": "cmh2o", "cm h2o": "cmh2o",
+    "m/s/s": "m/s2", "m/s^2": "m/s2", "m/s**2": "m/s2", "bpm": "1/min", "/min": "1/min", "min-1": "1/min",
+    "beats/min": "1/min", "breaths/min": "1/min", "percent": "%", "pct": "%", "c": "degc", "celsius": "degc",
+    "degr.": "deg", "degree": "deg", "volt": "v", "microvolt": "uv", "millivolt": "mv",
+}  # fmt: skip
+# the two micro signs, the two ohm signs, the degree and the ordinal sign look alike
+SIGNS = str.maketrans(
+    {"\u00b5": "u", "\u03bc": "u", "\u03a9": "ohm", "\u2126": "ohm", "°": "deg", "º": "deg", "²": "2", "₂": "2"}
+)
+NONE = ("", "nu", "a.u.", "au", "n/a", "none", "-")                  # says nothing (nu: WFDB's "no unit")
+
+
+def factor_between(have: str, want: str) -> float | None:
+    """Return what turns a value in unit `have` into unit `want`; None if they do not convert."""
+    have, want = _plain(have), _plain(want)
+    if have == want:
+        return 1.0
+    for scale in QUANTITIES.values():
+        factors = {_plain(unit): factor for unit, factor in scale.items()}
+        if have in factors and want in factors:
+            return factors[have] / factors[want]
+    return None
+
+
+def is_known(unit: str) -> bool:
+    """Return whether the unit stands in the table."""
+    return any(_plain(unit) == _plain(known) for scale in QUANTITIES.values() for known in scale)
+
+
+def says_nothing(unit: str | None) -> bool:
+    """Return whether a file names no unit of a signal."""
+    return unit is None or _plain(unit) in NONE
+
+
+def _plain(unit: str) -> str:
+    text = " ".join(unit.translate(SIGNS).lower().split())
+    return SPELLINGS.get(text, text).replace(" ", "")
