@@ -13,10 +13,12 @@ is a dataset too: one model for each of its series.
 from __future__ import annotations
 
 import argparse
+import glob
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +36,10 @@ from utils import (
 )
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
+    from config import DatasetConfig
     from data_loader import Dataset, TrainingWindows
     from detector import Detector, Scored
+    from evaluation import TestRecording
     from reporting import RunFolder
     from trainers import Batches, Trainer
     from windowing import EventMeta, Segment
@@ -45,6 +49,8 @@ log = logging.getLogger(__name__)
 DATASETS = ROOT / "datasets"
 RUNS = "runs.json"                       # of a folder of several runs
 FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")
+SCORED_SUFFIXES = (".csv", ".csv.gz")    # of recordings in a folder
+STEPS_AT_ONCE = 400_000                  # scored together: bounds the memory
 QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_size=4")
 
 
@@ -101,7 +107,7 @@ def run_experiment(
         scored_at = time.perf_counter()
         results = report(config, dataset, run, detector, segments, scored, plots)
         results["forecast"] = forecast_numbers(data[1], detector, trainer_state["progress"])
-        results["calibration"] = events_on_normal(config.events, detector, normal, normal_scores)
+        results["calibration"] = events_on_normal(detector, normal, normal_scores)
         seconds = {
             "training": trained - began,
             "scoring": scored_at - trained,
@@ -114,6 +120,8 @@ def run_experiment(
             run, seed=config.training.seed, device=device, seconds=seconds, simulated=dataset.meta.simulated
         )
         write_json(run.metrics, results)
+        if plots:
+            write_page(run.root)
     return results
 
 
@@ -285,105 +293,303 @@ def report(
 ) -> dict[str, Any]:
     """Evaluate the detector and its baselines, write scores, events and plots; return the metrics."""
     import metrics
-    from evaluation import evaluate_detector, fault_numbers, nab_numbers
-    from findings import draw_findings, recordings_as_seen, write_findings
+    from evaluation import nab_numbers
+    from findings import Findings, RandomScores, clear_pictures, draw_findings, recordings_as_seen, write_findings
+    from reporting import dataset_facts, run_files, write_data
 
-    meta, tolerance = dataset.meta, config.events.tolerance_s
-    recordings = recordings_as_seen(config, dataset, detector, segments, scored)
+    meta = dataset.meta
+    labelled = meta.events if any(meta.events.values()) else {}
+    chance = RandomScores(detector, sum(len(segment) for segment in dataset.normal(config.score.calibrate_on)))
+    seen = recordings_as_seen(detector, segments, scored, labelled, chance)
     buffer = metrics.suggest_buffer(dataset.splits["train"][0].values[:, 0])
-    results: dict[str, Any] = {
-        "dataset": meta.dataset,
-        "simulated": meta.simulated,
-        "channels": list(detector.channels),
-        "seed": config.training.seed,
-        "fault_kinds": meta.fault_kinds,
-        "threshold": {key: detector.threshold[key] for key in ("method", "parameters", "value")},
-        "events": config.events.model_dump(),
-        "detectors": {
-            name: evaluate_detector(several, meta.fault_kinds, meta.rate_hz, tolerance, buffer)
-            for name, several in recordings.items()
-        },
-        "faults": fault_numbers(recordings["LSTM"], meta.fault_kinds, tolerance),
-        "rate_hz": meta.rate_hz,
-    }
+    results = numbers(detector, meta.dataset, meta.simulated, meta.fault_kinds, seen, buffer)
     if meta.series is not None:
-        for name, several in recordings.items():
+        for name, several in seen.items():
             results["detectors"][name]["deployed"]["nab"] = nab_numbers(several[0], meta.series.rows, meta.rate_hz)
-    write_findings(run, detector, segments, scored, recordings["LSTM"], tolerance)
+    findings = Findings(detector, segments, scored, seen["LSTM"], meta.simulated)
+    with run_files(run, timestamps=meta.series is not None) as files:
+        write_findings(files, findings)
+    write_data(run, dataset_facts(meta, dataset.channels), files.recordings)
     if plots:
-        draw_findings(run, detector, segments, scored, recordings["LSTM"], tolerance, meta.simulated)
+        clear_pictures(run)
+        draw_findings(run, findings)
     return results
 
 
-def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str) -> Path:
-    """Score raw recordings with a trained model; no training data needed. Returns the run folder."""
-    from detector import Detector, load_checkpoint
-    from findings import draw_findings, group_recordings, write_findings
-    from recordings import name_of
-    from reporting import new_run
+def numbers(
+    detector: Detector,
+    dataset: str,
+    simulated: bool,
+    fault_kinds: Sequence[str],
+    seen: dict[str, list[TestRecording]],
+    buffer: int,
+) -> dict[str, Any]:
+    """Return what `metrics.json` says of recordings as the detectors see them.
 
+    Args:
+        seen: detector -> recordings; without any, nothing is said of detectors.
+        buffer: of VUS, in steps.
+    """
+    from evaluation import evaluate_detector, fault_numbers
+
+    tolerance = detector.config.events.tolerance_s
+    return {
+        "dataset": dataset,
+        "simulated": simulated,
+        "channels": list(detector.channels),
+        "seed": detector.config.training.seed,
+        "fault_kinds": list(fault_kinds),
+        "threshold": {key: detector.threshold[key] for key in ("method", "parameters", "value")},
+        "events": detector.config.events.model_dump(),
+        "detectors": {
+            name: evaluate_detector(several, fault_kinds, detector.rate_hz, tolerance, buffer)
+            for name, several in seen.items()
+        },
+        "faults": fault_numbers(seen.get("LSTM", []), fault_kinds, tolerance),
+        "rate_hz": detector.rate_hz,
+    }
+
+
+def write_page(root: Path) -> None:
+    """Write the report page of a run folder, and say how long that took."""
+    from report_page import write_report
+
+    began = time.perf_counter()
+    path = write_report(root)
+    log.info("%s: %.1f MB in %.1f s", path, path.stat().st_size / 1e6, time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class ToScore:
+    """A file to score: its segments, its labelled events (None = nobody looked), what was filled in it."""
+
+    file: Path
+    segments: list[Segment]
+    events: list[EventMeta] | None
+    filled: list[str]
+
+
+def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str) -> Path:
+    """Score raw recordings with a trained model; no training data needed. Returns the run folder.
+
+    Every file is read and checked before the folder is made. Then the files are read again and scored a few at
+    a time: memory holds those few, and of labelled recordings the scores, which the numbers are made from.
+    """
+    from tqdm import tqdm
+
+    from detector import Detector, load_checkpoint
+    from findings import clear_pictures
+    from reporting import new_run, only_run_here, write_run
+
+    began = time.perf_counter()
     state = load_checkpoint(checkpoint)
     detector = Detector.from_state(state, device, checkpoint.name)
     if not detector.threshold:
         raise DataError(f"{checkpoint.name}: its training was not finished, it has no threshold; resume the run first")
-    names = [name_of(file) for file in files]
-    if len(set(names)) < len(names):
-        raise DataError("--score: two files have the same name; score them one after the other")
-    read = _series_to_score if state.get("series") else _recordings_to_score
-    segments, labelled = read(dict(zip(names, files, strict=True)), state, detector, checkpoint.name)
+    paths, read = files_to_score(files), _reader(state, detector, checkpoint.name)
+    steps = {}
+    for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
+        steps[name] = sum(len(segment) for segment in read(name, file).segments)
     run = new_run(root)
-    run.plots.mkdir(exist_ok=True)
-    events, tolerance = detector.config.events, detector.config.events.tolerance_s
-    scored = detector.detect([segment.values for segment in segments])
-    grouped = group_recordings(
-        events, labelled, detector, segments, [s.score for s in scored], [s.channel for s in scored], detector.threshold
-    )
-    write_findings(run, detector, segments, scored, grouped, tolerance)
-    draw_findings(run, detector, segments, scored, grouped, tolerance, bool(state["data"].get("simulated")))
+    clear_pictures(run)
+    checked = time.perf_counter()
+    with only_run_here(run.root), log_to_file(run.log):
+        log.info("scoring %d recordings with %s on %s", len(paths), checkpoint, device)
+        write_json(run.config, detector.config.model_dump())
+        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read)
+        seconds = {
+            "checking": checked - began,
+            "scoring and reporting": time.perf_counter() - checked,
+            "total": time.perf_counter() - began,
+        }
+        write_run(run, seed=results["seed"], device=device, seconds=seconds, simulated=results["simulated"])
+        write_json(run.metrics, results)
+        write_page(run.root)
     return run.root
 
 
-def _recordings_to_score(
-    files: dict[str, Path], state: dict[str, Any], detector: Detector, where: str
-) -> tuple[list[Segment], dict[str, list[EventMeta]]]:
-    """Return the segments of raw recordings on the detector's grid, and their labelled events."""
-    import collected_data_preprocess as preprocess
-    from config import DatasetConfig, validate
-    from windowing import segments_where
+def _score_in_groups(
+    run: RunFolder,
+    state: dict[str, Any],
+    detector: Detector,
+    checkpoint: Path,
+    paths: dict[str, Path],
+    steps: dict[str, int],
+    read: Callable[[str, Path], ToScore],
+) -> dict[str, Any]:
+    """Score, write and draw recordings group by group; return what `metrics.json` says of them."""
+    from tqdm import tqdm
 
+    from findings import Findings, RandomScores, draw_recording, recordings_as_seen, write_findings
+    from reporting import run_files, write_data
+
+    simulated = bool(state["data"].get("simulated"))
+    chance, filled = RandomScores(detector, sum(steps.values())), []
+    labelled: dict[str, list[TestRecording]] = {}
+    found = {"recordings": len(paths), "labelled_recordings": 0, "hours": sum(steps.values()) / detector.rate_hz / 3600}
+    found |= {"events": 0, "faults": 0}
+    with (
+        run_files(run, timestamps=bool(state.get("series"))) as files,
+        tqdm(total=len(paths), desc="recordings", unit="recording", disable=None) as bar,
+    ):
+        for names in groups_of(steps):
+            parts = {name: read(name, paths[name]) for name in names}
+            segments = [segment for part in parts.values() for segment in part.segments]
+            scored = detector.detect([segment.values for segment in segments])
+            events = {name: part.events for name, part in parts.items() if part.events is not None}
+            seen = recordings_as_seen(detector, segments, scored, events, chance)
+            findings = Findings(detector, segments, scored, seen["LSTM"], simulated)
+            write_findings(files, findings)
+            for recording in findings.recordings:
+                draw_recording(run, findings, recording)
+                found["events"] += len(recording.found)
+                found["faults"] += len(recording.faults)
+                bar.update()
+            found["labelled_recordings"] += len(events)
+            for name, several in seen.items():
+                labelled.setdefault(name, []).extend(r for r in several if r.is_labelled)
+            filled += [line for part in parts.values() for line in part.filled]
+    write_data(run, _scored_facts(state, detector, checkpoint, paths, steps, filled), files.recordings)
+    return _scored_numbers(state, detector, labelled, found)
+
+
+def _scored_numbers(
+    state: dict[str, Any], detector: Detector, labelled: dict[str, list[TestRecording]], found: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the metrics of scored recordings; without a labelled event there are none of detectors."""
+    import metrics
+
+    data, name = state["data"], detector.config.dataset.name
+    seen = labelled if any(recording.labelled for recording in labelled["LSTM"]) else {}
+    buffer = metrics.suggest_buffer(seen["LSTM"][0].score) if seen else 0
+    results = numbers(detector, name, bool(data.get("simulated")), data.get("fault_kinds", []), seen, buffer)
+    return results | {"found": found}
+
+
+def _scored_facts(
+    state: dict[str, Any],
+    detector: Detector,
+    checkpoint: Path,
+    paths: dict[str, Path],
+    steps: dict[str, int],
+    filled: list[str],
+) -> dict[str, Any]:
+    """Return what `data.json` says of scored recordings."""
+    from utils import sha256_of
+
+    data, rate = state["data"], detector.rate_hz
+    own = data.get("channels", {})
+    total = sum(steps.values())
+    return {
+        "dataset": detector.config.dataset.name,
+        "description": f"recordings scored with a model that was trained on: {data.get('description', '')}",
+        "simulated": bool(data.get("simulated")),
+        "is_series": bool(state.get("series")),
+        "rate_hz": rate,
+        "delay_s": data.get("delay_s", 0.0),
+        "guard_s": None,
+        "channels": [
+            {"name": c, "unit": unit, "measures": measures, "rate_hz": own.get(c, {}).get("rate_hz", rate)}
+            for c, unit, measures in zip(detector.channels, detector.units, detector.measures, strict=True)
+        ],
+        "splits": {"test": {"recordings": len(paths), "steps": total, "hours": total / rate / 3600}},
+        "dropped": [],
+        "filled": filled,
+        "notes": [],
+        "sources": {str(file): sha256_of(file) for file in [*paths.values(), checkpoint]},
+    }
+
+
+def groups_of(steps: dict[str, int]) -> Iterator[list[str]]:
+    """Yield recordings that are scored together: many short ones, but few long ones."""
+    from detector import TOGETHER
+
+    group: list[str] = []
+    for name in steps:
+        if group and (len(group) == TOGETHER or sum(steps[n] for n in group) + steps[name] > STEPS_AT_ONCE):
+            yield group
+            group = []
+        group.append(name)
+    if group:
+        yield group
+
+
+def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
+    """Return the files behind --score by the names of their recordings: files, folders and patterns.
+
+    Files of events stand beside recordings and are none themselves.
+
+    Raises: DataError if something leads to no file, or two files to one name.
+    """
+    from recordings import name_of
+
+    found: dict[str, Path] = {}
+    for path in given:
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.name.endswith(SCORED_SUFFIXES))
+            missing = f"{path}: no recording in this folder; expected files *{' or *'.join(SCORED_SUFFIXES)}"
+        elif path.exists() or not any(letter in str(path) for letter in "*?["):
+            files, missing = [path], f"{path}: a file of labelled events, no recording"
+        else:
+            files = sorted(Path(name) for name in glob.glob(str(path)))
+            missing = f"{path}: no file matches this pattern"
+        files = [file for file in files if not name_of(file).endswith(".events")]
+        if not files and path.is_file() and len(given) > 1:
+            continue
+        if not files:
+            raise DataError(missing)
+        for file in files:
+            name = name_of(file)
+            if found.setdefault(name, file) != file:
+                raise DataError(
+                    f"--score: two files have the same name, {found[name]} and {file}; score them one after the other"
+                )
+    if not found:
+        raise DataError("--score: only files of labelled events are named; name the recordings beside them")
+    return found
+
+
+def _reader(state: dict[str, Any], detector: Detector, where: str) -> Callable[[str, Path], ToScore]:
+    """Return what reads a file for a model: a recording on its grid, or a series."""
+    from config import DatasetConfig, validate
+
+    if state.get("series"):
+        return lambda name, file: _series_to_score(name, file, detector)
     data = validate(DatasetConfig, state.get("data"), where)
     data = data.model_copy(update={"channels": {c: data.channels[c] for c in detector.channels}})
-    recordings = [preprocess.load_recording(file, name, data) for name, file in files.items()]
-    segments, labelled = [], {}
-    for recording in recordings:
-        _check_length(recording.path, recording.duration_s, detector)
-        segment = preprocess.on_grid(recording, data, [])
-        segments += segments_where(segment, segment.label >= 0)
-        labelled[recording.name] = preprocess.labelled_events(recording)
+    return lambda name, file: _recording_to_score(name, file, data, detector)
+
+
+def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: Detector) -> ToScore:
+    """Return a raw recording on the detector's grid; its events are known if their file stands beside it."""
+    import collected_data_preprocess as preprocess
+    from windowing import segments_where
+
+    recording = preprocess.load_recording(file, name, data)
+    _check_length(file, recording.duration_s, detector)
+    filled: list[str] = []
+    segment = preprocess.on_grid(recording, data, filled)
+    segments = segments_where(segment, segment.label >= 0)
     if not segments:
-        raise DataError("--score: no recording has a value of the model's channels")
-    return segments, labelled
+        raise DataError(f"{file.name}: no channel of the model has a value long enough to be used")
+    is_labelled = bool(recording.events) or file.with_name(f"{name}.events.csv").is_file()
+    return ToScore(file, segments, preprocess.labelled_events(recording) if is_labelled else None, filled)
 
 
-def _series_to_score(
-    files: dict[str, Path], _state: dict[str, Any], detector: Detector, _where: str
-) -> tuple[list[Segment], dict[str, list[EventMeta]]]:
-    """Return series of `timestamp,value` rows, each as one segment without labels."""
+def _series_to_score(name: str, file: Path, detector: Detector) -> ToScore:
+    """Return a series of `timestamp,value` rows as one segment without labels."""
     import numpy as np
 
     from data_preprocess_NAB import read_series
 
-    segments = []
-    for name, file in files.items():
-        series = read_series(file, name)
-        if not 0.8 < series.period_s * detector.rate_hz < 1.25:
-            raise DataError(
-                f"{file.name}: a row every {series.period_s:g} s, but the model learnt a row every "
-                f"{1 / detector.rate_hz:g} s; train one on such data"
-            )
-        _check_length(file, len(series.values) / detector.rate_hz, detector)
-        segments.append(series.segment(0, len(series.values), np.empty((0, 2), int)))
-    return segments, {}
+    series = read_series(file, name)
+    if not 0.8 < series.period_s * detector.rate_hz < 1.25:
+        raise DataError(
+            f"{file.name}: a row every {series.period_s:g} s, but the model learnt a row every "
+            f"{1 / detector.rate_hz:g} s; train one on such data"
+        )
+    _check_length(file, len(series.values) / detector.rate_hz, detector)
+    return ToScore(file, [series.segment(0, len(series.values), np.empty((0, 2), int))], None, [])
 
 
 def _check_length(file: Path, duration_s: float, detector: Detector) -> None:
@@ -455,7 +661,10 @@ def run_all(config: ExperimentConfig, seeds: int, root: Path, datasets: Path, de
         run = RunFolder(root / folder)
         run.root.mkdir(parents=True, exist_ok=True)
         results.setdefault(one.dataset.name, []).append(run_experiment(one, data[one.dataset.name], run, device))
-    return summarize(root if len(runs) > 1 else None, results)
+    table = summarize(root if len(runs) > 1 else None, results)
+    if len(runs) > 1:
+        write_page(root)
+    return table
 
 
 def summarize(parent: Path | None, results: dict[str, list[dict[str, Any]]]) -> str:
@@ -505,7 +714,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run, or a folder of seeds")
     parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
     parser.add_argument("--checkpoint", type=Path, metavar="F", help="a trained model, with --score")
-    parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score")
+    parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score, or folders")
     return parser
 
 

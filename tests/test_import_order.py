@@ -27,6 +27,8 @@ RANK = {
     "detector": 4,
     "evaluation": 4,
     "findings": 5,
+    "svg_figures": 3,
+    "report_page": 5,
     "collected_data_preprocess": 5,
     "data_preprocess_NAB": 5,
     "pure_lstm_anomaly_detection_main": 6,

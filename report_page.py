@@ -1,0 +1,2 @@
+def write_report(root):
+    p=root/"report.html"; p.write_text("x"); return p
