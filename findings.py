@@ -43,6 +43,7 @@ class Findings:
     scored: Sequence[Scored]
     recordings: Sequence[TestRecording]
     simulated: bool
+    fault_kinds: Sequence[str] = ()
 
     @property
     def tolerance_s(self) -> float:
@@ -213,8 +214,15 @@ def _event_rows(
         match = match_recording(recording, events, findings.tolerance_s)
         for event, k in zip(events, match.match, strict=True):
             row = {"event": event, "matched_label": recording.labelled[k].kind if k >= 0 else "", "found_by": found_by}
+            row["overlaps"] = row["matched_label"] or _overlapped(event, recording.labelled, findings.tolerance_s)
             row |= _explained(findings, recording, event) if found_by == "lstm" else {}
             yield row | _stamped(stamps, recording.name, event.start_s, event.end_s)
+
+
+def _overlapped(event: FoundEvent, labelled: Sequence[EventMeta], tolerance_s: float) -> str:
+    """Return the kind of the first labelled event that an event overlaps, "" if there is none."""
+    hits = (e.kind for e in labelled if e.start_s <= event.end_s and event.start_s <= e.end_s + tolerance_s)
+    return next(hits, "")
 
 
 def _explained(findings: Findings, recording: TestRecording, event: FoundEvent) -> dict[str, str]:
@@ -232,12 +240,15 @@ def _explained(findings: Findings, recording: TestRecording, event: FoundEvent) 
 
 
 def _found_by(findings: Findings, recording: TestRecording) -> list[str]:
-    """Return of each labelled event whether the score found it, or the mask, or nothing."""
+    """Return what found each labelled event, "" = nothing: the LSTM, or of kinds that are faults the mask."""
     match, by_mask = (
         match_recording(recording, events, findings.tolerance_s).is_found
         for events in (recording.found, recording.faults)
     )
-    return ["lstm" if hit else "mask" if gone else "" for hit, gone in zip(match, by_mask, strict=True)]
+    return [
+        ("mask" if gone else "") if event.kind in findings.fault_kinds else ("lstm" if hit else "")
+        for event, hit, gone in zip(recording.labelled, match, by_mask, strict=True)
+    ]
 
 
 def _stamped(

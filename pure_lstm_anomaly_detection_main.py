@@ -306,7 +306,7 @@ def report(
     if meta.series is not None:
         for name, several in seen.items():
             results["detectors"][name]["deployed"]["nab"] = nab_numbers(several[0], meta.series.rows, meta.rate_hz)
-    findings = Findings(detector, segments, scored, seen["LSTM"], meta.simulated)
+    findings = Findings(detector, segments, scored, seen["LSTM"], meta.simulated, meta.fault_kinds)
     with run_files(run, timestamps=meta.series is not None) as files:
         write_findings(files, findings)
     write_data(run, dataset_facts(meta, dataset.channels), files.recordings)
@@ -423,7 +423,7 @@ def _score_in_groups(
     from findings import Findings, RandomScores, draw_recording, recordings_as_seen, write_findings
     from reporting import run_files, write_data
 
-    simulated = bool(state["data"].get("simulated"))
+    simulated, fault_kinds = bool(state["data"].get("simulated")), state["data"].get("fault_kinds", [])
     chance, filled = RandomScores(detector, sum(steps.values())), []
     labelled: dict[str, list[TestRecording]] = {}
     found = {"recordings": len(paths), "labelled_recordings": 0, "hours": sum(steps.values()) / detector.rate_hz / 3600}
@@ -438,7 +438,7 @@ def _score_in_groups(
             scored = detector.detect([segment.values for segment in segments])
             events = {name: part.events for name, part in parts.items() if part.events is not None}
             seen = recordings_as_seen(detector, segments, scored, events, chance)
-            findings = Findings(detector, segments, scored, seen["LSTM"], simulated)
+            findings = Findings(detector, segments, scored, seen["LSTM"], simulated, fault_kinds)
             write_findings(files, findings)
             for recording in findings.recordings:
                 draw_recording(run, findings, recording)

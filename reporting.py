@@ -25,7 +25,7 @@ from windowing import Meta
 BEAT_S, SILENT_S = 5.0, 60.0                # a lock is touched so often; one of another machine is dead after
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
-EXPLAINED = ("component", "contributions")  # of an event, behind the columns that it always had
+EXPLAINED = ("overlaps", "component", "contributions")  # of an event, behind the columns that it always had
 LABELS = ("recording", "start_s", "end_s", "kind", "found_by")
 STAMPS = ("start_timestamp", "end_timestamp")
 SIGNALS = ("t", "values", "forecast", "score", "threshold")
@@ -273,8 +273,8 @@ def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: 
     """Write `events.csv`, one row a found event.
 
     Args:
-        rows: event (FoundEvent), matched_label ("" = none), found_by, what explains it (component, contributions),
-            and, of a series, its two timestamps.
+        rows: event (FoundEvent), matched_label ("" = none, or another event counts for it), found_by, overlaps (a
+            label's kind, "" = false), what it is due to (component, contributions), and, of a series, two timestamps.
     """
     columns = [*EVENTS, *EXPLAINED, *(STAMPS if timestamps else ())]
     digits = {"start_s": 3, "end_s": 3, "peak_score": 4, "peak_t_s": 3}
