@@ -320,13 +320,15 @@ class Recording:
         if self.run.is_series:
             rate = self.run.data["rate_hz"]
             rows = ticks_of(span.start_s * rate, span.end_s * rate)
-            return [Tick(span.percent(row / rate), text) for row, text in rows]
+            return [Tick(span.percent(row / rate), f"row {text}") for row, text in rows if row >= 0]
         return [Tick(at, clock(t)) for at, t in time_ticks(span)]
 
     def _seen(self, finding: Finding) -> str:
         """What a close-up shows, in words."""
         if finding.verdict == "missed":
-            return f"{finding.kind} labelled {finding.when}; the score raised no event there."
+            near = [o.code for o in self.found if o.start_s <= finding.end_s and o.end_s >= finding.start_s]
+            also = f" {_and(near)} overlaps it, but counts for another label." if near else ""
+            return f"Labelled {finding.when}: {finding.kind}. No event counts for it.{also}"
         told = f"Event from {finding.when}, highest score {float(finding.peak):.2f}."
         return told + (f" Labelled: {finding.kind}." if finding.kind else "")
 
@@ -547,7 +549,7 @@ def run_page(run: Run) -> dict[str, Any]:
         "upper": _upper_bounds(detectors["LSTM"]["oracle"]) if detectors else None,
         "tolerance_s": metrics["events"]["tolerance_s"],
         "fault_kinds": [_plain(kind) for kind in metrics["fault_kinds"]],
-        "calibration": metrics.get("calibration"),
+        "calibration": None if run.is_series else metrics.get("calibration"),
         "recordings": recordings,
         "false_alarms": [one for recording in recordings for one in recording.found if one.verdict == "false"],
         "missed": [one for recording in recordings for one in recording.missed],
@@ -557,6 +559,7 @@ def run_page(run: Run) -> dict[str, Any]:
         "training": _training(run),
         "forecast": forecast_rows({run.data["dataset"]: [metrics]}) if "forecast" in metrics else None,
         "data": run.data,
+        "description": run.data["description"][:1].upper() + run.data["description"][1:],
         "dropped": _by_reason(run.data["dropped"]),
         "config": _flat(run.config),
         "made": run.made,
@@ -581,7 +584,8 @@ def several_page(root: Path) -> dict[str, Any]:
         is_series = "nab" in metrics["detectors"]["LSTM"]["deployed"]
         runs.append((folder, link, verdict_of(metrics, is_series)))
     if is_series:
-        tables = [("Results at the deployed threshold", series_rows(results))]
+        rows = [[row[0].strip("*"), *row[1:]] for row in series_rows(results)]
+        tables = [("Results at the deployed threshold", rows)]
     else:
         tables = [(f"{name}, at the deployed threshold", _deployed(seeds)) for name, seeds in results.items()]
     tables.append(("Validation loss, beside forecasts that learn nothing", forecast_rows(results)))
@@ -637,12 +641,12 @@ def _deployed_table(run: Run) -> list[list[str]]:
 
 def _deployed(seeds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     header, *rows = deployed_rows(seeds)
-    return [["measure", *header[1:]], *rows]
+    return [["measure", *header[1:]], *([_plain(row[0]), *row[1:]] for row in rows)]
 
 
 def _oracle(seeds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     header, *rows = oracle_rows(seeds)
-    return [["kind", *header[1:]], *([row[0].rpartition(": ")[2], *row[1:]] for row in rows)]
+    return [["kind", *header[1:]], *([_plain(row[0].rpartition(": ")[2]), *row[1:]] for row in rows)]
 
 
 def _upper_bounds(oracle: Mapping[str, Any]) -> list[tuple[str, str]]:

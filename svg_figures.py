@@ -13,8 +13,8 @@ import numpy as np
 
 from plots import envelope
 
-WIDTH, HEIGHT = 1000, 150                # of a panel's coordinates
-TOLERANCE = 1.5                          # of thinning, in coordinates
+WIDTH, HEIGHT = 1000, 100                # of a panel's coordinates
+TOLERANCE = 1.0                          # of thinning, in coordinates
 BUCKETS = 360                            # of a whole recording
 MOST_RIGHT = 96.0                        # per cent: further right, a text would leave the page
 TIMES_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)

@@ -210,7 +210,7 @@ def test_close_ups_draw_every_channel_and_the_score_within_their_panel(root):
         for part in path.split("M")[1:]:
             start, _, rest = part.partition("l")
             steps = np.array(re.findall(r"-?\d+", f"{start} {rest}"), int).reshape(-1, 2).cumsum(axis=0)
-            assert (steps.min(axis=0) >= 0).all() and (steps.max(axis=0) <= (1001, 150)).all()
+            assert (steps.min(axis=0) >= 0).all() and (steps.max(axis=0) <= (1001, 100)).all()
 
 
 def test_made_again_it_is_the_same_to_the_byte(root):
