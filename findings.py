@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +27,7 @@ from windowing import EventMeta, Segment
 ENDS = ("start", "end")
 BEFORE_S, AFTER_S = 30.0, 20.0           # of a close-up of a recording
 BEFORE_ROWS, AFTER_ROWS = 200, 100       # and of a series
+WORTH_PROCESSES = 60                     # pictures, from which on several processes pay their start
 LEAST_SHARE = 0.05                       # of an event's alarms, for a channel to be named
 
 
@@ -280,20 +286,46 @@ def clear_pictures(run: RunFolder) -> None:
 
 
 def draw_findings(run: RunFolder, findings: Findings) -> None:
-    """Draw each test recording, and a close-up of each event found or missed."""
-    for recording in tqdm(findings.recordings, desc="plots", unit="recording", disable=None):
-        draw_recording(run, findings, recording)
+    """Draw each test recording, and a close-up of each event found or missed, on several cores if that pays."""
+    jobs = [_pictures(run, findings, recording) for recording in findings.recordings]
+    bar = tqdm(total=len(jobs), desc="plots", unit="recording", disable=None)
+    workers = min(_cores(), len(jobs))
+    if workers == 1 or sum(1 + len(close_ups) for *_, close_ups in jobs) < WORTH_PROCESSES:
+        for job in jobs:
+            plots.draw_recording(*job)
+            bar.update()
+    else:                                                        # spawn: torch has threads, which no fork survives
+        context, on_interrupt = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+        pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=on_interrupt)
+        try:
+            for done in as_completed([pool.submit(plots.draw_recording, *job) for job in jobs]):
+                done.result()
+                bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    bar.close()
 
 
 def draw_recording(run: RunFolder, findings: Findings, recording: TestRecording) -> None:
     """Draw one recording, and a close-up of each of its events found or missed."""
-    before_s, after_s, stamps = *close_up_span(findings), timestamps_of(findings.segments)
-    view = view_of(findings, recording)
-    plots.save(plots.plot_recording(view), run.overview(recording.name))
+    plots.draw_recording(*_pictures(run, findings, recording))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pictures(
+    run: RunFolder, findings: Findings, recording: TestRecording
+) -> tuple[plots.RecordingView, Path, list[plots.CloseUp]]:
+    """Return what `plots.draw_recording` needs for one recording."""
+    span, stamps = close_up_span(findings), timestamps_of(findings.segments)
+    name, view = recording.name, view_of(findings, recording)
+    close_ups = []
     for start_s, end_s, verdict, what in _close_ups(view):
-        at = stamps.get((recording.name, start_s), f"{start_s:.1f} s")
-        figure = plots.plot_event(view, start_s, end_s, f"{recording.name}: {what} at {at}", before_s, after_s)
-        plots.save(figure, run.close_up(recording.name, start_s, verdict))
+        title = f"{name}: {what} at {stamps.get((name, start_s), f'{start_s:.1f} s')}"
+        close_ups.append(plots.CloseUp(start_s, end_s, title, *span, run.close_up(name, start_s, verdict)))
+    return view, run.overview(name), close_ups
 
 
 def close_up_span(findings: Findings) -> tuple[float, float]:

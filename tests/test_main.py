@@ -16,6 +16,7 @@ import torch
 from test_report_page import check_sound, page_of
 
 import collected_data_preprocess
+import findings
 import pure_lstm_anomaly_detection_main as script
 import trainers
 from data_loader import load_dataset
@@ -158,7 +159,7 @@ def test_a_run_ends_with_a_page_in_which_every_event_can_be_reached(run):
         keys = {f"{letter}{k + 1}" for k in range(count)}
         assert keys <= set(page.ids) & {link.lstrip("#") for link in page.links}
         assert f"{letter}{count + 1}" not in page.ids
-    assert "Simulated data" in page.words and "two channels of breathing, made by a test" in page.words
+    assert "Simulated data" in page.words and "Two channels of breathing, made by a test" in page.words
 
 
 def test_labels_say_what_found_them_and_agree_with_the_metrics(run):
@@ -353,6 +354,16 @@ def test_a_process_stopped_by_ctrl_c_can_be_resumed(home, tmp_path):
     assert state["training"]["progress"]["epoch"] >= 1 and not state["threshold"]
     assert not [path for path in root.iterdir() if path.name.startswith(".")]
     assert call(home, "--checkpoint", root / "checkpoint.pt", "--score", home / "raw" / "three.csv") == 2
+
+
+def test_pictures_drawn_by_several_processes_are_the_same(home, run, tmp_path, monkeypatch):
+    root = shutil.copytree(run, tmp_path / "copy")
+    monkeypatch.setattr(findings, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(findings, "_cores", lambda: 2)
+    (root / "plots" / "three.png").unlink()
+    assert call(home, "--resume", root) == 0
+    before, after = ({p.relative_to(r): p.read_bytes() for p in r.rglob("*.png")} for r in (run, root))
+    assert len(before) > 4 and before == after
 
 
 # ---- nothing of the test split is learnt ----------------------------------------------------
