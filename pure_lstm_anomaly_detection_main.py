@@ -50,7 +50,7 @@ DATASETS = ROOT / "datasets"
 RUNS = "runs.json"                       # of a folder of several runs
 FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")
 SCORED_SUFFIXES = (".csv", ".csv.gz")    # of recordings in a folder
-STEPS_AT_ONCE = 400_000                  # scored together: bounds the memory
+STEPS_AT_ONCE = 200_000                  # scored together: bounds the memory
 QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_size=4")
 
 

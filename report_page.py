@@ -62,6 +62,7 @@ VERDICTS = {
     "missed": "missed",
     "fault": "fault",
 }
+MOST_CLOSE_UPS = 600                     # on a page: false alarms and misses first
 FEW = 20                                 # events, below which a share is told as "3 of 10"
 
 
@@ -230,6 +231,7 @@ class Recording:
     missed: list[Finding] = field(default_factory=list)
     faults: list[Finding] = field(default_factory=list)
     labelled: list[tuple[float, float, bool]] = field(default_factory=list)
+    drawn: set[str] = field(default_factory=set)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -283,6 +285,12 @@ class Recording:
         shades = self._shades(span) + self._bars(span)
         return Drawing(panels, shades, [], self._ticks(span), f"{names} over the whole of {self.name}.")
 
+    def picture_of(self, finding: Finding) -> str:
+        """Return where the picture of a finding lies in the run folder."""
+        verdict = {"false": "false", "missed": "missed"}.get(finding.verdict, "found")
+        path = self.run.folder.close_up(self.name, finding.start_s, verdict)
+        return path.relative_to(self.run.folder.root).as_posix()
+
     def close_up(self, finding: Finding) -> Drawing:
         """A finding with its surroundings: every channel, what was expected of it, and the score."""
         before, after = (BEFORE_ROWS, AFTER_ROWS) if self.run.is_series else (BEFORE_S, AFTER_S)
@@ -292,7 +300,7 @@ class Recording:
         part = slice(np.searchsorted(t, span.start_s), np.searchsorted(t, span.end_s, side="right"))
         panels = self._panels(span, part, forecast=True)
         panels.append(score_panel(span, t[part], self.signal("score")[part], self.signal("threshold")[part]))
-        return Drawing(panels, self._shades(span) + self._bars(span), [], self._ticks(span), self._seen(finding))
+        return Drawing(panels, self._shades(span) + self._bars(span), [], self._ticks(span), self.words_on(finding))
 
     @property
     def span(self) -> Span:
@@ -323,7 +331,7 @@ class Recording:
             return [Tick(span.percent(row / rate), f"row {text}") for row, text in rows if row >= 0]
         return [Tick(at, clock(t)) for at, t in time_ticks(span)]
 
-    def _seen(self, finding: Finding) -> str:
+    def words_on(self, finding: Finding) -> str:
         """What a close-up shows, in words."""
         if finding.verdict == "missed":
             near = [o.code for o in self.found if o.start_s <= finding.end_s and o.end_s >= finding.start_s]
@@ -365,6 +373,10 @@ def recordings_of(run: Run) -> list[Recording]:
             ends, kind = (row["start_s"], row["end_s"]), _plain(row["kind"])
             finding = Finding(f"m{counts['m']}", "missed", recording.name, *ends, _when(row, run), kind)
             recording.missed.append(finding)
+    findings = [(recording, finding) for recording in recordings for finding in recording.findings]
+    first = sorted(findings, key=lambda pair: pair[1].verdict not in ("false", "missed"))
+    for recording, finding in first[:MOST_CLOSE_UPS]:
+        recording.drawn.add(finding.key)
     return recordings
 
 

@@ -213,6 +213,15 @@ def test_close_ups_draw_every_channel_and_the_score_within_their_panel(root):
             assert (steps.min(axis=0) >= 0).all() and (steps.max(axis=0) <= (1001, 100)).all()
 
 
+def test_of_very_many_events_the_false_and_the_missed_have_close_ups(root, monkeypatch):
+    monkeypatch.setattr(report_page, "MOST_CLOSE_UPS", 2)
+    text, page = page_of(root)
+    check_sound(text, page)
+    figures = {key: text[text.index(f'<figure id="{key}">') :].split("</figure>")[0] for key in ("e1", "e2", "m1")}
+    assert {key: figure.count("<svg") for key, figure in figures.items()} == {"e1": 0, "e2": 3, "m1": 3}
+    assert "plots/events/night_00100.0_found.png" in figures["e1"]
+
+
 def test_made_again_it_is_the_same_to_the_byte(root):
     first = write_report(root).read_bytes()
     assert write_report(root).read_bytes() == first
