@@ -307,7 +307,7 @@ def report(
         for name, several in seen.items():
             results["detectors"][name]["deployed"]["nab"] = nab_numbers(several[0], meta.series.rows, meta.rate_hz)
     findings = Findings(detector, segments, scored, seen["LSTM"], meta.simulated, meta.fault_kinds)
-    with run_files(run, timestamps=meta.series is not None) as files:
+    with run_files(run, timestamps=meta.series is not None, signals=plots) as files:
         write_findings(files, findings)
     write_data(run, dataset_facts(meta, dataset.channels), files.recordings)
     if plots:

@@ -230,7 +230,7 @@ class RunFiles:
     """What was found, taken recording after recording: large tables go to disk at once, small ones are kept."""
 
     _scores: TextIO
-    _signals: zipfile.ZipFile
+    _signals: zipfile.ZipFile | None
     events: list[Mapping[str, Any]] = field(default_factory=list)
     labels: list[Mapping[str, Any]] = field(default_factory=list)
     recordings: list[Mapping[str, Any]] = field(default_factory=list)
@@ -246,7 +246,7 @@ class RunFiles:
 
     def add_recording(self, about: Mapping[str, Any], signals: Mapping[str, np.ndarray]) -> None:
         """Append one recording to `signals.npz`, its arrays of SIGNALS under `<name>_<place>`; keep what it is."""
-        for name in SIGNALS:
+        for name in SIGNALS if self._signals is not None else ():
             entry = zipfile.ZipInfo(f"{name}_{len(self.recordings)}.npy")        # with no date: the same bytes again
             entry.compress_type = zipfile.ZIP_DEFLATED
             with self._signals.open(entry, "w", force_zip64=True) as file:
@@ -255,14 +255,19 @@ class RunFiles:
 
 
 @contextlib.contextmanager
-def run_files(run: RunFolder, timestamps: bool = False) -> Iterator[RunFiles]:
+def run_files(run: RunFolder, timestamps: bool = False, signals: bool = True) -> Iterator[RunFiles]:
     """Give the files of what was found; all of them are there if the block succeeds, else none is touched.
 
     Args:
         timestamps: whether events and labels carry those of a series.
+        signals: whether `signals.npz` is written, which a page is made from.
     """
-    with atomic_path(run.scores) as scores, atomic_path(run.signals) as signals:
-        with scores.open("w", encoding="utf-8", newline="") as text, zipfile.ZipFile(signals, "w") as archive:
+    with contextlib.ExitStack() as renamed:
+        scores = renamed.enter_context(atomic_path(run.scores))
+        packed = renamed.enter_context(atomic_path(run.signals)) if signals else None
+        with contextlib.ExitStack() as open_files:
+            text = open_files.enter_context(scores.open("w", encoding="utf-8", newline=""))
+            archive = open_files.enter_context(zipfile.ZipFile(packed, "w")) if packed else None
             files = RunFiles(text, archive)
             yield files
         write_events(run, files.events, timestamps)

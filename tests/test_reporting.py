@@ -145,19 +145,47 @@ def test_scores_come_back_as_they_were(tmp_path):
     assert frame["score"].isna().sum() == 4
 
 
+def test_signals_come_back_as_they_were_and_only_if_they_are_wanted(tmp_path):
+    random = np.random.default_rng(0)
+    signals = {"t": np.arange(9.0), "values": random.normal(size=(9, 2)).astype(np.float32)}
+    signals |= dict.fromkeys(("forecast", "score", "threshold"), signals["values"][:, 0])
+    for wanted in (True, False):
+        run = RunFolder(tmp_path / str(wanted))
+        with run_files(run, signals=wanted) as files:
+            files.add_recording({"name": "a"}, signals)
+            files.add_recording({"name": "b"}, signals)
+        assert run.signals.exists() == wanted and files.recordings == [{"name": "a"}, {"name": "b"}]
+    with np.load(tmp_path / "True" / "signals.npz", allow_pickle=False) as back:
+        assert len(back.files) == 10
+        np.testing.assert_array_equal(back["values_1"], signals["values"])
+
+
+def test_files_of_a_run_that_fails_are_left_as_they_were(tmp_path):
+    run = RunFolder(tmp_path)
+    with run_files(run) as files:
+        files.add_scores(scores_part("first", 5, 1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ZeroDivisionError), run_files(run) as files:
+        files.add_scores(scores_part("second", 5, 1))
+        raise ZeroDivisionError
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_events_come_back_as_they_were(tmp_path):
     breath = {"event": FoundEvent("first", 10.2, 15.8, 4.25, 11.4, "flow, mask"), "matched_label": "apnea"}
-    why = {"component": "drop", "contributions": "flow, mask 90 %, belt 10 %"}
+    why = {"overlaps": "apnea", "component": "drop", "contributions": "flow, mask 90 %, belt 10 %"}
     lost = {"event": FoundEvent("first", 20.0, 30.0, math.nan, 20.0, "belt"), "matched_label": ""}
     write_events(RunFolder(tmp_path), [breath | {"found_by": "lstm"} | why, lost | {"found_by": "mask"}])
     frame = pd.read_csv(tmp_path / "events.csv")
     assert list(frame) == [
         "recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by",
-        "component", "contributions",
+        "overlaps", "component", "contributions",
     ]  # fmt: skip
-    row = ["first", 10.2, 15.8, 4.25, 11.4, "flow, mask", "apnea", "lstm", "drop", "flow, mask 90 %, belt 10 %"]
+    row = [
+        "first", 10.2, 15.8, 4.25, 11.4, "flow, mask", "apnea", "lstm", "apnea", "drop", "flow, mask 90 %, belt 10 %",
+    ]
     assert frame.loc[0].tolist() == row
-    empty = ["peak_score", "matched_label", "component", "contributions"]
+    empty = ["peak_score", "matched_label", "overlaps", "component", "contributions"]
     assert frame.loc[1].drop(empty).tolist() == ["first", 20.0, 30.0, 20.0, "belt", "mask"]
     assert frame.loc[1, empty].isna().all()
 
