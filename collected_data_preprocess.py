@@ -100,11 +100,20 @@ def preprocess(name: str, dataset: DatasetConfig, base: Path, out: Path, force: 
     return folder
 
 
-def load_recording(file: Path, name: str, dataset: DatasetConfig) -> Recording:
-    """Read one raw recording of a dataset, in the declared units, with its events, labels mapped to kinds."""
+def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead: bool = False) -> Recording:
+    """Read one raw recording of a dataset, in the declared units, with its events, labels mapped to kinds.
+
+    Args:
+        allow_dead: take channels without a value, or without any change, instead of refusing them.
+    """
     in_file = {name: channel.source or name for name, channel in dataset.channels.items()}
     raw = recordings.read_recording(
-        file, list(dict.fromkeys(in_file.values())), _dialect(dataset), sentinels=_sentinels(dataset), name=name
+        file,
+        list(dict.fromkeys(in_file.values())),
+        _dialect(dataset),
+        sentinels=_sentinels(dataset),
+        name=name,
+        allow_dead=allow_dead,
     )
     notes = list(raw.notes)
     channels = {

@@ -21,7 +21,10 @@ ORACLE_SHARE = 0.01                     # of normal time that may lie above the 
 
 @dataclass(frozen=True)
 class TestRecording:
-    """One test recording as one detector sees it; arrays (T,), score NaN = none yet."""
+    """One test recording as one detector sees it; arrays (T,), score NaN = none yet.
+
+    is_labelled: whether somebody looked for events; else a found event is neither true nor false.
+    """
 
     name: str
     t: np.ndarray
@@ -30,6 +33,7 @@ class TestRecording:
     found: list[FoundEvent]
     faults: list[FoundEvent]
     labelled: list[EventMeta]
+    is_labelled: bool = True
 
 
 def evaluate_detector(

@@ -141,6 +141,25 @@ def plot_event(
     return _draw(view, start_s - before_s, end_s + after_s, title)
 
 
+@dataclass(frozen=True)
+class CloseUp:
+    """A close-up to draw: its event, its title, what it shows before and after, in s, and where it goes."""
+
+    start_s: float
+    end_s: float
+    title: str
+    before_s: float
+    after_s: float
+    path: Path
+
+
+def draw_recording(view: RecordingView, path: Path, close_ups: Sequence[CloseUp]) -> None:
+    """Write the picture of a whole recording, and its close-ups."""
+    save(plot_recording(view), path)
+    for one in close_ups:
+        save(plot_event(view, one.start_s, one.end_s, one.title, one.before_s, one.after_s), one.path)
+
+
 def plot_progress(
     t: np.ndarray,
     observed: np.ndarray,

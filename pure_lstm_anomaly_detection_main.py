@@ -38,7 +38,7 @@ if TYPE_CHECKING:                                                # heavy imports
     from detector import Detector, Scored
     from reporting import RunFolder
     from trainers import Batches, Trainer
-    from windowing import EventMeta, Segment
+    from windowing import Segment
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ def run_experiment(
 
     from detector import Detector, build_model, load_checkpoint, save_checkpoint
     from findings import events_on_normal
+    from report_page import write_report
     from reporting import only_run_here, write_run
 
     began = time.perf_counter()
@@ -101,7 +102,7 @@ def run_experiment(
         scored_at = time.perf_counter()
         results = report(config, dataset, run, detector, segments, scored, plots)
         results["forecast"] = forecast_numbers(data[1], detector, trainer_state["progress"])
-        results["calibration"] = events_on_normal(config.events, detector, normal, normal_scores)
+        results["calibration"] = events_on_normal(detector, normal, normal_scores)
         seconds = {
             "training": trained - began,
             "scoring": scored_at - trained,
@@ -114,6 +115,8 @@ def run_experiment(
             run, seed=config.training.seed, device=device, seconds=seconds, simulated=dataset.meta.simulated
         )
         write_json(run.metrics, results)
+        if plots:
+            write_report(run.root)
     return results
 
 
@@ -285,115 +288,35 @@ def report(
 ) -> dict[str, Any]:
     """Evaluate the detector and its baselines, write scores, events and plots; return the metrics."""
     import metrics
-    from evaluation import evaluate_detector, fault_numbers, nab_numbers
-    from findings import draw_findings, recordings_as_seen, write_findings
-
-    meta, tolerance = dataset.meta, config.events.tolerance_s
-    recordings = recordings_as_seen(config, dataset, detector, segments, scored)
-    buffer = metrics.suggest_buffer(dataset.splits["train"][0].values[:, 0])
-    results: dict[str, Any] = {
-        "dataset": meta.dataset,
-        "simulated": meta.simulated,
-        "channels": list(detector.channels),
-        "seed": config.training.seed,
-        "fault_kinds": meta.fault_kinds,
-        "threshold": {key: detector.threshold[key] for key in ("method", "parameters", "value")},
-        "events": config.events.model_dump(),
-        "detectors": {
-            name: evaluate_detector(several, meta.fault_kinds, meta.rate_hz, tolerance, buffer)
-            for name, several in recordings.items()
-        },
-        "faults": fault_numbers(recordings["LSTM"], meta.fault_kinds, tolerance),
-        "rate_hz": meta.rate_hz,
-    }
-    if meta.series is not None:
-        for name, several in recordings.items():
-            results["detectors"][name]["deployed"]["nab"] = nab_numbers(several[0], meta.series.rows, meta.rate_hz)
-    write_findings(run, detector, segments, scored, recordings["LSTM"], tolerance)
-    if plots:
-        draw_findings(run, detector, segments, scored, recordings["LSTM"], tolerance, meta.simulated)
-    return results
-
-
-def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str) -> Path:
-    """Score raw recordings with a trained model; no training data needed. Returns the run folder."""
-    from detector import Detector, load_checkpoint
-    from findings import draw_findings, group_recordings, write_findings
-    from recordings import name_of
-    from reporting import new_run
-
-    state = load_checkpoint(checkpoint)
-    detector = Detector.from_state(state, device, checkpoint.name)
-    if not detector.threshold:
-        raise DataError(f"{checkpoint.name}: its training was not finished, it has no threshold; resume the run first")
-    names = [name_of(file) for file in files]
-    if len(set(names)) < len(names):
-        raise DataError("--score: two files have the same name; score them one after the other")
-    read = _series_to_score if state.get("series") else _recordings_to_score
-    segments, labelled = read(dict(zip(names, files, strict=True)), state, detector, checkpoint.name)
-    run = new_run(root)
-    run.plots.mkdir(exist_ok=True)
-    events, tolerance = detector.config.events, detector.config.events.tolerance_s
-    scored = detector.detect([segment.values for segment in segments])
-    grouped = group_recordings(
-        events, labelled, detector, segments, [s.score for s in scored], [s.channel for s in scored], detector.threshold
+    from evaluation import nab_numbers
+    from findings import (
+        Findings,
+        RandomScores,
+        clear_pictures,
+        draw_findings,
+        numbers,
+        recordings_as_seen,
+        write_findings,
     )
-    write_findings(run, detector, segments, scored, grouped, tolerance)
-    draw_findings(run, detector, segments, scored, grouped, tolerance, bool(state["data"].get("simulated")))
-    return run.root
+    from reporting import dataset_facts, run_files, write_data
 
-
-def _recordings_to_score(
-    files: dict[str, Path], state: dict[str, Any], detector: Detector, where: str
-) -> tuple[list[Segment], dict[str, list[EventMeta]]]:
-    """Return the segments of raw recordings on the detector's grid, and their labelled events."""
-    import collected_data_preprocess as preprocess
-    from config import DatasetConfig, validate
-    from windowing import segments_where
-
-    data = validate(DatasetConfig, state.get("data"), where)
-    data = data.model_copy(update={"channels": {c: data.channels[c] for c in detector.channels}})
-    recordings = [preprocess.load_recording(file, name, data) for name, file in files.items()]
-    segments, labelled = [], {}
-    for recording in recordings:
-        for note in recording.notes:
-            log.info("%s: %s", recording.name, note)
-        _check_length(recording.path, recording.duration_s, detector)
-        segment = preprocess.on_grid(recording, data, [])
-        segments += segments_where(segment, segment.label >= 0)
-        labelled[recording.name] = preprocess.labelled_events(recording)
-    if not segments:
-        raise DataError("--score: no recording has a value of the model's channels")
-    return segments, labelled
-
-
-def _series_to_score(
-    files: dict[str, Path], _state: dict[str, Any], detector: Detector, _where: str
-) -> tuple[list[Segment], dict[str, list[EventMeta]]]:
-    """Return series of `timestamp,value` rows, each as one segment without labels."""
-    import numpy as np
-
-    from data_preprocess_NAB import read_series
-
-    segments = []
-    for name, file in files.items():
-        series = read_series(file, name)
-        if not 0.8 < series.period_s * detector.rate_hz < 1.25:
-            raise DataError(
-                f"{file.name}: a row every {series.period_s:g} s, but the model learnt a row every "
-                f"{1 / detector.rate_hz:g} s; train one on such data"
-            )
-        _check_length(file, len(series.values) / detector.rate_hz, detector)
-        segments.append(series.segment(0, len(series.values), np.empty((0, 2), int)))
-    return segments, {}
-
-
-def _check_length(file: Path, duration_s: float, detector: Detector) -> None:
-    least = (detector.spans.warm_up + detector.model.horizon + 1) / detector.rate_hz
-    if duration_s < least:
-        raise DataError(
-            f"{file.name}: {duration_s:g} s long; the model's warm-up and horizon need {least:g} s"
-        )
+    meta = dataset.meta
+    labelled = meta.events if any(meta.events.values()) else {}
+    chance = RandomScores(detector, sum(len(segment) for segment in dataset.normal(config.score.calibrate_on)))
+    seen = recordings_as_seen(detector, segments, scored, labelled, chance)
+    buffer = metrics.suggest_buffer(dataset.splits["train"][0].values[:, 0])
+    results = numbers(detector, meta.dataset, meta.simulated, meta.fault_kinds, seen, buffer)
+    if meta.series is not None:
+        for name, several in seen.items():
+            results["detectors"][name]["deployed"]["nab"] = nab_numbers(several[0], meta.series.rows, meta.rate_hz)
+    findings = Findings(detector, segments, scored, seen["LSTM"], meta.simulated, meta.fault_kinds)
+    with run_files(run, timestamps=meta.series is not None, signals=plots) as files:
+        write_findings(files, findings)
+    write_data(run, dataset_facts(meta, dataset.channels), files.recordings)
+    if plots:
+        clear_pictures(run)
+        draw_findings(run, findings)
+    return results
 
 
 # ---- command line ---------------------------------------------------------------------------
@@ -443,6 +366,7 @@ def run_all(config: ExperimentConfig, seeds: int, root: Path, datasets: Path, de
 
     All their datasets are read and checked before a folder is made.
     """
+    from report_page import write_report
     from reporting import RunFolder, new_run
 
     runs = planned_runs(config, seeds)
@@ -457,7 +381,10 @@ def run_all(config: ExperimentConfig, seeds: int, root: Path, datasets: Path, de
         run = RunFolder(root / folder)
         run.root.mkdir(parents=True, exist_ok=True)
         results.setdefault(one.dataset.name, []).append(run_experiment(one, data[one.dataset.name], run, device))
-    return summarize(root if len(runs) > 1 else None, results)
+    table = summarize(root if len(runs) > 1 else None, results)
+    if len(runs) > 1:
+        write_report(root)
+    return table
 
 
 def summarize(parent: Path | None, results: dict[str, list[dict[str, Any]]]) -> str:
@@ -507,7 +434,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run, or a folder of seeds")
     parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
     parser.add_argument("--checkpoint", type=Path, metavar="F", help="a trained model, with --score")
-    parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score")
+    parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score, or folders")
     return parser
 
 
@@ -524,6 +451,8 @@ def command(args: argparse.Namespace) -> int:
         raise DataError("--score uses the checkpoint's config; only --out and --device go with it")
     device = resolve_device(args.device)
     if args.score:
+        from score_recordings import score_files
+
         root = args.out or default_root(ROOT / "experiments", "scored")
         print(score_files(args.checkpoint, args.score, root, device))
         return 0

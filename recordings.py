@@ -97,6 +97,7 @@ def read_recording(
     *,
     sentinels: Mapping[str, list[float]] | None = None,
     name: str | None = None,
+    allow_dead: bool = False,
 ) -> Recording:
     """Read one recording; its suffix says which format it has.
 
@@ -105,6 +106,7 @@ def read_recording(
             read, what cannot stands in `notes`.
         sentinels: values of a channel, in the file's unit, that mean "no measurement", besides an empty cell.
         name: of the recording; None = the file's name without its suffixes.
+        allow_dead: take channels without a value, or without any change, instead of refusing them.
     Raises: DataError naming file, channel and row (as in an editor, the header is row 1).
     """
     read = _read_signal_file if signal_formats.is_signal_file(path) else _read_table
@@ -121,7 +123,7 @@ def read_recording(
         if channels is None and not len(found.values):
             del recording.channels[channel]
             recording.notes.append(f"{channel!r} is not read: it has no value at all")
-        elif channels is not None:
+        elif channels is not None and not allow_dead:
             _check_usable(channel, found, path)
     return recording
 

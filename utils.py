@@ -149,7 +149,7 @@ def sha256_of(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that make the numbers."""
-    packages = ("torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "pydantic")
+    packages = ("torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "pydantic", "jinja2")
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -13,11 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_report_page import check_sound, page_of
 
 import collected_data_preprocess
+import findings
 import pure_lstm_anomaly_detection_main as script
+import score_recordings
 import trainers
 from data_loader import load_dataset
+from detector import TOGETHER, Detector
 from recordings import read_recording
 
 SCRIPT = Path(script.__file__)
@@ -145,6 +149,46 @@ def test_a_run_fills_its_folder(run):
     assert calibration["events_per_hour"] == pytest.approx(calibration["events"] / calibration["hours"])
 
 
+def test_a_run_ends_with_a_page_in_which_every_event_can_be_reached(run):
+    text, page = page_of(run)
+    check_sound(text, page)
+    events, labels = (pd.read_csv(run / name, keep_default_na=False) for name in ("events.csv", "labels.csv"))
+    for letter, count in (
+        ("e", (events["found_by"] == "lstm").sum()),
+        ("f", (events["found_by"] == "mask").sum()),
+        ("m", (labels["found_by"] == "").sum()),
+    ):
+        keys = {f"{letter}{k + 1}" for k in range(count)}
+        assert keys <= set(page.ids) & {link.lstrip("#") for link in page.links}
+        assert f"{letter}{count + 1}" not in page.ids
+    assert "Simulated data" in page.words and "Two channels of breathing, made by a test" in page.words
+
+
+def test_labels_say_what_found_them_and_agree_with_the_metrics(run):
+    labels = pd.read_csv(run / "labels.csv", keep_default_na=False)
+    assert labels[["recording", "kind", "found_by"]].to_numpy().tolist() == [
+        ["three", "central_apnea", "lstm"], ["four", "sensor_dropout", "mask"],
+    ]  # fmt: skip
+    events = pd.read_csv(run / "events.csv", keep_default_na=False)
+    deployed = read(run / "metrics.json")["detectors"]["LSTM"]["deployed"]["events"]
+    mine = events[events["found_by"] == "lstm"]
+    assert (mine["overlaps"] == "").sum() == deployed["false_events"]
+    assert ((mine["matched_label"] == "") | (mine["matched_label"] == mine["overlaps"])).all()
+    shares = mine["contributions"].str.findall(r"(\d+) %").map(lambda found: sum(map(int, found)))
+    assert shares.between(90, 101).all() and mine["component"].isin(["drop", "error", "jolt", "joint"]).all()
+
+
+def test_signals_hold_what_was_drawn(run, home):
+    dataset = load_dataset(home / "datasets" / "collected-known-anomaly" / "tiny")
+    recordings = read(run / "data.json")["recordings"]
+    with np.load(run / "signals.npz") as signals:
+        for k, about in enumerate(recordings):
+            mine = [segment for segment in dataset.splits["test"] if segment.recording == about["name"]]
+            np.testing.assert_array_equal(signals[f"t_{k}"], np.concatenate([segment.t for segment in mine]))
+            np.testing.assert_allclose(signals[f"values_{k}"], np.concatenate([segment.values for segment in mine]))
+            assert signals[f"forecast_{k}"].shape == signals[f"values_{k}"].shape and about["steps"] > 400
+
+
 def test_scores_have_a_row_for_every_test_step(run, home):
     scores = pd.read_csv(run / "scores.csv")
     dataset = load_dataset(home / "datasets" / "collected-known-anomaly" / "tiny")
@@ -186,7 +230,7 @@ def test_the_same_seed_gives_the_same_numbers(home, run, tmp_path):
     assert call(home, "--out", tmp_path / "again") == 0
     assert_same_weights(weights_of(run), weights_of(tmp_path / "again"))
     assert same_history(run, tmp_path / "again")
-    for name in ("metrics.json", "scores.csv", "events.csv"):
+    for name in ("metrics.json", "scores.csv", "events.csv", "labels.csv", "data.json", "signals.npz"):
         assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
@@ -206,6 +250,10 @@ def test_several_seeds_are_summed_up(home, tmp_path):
     summary = summary["datasets"]["tiny"]
     for part in key:
         summary = summary[part]
+    text, page = page_of(root)
+    check_sound(text, page)
+    assert {"seed4/report.html", "seed5/report.html"} <= set(page.links)
+    assert all((root / link).is_file() for link in page.links if link.endswith(".html"))
     assert summary["values"] == values and values[0] != values[1]
     assert summary["mean"] == pytest.approx(np.mean(values)) and summary["std"] == pytest.approx(np.std(values))
 
@@ -337,6 +385,16 @@ def test_a_process_stopped_by_ctrl_c_can_be_resumed(home, tmp_path):
     assert call(home, "--checkpoint", root / "checkpoint.pt", "--score", home / "raw" / "three.csv") == 2
 
 
+def test_pictures_drawn_by_several_processes_are_the_same(home, run, tmp_path, monkeypatch):
+    root = shutil.copytree(run, tmp_path / "copy")
+    monkeypatch.setattr(findings, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(findings, "_cores", lambda: 2)
+    (root / "plots" / "three.png").unlink()
+    assert call(home, "--resume", root) == 0
+    before, after = ({p.relative_to(r): p.read_bytes() for p in r.rglob("*.png")} for r in (run, root))
+    assert len(before) > 4 and before == after
+
+
 # ---- nothing of the test split is learnt ----------------------------------------------------
 
 
@@ -377,6 +435,13 @@ def test_scoring_raw_recordings_gives_the_scores_of_the_run(home, run, tmp_path,
     expected, got = (pd.read_csv(root / "events.csv")[columns] for root in (run, out))
     pd.testing.assert_frame_equal(expected, got)
     assert (out / "plots" / "three.png").is_file()
+    numbers, before = (read(root / "metrics.json") for root in (out, run))
+    for name in ("LSTM", "rule without a model"):                            # labels stand beside: the same numbers
+        for part in ("events", "kinds", "point"):
+            assert numbers["detectors"][name]["deployed"][part] == before["detectors"][name]["deployed"][part]
+    text, page = page_of(out)
+    check_sound(text, page)
+    assert "The LSTM found 1 of 1 apneas" in page.words
 
 
 def test_scoring_needs_no_label_and_no_other_channel(home, run, tmp_path):
@@ -389,6 +454,66 @@ def test_scoring_needs_no_label_and_no_other_channel(home, run, tmp_path):
     assert set(got["recording"]) == {"night"} and not got["label"].any()
     expected = expected.loc[expected["recording"] == "three", "score"]
     np.testing.assert_allclose(got["score"], expected, atol=1e-5)
+    metrics = read(out / "metrics.json")
+    assert metrics["detectors"] == {} and metrics["found"]["recordings"] == 1
+    assert metrics["found"]["events"] == len(pd.read_csv(out / "events.csv").query("found_by == 'lstm'"))
+    text, page = page_of(out)
+    check_sound(text, page)
+    assert "Nothing is labelled here" in page.words
+    assert not list((out / "plots" / "events").glob("*_false.png"))          # nobody knows
+
+
+def test_many_recordings_are_scored_in_small_groups_as_one_by_one(home, run, tmp_path, monkeypatch):
+    raw, sizes, detect = home / "raw", [], Detector.detect
+    monkeypatch.setattr(score_recordings, "STEPS_AT_ONCE", 900)
+    monkeypatch.setattr(Detector, "detect", lambda self, many: sizes.append(len(many)) or detect(self, many))
+    words = ("--checkpoint", run / "checkpoint.pt", "--score")
+    files = [raw / f"{name}.csv" for name in ("three", "one", "two")]
+    assert call(home, *words, *files, "--out", tmp_path / "all") == 0
+    assert sizes == [1, 1, 1]                                                # 750, 600 and 500 steps
+    assert call(home, *words, raw / "two.csv", "--out", tmp_path / "two") == 0
+    together, alone = (pd.read_csv(tmp_path / name / "scores.csv") for name in ("all", "two"))
+    assert together["recording"].unique().tolist() == ["three", "one", "two"]
+    together = together[together["recording"] == "two"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(together, alone)
+    found = read(tmp_path / "all" / "metrics.json")["found"]
+    assert (found["recordings"], found["labelled_recordings"]) == (3, 1)
+    recordings = read(tmp_path / "all" / "data.json")["recordings"]
+    assert [one["is_labelled"] for one in recordings] == [True, False, False]
+
+
+@pytest.mark.parametrize("dead", [np.nan, 0.3])
+def test_a_channel_that_is_dead_in_one_recording_does_not_refuse_the_others(home, run, tmp_path, dead):
+    frame = pd.read_csv(home / "raw" / "three.csv").assign(thorax_au=dead)
+    frame.to_csv(tmp_path / "dead.csv", index=False)
+    words = ("--checkpoint", run / "checkpoint.pt", "--score", tmp_path / "dead.csv", home / "raw" / "four.csv")
+    assert call(home, *words, "--out", tmp_path / "out") == 0
+    events = pd.read_csv(tmp_path / "out" / "events.csv")
+    fault = events[(events["recording"] == "dead") & (events["found_by"] == "mask")]
+    assert fault["channel"].tolist() == ["thorax_au"] and (fault["end_s"] - fault["start_s"]).iloc[0] > 145
+    apnea = events[(events["recording"] == "dead") & (events["found_by"] == "lstm")]
+    assert apnea["start_s"].between(*APNEA).any()                            # the airflow alone still shows it
+    assert any("dead: thorax_au:" in line for line in read(tmp_path / "out" / "data.json")["filled"])
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert scores.loc[scores["recording"] == "dead", "residual_thorax_au"].isna().all()
+
+
+def test_groups_hold_few_long_recordings_or_many_short_ones(monkeypatch):
+    monkeypatch.setattr(score_recordings, "STEPS_AT_ONCE", 100)
+    few = score_recordings.groups_of({"a": 60, "b": 40, "c": 1, "d": 300, "e": 5})
+    assert list(few) == [["a", "b"], ["c"], ["d"], ["e"]]
+    many = list(score_recordings.groups_of({str(k): 1 for k in range(40)}))
+    assert [len(group) for group in many] == [TOGETHER, TOGETHER, 40 - 2 * TOGETHER]
+
+
+def test_a_folder_a_pattern_and_a_shells_wildcard_name_the_same_recordings(tmp_path):
+    for name in ("b.csv", "a.csv.gz", "a.events.csv", "notes.txt"):
+        (tmp_path / name).write_text("")
+    wanted = {"a": tmp_path / "a.csv.gz", "b": tmp_path / "b.csv"}
+    assert score_recordings.files_to_score([tmp_path]) == wanted
+    assert score_recordings.files_to_score([tmp_path / "*.csv*"]) == wanted
+    assert score_recordings.files_to_score(sorted(tmp_path.glob("*.csv*"))) == wanted
+    assert score_recordings.files_to_score([tmp_path, tmp_path / "b.csv"]) == wanted   # the same file twice is one
 
 
 # ---- the user's mistakes --------------------------------------------------------------------
@@ -478,7 +603,13 @@ def test_files_that_cannot_be_scored_are_refused(home, run, tmp_path, capsys):
     assert "none.csv" in score(tmp_path / "none.csv")
     (tmp_path / "three.csv").write_text("t_s,flow_lpm,thorax_au\n0,a,1\n")
     assert "three.csv" in score(tmp_path / "three.csv")
-    assert "same name" in score(tmp_path / "three.csv", home / "raw" / "three.csv")
+    assert "two files have the same name" in score(tmp_path / "three.csv", home / "raw" / "three.csv")
+    assert "night_*.csv: no file matches this pattern" in score(tmp_path / "night_*.csv")
+    (tmp_path / "empty").mkdir()
+    assert "no recording in this folder; expected files *.csv" in score(tmp_path / "empty")
+    assert "a file of labelled events, no recording" in score(home / "raw" / "three.events.csv")
+    good = [home / "raw" / f"{name}.csv" for name in ("one", "two", "four")]
+    assert "three.csv" in score(*good, tmp_path / "three.csv")               # one that is unreadable stops all
     assert not (tmp_path / "scored").exists()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_report_page import check_sound, page_of
 
 import data_preprocess_NAB
 import grid_search
@@ -138,6 +139,16 @@ def test_a_category_is_one_model_a_series_with_a_table(home, tmp_path, capsys):
     for name in NAMES:
         assert (root / name / "checkpoint.pt").is_file() and any(line.startswith(f"| {name} | LSTM") for line in lines)
     assert set(read(root / "summary.json")["datasets"]) == set(NAMES)
+    text, page = page_of(root)
+    check_sound(text, page)
+    assert {f"{name}/report.html" for name in NAMES} <= set(page.links) and "mean of 2" in page.words
+    text, page = page_of(root / NAMES[0])
+    check_sound(text, page)
+    events = pd.read_csv(root / NAMES[0] / "events.csv", keep_default_na=False)
+    keys = {f"e{k + 1}" for k in range((events["found_by"] == "lstm").sum())}
+    assert keys and keys <= set(page.ids) & {link.lstrip("#") for link in page.links}
+    assert "label window" in page.words and "NAB score" in page.words and "false events an hour" not in page.words
+    assert events["start_timestamp"].iloc[0] in page.words
 
 
 def test_seeds_of_a_category_resume_where_they_stopped(home, tmp_path, capsys):
@@ -161,6 +172,9 @@ def test_new_rows_are_scored_as_in_the_run(run, home, tmp_path):
     scores, expected = (pd.read_csv(folder / "scores.csv") for folder in (out, run))
     np.testing.assert_allclose(scores["score"], expected["score"], atol=1e-5)
     assert scores["timestamp"].tolist() == expected["timestamp"].tolist()
+    text, page = page_of(out)
+    check_sound(text, page)
+    assert "Nothing is labelled here" in page.words
 
 
 def test_rows_at_another_rate_are_refused(run, home, tmp_path, capsys):

@@ -20,10 +20,10 @@ from reporting import (
     new_run,
     only_run_here,
     results_table,
+    run_files,
     write_events,
     write_history,
     write_run,
-    write_scores,
 )
 from utils import DataError, write_json
 
@@ -133,7 +133,9 @@ def scores_part(name, steps, seed):
 
 def test_scores_come_back_as_they_were(tmp_path):
     parts = [scores_part("first", 20, 1), scores_part("second", 7, 2)]
-    write_scores(RunFolder(tmp_path), parts)
+    with run_files(RunFolder(tmp_path)) as files:
+        for part in parts:
+            files.add_scores(part)
     frame = pd.read_csv(tmp_path / "scores.csv")
     assert list(frame) == ["recording", "t_s", "score", "threshold", "alarm", "label", "residual_flow"]
     assert frame["recording"].tolist() == ["first"] * 20 + ["second"] * 7
@@ -143,17 +145,49 @@ def test_scores_come_back_as_they_were(tmp_path):
     assert frame["score"].isna().sum() == 4
 
 
+def test_signals_come_back_as_they_were_and_only_if_they_are_wanted(tmp_path):
+    random = np.random.default_rng(0)
+    signals = {"t": np.arange(9.0), "values": random.normal(size=(9, 2)).astype(np.float32)}
+    signals |= dict.fromkeys(("forecast", "score", "threshold"), signals["values"][:, 0])
+    for wanted in (True, False):
+        run = RunFolder(tmp_path / str(wanted))
+        with run_files(run, signals=wanted) as files:
+            files.add_recording({"name": "a"}, signals)
+            files.add_recording({"name": "b"}, signals)
+        assert run.signals.exists() == wanted and files.recordings == [{"name": "a"}, {"name": "b"}]
+    with np.load(tmp_path / "True" / "signals.npz", allow_pickle=False) as back:
+        assert len(back.files) == 10
+        np.testing.assert_array_equal(back["values_1"], signals["values"])
+
+
+def test_files_of_a_run_that_fails_are_left_as_they_were(tmp_path):
+    run = RunFolder(tmp_path)
+    with run_files(run) as files:
+        files.add_scores(scores_part("first", 5, 1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ZeroDivisionError), run_files(run) as files:
+        files.add_scores(scores_part("second", 5, 1))
+        raise ZeroDivisionError
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_events_come_back_as_they_were(tmp_path):
     breath = {"event": FoundEvent("first", 10.2, 15.8, 4.25, 11.4, "flow, mask"), "matched_label": "apnea"}
+    why = {"overlaps": "apnea", "component": "drop", "contributions": "flow, mask 90 %, belt 10 %"}
     lost = {"event": FoundEvent("first", 20.0, 30.0, math.nan, 20.0, "belt"), "matched_label": ""}
-    write_events(RunFolder(tmp_path), [breath | {"found_by": "lstm"}, lost | {"found_by": "mask"}])
+    write_events(RunFolder(tmp_path), [breath | {"found_by": "lstm"} | why, lost | {"found_by": "mask"}])
     frame = pd.read_csv(tmp_path / "events.csv")
     assert list(frame) == [
         "recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by",
+        "overlaps", "component", "contributions",
     ]  # fmt: skip
-    assert frame.loc[0].tolist() == ["first", 10.2, 15.8, 4.25, 11.4, "flow, mask", "apnea", "lstm"]
-    assert frame.loc[1].drop(["peak_score", "matched_label"]).tolist() == ["first", 20.0, 30.0, 20.0, "belt", "mask"]
-    assert frame.loc[1, ["peak_score", "matched_label"]].isna().all()
+    row = [
+        "first", 10.2, 15.8, 4.25, 11.4, "flow, mask", "apnea", "lstm", "apnea", "drop", "flow, mask 90 %, belt 10 %",
+    ]
+    assert frame.loc[0].tolist() == row
+    empty = ["peak_score", "matched_label", "overlaps", "component", "contributions"]
+    assert frame.loc[1].drop(empty).tolist() == ["first", 20.0, 30.0, 20.0, "belt", "mask"]
+    assert frame.loc[1, empty].isna().all()
 
 
 def test_events_of_a_series_carry_timestamps(tmp_path):

@@ -1,0 +1,393 @@
+"""The report page of hand-made run folders: what it shows, that it is sound HTML, and what it refuses."""
+
+import json
+import re
+import shutil
+import zipfile
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import report_page
+from evaluation import TestRecording, evaluate_detector, fault_numbers
+from events import FoundEvent
+from plots import plot_history, save
+from report_page import verdict_of, write_report
+from reporting import HISTORY, RunFolder, run_files, write_data, write_history
+from utils import DataError, write_json
+from windowing import EventMeta
+
+VOID = {"meta", "img", "br", "path", "link", "hr"}
+NASTY = "<script>alert(1)</script> \"q\" 'a' & ../../etc/passwd\nzweite Zeile \u00e4\u00f6\u03b2\U0001f634 " + "x" * 300
+
+
+class Page(HTMLParser):
+    """Collects what a test asks of a page, and follows open and closed tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.images, self.tags, self.text, self.errors = [], [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        about = dict(attributes)
+        self.tags.append((tag, about))
+        self.ids += [about["id"]] if "id" in about else []
+        self.links += [about["href"]] if "href" in about else []
+        self.images += [about] if tag == "img" else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.errors.append(tag)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+def make_run(
+    root, *, name="night", channels=("flow", "belt"), labelled=True, scored=False, simulated=False, text="fine"
+):
+    """Write a finished run folder of one recording: one apnea found, one cough missed, a false alarm, a fault."""
+    run = RunFolder(root)
+    run.plots.mkdir(parents=True)
+    t = np.arange(1500) / 5
+    values = np.stack([20 * np.sin(1.5 * t), np.cos(1.5 * t)], 1)
+    values[700:720, 1] = np.nan
+    score = 1 + 0.5 * np.sin(t)
+    score[500:560], score[1000:1010], score[:50] = 6.0, 4.0, np.nan
+    spans = ((100.0, 111.8, 6.0), (200.0, 201.8, 4.0))
+    found = [FoundEvent(name, start, end, peak, start, channels[0]) for start, end, peak in spans]
+    faults = [FoundEvent(name, 140.0, 144.0, np.nan, 140.0, channels[1])]
+    labels = [EventMeta(start_s=95.0, end_s=110.0, kind="central_apnea"), EventMeta(start_s=250, end_s=252, kind=text)]
+    labels = labels if labelled else []
+    seen = TestRecording(name, t, score, score > 3, found, faults, labels, labelled)
+    chance = np.random.default_rng(0).uniform(size=len(t))
+    random = TestRecording(name, t, chance, chance > 0.999, [], faults, labels, labelled)
+    with run_files(run) as files:
+        for event, kind in zip(found, ("central_apnea", ""), strict=True):
+            row = {"event": event, "matched_label": kind * labelled, "overlaps": kind * labelled, "found_by": "lstm"}
+            files.events.append(row | {"component": "drop", "contributions": f"{channels[0]} 100 %"})
+        files.events.append({"event": faults[0], "matched_label": "", "overlaps": "", "found_by": "mask"})
+        for label, by in zip(labels, ("lstm", ""), strict=labelled):
+            files.labels.append({"recording": name, **label.model_dump(), "found_by": by})
+        about = {"name": name, "start_s": 0.0, "end_s": float(t[-1]), "steps": len(t), "is_labelled": labelled}
+        signals = {"t": t, "values": values, "forecast": values * 0.9, "score": score, "threshold": 0 * t + 3}
+        files.add_recording(about | {"lead_s": 3.0}, signals)
+    facts = {
+        "dataset": "tiny", "description": text, "simulated": simulated, "is_series": False, "rate_hz": 5.0,
+        "delay_s": 0.8, "guard_s": 10.0,
+        "channels": [{"name": c, "unit": "L/min", "measures": "airflow", "rate_hz": 25.0} for c in channels],
+        "splits": {"train": {"recordings": 1, "steps": 3600, "hours": 0.2}},
+        "dropped": [f"{text}: 1 to 2 s, 5 steps: guard"], "filled": [f"{text}: 3 samples"], "notes": [text],
+        "sources": {text: "00ff"},
+    }  # fmt: skip
+    write_data(run, facts, files.recordings)
+    detectors = {"LSTM": [seen], "rule without a model": [random], "random scores": [random]}
+    metrics = {
+        "dataset": "tiny", "simulated": simulated, "seed": 0, "fault_kinds": [], "rate_hz": 5.0,
+        "threshold": {"method": "quantile", "parameters": {"q": 0.99}, "value": 3.0}, "events": {"tolerance_s": 5.0},
+        "detectors": {d: evaluate_detector(r, [], 5.0, 5.0, 10) for d, r in detectors.items()} if labelled else {},
+        "faults": fault_numbers([seen], [], 5.0),
+    }  # fmt: skip
+    if scored:
+        found = {"recordings": 1, "labelled_recordings": int(labelled), "hours": 0.5, "events": 2, "faults": 1}
+        metrics["found"] = found
+    else:
+        metrics["forecast"] = {"lstm": -1.5, "best_epoch": 1, "last_value": -1.0, "mean": 0.5}
+        metrics["calibration"] = {"events": 1, "hours": 2.0, "events_per_hour": 0.5}
+        rows = [(k, 1.0, 1.0 - k, 1e-3, 2.0) for k in range(2)]
+        history = [dict(zip(HISTORY, row, strict=True)) for row in rows]
+        write_history(run, history)
+        for picture in ("training", "progress"):
+            save(plot_history(history, 1), run.plots / f"{picture}.png")
+    write_json(run.metrics, metrics)
+    write_json(run.config, {"dataset": {"name": text}, "grid": {}})
+    made = {"command": ["main.py", "--out", text], "seed": 0, "device": "cpu", "seconds": {"total": 3.0}}
+    write_json(run.run, made | {"git_commit": None, "versions": {"python": "3.11"}, "finished": "2026-01-01 00:00:00"})
+    return root
+
+
+def page_of(root):
+    text = write_report(root).read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def check_sound(text, page):
+    """Assert what holds for every page: balanced tags, unique ids, no dead link, nothing from outside."""
+    assert not page.errors and not page.open
+    assert len(set(page.ids)) == len(page.ids)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert all(image["alt"].strip() and image["src"].startswith("data:image/png;base64,") for image in page.images)
+    assert all(about["scope"] in ("col", "row") for tag, about in page.tags if tag == "th")
+    assert not {"script", "iframe", "object", "embed", "form", "link", "base"} & {tag for tag, _ in page.tags}
+    assert not any(name.startswith("on") or name in ("srcset", "action") for _, about in page.tags for name in about)
+    assert not re.search(r"url\(|@import|https?:", text)
+    (policy,) = [about["content"] for tag, about in page.tags if about.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "script" not in policy
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert dict(page.tags[0][1]) == {"lang": "en"} and {"main", "header", "footer"} <= {tag for tag, _ in page.tags}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+# ---- what it shows --------------------------------------------------------------------------
+
+
+def test_every_event_of_the_run_has_an_anchor_that_a_link_points_to(root):
+    text, page = page_of(root)
+    check_sound(text, page)
+    found_by = pd.read_csv(root / "events.csv")["found_by"].tolist()
+    keys = {"e1", "e2", "f1", "m1"}
+    assert (found_by.count("lstm"), found_by.count("mask")) == (2, 1)
+    assert keys == {key for key in page.ids if re.fullmatch(r"[efm]\d+", key)}
+    assert keys <= {link[1:] for link in page.links}
+
+
+def test_misses_false_alarms_and_faults_are_told_apart(root):
+    _, page = page_of(root)
+    assert "1 found as labelled, 1 missed, 1 false alarms, 1 faults" in page.words
+    names = [about["aria-label"] for tag, about in page.tags if tag == "a" and "aria-label" in about]
+    assert names == [
+        "E1, found as labelled: central apnea, 1:40.0 to 1:51.8",
+        "E2, false alarm, 3:20.0 to 3:21.8",
+        "M1, missed: fine, 4:10.0 to 4:12.0",
+        "F1, fault, 2:20.0 to 2:24.0",
+    ]
+
+
+def test_numbers_config_versions_and_data_are_there(root):
+    _, page = page_of(root)
+    for words in (
+        "The LSTM found 1 of 1 apneas and 0 of 1 other labelled events",
+        "rule without a model", "random scores", "Oracle", "An upper bound, no result", "dataset.name", "python 3.11",
+        "main.py --out fine", "not under version control", "Dropped: 1 stretches", "1 × guard", "airflow",
+        "no medical device", "1 event in 2.0 hours", "mostly less movement than expected",
+    ):  # fmt: skip
+        assert words in page.words
+    assert "Simulated" not in page.words
+    assert "goes from 1.000 at epoch 0 to -1.500 at epoch 1" in page.images[0]["alt"]
+
+
+def test_simulated_data_is_said_before_anything_else(tmp_path):
+    _, page = page_of(make_run(tmp_path / "run", simulated=True))
+    words = page.words[page.words.index("To the content") :]
+    assert words.startswith("To the content Simulated data: no person was measured.")
+
+
+def test_without_labels_nothing_is_called_true_or_false(tmp_path):
+    text, page = page_of(make_run(tmp_path / "run", labelled=False, scored=True))
+    check_sound(text, page)
+    assert "The LSTM found 2 events in 0.5 hours of 1 recordings, 4.0 an hour." in page.words
+    assert "Nothing is labelled here" in page.words and "2 found" in page.words
+    for word in ("false alarm", "labelled, missed", "as labelled", "Oracle", "Training"):
+        assert word not in page.words
+
+
+def test_close_ups_draw_every_channel_and_the_score_within_their_panel(root):
+    text, _ = page_of(root)
+    close_up = text[text.index('<figure id="e1">') : text.index("</figure>", text.index('<figure id="e1">'))]
+    assert close_up.count("<svg") == 3 and close_up.count('class="f"') == 2 and close_up.count('class="a"') == 1
+    for path in re.findall(r' d="([^"]+)"', text):
+        for part in path.split("M")[1:]:
+            start, _, rest = part.partition("l")
+            steps = np.array(re.findall(r"-?\d+", f"{start} {rest}"), int).reshape(-1, 2).cumsum(axis=0)
+            assert (steps.min(axis=0) >= 0).all() and (steps.max(axis=0) <= (1001, 100)).all()
+
+
+def test_of_very_many_events_the_false_and_the_missed_have_close_ups(root, monkeypatch):
+    monkeypatch.setattr(report_page, "MOST_CLOSE_UPS", 2)
+    text, page = page_of(root)
+    check_sound(text, page)
+    figures = {key: text[text.index(f'<figure id="{key}">') :].split("</figure>")[0] for key in ("e1", "e2", "m1")}
+    assert {key: figure.count("<svg") for key, figure in figures.items()} == {"e1": 0, "e2": 3, "m1": 3}
+    assert "plots/events/night_00100.0_found.png" in figures["e1"]
+
+
+def test_made_again_it_is_the_same_to_the_byte(root):
+    first = write_report(root).read_bytes()
+    assert write_report(root).read_bytes() == first
+    assert sorted(p.name for p in root.iterdir() if p.name.startswith(".")) == []
+
+
+def test_text_from_outside_is_only_ever_text(tmp_path):
+    root = make_run(tmp_path / "run", name=NASTY, channels=(NASTY, "belt"), text=NASTY)
+    text, page = page_of(root)
+    check_sound(text, page)
+    assert "<script" not in text.lower()
+    assert " ".join(NASTY.split()) in page.words
+    heading = [about for tag, about in page.tags if tag == "article"]
+    assert len(heading) == 1 and heading[0]["aria-labelledby"] == "r1"
+    assert any(about.get("title", "").endswith("4:10.0 to 4:12.0") for _, about in page.tags)
+
+
+def test_pictures_of_odd_names_stay_inside_the_run_folder(tmp_path):
+    run = RunFolder(tmp_path)
+    for name in ("../../etc/passwd", "a/b", "..\\x", "\u03b2" * 300, NASTY):
+        for path in (run.overview(name), run.close_up(name, 3.5, "found")):
+            assert path.resolve().is_relative_to(tmp_path / "plots") and len(path.name.encode()) < 240
+    assert run.overview("\u03b2" * 300) != run.overview("\u03b2" * 301)
+    assert run.close_up("night", 12.34, "missed") == tmp_path / "plots" / "events" / "night_00012.3_missed.png"
+
+
+# ---- several runs ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    for name in ("seed 0", "seed#1"):
+        write_report(make_run(tmp_path / name, simulated=True))
+    write_json(tmp_path / "runs.json", {"seeds": 2, "folders": ["seed 0", "seed#1"]})
+    return tmp_path
+
+
+def test_a_folder_of_runs_has_one_table_and_a_link_to_each_page(seeds):
+    text, page = page_of(seeds)
+    check_sound(text, page)
+    links = [link for link in page.links if not link.startswith("#")]
+    assert links == ["seed%200/report.html", "seed%231/report.html"]
+    assert "2 runs, 2 seeds each" in page.words and "Simulated data" in page.words
+    assert "100 ± 0 %" in page.words and page.words.count("The LSTM found 1 of 1 apneas") == 2
+
+
+def test_a_folder_of_runs_is_refused_while_one_is_not_finished(seeds):
+    (seeds / "seed#1" / "metrics.json").unlink()
+    with pytest.raises(DataError, match="seed#1: not finished"):
+        write_report(seeds)
+    write_json(seeds / "runs.json", {"seeds": 1, "folders": ["../elsewhere"]})
+    with pytest.raises(DataError, match="leads out of this one"):
+        write_report(seeds)
+
+
+# ---- the verdict ----------------------------------------------------------------------------
+
+
+def detector(found, per_hour, precision, labelled=30):
+    kinds = {kind: {"labelled": labelled, "found": n} for kind, n in found.items()}
+    events = {"false_events_per_hour": per_hour, "found_events": sum(found.values())}
+    return {"deployed": {"kinds": kinds, "events": events, "threshold_free": {"auc_pr": precision}}}
+
+
+def test_the_verdict_counts_and_names_the_rule_and_what_is_behind():
+    detectors = {
+        "LSTM": detector(
+            {"central_apnea": 30, "hypopnea": 24, "obstructive_apnea": 27, "tachypnea": 3, "lost": 30}, 1.66, 0.4
+        ),
+        "rule without a model": detector(
+            {"central_apnea": 30, "hypopnea": 15, "obstructive_apnea": 30, "tachypnea": 0, "lost": 30}, 6.85, 0.45
+        ),
+        "random scores": detector(
+            {"central_apnea": 1, "hypopnea": 1, "obstructive_apnea": 1, "tachypnea": 6, "lost": 30}, None, 0.2
+        ),
+    }
+    sentences = verdict_of({"detectors": detectors, "fault_kinds": ["lost"]}, is_series=False)
+    assert [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in sentences] == [
+        "The LSTM found 95 % of 60 apneas, 80 % of 30 hypopneas and 10 % of 30 other labelled events at 1.7 false "
+        "events an hour; the rule without a model found 100 %, 50 % and 0 % at 6.8 false events an hour.",
+        "Found more often without the LSTM: obstructive apnea (27 of 30; rule without a model 30) and tachypnea "
+        "(3 of 30; random scores 6).",
+        "By average precision the LSTM is behind: rule without a model, 0.45 against 0.40.",
+    ]
+
+
+def test_few_events_are_told_as_counts():
+    found = {"LSTM": 9, "plain rule": 8}
+    detectors = {name: detector({"central_apnea": n}, 0.5, 0.5, labelled=10) for name, n in found.items()}
+    (sentence,) = verdict_of({"detectors": detectors, "fault_kinds": []}, is_series=False)
+    assert sentence.startswith("The LSTM found 9 of 10 apneas at 0.5 false events an hour; the plain rule found 8 of")
+
+
+# ---- what it refuses ------------------------------------------------------------------------
+
+
+def refused(root, capsys):
+    """Return the one line that refuses a folder; no page is left, and no torn file."""
+    (root / "report.html").unlink(missing_ok=True) if root.is_dir() else None
+    assert report_page.main([str(root)]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1 and captured.err.startswith("error: ") and not captured.out
+    assert not (root / "report.html").exists() and not list(root.parent.rglob("*.tmp"))
+    return captured.err
+
+
+def test_a_wrong_folder_is_refused(tmp_path, capsys):
+    assert "no such folder" in refused(tmp_path / "none", capsys)
+    assert "no run folder" in refused(tmp_path, capsys)
+    (tmp_path / "config.json").write_text("{}")
+    assert "not finished, there is no metrics.json; go on with --resume" in refused(tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["data.json", "run.json", "config.json", "events.csv", "labels.csv", "signals.npz", "plots/training.png"],
+)
+def test_a_missing_and_a_garbled_file_are_refused_by_name(root, capsys, name):
+    for content in (None, b"\x00nothing of use", b""):
+        (root / name).unlink() if content is None else (root / name).write_bytes(content)
+        assert name.rpartition("/")[2] in refused(root, capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "expected"),
+    [
+        ("events.csv", "night,100.0", "night,soon", "events.csv: row 2: start_s is 'soon'; expected a number"),
+        ("events.csv", "night,100.0", "day,100.0", "events.csv: row 2: recording 'day' is not in data.json"),
+        ("events.csv", ",lstm,", ",mask,", "events found by the LSTM, but metrics.json says 2"),
+        ("labels.csv", "kind", "kinds", "labels.csv: no column 'kind'"),
+        ("metrics.json", '"detectors"', '"detectives"', "do not fit together (KeyError: 'detectors')"),
+        ("metrics.json", '"quantile"', "NaN", "metrics.json: NaN is not a JSON number"),
+        ("data.json", '"channels": [', '"channels": [{}, ', "signals.npz: the arrays of 'night' have other shapes"),
+        ("data.json", '"rate_hz": 5.0', '"rate_hz": "fast"', "do not fit together"),
+        ("history.csv", "0,1,", "0,one,", "history.csv: row 2: train_loss is 'one'; expected a number"),
+    ],
+)
+def test_an_edited_file_is_refused_by_name(root, capsys, name, before, after, expected):
+    text = (root / name).read_text()
+    assert before in text
+    (root / name).write_text(text.replace(before, after))
+    assert expected in refused(root, capsys)
+
+
+def test_a_torn_archive_is_refused(root, capsys):
+    content = (root / "signals.npz").read_bytes()
+    (root / "signals.npz").write_bytes(content[: len(content) // 2])
+    assert "signals.npz: not readable" in refused(root, capsys)
+    with zipfile.ZipFile(root / "signals.npz", "w") as archive:
+        archive.writestr("t_0.npy", b"none")
+    assert "signals.npz" in refused(root, capsys)
+
+
+def test_a_page_that_cannot_be_made_leaves_the_old_one(root):
+    before = write_report(root).read_bytes()
+    shutil.copy(root / "labels.csv", root / "events.csv")
+    with pytest.raises(DataError, match="events.csv: no column"):
+        write_report(root)
+    assert (root / "report.html").read_bytes() == before
+
+
+def test_null_numbers_are_shown_as_unknown(root):
+    metrics = json.loads((root / "metrics.json").read_text())
+    for one in metrics["detectors"].values():
+        one["deployed"]["events"]["false_events_per_hour"] = one["deployed"]["events"]["delay_median_s"] = None
+        one["deployed"]["threshold_free"]["auc_pr"] = None
+    (root / "metrics.json").write_text(json.dumps(metrics))
+    _, page = page_of(root)
+    assert "at an unknown number of false events" in page.words and "None" not in page.words
