@@ -45,7 +45,8 @@ RANK = {
     "nab_benchmark": 7,
 }
 NEVER_TORCH = (
-    "metrics", "thresholds", "anomaly_scores", "comparisons", "trailing", "windowing", "events", "recordings", "resampling", "config", "nab_files",
+    "metrics", "thresholds", "anomaly_scores", "comparisons", "trailing", "windowing", "events", "recordings",
+    "resampling", "config", "nab_files",
 )  # fmt: skip
 MODULES = sorted(ROOT.glob("*.py"))
 
