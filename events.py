@@ -105,7 +105,7 @@ class EventStream(Stateful):
     join it.
     """
 
-    STATE = ("begun", "start_s", "end_s", "peak_score", "peak_t_s", "since_end", "votes")
+    STATE = ("begun", "alarmed", "start_s", "end_s", "peak_score", "peak_t_s", "since_end", "votes")
 
     def __init__(self, recording: str, channels: Sequence[str], *, merge_gap_s: float, min_duration_s: float) -> None:
         self.recording, self.names = recording, list(channels)
@@ -113,7 +113,7 @@ class EventStream(Stateful):
         self._forget()
 
     def _forget(self) -> None:
-        self.begun = False
+        self.begun = self.alarmed = False                            # alarmed: the last step was an alarm
         self.start_s = self.end_s = math.nan                         # first and last alarm; NaN = none
         self.peak_score, self.peak_t_s = -math.inf, math.nan
         self.since_end = [-math.inf, math.nan]                       # the peak behind the last alarm
@@ -122,8 +122,9 @@ class EventStream(Stateful):
     def update(self, t: float, score: float, alarm: bool, channel: int) -> list[Change]:
         """Take the next step of the recording; return what begins and what is over."""
         changes = []
-        if t - self.end_s >= self.merge_gap_s:
+        if not (alarm and self.alarmed) and t - self.end_s >= self.merge_gap_s:
             changes = self.close()
+        self.alarmed = alarm
         if alarm:
             self._join(t, score, channel)
             if not self.begun and self.end_s - self.start_s >= self.min_duration_s:
