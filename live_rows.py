@@ -49,7 +49,7 @@ def read_lines(
         follow: the file's path, if it is to be read on as it grows; None = the input ends.
         stopped: whether to stop; asked before each line.
     """
-    rest, place = b"", file.tell() if follow else 0
+    rest, cut, place = b"", 0, file.tell() if follow else 0          # cut: bytes left out of an endless line
     while not stopped():
         if follow is None and not _is_ready(file):
             yield None, place
@@ -57,23 +57,23 @@ def read_lines(
         chunk = os.read(file.fileno(), CHUNK)
         if not chunk and follow is None:
             if rest:
-                yield _text(rest), place + len(rest)
+                yield _text(rest), place + len(rest) + cut
             return
         if not chunk:
-            if follow.is_file() and follow.stat().st_size < place + len(rest):
+            if follow.is_file() and follow.stat().st_size < place + len(rest) + cut:
                 complaints.say("shorter files", f"{follow.name} became shorter; reading it from its start")
-                place, rest = os.lseek(file.fileno(), 0, os.SEEK_SET), b""
+                place, rest, cut = os.lseek(file.fileno(), 0, os.SEEK_SET), b"", 0
             yield None, place
             time.sleep(WAIT_S)
             continue
         *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > LONGEST:                                      # no line of a recorder: let it be refused
-            lines, rest = [*lines, rest], b""
         for line in lines:
             if stopped():
                 return
-            place += len(line) + 1
+            place, cut = place + len(line) + 1 + cut, 0
             yield _text(line), place
+        cut += max(len(rest) - LONGEST, 0)                           # no line of a recorder: it will be refused
+        rest = rest[:LONGEST]
 
 
 def _is_ready(file: BinaryIO) -> bool:
