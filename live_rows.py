@@ -108,12 +108,13 @@ class Rows:
         Raises: DataError if the first line is no header with the time and every channel.
         """
         self.number += 1
+        line = line.removeprefix("\ufeff")                           # a file's mark, also of one behind another
         if not self.header:
-            self.use_header(line.removeprefix("\ufeff"))
+            self.use_header(line)
             return None
         if not line or line == self.header:
             return None
-        cells = line.split(self.delimiter) if '"' not in line else next(csv.reader([line], delimiter=self.delimiter))
+        cells = _cells(line, self.delimiter)
         if self.time_column in cells:                                # the recorder began anew
             self.use_header(line)
             return None
@@ -131,7 +132,7 @@ class Rows:
         Raises: DataError if the time or a channel is not among them.
         """
         self.delimiter = max(",;\t", key=header.count)
-        names = [name.strip() for name in next(csv.reader([header], delimiter=self.delimiter), [])]
+        names = [name.strip() for name in _cells(header, self.delimiter)]
         wanted = [self.time_column, *self.channels]
         for name in wanted:
             if names.count(name) != 1:
@@ -191,6 +192,15 @@ class Rows:
             self.use_header(state["header"])
         self.stamped, self.number = state["stamped"], state["number"]
         self.origin = datetime.fromisoformat(state["origin"]) if state["origin"] else None
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    if '"' in line:
+        try:
+            return next(csv.reader([line], delimiter=delimiter))
+        except csv.Error:                                            # no CSV: it will be refused as it is
+            pass
+    return line.split(delimiter)
 
 
 def _stamp(text: str) -> datetime | None:
