@@ -98,7 +98,8 @@ class Rows:
     def __init__(self, time_column: str, channels: Sequence[str], complaints: Complaints, series: bool = False) -> None:
         self.time_column, self.channels, self.complaints = time_column, list(channels), complaints
         self.header, self.columns, self.delimiter = "", [], ","
-        self.series, self.stamped = series, False
+        self.series = series
+        self.stamped: bool | None = None                             # whether times are timestamps; None = not known yet
         self.origin: datetime | None = None                          # of timestamps, the first one
         self.number, self.written = 0, ""                            # of lines; the last time of a series
 
@@ -152,9 +153,11 @@ class Rows:
             if not self.stamped:
                 t = float(text)
                 if math.isfinite(t):
+                    self.stamped = False
                     return t
         except ValueError:
-            self.stamped = self.origin is None and _stamp(text) is not None
+            if self.stamped is None and _stamp(text) is not None:
+                self.stamped = True
         stamp = _stamp(text) if self.stamped else None
         try:
             self.origin = self.origin or stamp
