@@ -187,13 +187,19 @@ class Rows:
     def state_dict(self) -> dict[str, Any]:
         """Return what a later process needs to read on."""
         origin = self.origin.isoformat() if self.origin else ""
-        return {"header": self.header, "stamped": self.stamped, "origin": origin, "number": self.number}
+        return {
+            "header": self.header,
+            "stamped": self.stamped,
+            "origin": origin,
+            "number": self.number,
+            "written": self.written,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict()`."""
         if state["header"]:
             self.use_header(state["header"])
-        self.stamped, self.number = state["stamped"], state["number"]
+        self.stamped, self.number, self.written = state["stamped"], state["number"], state["written"]
         self.origin = datetime.fromisoformat(state["origin"]) if state["origin"] else None
 
 
