@@ -99,7 +99,7 @@ class Rows:
         self.time_column, self.channels, self.complaints = time_column, list(channels), complaints
         self.header, self.columns, self.delimiter = "", [], ","
         self.series = series
-        self.stamped: bool | None = None                             # whether times are timestamps; None = not known yet
+        self.stamped: bool | None = None                             # whether times are timestamps; None = not known
         self.origin: datetime | None = None                          # of timestamps, the first one
         self.number, self.written = 0, ""                            # of lines; the last time of a series
 
