@@ -22,7 +22,7 @@ import recordings
 import respiratory_simulator
 from config import DATASET_CONFIG, DatasetConfig, dataset_names, load_dataset
 from recordings import Event, Recording
-from resampling import grid_of, to_grid
+from resampling import grid_of, significant, to_grid
 from utils import ROOT, DataError, run_cli, setup_logging, sha256_of
 from windowing import (
     SPLITS,
@@ -149,18 +149,10 @@ def on_grid(recording: Recording, dataset: DatasetConfig, filled: list[str]) -> 
             filled.append(f"{recording.name}: {name}: {resampled.held} short-gap samples hold the last value")
         if resampled.stuck:
             filled.append(f"{recording.name}: {name}: {resampled.stuck} stuck samples count as missing")
-        columns.append(_significant(resampled.values))
+        columns.append(significant(resampled.values))
     values = np.column_stack(columns)                                # (T, C)
     label = label_steps(grid.t, [(e.start_s, e.end_s) for e in recording.events])
     return Segment(recording.name, grid.t, values, label)
-
-
-def _significant(values: np.ndarray, digits: int = 6) -> np.ndarray:
-    """Return values (T,) rounded to so many significant digits: the unit must not decide what is lost."""
-    with np.errstate(divide="ignore"):
-        exponent = np.floor(np.log10(np.abs(values)))
-    power = 10.0 ** (digits - 1 - np.where(np.isfinite(exponent), exponent, 0.0))
-    return np.round(values * power) / power
 
 
 def split_recording(
