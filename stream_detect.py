@@ -47,27 +47,34 @@ class Output:
 
     Args:
         keep: bytes of the file to keep, what was written before a restart; stdout begins anew.
-    Raises: DataError if the file cannot be written, or is shorter than that.
+    Raises: DataError if the file is shorter than that.
     """
 
     def __init__(self, path: Path | None, as_json: bool, rows: Rows, keep: int) -> None:
         self.as_json, self.rows, self.path = as_json, rows, path
-        self.bytes = keep if path is not None else 0
-        self.file = sys.stdout.buffer if path is None else self._open(path, keep)
-        if not as_json and not self.bytes:
+        self.bytes, self.begun = keep if path is not None else 0, False
+        self.file: Any = sys.stdout.buffer if path is None else None         # a file is opened when it begins
+        if self.bytes and (path.stat().st_size if path.is_file() else 0) < keep:
+            raise DataError(f"--out {path}: shorter than the {keep} bytes of the saved state; delete the state")
+
+    def begin(self) -> None:
+        """Open the file and write the names of the columns, if that is still to be done.
+
+        Raises: DataError if the file cannot be written.
+        """
+        if self.begun:
+            return
+        self.begun = True
+        if self.path is not None:
+            try:
+                self.file = self.path.open("r+b" if self.bytes else "wb")
+                self.file.truncate(self.bytes)
+                self.file.seek(self.bytes)
+            except OSError as error:
+                raise DataError(f"--out {self.path}: cannot be written ({error.strerror})") from None
+        if not self.as_json and not self.bytes:
             self._write(",".join(COLUMNS))
             self.flush()
-
-    def _open(self, path: Path, keep: int) -> BinaryIO:
-        try:
-            file = path.open("r+b" if path.exists() else "w+b")
-            if file.seek(0, os.SEEK_END) < keep:
-                raise DataError(f"--out {path}: shorter than the {keep} bytes of the saved state; delete the state")
-            file.truncate(keep)
-            file.seek(keep)
-        except OSError as error:
-            raise DataError(f"--out {path}: cannot be written ({error.strerror})") from None
-        return file
 
     def write(self, found: Sequence[Step | EventChange]) -> None:
         """Write a line each, at once."""
@@ -97,12 +104,13 @@ class Output:
 
     def flush(self) -> None:
         """Let whoever reads have it."""
-        self.file.flush()
+        if self.file is not None:
+            self.file.flush()
 
     def close(self) -> None:
         """Close the file; stdout stays."""
-        self.file.flush()
-        if self.path is not None:
+        self.flush()
+        if self.path is not None and self.file is not None:
             self.file.close()
 
 
@@ -114,11 +122,18 @@ def _rounded(value: float) -> float | str:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write what a later process needs to go on, atomically."""
+    """Write what a later process needs to go on, atomically.
+
+    Raises: DataError if it cannot be written.
+    """
     import torch
 
-    with atomic_path(path) as temporary:
-        torch.save(_with_tensors(state), temporary)
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(_with_tensors(state), temporary)
+    except (OSError, RuntimeError) as error:                     # torch has its own for a full disk
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"--state {path}: cannot be written ({reason})") from None
 
 
 def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
@@ -132,10 +147,11 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["format"] != FORMAT:
             raise ValueError(f"format {state['format']}, expected {FORMAT}")
+        checkpoint = state["checkpoint"]
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path.name}: not a state of this program ({reason}); delete it to begin anew") from None
-    if state["checkpoint"] != checkpoint_sha:
+    if checkpoint != checkpoint_sha:
         raise DataError(f"{path.name}: belongs to another checkpoint; delete it to begin anew")
     return _with_arrays(state)
 
@@ -229,20 +245,23 @@ def detect(
     """
     from live_rows import read_lines
 
-    place, saved_at = 0, time.monotonic()
+    place = source.tell() if args.follow else 0
+    saved_at = -math.inf                                         # the first line is not to be lost in a crash, either
     with Stop() as stop:
         for line, place in read_lines(source, args.follow, lambda: stop.signal, stream.rows.complaints):
             if line is not None:
                 found = stream.take(line)
+                output.begin()                                   # not before the columns of the input are right
                 if found:
                     output.write(found)
                 if plot is not None:
                     plot.add(found)
             if plot is not None and not plot.draw():
                 break                                            # its window was closed
-            if time.monotonic() - saved_at > SAVE_S:
+            if output.begun and time.monotonic() - saved_at > SAVE_S:
                 save(place)
                 saved_at = time.monotonic()
+        output.begin()
         save(place)
         if not (stop.signal and args.state):                     # a stream that is to go on has no end yet
             output.write(stream.finish())
@@ -256,6 +275,8 @@ def open_input(follow: Path | None, place: int) -> BinaryIO:
     """
     if follow is None:
         return sys.stdin.buffer
+    if follow.exists() and not follow.is_file():
+        raise DataError(f"--follow {follow}: is no file; expected one that grows, or the lines on stdin")
     try:
         file = follow.open("rb")
     except OSError as error:
@@ -305,11 +326,11 @@ def command(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)                                     # a step is too small to share
     sha = sha256_of(args.checkpoint) if args.checkpoint.is_file() else ""
     stream = new_stream(args.checkpoint, resolve_device(args.device), Complaints())
-    before: dict[str, Any] = {"place": 0, "bytes": 0}
+    before: dict[str, Any] = {"place": 0, "bytes": None}
     if args.state and args.state.exists():
         before = load_state(args.state, sha)
         restore(stream, before, args.state)
-    elif args.out and args.out.exists():
+    if args.out and args.out.exists() and before["bytes"] is None:
         raise DataError(f"--out {args.out}: is there already, and there is no --state to go on from; name another file")
     plot = None
     if args.plot:
@@ -318,12 +339,13 @@ def command(args: argparse.Namespace) -> int:
         detector = stream.live.detector
         plot = LivePlot(detector.channels, detector.units)
     source = open_input(args.follow, before["place"])
-    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"])
+    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"] or 0)
 
     def save(place: int) -> None:
         output.flush()
         if args.state:
-            about = {"format": FORMAT, "checkpoint": sha, "place": place, "bytes": output.bytes}
+            about = {"format": FORMAT, "checkpoint": sha, "place": place}
+            about |= {"bytes": output.bytes if args.out else None}
             save_state(args.state, about | {"stream": stream.state_dict()})
 
     try:
@@ -341,7 +363,7 @@ def restore(stream: Stream, before: dict[str, Any], path: Path) -> None:
     """
     try:
         stream.load_state_dict(before["stream"])
-        before["place"] + before["bytes"]
+        before["place"] + (before["bytes"] or 0)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(f"{path.name}: not a state of this checkpoint ({error}); delete it to begin anew") from None
 
