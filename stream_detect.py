@@ -251,7 +251,10 @@ def detect(
         for line, place in read_lines(source, args.follow, lambda: stop.signal, stream.rows.complaints):
             if line is not None:
                 found = stream.take(line)
-                output.begin()                                   # not before the columns of the input are right
+                if not output.begun:                             # not before the columns of the input are right
+                    if not found:
+                        save(place)
+                    output.begin()
                 if found:
                     output.write(found)
                 if plot is not None:
@@ -364,7 +367,7 @@ def restore(stream: Stream, before: dict[str, Any], path: Path) -> None:
     try:
         stream.load_state_dict(before["stream"])
         before["place"] + (before["bytes"] or 0)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError) as error:
         raise DataError(f"{path.name}: not a state of this checkpoint ({error}); delete it to begin anew") from None
 
 
