@@ -234,7 +234,7 @@ class Clock:
         if t <= self.seen_s:
             return [], False
         if self.complaints.muted:
-            self.seen_s, self.complaints.muted = -math.inf, False
+            self.forget_seen()
         if t <= self.last_s:
             return self._earlier(t, values)
         self.back, before = [], []
@@ -245,6 +245,10 @@ class Clock:
             return before, False
         self.last_s = t
         return [*before, (t, values)], False
+
+    def forget_seen(self) -> None:
+        """Take every row from now on, also one from before a restart."""
+        self.seen_s, self.complaints.muted = -math.inf, False
 
     def _settle_doubt(self, t: float) -> list[Row]:
         """Return the row behind a leap if one at t confirms it; it is left out otherwise."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:                                                # heavy imports
 
 FORMAT = 1                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
+FIRST = 200                              # characters that a first line is known by
 COLUMNS = (
     "kind", "t_s", "timestamp", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
 )  # fmt: skip
@@ -186,9 +187,13 @@ class Stream:
 
     def __init__(self, live: LiveDetection, rows: Rows, clock: Clock) -> None:
         self.live, self.rows, self.clock = live, rows, clock
+        self.first, self.taken = "", 0                           # the first line behind the header; how many there were
+        self.begins, self.left = True, 0                         # until that line; lines to skip behind a restart
 
     def take(self, line: str) -> list[Step | EventChange]:
         """Return what a line brings."""
+        if self._came_before(line):
+            return []
         row = self.rows.take(line)
         if row is None:
             return []
@@ -203,18 +208,36 @@ class Stream:
             found += self.live.push(t, values)
         return found
 
+    def _came_before(self, line: str) -> bool:
+        """Return whether a line was taken before a restart, of an input that begins as it did then."""
+        if not line or self.rows.header in ("", line.removeprefix("\ufeff")):
+            return False
+        if not self.taken:
+            self.first = line[:FIRST]
+        elif self.begins and line[:FIRST] == self.first:
+            self.left = self.taken
+            self.clock.forget_seen()
+        self.begins = False
+        if self.left:
+            self.left -= 1
+            return True
+        self.taken += 1
+        return False
+
     def finish(self) -> list[Step | EventChange]:
         """Return what is left at the end of the input."""
         return [found for row in self.clock.rest() for found in self.live.push(*row)] + self.live.finish()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later process needs to go on."""
-        return {name: getattr(self, name).state_dict() for name in ("live", "rows", "clock")}
+        parts = {name: getattr(self, name).state_dict() for name in ("live", "rows", "clock")}
+        return parts | {"first": self.first, "taken": self.taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict()`."""
         for name in ("live", "rows", "clock"):
             getattr(self, name).load_state_dict(state[name])
+        self.first, self.taken = state["first"], state["taken"]
 
 
 class Stop:
