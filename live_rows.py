@@ -220,7 +220,7 @@ def _stamp(text: str) -> datetime | None:
 
 
 class Clock:
-    """Lets rows through in their order: their times rise, and a leap has to be confirmed by a second row."""
+    """Lets rows through in their order: their times rise, and the first one and a leap need a second row near them."""
 
     def __init__(self, complaints: Complaints) -> None:
         self.complaints = complaints
@@ -240,7 +240,7 @@ class Clock:
         self.back, before = [], []
         if self.doubted is not None:
             before = self._settle_doubt(t)
-        if t > self.last_s + JUMP_S:
+        if not t <= self.last_s + JUMP_S:                            # also the first one
             self.doubted = (t, values)
             return before, False
         self.last_s = t
@@ -253,18 +253,18 @@ class Clock:
     def _settle_doubt(self, t: float) -> list[Row]:
         """Return the row behind a leap if one at t confirms it; it is left out otherwise."""
         doubted, self.doubted = self.doubted, None
-        leap = f"{self.last_s:g} to {doubted[0]:g} s"
         if doubted[0] < t <= doubted[0] + JUMP_S:
-            self.complaints.say("gaps", f"no rows from {leap}")
+            if not math.isnan(self.last_s):
+                self.complaints.say("gaps", f"no rows from {self.last_s:g} to {doubted[0]:g} s")
             self.last_s = doubted[0]
             return [doubted]
-        self.complaints.say("leaps of time", f"time leaps from {leap}, the next row is at {t:g} s; left out")
+        self.complaints.say("leaps of time", f"time leaps to {doubted[0]:g} s, the next row is at {t:g} s; left out")
         return []
 
     def _earlier(self, t: float, values: list[float]) -> tuple[list[Row], bool]:
         what = "repeats" if t == self.last_s else "goes backwards"
         self.complaints.say("rows out of order", f"time {what}: {t:g} s behind {self.last_s:g} s; left out")
-        if self.back and t <= self.back[-1][0]:
+        if self.back and not 0 < t - self.back[-1][0] <= JUMP_S:
             self.back = []
         self.back.append((t, values))
         if t - self.back[0][0] < RESET_S:
