@@ -230,9 +230,12 @@ def test_rows_go_on_from_their_state(capsys, series, first):
 
 
 def make_clock(*times):
+    """Return a clock that has taken rows; the first of them was confirmed, too."""
     clock = Clock(Complaints())
     for t in times:
         clock.take(t, [t])
+    if len(times) == 1:
+        clock.last_s, clock.doubted = times[0], None
     return clock
 
 
@@ -247,7 +250,18 @@ def through(clock, *times):
 
 
 def test_rising_times_go_through(capsys):
-    assert through(make_clock(), -5.0, 0.0, 0.1, JUMP_S) == [[-5], [0], [0.1], [JUMP_S]] and not said(capsys)
+    assert through(make_clock(), -5.0, 0.0, 0.1, JUMP_S) == [[], [-5, 0], [0.1], [JUMP_S]] and not said(capsys)
+
+
+@pytest.mark.parametrize("first", [-1e308, -1e15, 1e15, 1e308])
+def test_a_first_time_far_from_all_others_is_left_out(capsys, first):
+    assert through(make_clock(), first, 5.0, 5.2) == [[], [], [5, 5.2]]
+    assert said(capsys) == [f"time leaps to {first:g} s, the next row is at 5 s; left out"]
+
+
+@pytest.mark.parametrize("strays", [(400.0, 411.0 + JUMP_S), (-1e308, 400.0)])
+def test_two_rows_far_from_each_other_are_no_clock_set_back(strays):
+    assert through(make_clock(500.0), *strays, 500.2) == [[], [], [500.2]]
 
 
 def test_repeats_and_rows_from_before_are_left_out(capsys):
@@ -268,7 +282,7 @@ def test_a_leap_goes_through_with_the_row_that_confirms_it(capsys):
 def test_a_leap_without_a_second_row_is_left_out(capsys, second):
     got = through(make_clock(10.0), 1000.0, second)
     assert got == [[], [second] if second < 10 + JUMP_S else []]
-    assert said(capsys) == [f"time leaps from 10 to 1000 s, the next row is at {second:g} s; left out"]
+    assert said(capsys) == [f"time leaps to 1000 s, the next row is at {second:g} s; left out"]
 
 
 def test_one_leap_behind_another_is_confirmed_on_its_own(capsys):
@@ -277,8 +291,10 @@ def test_one_leap_behind_another_is_confirmed_on_its_own(capsys):
 
 
 def test_the_row_behind_a_leap_is_not_lost_at_the_end():
-    clock = make_clock(10.0, 1000.0)
-    assert clock.rest() == [(1000.0, [1000.0])] and make_clock(10.0).rest() == []
+    assert make_clock(9.8, 10.0, 1000.0).rest() == [(1000.0, [1000.0])] and make_clock(9.8, 10.0).rest() == []
+    clock = Clock(Complaints())
+    clock.take(10.0, [10.0])
+    assert clock.rest() == [(10.0, [10.0])]                      # nor the only one
 
 
 def test_a_clock_set_back_is_a_new_recording_once_it_ran_for_a_while(capsys):
@@ -307,10 +323,11 @@ def test_after_a_restart_rows_that_were_taken_are_skipped_without_a_word(capsys)
     assert through(again, 100.2) == [[]] and len(said(capsys)) == 1             # from now on it is said
 
 
-@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("at", range(10))
 def test_a_clock_goes_on_from_its_state_wherever_it_was(at):
-    times = [1.0, 900.0, 901.0, 0.0, 5.0, 9.0, 12.0, 13.0, 14.0]
-    whole, clock, again = through(make_clock(), *times), make_clock(*times[:at]), make_clock()
+    times = [0.8, 1.0, 900.0, 901.0, 0.0, 5.0, 9.0, 12.0, 13.0, 14.0]
+    whole, clock, again = through(make_clock(), *times), Clock(Complaints()), make_clock()
+    through(clock, *times[:at])
     again.load_state_dict(json.loads(json.dumps(clock.state_dict())))
     again.seen_s = -math.inf                                                     # the rows go on behind the state
     assert through(again, *times[at:]) == whole[at:]

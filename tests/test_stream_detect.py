@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -254,6 +255,36 @@ def test_after_sigkill_and_restarts_the_output_of_a_followed_file_is_that_of_an_
     _, _, out, _ = followed
     whole, got = expected["live.csv"].splitlines(), out.read_bytes().splitlines()
     assert got == whole[: len(got)] and len(whole) - len(got) < 10           # what only the end brings is not there
+
+
+def test_a_followed_file_that_became_shorter_is_read_from_its_start(home, call, expected, tmp_path):
+    night, out = tmp_path / "night.csv", tmp_path / "out"
+    ends = expected["live.csv"].count(b"\n")
+    night.write_bytes(b"".join(home.lines))
+
+    def recorder():
+        """Wait for all that is known of the first recording; begin the file anew; stop the program."""
+        wait_for_lines(out, ends - 8)
+        night.write_bytes(b"".join(home.lines[:900]))
+        wait_for_lines(out, ends + 150)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=recorder)
+    thread.start()
+    code, _, err = call(b"", "--follow", night, "--out", out)
+    thread.join()
+    assert code == 128 + signal.SIGTERM
+    assert err[0] == "night.csv became shorter; reading it from its start"
+    assert err[-1] == "the clock was set back to 0 s: a new recording begins"
+    steps = expected["live.csv"].splitlines()[1:]
+    got = out.read_bytes().removeprefix(expected["live.csv"]).splitlines()
+    assert len(got) >= 150 and got[:-12] == steps[: len(got) - 12]           # the end brings what it brings anywhere
+
+
+def wait_for_lines(path, count):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and (not path.exists() or path.read_bytes().count(b"\n") < count):
+        time.sleep(0.02)
 
 
 def test_a_reader_that_goes_away_is_no_error(home):
