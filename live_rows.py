@@ -20,6 +20,7 @@ CHUNK, LONGEST = 1 << 16, 1 << 16        # bytes read at once, and of a line
 WAIT_S = 0.2                             # between two looks at what is waited for
 JUMP_S = 60.0                            # a row further ahead than that needs another one to be believed
 RESET_S = 10.0                           # rows of an earlier clock, for so long, are a new recording
+OVERLAP_S = 600.0                        # behind a restart, rows from so long before are skipped; older ones are news
 Row = tuple[float, list[float]]          # time in s, a value a channel, NaN = none
 
 
@@ -231,7 +232,7 @@ class Clock:
 
     def take(self, t: float, values: list[float]) -> tuple[list[Row], bool]:
         """Take a row; return the rows that may go on, and whether they begin a new recording."""
-        if t <= self.seen_s:
+        if self.seen_s - OVERLAP_S < t <= self.seen_s:
             return [], False
         if self.complaints.muted:
             self.forget_seen()

@@ -323,6 +323,14 @@ def test_after_a_restart_rows_that_were_taken_are_skipped_without_a_word(capsys)
     assert through(again, 100.2) == [[]] and len(said(capsys)) == 1             # from now on it is said
 
 
+def test_a_recorder_that_begins_at_zero_behind_a_restart_is_not_skipped_all_night(capsys):
+    again = make_clock()
+    again.load_state_dict(make_clock(0.0, 0.2, 30_000.0, 30_000.2).state_dict())
+    capsys.readouterr()
+    assert through(again, 0.0, 5.0, RESET_S, 11.0) == [[], [], ["new", 0, 5, RESET_S], [11]]
+    assert said(capsys)[-1] == "the clock was set back to 0 s: a new recording begins"
+
+
 @pytest.mark.parametrize("at", range(10))
 def test_a_clock_goes_on_from_its_state_wherever_it_was(at):
     times = [0.8, 1.0, 900.0, 901.0, 0.0, 5.0, 9.0, 12.0, 13.0, 14.0]
