@@ -29,8 +29,9 @@ class Scaler:
         return cls(tuple(channels), np.array(meta.center)[index], np.array(meta.scale)[index])
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
-        """Return physical values (T, C) as float32 scaled ones."""
-        return ((values - self.center) / self.scale).astype(np.float32)
+        """Return physical values (T, C) as float32 scaled ones; those beyond float32 are infinite."""
+        with np.errstate(over="ignore"):
+            return ((values - self.center) / self.scale).astype(np.float32)
 
     def physical(self, scaled: np.ndarray) -> np.ndarray:
         """Return scaled values (T, C) in physical units."""

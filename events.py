@@ -105,7 +105,7 @@ class EventStream(Stateful):
     join it.
     """
 
-    STATE = ("begun", "start_s", "end_s", "peak_score", "peak_t_s", "since_end", "votes")
+    STATE = ("begun", "alarmed", "start_s", "end_s", "peak_score", "peak_t_s", "since_end", "votes")
 
     def __init__(self, recording: str, channels: Sequence[str], *, merge_gap_s: float, min_duration_s: float) -> None:
         self.recording, self.names = recording, list(channels)
@@ -113,7 +113,7 @@ class EventStream(Stateful):
         self._forget()
 
     def _forget(self) -> None:
-        self.begun = False
+        self.begun = self.alarmed = False                            # alarmed: the last step was an alarm
         self.start_s = self.end_s = math.nan                         # first and last alarm; NaN = none
         self.peak_score, self.peak_t_s = -math.inf, math.nan
         self.since_end = [-math.inf, math.nan]                       # the peak behind the last alarm
@@ -122,8 +122,9 @@ class EventStream(Stateful):
     def update(self, t: float, score: float, alarm: bool, channel: int) -> list[Change]:
         """Take the next step of the recording; return what begins and what is over."""
         changes = []
-        if t - self.end_s >= self.merge_gap_s:
+        if not (alarm and self.alarmed) and t - self.end_s >= self.merge_gap_s:
             changes = self.close()
+        self.alarmed = alarm
         if alarm:
             self._join(t, score, channel)
             if not self.begun and self.end_s - self.start_s >= self.min_duration_s:
@@ -155,7 +156,7 @@ class EventStream(Stateful):
 
 
 class FaultStream(Stateful):
-    """The faults of `fault_events`, as they begin and as they are over; the end of a recording ends none."""
+    """The faults of `fault_events`, as they begin and as they are over."""
 
     STATE = ("last_s", "since", "begun")
 
@@ -175,6 +176,12 @@ class FaultStream(Stateful):
             changes += self._at(self.last_s + self.step_s, t, [True] * len(self.names))
         self.last_s = t
         return changes + self._at(t, t + self.step_s, missing)
+
+    def close(self) -> list[Change]:
+        """Return what goes on when the recording ends."""
+        changes = self._at(self.last_s + self.step_s, self.last_s, [False] * len(self.names))
+        self.last_s = math.nan
+        return changes
 
     def _at(self, start_s: float, end_s: float, missing: Sequence[bool]) -> list[Change]:
         changes = []

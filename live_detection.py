@@ -103,8 +103,9 @@ class LiveDetection(Stateful):
         found: list[Step | EventChange] = []
         for step, on_grid in self.grid.finish():
             found += self._take(step, on_grid)
-        if self.last_step >= 0:
-            found += self._changes(self.grid.t_of(self.last_step), self.events.close(), "lstm")
+        if self.grid.next:
+            t = self.grid.t_of(self.grid.next - 1)
+            found += self._changes(t, self.faults.close(), "mask") + self._changes(t, self.events.close(), "lstm")
         return found
 
     def _take(self, step: int, values: np.ndarray) -> list[Step | EventChange]:

@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import select
+import statistics
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ CHUNK, LONGEST = 1 << 16, 1 << 16        # bytes read at once, and of a line
 WAIT_S = 0.2                             # between two looks at what is waited for
 JUMP_S = 60.0                            # a row further ahead than that needs another one to be believed
 RESET_S = 10.0                           # rows of an earlier clock, for so long, are a new recording
+OVERLAP_S = 600.0                        # behind a restart, rows from so long before are skipped; older ones are news
+RATE_TOLERANCE = 0.2                     # of a channel's rate
 Row = tuple[float, list[float]]          # time in s, a value a channel, NaN = none
 
 
@@ -50,7 +53,7 @@ def read_lines(
         follow: the file's path, if it is to be read on as it grows; None = the input ends.
         stopped: whether to stop; asked before each line.
     """
-    rest, place = b"", file.tell() if follow else 0
+    rest, cut, place = b"", 0, file.tell() if follow else 0          # cut: bytes left out of an endless line
     while not stopped():
         if follow is None and not _is_ready(file):
             yield None, place
@@ -58,23 +61,23 @@ def read_lines(
         chunk = os.read(file.fileno(), CHUNK)
         if not chunk and follow is None:
             if rest:
-                yield _text(rest), place + len(rest)
+                yield _text(rest), place + len(rest) + cut
             return
         if not chunk:
-            if follow.is_file() and follow.stat().st_size < place + len(rest):
+            if follow.is_file() and follow.stat().st_size < place + len(rest) + cut:
                 complaints.say("shorter files", f"{follow.name} became shorter; reading it from its start")
-                place, rest = os.lseek(file.fileno(), 0, os.SEEK_SET), b""
+                place, rest, cut = os.lseek(file.fileno(), 0, os.SEEK_SET), b"", 0
             yield None, place
             time.sleep(WAIT_S)
             continue
         *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > LONGEST:                                      # no line of a recorder: let it be refused
-            lines, rest = [*lines, rest], b""
         for line in lines:
             if stopped():
                 return
-            place += len(line) + 1
+            place, cut = place + len(line) + 1 + cut, 0
             yield _text(line), place
+        cut += max(len(rest) - LONGEST, 0)                           # no line of a recorder: it will be refused
+        rest = rest[:LONGEST]
 
 
 def _is_ready(file: BinaryIO) -> bool:
@@ -108,7 +111,8 @@ class Rows:
     ) -> None:
         self.time_column, self.channels, self.complaints = time_column, list(channels), complaints
         self.header, self.columns, self.delimiter = "", [], ","
-        self.layout, self.series, self.stamped = dict(layout or {}), series, False
+        self.layout, self.series = dict(layout or {}), series
+        self.stamped: bool | None = None                             # whether times are timestamps; None = not known
         self.origin: datetime | None = None                          # of timestamps, the first one
         self.number, self.written = 0, ""                            # of lines; the last time of a series
 
@@ -118,12 +122,13 @@ class Rows:
         Raises: DataError if the first line is no header with the time and every channel.
         """
         self.number += 1
+        line = line.removeprefix("\ufeff")                           # a file's mark, also of one behind another
         if not self.header:
-            self.use_header(line.removeprefix("\ufeff"))
+            self.use_header(line)
             return None
         if not line or line == self.header:
             return None
-        cells = line.split(self.delimiter) if '"' not in line else next(csv.reader([line], delimiter=self.delimiter))
+        cells = _cells(line, self.delimiter)
         if self.time_column in cells:                                # the recorder began anew
             self.use_header(line)
             return None
@@ -142,7 +147,7 @@ class Rows:
         """
         self.delimiter = self.layout.get("delimiter") or max(",;\t", key=header.count)
         self.comma = (self.layout.get("decimal") or ("." if self.delimiter == "," else ",")) == ","
-        names = [name.strip() for name in next(csv.reader([header], delimiter=self.delimiter), [])]
+        names = [name.strip() for name in _cells(header, self.delimiter)]
         wanted = [self.time_column, *self.channels]
         for name in wanted:
             if names.count(name) != 1:
@@ -163,9 +168,11 @@ class Rows:
             if not self.stamped:
                 t = float(text.replace(",", ".") if self.comma else text)
                 if math.isfinite(t):
+                    self.stamped = False
                     return t
         except ValueError:
-            self.stamped = self.origin is None and timestamp_of(text, time_format) is not None
+            if self.stamped is None and timestamp_of(text, time_format) is not None:
+                self.stamped = True
         stamp = timestamp_of(text, time_format) if self.stamped else None
         try:
             self.origin = self.origin or stamp
@@ -195,21 +202,40 @@ class Rows:
     def state_dict(self) -> dict[str, Any]:
         """Return what a later process needs to read on."""
         origin = self.origin.isoformat() if self.origin else ""
-        return {"header": self.header, "stamped": self.stamped, "origin": origin, "number": self.number}
+        return {
+            "header": self.header,
+            "stamped": self.stamped,
+            "origin": origin,
+            "number": self.number,
+            "written": self.written,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict()`."""
         if state["header"]:
             self.use_header(state["header"])
-        self.stamped, self.number = state["stamped"], state["number"]
+        self.stamped, self.number, self.written = state["stamped"], state["number"], state["written"]
         self.origin = datetime.fromisoformat(state["origin"]) if state["origin"] else None
 
 
-class Clock:
-    """Lets rows through in their order: their times rise, and a leap has to be confirmed by a second row."""
+def _cells(line: str, delimiter: str) -> list[str]:
+    if '"' in line:
+        try:
+            return next(csv.reader([line], delimiter=delimiter))
+        except csv.Error:                                            # no CSV: it will be refused as it is
+            pass
+    return line.split(delimiter)
 
-    def __init__(self, complaints: Complaints) -> None:
-        self.complaints = complaints
+
+class Clock:
+    """Lets rows through in their order: their times rise, and the first one and a leap need a second row near them.
+
+    Args:
+        period_s: usual distance of two rows.
+    """
+
+    def __init__(self, complaints: Complaints, period_s: float = 0.0) -> None:
+        self.complaints, self.jump_s = complaints, max(JUMP_S, 10 * period_s)
         self.last_s = math.nan
         self.doubted: Row | None = None                              # behind a leap, not confirmed yet
         self.back: list[Row] = []                                    # of an earlier clock
@@ -217,36 +243,40 @@ class Clock:
 
     def take(self, t: float, values: list[float]) -> tuple[list[Row], bool]:
         """Take a row; return the rows that may go on, and whether they begin a new recording."""
-        if t <= self.seen_s:
+        if self.seen_s - OVERLAP_S < t <= self.seen_s:
             return [], False
         if self.complaints.muted:
-            self.seen_s, self.complaints.muted = -math.inf, False
+            self.forget_seen()
         if t <= self.last_s:
             return self._earlier(t, values)
         self.back, before = [], []
         if self.doubted is not None:
             before = self._settle_doubt(t)
-        if t > self.last_s + JUMP_S:
+        if not t <= self.last_s + self.jump_s:                            # also the first one
             self.doubted = (t, values)
             return before, False
         self.last_s = t
         return [*before, (t, values)], False
 
+    def forget_seen(self) -> None:
+        """Take every row from now on, also one from before a restart."""
+        self.seen_s, self.complaints.muted = -math.inf, False
+
     def _settle_doubt(self, t: float) -> list[Row]:
         """Return the row behind a leap if one at t confirms it; it is left out otherwise."""
         doubted, self.doubted = self.doubted, None
-        leap = f"{self.last_s:g} to {doubted[0]:g} s"
-        if doubted[0] < t <= doubted[0] + JUMP_S:
-            self.complaints.say("gaps", f"no rows from {leap}")
+        if doubted[0] < t <= doubted[0] + self.jump_s:
+            if not math.isnan(self.last_s):
+                self.complaints.say("gaps", f"no rows from {self.last_s:g} to {doubted[0]:g} s")
             self.last_s = doubted[0]
             return [doubted]
-        self.complaints.say("leaps of time", f"time leaps from {leap}, the next row is at {t:g} s; left out")
+        self.complaints.say("leaps of time", f"time leaps to {doubted[0]:g} s, the next row is at {t:g} s; left out")
         return []
 
     def _earlier(self, t: float, values: list[float]) -> tuple[list[Row], bool]:
         what = "repeats" if t == self.last_s else "goes backwards"
         self.complaints.say("rows out of order", f"time {what}: {t:g} s behind {self.last_s:g} s; left out")
-        if self.back and t <= self.back[-1][0]:
+        if self.back and not 0 < t - self.back[-1][0] <= self.jump_s:
             self.back = []
         self.back.append((t, values))
         if t - self.back[0][0] < RESET_S:
@@ -269,3 +299,35 @@ class Clock:
         self.doubted = tuple(state["doubted"]) if state["doubted"] else None
         if not math.isnan(self.last_s):
             self.seen_s, self.complaints.muted = self.last_s, True
+
+
+class RateCheck:
+    """Says once of each channel whether its samples come at another rate than the model learnt."""
+
+    INTERVALS = 50                                                   # of a channel, whose median counts
+
+    def __init__(self, channels: Sequence[str], rates_hz: Sequence[float], complaints: Complaints) -> None:
+        self.channels, self.rates_hz, self.complaints = list(channels), list(rates_hz), complaints
+        self.last_s = [math.nan] * len(self.channels)
+        self.intervals: list[list[float]] = [[] for _ in self.channels]
+        self.done = False
+
+    def take(self, t: float, values: Sequence[float]) -> None:
+        """Take a row that was let through."""
+        for k, value in enumerate(values):
+            if value == value and len(self.intervals[k]) < self.INTERVALS:
+                if t > self.last_s[k]:
+                    self.intervals[k].append(t - self.last_s[k])
+                    if len(self.intervals[k]) == self.INTERVALS:
+                        self._check(k)
+                self.last_s[k] = t
+        self.done = all(len(intervals) == self.INTERVALS for intervals in self.intervals)
+
+    def _check(self, k: int) -> None:
+        measured = 1 / statistics.median(self.intervals[k])
+        if abs(measured / self.rates_hz[k] - 1) > RATE_TOLERANCE:
+            self.complaints.say(
+                f"rate of {self.channels[k]}",
+                f"channel {self.channels[k]!r} comes {measured:.4g} times a second, but the model learnt it at "
+                f"{self.rates_hz[k]:g}: its scores mean nothing",
+            )

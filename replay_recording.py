@@ -32,7 +32,7 @@ def replay(path: Path, time_column: str | None, speed: float) -> None:
     times, columns = recording.t, []
     for samples in recording.channels.values():
         column = np.full(len(times), "", dtype=object)
-        column[np.searchsorted(times, samples.t)] = [f"{value:.10g}" for value in samples.values]
+        column[np.searchsorted(times, samples.t)] = [repr(value) for value in samples.values.tolist()]
         columns.append(column)
     print(",".join([time_column or TIME, *recording.channels]), flush=True)
     began = time.monotonic()
@@ -41,7 +41,7 @@ def replay(path: Path, time_column: str | None, speed: float) -> None:
         if ahead_s > 0:
             sys.stdout.flush()
             time.sleep(ahead_s)
-        sys.stdout.write(f"{t:.10g},{','.join(cells)}\n")
+        sys.stdout.write(f"{t!r},{','.join(cells)}\n")
     sys.stdout.flush()
 
 

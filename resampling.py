@@ -168,7 +168,7 @@ def significant(values: np.ndarray, digits: int = 6) -> np.ndarray:
     """Return values rounded to so many significant digits: the unit must not decide what is lost."""
     with np.errstate(divide="ignore"):
         exponent = np.floor(np.log10(np.abs(values)))
-    power = 10.0 ** (digits - 1 - np.where(np.isfinite(exponent), exponent, 0.0))
+    power = 10.0 ** (digits - 1 - np.where(np.isfinite(exponent), np.maximum(exponent, -300), 0.0))
     return np.round(values * power) / power
 
 

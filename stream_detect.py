@@ -29,11 +29,12 @@ from utils import DataError, atomic_path, keep_freed_memory, resolve_device, run
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from live_detection import EventChange, LiveDetection, Step
-    from live_rows import Clock, Complaints, Rows
+    from live_rows import Clock, Complaints, RateCheck, Rows
     from plots import LivePlot
 
 FORMAT = 1                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
+FIRST = 200                              # characters that a first line is known by
 COLUMNS = (
     "kind", "t_s", "timestamp", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
 )  # fmt: skip
@@ -47,27 +48,34 @@ class Output:
 
     Args:
         keep: bytes of the file to keep, what was written before a restart; stdout begins anew.
-    Raises: DataError if the file cannot be written, or is shorter than that.
+    Raises: DataError if the file is shorter than that.
     """
 
     def __init__(self, path: Path | None, as_json: bool, rows: Rows, keep: int) -> None:
         self.as_json, self.rows, self.path = as_json, rows, path
-        self.bytes = keep if path is not None else 0
-        self.file = sys.stdout.buffer if path is None else self._open(path, keep)
-        if not as_json and not self.bytes:
+        self.bytes, self.begun = keep if path is not None else 0, False
+        self.file: Any = sys.stdout.buffer if path is None else None         # a file is opened when it begins
+        if self.bytes and (path.stat().st_size if path.is_file() else 0) < keep:
+            raise DataError(f"--out {path}: shorter than the {keep} bytes of the saved state; delete the state")
+
+    def begin(self) -> None:
+        """Open the file and write the names of the columns, if that is still to be done.
+
+        Raises: DataError if the file cannot be written.
+        """
+        if self.begun:
+            return
+        self.begun = True
+        if self.path is not None:
+            try:
+                self.file = self.path.open("r+b" if self.bytes else "wb")
+                self.file.truncate(self.bytes)
+                self.file.seek(self.bytes)
+            except OSError as error:
+                raise DataError(f"--out {self.path}: cannot be written ({error.strerror})") from None
+        if not self.as_json and not self.bytes:
             self._write(",".join(COLUMNS))
             self.flush()
-
-    def _open(self, path: Path, keep: int) -> BinaryIO:
-        try:
-            file = path.open("r+b" if path.exists() else "w+b")
-            if file.seek(0, os.SEEK_END) < keep:
-                raise DataError(f"--out {path}: shorter than the {keep} bytes of the saved state; delete the state")
-            file.truncate(keep)
-            file.seek(keep)
-        except OSError as error:
-            raise DataError(f"--out {path}: cannot be written ({error.strerror})") from None
-        return file
 
     def write(self, found: Sequence[Step | EventChange]) -> None:
         """Write a line each, at once."""
@@ -76,7 +84,8 @@ class Output:
             if self.as_json:
                 self._write(json.dumps({name: value for name, value in fields.items() if value != ""}))
             else:
-                self._write(",".join(str(fields.get(name, "")) for name in COLUMNS))
+                cells = (str(fields.get(name, "")) for name in COLUMNS)
+                self._write(",".join(f'"{cell}"' if "," in cell else cell for cell in cells))
         self.flush()
 
     def _fields(self, one: Step | EventChange) -> dict[str, Any]:
@@ -95,14 +104,17 @@ class Output:
         self.file.write(data)
         self.bytes += len(data)
 
-    def flush(self) -> None:
-        """Let whoever reads have it."""
-        self.file.flush()
+    def flush(self, to_disk: bool = False) -> None:
+        """Let whoever reads have it; `to_disk`: let it outlive a power cut, too."""
+        if self.file is not None:
+            self.file.flush()
+            if to_disk and self.path is not None:
+                os.fsync(self.file.fileno())
 
     def close(self) -> None:
         """Close the file; stdout stays."""
-        self.file.flush()
-        if self.path is not None:
+        self.flush()
+        if self.path is not None and self.file is not None:
             self.file.close()
 
 
@@ -114,11 +126,18 @@ def _rounded(value: float) -> float | str:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write what a later process needs to go on, atomically."""
+    """Write what a later process needs to go on, atomically.
+
+    Raises: DataError if it cannot be written.
+    """
     import torch
 
-    with atomic_path(path) as temporary:
-        torch.save(_with_tensors(state), temporary)
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(_with_tensors(state), temporary)
+    except (OSError, RuntimeError) as error:                     # torch has its own for a full disk
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"--state {path}: cannot be written ({reason})") from None
 
 
 def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
@@ -132,10 +151,11 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["format"] != FORMAT:
             raise ValueError(f"format {state['format']}, expected {FORMAT}")
+        checkpoint = state["checkpoint"]
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path.name}: not a state of this program ({reason}); delete it to begin anew") from None
-    if state["checkpoint"] != checkpoint_sha:
+    if checkpoint != checkpoint_sha:
         raise DataError(f"{path.name}: belongs to another checkpoint; delete it to begin anew")
     return _with_arrays(state)
 
@@ -168,11 +188,15 @@ def _with_arrays(value: Any) -> Any:
 class Stream:
     """What is between a line in and the lines out."""
 
-    def __init__(self, live: LiveDetection, rows: Rows, clock: Clock) -> None:
-        self.live, self.rows, self.clock = live, rows, clock
+    def __init__(self, live: LiveDetection, rows: Rows, clock: Clock, rates: RateCheck | None = None) -> None:
+        self.live, self.rows, self.clock, self.rates = live, rows, clock, rates
+        self.first, self.taken = "", 0                           # the first line behind the header; how many there were
+        self.begins, self.left = True, 0                         # until that line; lines to skip behind a restart
 
     def take(self, line: str) -> list[Step | EventChange]:
         """Return what a line brings."""
+        if self._came_before(line):
+            return []
         row = self.rows.take(line)
         if row is None:
             return []
@@ -184,8 +208,27 @@ class Stream:
             found += self.live.finish()
             self.live.restart()
         for t, values in through:
+            if self.rates is not None and not self.rates.done:
+                self.rates.take(t, values)
             found += self.live.push(t, values)
         return found
+
+    def _came_before(self, line: str) -> bool:
+        """Return whether a line was taken before a restart, of an input that begins as it did then."""
+        if not line or self.rows.header in ("", line.removeprefix("\ufeff")):
+            return False
+        if not self.taken:
+            self.first = line[:FIRST]
+        elif self.begins and line[:FIRST] == self.first:
+            self.left = self.taken
+            self.clock.forget_seen()
+            print(f"the input begins as before: {self.left} lines are skipped", file=sys.stderr, flush=True)
+        self.begins = False
+        if self.left:
+            self.left -= 1
+            return True
+        self.taken += 1
+        return False
 
     def finish(self) -> list[Step | EventChange]:
         """Return what is left at the end of the input."""
@@ -193,12 +236,14 @@ class Stream:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later process needs to go on."""
-        return {name: getattr(self, name).state_dict() for name in ("live", "rows", "clock")}
+        parts = {name: getattr(self, name).state_dict() for name in ("live", "rows", "clock")}
+        return parts | {"first": self.first, "taken": self.taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict()`."""
         for name in ("live", "rows", "clock"):
             getattr(self, name).load_state_dict(state[name])
+        self.first, self.taken = state["first"], state["taken"]
 
 
 class Stop:
@@ -225,25 +270,31 @@ def detect(
     """Take lines until the input ends or a signal comes; return the exit code.
 
     Args:
-        save: called with the place in the input and the bytes written, to save the state.
+        save: called with the place in the input, to save the state.
     """
     from live_rows import read_lines
 
-    place, saved_at = source.tell() if args.follow else 0, time.monotonic()
+    place = source.tell() if args.follow else 0
+    saved_at = -math.inf                                         # the first line is not to be lost in a crash, either
     with Stop() as stop:
         for line, place in read_lines(source, args.follow, lambda: stop.signal, stream.rows.complaints):
             if line is not None:
                 found = stream.take(line)
+                if not output.begun:                             # not before the columns of the input are right
+                    if not found:
+                        save(place)
+                    output.begin()
                 if found:
                     output.write(found)
                 if plot is not None:
                     plot.add(found)
             if plot is not None and not plot.draw():
                 break                                            # its window was closed
-            if time.monotonic() - saved_at > SAVE_S:
-                save(place, output.bytes)
+            if output.begun and time.monotonic() - saved_at > SAVE_S:
+                save(place)
                 saved_at = time.monotonic()
-        save(place, output.bytes)
+        output.begin()
+        save(place)
         if not (stop.signal and args.state):                     # a stream that is to go on has no end yet
             output.write(stream.finish())
     return 128 + stop.signal if stop.signal else 0
@@ -256,6 +307,8 @@ def open_input(follow: Path | None, place: int) -> BinaryIO:
     """
     if follow is None:
         return sys.stdin.buffer
+    if follow.exists() and not follow.is_file():
+        raise DataError(f"--follow {follow}: is no file; expected one that grows, or the lines on stdin")
     try:
         file = follow.open("rb")
     except OSError as error:
@@ -272,7 +325,7 @@ def new_stream(checkpoint: Path, device: str, complaints: Complaints) -> Stream:
     from config import DatasetConfig, validate
     from detector import Detector, load_checkpoint
     from live_detection import LiveDetection
-    from live_rows import Clock, Rows
+    from live_rows import Clock, RateCheck, Rows
 
     state = load_checkpoint(checkpoint)
     detector = Detector.from_state(state, device, checkpoint.name)
@@ -281,12 +334,15 @@ def new_stream(checkpoint: Path, device: str, complaints: Complaints) -> Stream:
     series = bool(state.get("series"))
     data = None if series else validate(DatasetConfig, state.get("data"), checkpoint.name)
     if series:
-        rows = Rows("timestamp", detector.channels, complaints, series=True)
+        rows, clock, rates = Rows("timestamp", detector.channels, complaints, series=True), Clock(complaints), None
     else:
+        rates_hz = [data.channels[name].rate_hz for name in detector.channels]
+        clock = Clock(complaints, 1 / max(rates_hz))
+        rates = RateCheck(detector.channels, rates_hz, complaints)
         columns = [data.channels[name].source or name for name in detector.channels]
         layout = {key: getattr(data, key) for key in ("delimiter", "decimal", "time_format")}
         rows = Rows(data.time_column, columns, complaints, layout)
-    return Stream(LiveDetection(detector, data), rows, Clock(complaints))
+    return Stream(LiveDetection(detector, data), rows, clock, rates)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -308,12 +364,13 @@ def command(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)                                     # a step is too small to share
     sha = sha256_of(args.checkpoint) if args.checkpoint.is_file() else ""
-    stream = new_stream(args.checkpoint, resolve_device(args.device), Complaints())
-    before: dict[str, Any] = {"place": 0, "bytes": 0}
+    complaints = Complaints()
+    stream = new_stream(args.checkpoint, resolve_device(args.device), complaints)
+    before: dict[str, Any] = {"place": 0, "bytes": None}
     if args.state and args.state.exists():
         before = load_state(args.state, sha)
         restore(stream, before, args.state)
-    elif args.out and args.out.exists():
+    if args.out and args.out.exists() and before["bytes"] is None:
         raise DataError(f"--out {args.out}: is there already, and there is no --state to go on from; name another file")
     plot = None
     if args.plot:
@@ -322,14 +379,20 @@ def command(args: argparse.Namespace) -> int:
         detector = stream.live.detector
         plot = LivePlot(detector.channels, detector.units)
     source = open_input(args.follow, before["place"])
+    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"] or 0)
 
-    def save(place: int, written: int) -> None:
+    def save(place: int) -> None:
         if args.state:
-            about = {"format": FORMAT, "checkpoint": sha, "place": place, "bytes": written}
-            save_state(args.state, about | {"stream": stream.state_dict()})
+            output.flush(to_disk=True)
+            about = {"format": FORMAT, "checkpoint": sha, "place": place}
+            about |= {"bytes": output.bytes if args.out else None}
+            try:
+                save_state(args.state, about | {"stream": stream.state_dict()})
+            except DataError as error:                           # a full disk must not end the watch
+                if not args.state.exists():
+                    raise
+                complaints.say("states not saved", f"{error}; detection goes on")
 
-    save(before["place"], before["bytes"])                       # from here on --out may be cut back to what is known
-    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"])
     try:
         with contextlib.closing(output):
             return detect(stream, source, output, args, save, plot)
@@ -345,8 +408,8 @@ def restore(stream: Stream, before: dict[str, Any], path: Path) -> None:
     """
     try:
         stream.load_state_dict(before["stream"])
-        before["place"] + before["bytes"]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        before["place"] + (before["bytes"] or 0)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError) as error:
         raise DataError(f"{path.name}: not a state of this checkpoint ({error}); delete it to begin anew") from None
 
 

@@ -112,6 +112,11 @@ class SpanMedian(Stateful):
         self.past, self.oldest = np.full((span, columns), np.nan), 0         # a ring: a row costs no copy
         self.lists: list[list[float]] | None = None                          # the same, sorted; None = not kept up
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict()`."""
+        super().load_state_dict(state)
+        self.lists = None
+
     def update(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Take the next rows (n, K), NaN = missing.
 

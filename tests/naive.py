@@ -1,9 +1,11 @@
-"""Slow, obviously correct references for `metrics`: loops that follow the definitions word by word."""
+"""Slow, obviously correct references: loops that follow the definitions word by word."""
 
 from __future__ import annotations
 
 import math
 from itertools import permutations
+
+import numpy as np
 
 
 def runs(mask) -> list[list[int]]:
@@ -176,3 +178,14 @@ def nab_corpus(windows_by_series, scores_by_series, tp: float, fn: float, fp: fl
         if total > best + 1e-9:
             best, best_threshold = total, threshold
     return 100 * (best + fn * count) / ((tp + fn) * count), best_threshold
+
+
+def trailing(x, span: int, share: float, of) -> np.ndarray:
+    """Return `of` the finite values of each trailing span of x (T, C), NaN where less than that share is there."""
+    out = np.full(x.shape, math.nan)
+    for t in range(span - 1, len(x)):
+        for c in range(x.shape[1]):
+            values = [v for v in x[t - span + 1 : t + 1, c] if math.isfinite(v)]
+            if values and len(values) >= share * span:
+                out[t, c] = of(values)
+    return out

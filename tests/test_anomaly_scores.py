@@ -1,219 +1,35 @@
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from breaths import SPANS, breathe, compare, cut
 
 from anomaly_scores import (
-    AMPLITUDE_FLOOR,
     COMPONENTS,
-    ERROR,
-    ERROR_FLOOR,
-    JOLT,
-    LEVEL,
-    LEVEL_FLOOR,
+    KNOTS,
+    MOST_PATTERNS,
     MOST_SURPRISE,
-    QUIET,
-    ComparisonStream,
-    RunningMedians,
-    Spans,
-    compute_scores,
+    TAIL_LEVEL,
+    JointDistance,
+    Scorer,
+    Tails,
     fit_calibration,
     fit_tail,
     normal_scores,
     resolve_weights,
-    rule_scores,
     series_rules,
-    surprise,
-    trailing_mean,
-    trailing_median,
-    trailing_range,
-    trailing_std,
 )
 
 NAN = math.nan
-HORIZON = 30
-SPANS = Spans(
-    warm_up=10, settle=15, near=1, jolt=3, error=5, amplitudes=(45, 75), expected=150, baseline=300, level=60
-)  # 5 Hz
-SMALL = Spans(warm_up=3, settle=4, near=2, jolt=3, error=4, amplitudes=(5, 8), expected=6, baseline=12, level=7)
 FLOW, BELT = 0, 1
 MEASURES = ("airflow", "effort")
 EQUAL = {"drop": 1.0, "error": 1.0, "jolt": 1.0, "level": 1.0, "joint": 1.0}
 
 
-# ---- trailing windows -----------------------------------------------------------------------
-
-
-def naive_trailing(x, span, share, of):
-    """Return `of` the finite values of each trailing span of x (T, C), by a loop."""
-    out = np.full(x.shape, NAN)
-    for t in range(span - 1, len(x)):
-        for c in range(x.shape[1]):
-            values = [v for v in x[t - span + 1 : t + 1, c] if math.isfinite(v)]
-            if values and len(values) >= share * span:
-                out[t, c] = of(values)
-    return out
-
-
-def draw_gappy(length=60, missing=0.2, seed=0):
-    random = np.random.default_rng(seed)
-    x = random.normal(3, 2, size=(length, 2))
-    x[random.uniform(size=x.shape) < missing] = NAN
-    x[20:35, 1] = NAN
-    return x
-
-
-@pytest.mark.parametrize("span", [1, 2, 3, 7, 16, 61])
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 1.0])
-def test_trailing_mean_is_that_of_a_slow_loop(span, share):
-    x = draw_gappy()
-    np.testing.assert_allclose(trailing_mean(x, span, share), naive_trailing(x, span, share, np.mean), atol=1e-12)
-
-
-@pytest.mark.parametrize("span", [2, 3, 5, 8, 13, 61])
-@pytest.mark.parametrize("missing", [0.0, 0.1])
-def test_trailing_std_and_range_are_those_of_a_slow_loop(span, missing):
-    x = draw_gappy(missing=missing)
-    np.testing.assert_allclose(trailing_std(x, span), naive_trailing(x, span, 0.8, np.std), atol=1e-7)
-    np.testing.assert_array_equal(trailing_range(x, span), naive_trailing(x, span, 0.8, np.ptp))
-
-
-def test_trailing_range_by_hand():
-    x = np.array([[1.0], [4], [2], [2], [NAN], [-1]])
-    assert trailing_range(x, 3)[:4].ravel().tolist()[2:] == [3, 2]
-    assert np.isnan(trailing_range(x, 3)[4:]).all()                          # 2 of 3 are less than 80 %
-
-
-@pytest.mark.parametrize("span", [1, 2, 7, 16, 90])
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_trailing_median_is_that_of_a_slow_loop_and_its_first_spans_are_shorter(span, share):
-    x = draw_gappy()
-    padded = np.concatenate([np.full((span - 1, 2), NAN), x])
-    expected = naive_trailing(padded, span, share, np.median)[span - 1 :]
-    np.testing.assert_allclose(trailing_median(x, span, share), expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("lag", [1, 4])
-def test_running_medians_are_those_of_a_slow_loop(lag):
-    x, span = draw_gappy(), 10
-    medians = RunningMedians(2, span, lag)
-    got = np.concatenate([medians.less_median(piece) for piece in np.split(x, [1, 8, 30])])
-    for t in range(len(x)):
-        for c in range(2):
-            old = [v for v in x[max(t - lag - span + 1, 0) : max(t - lag + 1, 0), c] if math.isfinite(v)]
-            usual = np.median(old) * len(old) / (len(old) + span / 4) if old else 0.0
-            assert got[t, c] == pytest.approx(x[t, c] - usual, abs=1e-12, nan_ok=True)
-
-
-# ---- comparisons ----------------------------------------------------------------------------
-
-
-def breathe(length, seed, channels=2, horizon=HORIZON):
-    """Return breathing with noise (T, C) and imperfect forecasts of it (T, H, C)."""
-    random, t = np.random.default_rng(seed), np.arange(length + horizon)[:, None]
-    clean = np.sin(2 * np.pi * t / 20 + np.arange(channels)) * np.exp(0.1 * np.sin(t / 150))
-    observed = clean[:length] + 0.1 * random.normal(size=(length, channels))
-    ahead = np.arange(length)[:, None] + 1 + np.arange(horizon)
-    forecast = 0.9 * clean[ahead] + 0.05 * random.normal(size=(length, horizon, channels))
-    return observed, forecast
-
-
-def compare(observed, forecast, spans=SPANS, pieces=None):
-    stream = ComparisonStream(observed.shape[1], forecast.shape[1], spans)
-    parts, first = [], 0
-    for n in pieces if pieces is not None else [len(observed)]:
-        parts.append(stream.update(observed[first : first + n], forecast[first : first + n]))
-        first += n
-    return [np.concatenate([getattr(p, k) for p in parts]) for k in ("features", "residual", "forecast")]
-
-
-def naive_comparisons(x, forecast, spans):
-    """Return features, residual and the half-way forecast by loops over steps, leads and channels."""
-    length, horizon, channels = forecast.shape
-    used = np.full(forecast.shape, NAN)
-    for t in range(spans.warm_up, length):
-        for c in range(channels):
-            if t >= spans.settle - 1 and np.isfinite(x[t - spans.settle + 1 : t + 1, c]).all():
-                used[t, :, c] = forecast[t, :, c]
-    made = np.full(forecast.shape, NAN)
-    for t in range(length):
-        for lead in range(1, min(horizon, t) + 1):
-            made[t, lead - 1] = used[t - lead, lead - 1]
-    square = (x[:, None] - made) ** 2
-    residual = np.sqrt([[np.mean(square[t, :, c]) for c in range(channels)] for t in range(length)])
-    near = square[:, : spans.near].mean(axis=1)
-    expected = np.log(used.std(axis=1) + AMPLITUDE_FLOOR)
-    features = np.full((length, channels, len(spans.names)), NAN)
-    for k, span in enumerate(spans.amplitudes):
-        before = np.full_like(expected, NAN)
-        padded = np.concatenate([np.full((spans.expected - 1, channels), NAN), expected])
-        before[span:] = naive_trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
-        features[:, :, k] = before - np.log(naive_trailing(x, span, 0.8, np.std) + AMPLITUDE_FLOOR)
-    features[:, :, QUIET] = -np.log(naive_trailing(x, spans.amplitudes[0], 0.8, np.ptp) + AMPLITUDE_FLOOR)
-    features[:, :, ERROR] = np.log(np.sqrt(naive_trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
-    features[:, :, JOLT] = np.log(np.sqrt(naive_trailing(near, spans.jolt, 0.8, np.mean)) + ERROR_FLOOR)
-    features[:, :, LEVEL] = np.log(np.abs(naive_trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    for f in (*range(len(spans.amplitudes)), JOLT):
-        medians = RunningMedians(channels, spans.baseline, spans.amplitudes[0])
-        features[:, :, f] = medians.less_median(features[:, :, f])
-    return features, residual, made[:, (horizon - 1) // 2]
-
-
-@pytest.mark.parametrize(("warm_up", "settle"), [(0, 1), (3, 6), (9, 4)])
-def test_comparisons_are_those_of_slow_loops(warm_up, settle):
-    spans = replace(SMALL, warm_up=warm_up, settle=settle)
-    observed, forecast = breathe(90, seed=0, horizon=4)
-    observed[30:33, 0] = NAN
-    observed[50:70, 1] = NAN
-    got = compare(observed, forecast, spans)
-    for ours, expected in zip(got, naive_comparisons(observed, forecast, spans), strict=True):
-        np.testing.assert_allclose(ours, expected, atol=1e-7)
-    assert np.isfinite(got[0]).mean() > 0.4
-
-
-def test_names_stand_for_the_last_axis():
-    assert SPANS.names == ("ratio_0", "ratio_1", "quiet", "error", "jolt", "level")
-    assert compare(*breathe(20, 0))[0].shape == (20, 2, 6)
-
-
-RANDOM_PIECES = [3, 1, 250, 17, 499, 2, 64, 1, 163]
-
-
-@pytest.mark.parametrize("pieces", [[1] * 1000, [7] * 142 + [6], [1000], RANDOM_PIECES], ids=lambda p: str(p[0]))
-def test_pieces_of_any_size_give_what_one_pass_gives(pieces):
-    observed, forecast = breathe(1000, seed=0)
-    observed[300:420, 0] = NAN
-    observed[600, :] = NAN
-    observed[700:703, 1] = NAN
-    observed[800:900, 1] = 0.25                                  # where rounding would show: flat behind breathing
-    for whole, joined in zip(compare(observed, forecast), compare(observed, forecast, pieces=pieces), strict=True):
-        np.testing.assert_allclose(joined, whole, rtol=0, atol=1e-9)           # NaN in the same places, too
-
-
-def test_changing_later_steps_changes_no_earlier_comparison():
-    observed, forecast = breathe(600, seed=0)
-    before = compare(observed, forecast)
-    observed[400:] += 5
-    observed[450:470] = NAN
-    forecast[400:] *= 3
-    for old, new in zip(before, compare(observed, forecast), strict=True):
-        np.testing.assert_array_equal(old[:400], new[:400])
-        assert not np.array_equal(old[400:], new[400:], equal_nan=True)
-
-
-def test_a_glitch_is_forgotten_when_it_left_the_spans():
-    observed, forecast = breathe(1500, seed=0)
-    calm = compare(observed, forecast)[0]
-    observed[500] = 1e9
-    shaken = compare(observed, forecast)[0]
-    later = slice(500 + SPANS.amplitudes[-1], None)
-    quiet, error = SPANS.names.index("quiet"), SPANS.names.index("error")
-    np.testing.assert_allclose(shaken[later, :, quiet], calm[later, :, quiet], atol=1e-9)
-    np.testing.assert_allclose(shaken[later, :, error], calm[later, :, error], atol=1e-6)
-    std = trailing_std(observed, 45)                                           # what the ratios are made of
-    np.testing.assert_array_equal(std[501 + 44 :], trailing_std(observed[501:], 45)[44:])
+def surprise(values, tail):
+    """Return the surprise (T,) of the values (T,) of one column."""
+    return Tails([tail]).surprise(np.asarray(values, float)[:, None])[:, 0]
 
 
 # ---- surprise -------------------------------------------------------------------------------
@@ -256,6 +72,64 @@ def test_a_value_that_calibration_often_had_is_no_surprise():
     assert surprise(np.array([2.0]), tail)[0] == pytest.approx(math.log10(2), abs=0.01)
 
 
+def naive_surprise(value, tail):
+    """Return the surprise of one value, knot by knot; what equals several knots has the share above the lowest."""
+    if tail is None or not math.isfinite(value):
+        return NAN
+    knots, levels = tail["knots"], np.linspace(0.0, TAIL_LEVEL, KNOTS)
+    if value <= knots[0]:
+        share = 1.0
+    elif value > knots[-1]:
+        share = 1 - TAIL_LEVEL
+    else:
+        k = next(k for k in range(KNOTS) if knots[k] >= value)           # knots[k - 1] < value <= knots[k]
+        share = 1 - np.interp(value, knots[k - 1 : k + 1], levels[k - 1 : k + 1])
+    beyond = max(value - knots[-1], 0.0) / tail["scale"] / math.log(10)
+    return min(-math.log10(share) + beyond, MOST_SURPRISE)
+
+
+def draw_tails():
+    """Return tails of calibrations with and without ties, of a constant, and of nothing."""
+    random = np.random.default_rng(0)
+    columns = [
+        random.normal(size=500),
+        random.integers(0, 6, size=300).astype(float),
+        np.full(60, 3.0),
+        np.full(20, 1.0),
+        np.r_[random.exponential(size=400), np.full(600, 2.0)],
+        -(10.0 ** random.uniform(-3, 3, size=90)),
+    ]
+    return [fit_tail(column) for column in columns]
+
+
+def draw_values(tails, count=3000):
+    """Return values (T, K) between, on, below and above all knots, missing and infinite ones among them."""
+    random = np.random.default_rng(1)
+    values = random.normal(scale=3, size=(count, len(tails)))
+    for k, tail in enumerate(tails):
+        on_knots = random.random(count) < 0.3
+        values[on_knots, k] = random.choice(tail["knots"] if tail else [0.0], size=on_knots.sum())
+    special = [NAN, np.inf, -np.inf, 1e300, -1e300, 0.0, -0.0, 1e-320]
+    at = random.random(values.shape) < 0.1
+    values[at] = random.choice(special, size=at.sum())
+    return values
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 4, 5, 100])
+def test_a_step_has_the_very_same_surprise_alone_and_among_many(piece):
+    tails = draw_tails()
+    values, table = draw_values(tails), Tails(tails)
+    pieces = [table.surprise(part) for part in np.split(values, range(piece, len(values), piece))]
+    np.testing.assert_array_equal(np.concatenate(pieces), table.surprise(values))
+
+
+def test_surprise_is_that_of_a_slow_look_at_every_knot():
+    tails = draw_tails()
+    values = draw_values(tails, 400)
+    expected = [[naive_surprise(value, tail) for value, tail in zip(row, tails, strict=True)] for row in values]
+    np.testing.assert_allclose(Tails(tails).surprise(values), expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("count", [0, 49, 50])
 def test_a_tail_needs_fifty_values(count):
     values = np.r_[np.arange(float(count)), [NAN] * 30]
@@ -276,7 +150,7 @@ def calibration():
 
 
 def scored(observed, forecast, calibration, weights=EQUAL):
-    return compute_scores(compare(observed, forecast)[0], calibration, resolve_weights(weights, MEASURES))
+    return Scorer(calibration, resolve_weights(weights, MEASURES)).score(compare(observed, forecast)[0])
 
 
 def test_ordinary_breathing_stays_low(calibration):
@@ -350,15 +224,15 @@ def test_score_is_the_largest_weighted_surprise(calibration):
     features = compare(*breathe(600, seed=3))[0]
     weights = resolve_weights({"drop": 0.5, "error": 0.2, "jolt": 1.0, "joint": 0.1}, MEASURES)
     zero = {name: np.zeros_like(values) for name, values in weights.items()}
-    apart = [compute_scores(features, calibration, zero | {name: weights[name]}).score for name in weights]
-    np.testing.assert_allclose(compute_scores(features, calibration, weights).score, np.fmax.reduce(apart))
+    apart = [Scorer(calibration, zero | {name: weights[name]}).score(features).score for name in weights]
+    np.testing.assert_allclose(Scorer(calibration, weights).score(features).score, np.fmax.reduce(apart))
 
 
 def test_a_hundredth_of_the_weight_lowers_the_score_by_two(calibration):
     features = compare(*breathe(600, seed=3))[0]
     weights = resolve_weights({"error": 1.0}, MEASURES)
-    full = compute_scores(features, calibration, weights).score
-    hundredth = compute_scores(features, calibration, weights | {"error": weights["error"] / 100}).score
+    full = Scorer(calibration, weights).score(features).score
+    hundredth = Scorer(calibration, weights | {"error": weights["error"] / 100}).score(features).score
     np.testing.assert_allclose(hundredth, np.maximum(full - 2, 0))
     assert (full > 2).any()
 
@@ -392,7 +266,7 @@ def test_drop_is_the_sum_of_the_normal_scores_of_ratios_and_quiet(calibration):
     z = [normal_scores(surprise(features[:, FLOW, f], calibration["tails"][FLOW][f])) for f in parts]
     drop = sum(z) / calibration["spread"][FLOW]
     expected = surprise(drop, calibration["components"]["drop"][FLOW])
-    score = compute_scores(features, calibration, resolve_weights({"drop:airflow": 1.0}, MEASURES)).score
+    score = Scorer(calibration, resolve_weights({"drop:airflow": 1.0}, MEASURES)).score(features).score
     np.testing.assert_allclose(score, expected, atol=1e-12)
 
 
@@ -406,7 +280,7 @@ def test_joint_distance_is_the_mahalanobis_distance_a_comparison(calibration):
     flat = z.reshape(len(z), -1) - np.array(calibration["means"])
     whole = np.isfinite(flat).all(axis=1)
     expected = [row @ np.linalg.solve(np.array(calibration["covariance"]), row) for row in flat[whole]]
-    score = compute_scores(features, calibration, resolve_weights({"joint": 1.0}, MEASURES)).score[whole]
+    score = Scorer(calibration, resolve_weights({"joint": 1.0}, MEASURES)).score(features).score[whole]
     tail = calibration["components"]["joint"][0]
     np.testing.assert_allclose(score, surprise(np.cbrt(np.array(expected) / 10), tail), atol=1e-9)
 
@@ -415,11 +289,11 @@ def test_the_rule_uses_no_forecast(calibration):
     observed, forecast = breathe(1500, seed=3)
     observed[1000:1100, FLOW] = 0
     weights = resolve_weights(EQUAL, MEASURES)
-    rule = rule_scores(compare(observed, forecast)[0], calibration, weights)
-    np.testing.assert_array_equal(rule, rule_scores(compare(observed, 7 - forecast)[0], calibration, weights))
+    rule = Scorer(calibration, weights).rule(compare(observed, forecast)[0])
+    np.testing.assert_array_equal(rule, Scorer(calibration, weights).rule(compare(observed, 7 - forecast)[0]))
     assert rule[1045:1100].min() > 3 > np.nanmax(rule[:1000])
     no_drop = resolve_weights({"error": 1.0}, MEASURES)
-    assert np.isnan(rule_scores(compare(observed, forecast)[0], calibration, no_drop)).all()
+    assert np.isnan(Scorer(calibration, no_drop).rule(compare(observed, forecast)[0])).all()
 
 
 def test_a_shift_of_the_level_raises_level_to_either_side(calibration):
@@ -437,6 +311,40 @@ def test_series_rules_by_hand():
     rules = series_rules(observed, span=3)
     assert rules["sum of squares"].tolist() == [1, 10, 10, 13, 8]
     np.testing.assert_array_equal(rules["difference from the last value"], [0, 2, NAN, NAN, 0])
+
+
+@pytest.mark.parametrize("sizes", [[1], [4], [5], [1, 300, 2]], ids=str)
+def test_a_step_has_the_same_score_alone_and_among_others(calibration, sizes):
+    observed, forecast = breathe(600, seed=3)
+    observed[300:400, BELT] = NAN
+    observed[450, FLOW] += 8
+    features, scorer = compare(observed, forecast)[0], Scorer(calibration, resolve_weights(EQUAL, MEASURES))
+    whole, edges = scorer.score(features), np.cumsum(cut(600, sizes))[:-1]
+    parts = [scorer.score(part) for part in np.split(features, edges)]
+    np.testing.assert_allclose(np.concatenate([part.score for part in parts]), whole.score, rtol=0, atol=1e-12)
+    for name in ("channel", "component"):
+        np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
+    rules = [scorer.rule(part) for part in np.split(features, edges)]
+    np.testing.assert_array_equal(np.concatenate(rules), scorer.rule(features))
+
+
+def test_the_joint_distance_of_present_comparisons_leaves_the_missing_ones_out(calibration):
+    """Missing comparisons in every pattern, more than are kept; the distance is that in the others alone."""
+    random = np.random.default_rng(0)
+    z = random.normal(size=(1500, 2, 6))
+    z[random.random(z.shape) < 0.4] = NAN
+    z[7] = NAN
+    z[8] = random.normal(size=(2, 6))
+    joint = JointDistance(calibration)
+    got, covariance = joint.of(z), np.array(calibration["covariance"])
+    flat = z[:, :, :5].reshape(1500, 10) - calibration["means"]
+    assert len(np.unique(np.isfinite(flat), axis=0)) > MOST_PATTERNS >= len(joint.inverses)
+    for step in [*range(40), 1499]:
+        there = np.isfinite(flat[step])
+        part = flat[step, there]
+        squared = part @ np.linalg.solve(covariance[np.ix_(there, there)], part) / there.sum() if len(part) else NAN
+        assert got[step] == pytest.approx(np.cbrt(squared), abs=1e-9, nan_ok=True)
+        np.testing.assert_allclose(joint.of(z[step : step + 1]), got[step : step + 1], rtol=0, atol=1e-12)
 
 
 def test_calibration_survives_json(calibration):
@@ -471,7 +379,7 @@ def test_extreme_values_never_crash(calibration, extreme):
     observed[300:310, 0] = extreme
     features = compare(observed, forecast)[0]
     features[400:405, 1, 2] = extreme
-    score = compute_scores(features, calibration, resolve_weights(EQUAL, MEASURES)).score
+    score = Scorer(calibration, resolve_weights(EQUAL, MEASURES)).score(features).score
     assert not np.isinf(score).any() and np.isfinite(score[320:]).all()
     again = fit_calibration([features, features])
     assert np.isfinite(json.loads(json.dumps(again))["spread"]).all()

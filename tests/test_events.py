@@ -1,9 +1,11 @@
+import copy
+import json
 import math
 
 import numpy as np
 import pytest
 
-from events import fault_events, find_events, merge_spans
+from events import END, START, EventStream, FaultStream, fault_events, find_events, merge_spans
 
 CHANNELS = ("flow", "belt")
 
@@ -125,3 +127,133 @@ def test_a_fault_may_be_at_either_end_or_nowhere():
     found = faults([[nan, 1], [1, 1], [1, 1], [nan, 1]], step_s=0.2)
     assert [(round(e.start_s, 6), round(e.end_s, 6)) for e in found] == [(0, 0.2), (0.6, 0.8)]
     assert faults([[1, 1]] * 3) == []
+
+
+def test_two_missing_stretches_with_one_value_between_them_are_two_faults():
+    nan = math.nan
+    found = faults([[1, 1], [nan, 1], [1, 1], [nan, 1], [1, 1]])
+    assert [(e.channel, e.start_s, e.end_s) for e in found] == [("flow", 1, 2), ("flow", 3, 4)]
+
+
+# ---- one step at a time ---------------------------------------------------------------------
+
+
+def restored(stream):
+    """Return a stream that goes on from another's state, as JSON keeps it."""
+    again = copy.copy(stream)
+    again.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+    return again
+
+
+def draw_alarms(random, length):
+    """Return scores (T,) with ties and missing ones, alarms at some of them, and channels (T,)."""
+    score = random.integers(0, 5, size=length).astype(float)
+    score[random.random(length) < 0.1] = np.nan
+    alarm = (score > random.integers(0, 4)) & np.repeat(random.random(length // 5 + 1) < 0.6, 5)[:length]
+    return score, alarm, random.integers(-1, 2, size=length)
+
+
+def stream_events(t, score, alarm, channel, **gaps):
+    """Return the changes of an EventStream with their times; the stream is saved and restored at every step."""
+    stream, changes = EventStream("night", CHANNELS, **gaps), []
+    for k in range(len(t)):
+        stream = restored(stream)
+        found = stream.update(float(t[k]), float(score[k]), bool(alarm[k]), int(channel[k]))
+        changes += [(float(t[k]), *change) for change in found]
+    return changes + [(float(t[-1]), *change) for change in stream.close()]
+
+
+@pytest.mark.parametrize("step_s", [0.2, 1.0, 600.0])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_stream_finds_the_events_of_the_whole_recording(step_s, seed):
+    random = np.random.default_rng(seed)
+    score, alarm, channel = draw_alarms(random, 120)
+    t = 100.0 + np.arange(120) / (1 / step_s)
+    gaps = {
+        "merge_gap_s": step_s * random.choice([0, 0.5, 1, 2, 3.5, 9]),
+        "min_duration_s": step_s * random.choice([0, 1, 4, 7.5]),
+    }
+    expected = find_events("night", t, score, alarm, channel, CHANNELS, **gaps)
+    changes = stream_events(t, score, alarm, channel, **gaps)
+    assert [event for _, change, event in changes if change == END] == expected
+    assert [change for _, change, _ in changes] == [START, END] * len(expected)
+    for (began, _, first), (over, _, whole) in zip(changes[::2], changes[1::2], strict=True):
+        assert first.start_s == whole.start_s and began == first.end_s          # said at the alarm that made it one
+        assert whole.end_s <= over <= whole.end_s + max(gaps["merge_gap_s"], step_s) + step_s
+
+
+def test_the_streams_of_both_kinds_have_something_to_find():
+    """What the random tests compare is not nothing against nothing."""
+    random, found = np.random.default_rng(0), []
+    for _ in range(12):
+        score, alarm, channel = draw_alarms(random, 120)
+        found.append(len(stream_events(np.arange(120.0), score, alarm, channel, merge_gap_s=2, min_duration_s=1)))
+    assert min(found) >= 4 and max(found) >= 10
+
+
+def test_an_event_begins_when_it_is_long_enough_and_is_over_when_none_can_join():
+    alarm = np.array([character == "x" for character in ".xx.x.....x."])
+    t, channel = np.arange(12.0), np.zeros(12, int)
+    changes = stream_events(t, np.where(alarm, 2.0, 0.5), alarm, channel, merge_gap_s=2.5, min_duration_s=2.0)
+    assert [(at, change, event.start_s, event.end_s) for at, change, event in changes] == [
+        (4, START, 1, 4), (7, END, 1, 4),
+    ]  # fmt: skip
+
+
+def draw_missing(random, length):
+    """Return values (T, C) with missing stretches of each channel and of all."""
+    values = np.ones((length, 2))
+    for _ in range(random.integers(0, 8)):
+        first = random.integers(0, length)
+        values[first : first + random.integers(1, 12), random.choice([0, 1, slice(None)])] = np.nan
+    return values
+
+
+def stream_faults(t, values, left_out, step_s, min_duration_s):
+    """Return the changes of a FaultStream that does not see some steps (T,), saved and restored at every step."""
+    stream, changes = FaultStream("night", CHANNELS, min_duration_s, step_s), []
+    for k in np.flatnonzero(~left_out):
+        stream = restored(stream)
+        changes += stream.update(float(t[k]), np.isnan(values[k]).tolist())
+    return changes
+
+
+@pytest.mark.parametrize("step_s", [0.2, 1.0])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_stream_finds_the_faults_of_the_whole_recording(step_s, seed):
+    random = np.random.default_rng(seed)
+    values, t = draw_missing(random, 150), 7.0 + np.arange(150) / (1 / step_s)
+    least_s = step_s * random.choice([0.5, 1.5, 3.5])
+    there = np.isfinite(values).any(axis=1)
+    seen = np.flatnonzero(there)
+    left_out = ~there & (random.random(150) < 0.5)
+    changes = stream_faults(t, values, left_out, step_s, least_s)
+    expected = fault_events("night", t[seen], values[seen], CHANNELS, least_s, step_s)
+    over = [event for change, event in changes if change == END]
+    expected_over = [event for event in expected if event.end_s <= t[seen[-1]]]
+    assert rounded(over) == rounded(expected_over)
+    begun = {(event.channel, round(event.start_s, 6)) for change, event in changes if change == START}
+    assert begun >= {(event.channel, round(event.start_s, 6)) for event in expected}
+    assert len(begun) == sum(change == START for change, _ in changes)          # each begins once
+
+
+def rounded(events):
+    return sorted((event.channel, round(event.start_s, 6), round(event.end_s, 6)) for event in events)
+
+
+def test_a_fault_begins_when_it_is_long_enough_and_is_over_with_the_next_value():
+    nan = math.nan
+    values = np.array([[1, 1], [nan, 1], [nan, 1], [nan, 1], [1, 1]])
+    stream = FaultStream("night", CHANNELS, min_duration_s=2.0, step_s=1.0)
+    found = [stream.update(t, np.isnan(row).tolist()) for t, row in enumerate(values)]
+    assert [len(changes) for changes in found] == [0, 0, 1, 0, 1]
+    ((change, event),), ((last, whole),) = found[2], found[4]
+    assert (change, event.channel, event.start_s) == (START, "flow", 1)
+    assert (last, whole.start_s, whole.end_s) == (END, 1, 4)
+
+
+def test_before_the_first_value_nothing_is_missing():
+    stream = FaultStream("night", CHANNELS, min_duration_s=0.5, step_s=1.0)
+    assert [stream.update(t, [True, True]) for t in range(5)] == [[]] * 5
+    ((change, event),) = stream.update(5, [True, False])
+    assert (change, event.channel, event.start_s) == (START, "flow", 5)

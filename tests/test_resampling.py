@@ -1,11 +1,14 @@
+import json
 import math
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.signal import firwin
 
 from recordings import Samples
-from resampling import Grid, grid_of, to_grid
+from resampling import Grid, GridStream, grid_of, significant, to_grid
 
 DELAY_S = 0.8
 OPTIONS = {"delay_s": DELAY_S, "fill_s": 0.5}
@@ -269,3 +272,128 @@ def test_a_stuck_fast_channel_is_missing_too():
     missing = grid.t[np.isnan(result.values) & (grid.t > 5)]
     assert result.stuck == 175
     assert (missing.min(), missing.max()) == (pytest.approx(13.6, abs=0.21), pytest.approx(21.4, abs=0.21))
+
+
+# ---------------------------------------------------------------- one row at a time
+
+RECORDER_RATES = [1.0, 4.0, 5.0, 5.5, 7.3, 12.5, 25.0, 100.0]
+
+
+def channel(rate_hz, low_pass_hz=None, stuck_s=None, sentinels=()):
+    return SimpleNamespace(rate_hz=rate_hz, low_pass_hz=low_pass_hz, stuck_s=stuck_s, sentinels=list(sentinels))
+
+
+def draw_recording(random, seconds=60):
+    """Return channels, row times (n,) and raw values (n, C) with jitter, gaps of rows and of channels, sentinels."""
+    rates = random.choice(RECORDER_RATES, size=3)
+    base = max(rates)
+    t = random.choice([0.0, 1e5, 3.7]) + np.arange(int(seconds * base)) / base
+    t = np.unique(np.round(t + random.choice([0.0, 0.3]) * random.uniform(-1, 1, size=len(t)) / base, 6))
+    keep = np.ones(len(t), bool)
+    for _ in range(random.integers(0, 4)):
+        first = random.integers(1, len(t))
+        keep[first : first + int(random.integers(1, base * 8))] = False
+    t = t[keep]
+    values = np.full((len(t), 3), np.nan)
+    channels = []
+    for k, rate in enumerate(rates):
+        every = max(round(base / rate), 1)
+        values[::every, k] = np.round(random.normal(size=len(values[::every])), random.integers(0, 3))
+        values[random.random(len(t)) < 0.02, k] = random.choice([127.0, np.inf, -np.inf])
+        for _ in range(random.integers(0, 3)):
+            first = random.integers(0, len(t))
+            values[first : first + int(random.integers(1, base * 6)), k] = random.choice([np.nan, 2.0, -1.0])
+        low_pass, stuck = random.choice([None, rate / 3]), random.choice([None, 1.0, 3.0])
+        channels.append(channel(float(rate), low_pass, stuck, [127.0, -1.0][: random.integers(0, 3)]))
+    return channels, t, values
+
+
+def on_whole_grid(channels, t, values, grid_hz, delay_s, fill_s):
+    """Return the grid of a whole recording and its values there (T, C), as preprocessing has them."""
+    grid, columns = grid_of(t, grid_hz), []
+    for one, column in zip(channels, values.T, strict=True):
+        there = np.isfinite(column) & ~np.isin(column, one.sentinels)
+        options = {"low_pass_hz": one.low_pass_hz, "stuck_s": one.stuck_s, "delay_s": delay_s, "fill_s": fill_s}
+        columns.append(significant(to_grid(Samples(t[there], column[there]), one.rate_hz, grid, **options).values))
+    return grid, np.column_stack(columns)
+
+
+def on_live_grid(stream, t, values, steps, restore=lambda stream: stream):
+    """Return what a GridStream makes of the rows (T, C); the steps have to come in their order, the last one too."""
+    found, last = np.full((steps, values.shape[1]), np.nan), -1
+    for row in range(len(t) + 1):
+        stream = restore(stream) if row % 50 == 7 else stream
+        for step, on_grid in stream.push(float(t[row]), values[row].tolist()) if row < len(t) else stream.finish():
+            assert step > last
+            last, found[step] = step, on_grid
+    assert last == steps - 1
+    return found
+
+
+def saved_and_loaded(make):
+    def restore(stream):
+        again = make()
+        text = json.dumps(stream.state_dict(), default=np.ndarray.tolist)
+        again.load_state_dict(json.loads(text, object_hook=arrays))
+        return again
+
+    return restore
+
+
+def arrays(state):
+    return {name: np.array(value) if name == "window" else value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rows_one_by_one_give_the_grid_of_the_whole_recording(seed):
+    random = np.random.default_rng(seed)
+    channels, t, values = draw_recording(random)
+    grid_hz = float(random.choice([4.0, 5.0, 10.0]))
+    delay_s, fill_s = float(random.choice([0.0, 0.4, 0.8])), float(random.choice([0.0, 0.5, 2.0]))
+    grid, expected = on_whole_grid(channels, t, values, grid_hz, delay_s, fill_s)
+
+    def make():
+        return GridStream(channels, grid_hz, delay_s, fill_s)
+
+    found = on_live_grid(make(), t, values, grid.steps, saved_and_loaded(make))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)          # NaN in the same places, too
+    assert np.isfinite(expected).mean() > 0.1
+
+
+def test_the_random_recordings_have_every_kind_of_trouble():
+    drawn = [draw_recording(np.random.default_rng(seed)) for seed in range(40)]
+    channels = [one for several, _, _ in drawn for one in several]
+    assert {one.rate_hz for one in channels} == set(RECORDER_RATES)
+    assert {one.low_pass_hz is None for one in channels} == {one.stuck_s is None for one in channels} == {True, False}
+    assert sum(np.diff(t).max() > 1 for _, t, _ in drawn) > 10
+    assert sum((values == 127).any() for _, _, values in drawn) > 10
+
+
+@pytest.mark.parametrize("hours", [10, 100_000])
+def test_a_gap_of_hours_costs_no_time(hours):
+    channels = [channel(25.0, 1.5), channel(5.0), channel(1.0)]
+    stream = GridStream(channels, 5.0, 0.8, 0.5)
+    t = np.r_[np.arange(500) / 25, hours * 3600 + np.arange(500) / 25]
+    random = np.random.default_rng(0)
+    began, steps = time.perf_counter(), []
+    for at in t.tolist():
+        steps += stream.push(at, random.normal(size=3).tolist())
+    assert time.perf_counter() - began < 2
+    steps += stream.finish()
+    known = [step for step, values in steps if np.isfinite(values).any()]
+    assert len(steps) < 300 and len(known) > 150
+    assert known[-1] == hours * 3600 * 5 + 99 and min(k for k in known if k > 200) == hours * 3600 * 5 + 4
+
+
+def test_a_step_comes_as_soon_as_no_later_row_can_change_it():
+    stream = GridStream([channel(5.0)], 5.0, 0.0, 0.0)
+    came = [stream.push(at, [at]) for at in (10.0, 10.2, 10.4, 10.7)]
+    assert [[step for step, _ in steps] for steps in came] == [[], [0], [1], [2, 3]]
+
+
+def test_a_repeated_value_is_missing_after_stuck_s_and_a_sentinel_is_no_value():
+    stream = GridStream([channel(5.0, stuck_s=0.6, sentinels=[127.0])], 5.0, 0.0, 0.0)
+    raw = [1.0, 127.0, 2, 2, 127, 2, 2, 2, 3]
+    steps = [pair for k, value in enumerate(raw) for pair in stream.push(k / 5, [value])] + stream.finish()
+    values = [on_grid.item() for _, on_grid in steps]
+    np.testing.assert_array_equal(values, [1, np.nan, 2, 2, np.nan, 2, np.nan, np.nan, 3])

@@ -1,0 +1,158 @@
+import math
+from dataclasses import replace
+
+import naive
+import numpy as np
+import pytest
+from breaths import SPANS, breathe, compare, cut
+
+from comparisons import (
+    AMPLITUDE_FLOOR,
+    ERROR,
+    ERROR_FLOOR,
+    JOLT,
+    LEVEL,
+    LEVEL_FLOOR,
+    QUIET,
+    Comparisons,
+    ComparisonStream,
+    Spans,
+    join,
+)
+from stream_detect import load_state, save_state
+
+NAN = math.nan
+SMALL = Spans(warm_up=3, settle=4, near=2, jolt=3, error=4, amplitudes=(5, 8), expected=6, baseline=12, level=7)
+SIZES = ([1], [2], [7], [15], [16], [17], [1000], [3, 1, 250, 17, 499, 2, 64, 1, 163])
+
+
+def naive_less_usual(x, span, lag):
+    """Return x (T, C) less the median of the span that ended `lag` steps before, drawn to zero while it fills."""
+    out = np.full(x.shape, NAN)
+    for t in range(len(x)):
+        for c in range(x.shape[1]):
+            old = [v for v in x[max(t - lag - span + 1, 0) : max(t - lag + 1, 0), c] if math.isfinite(v)]
+            out[t, c] = x[t, c] - (np.median(old) * len(old) / (len(old) + span / 4) if old else 0.0)
+    return out
+
+
+def naive_comparisons(x, forecast, spans):
+    """Return features, residual and the half-way forecast by loops over steps, leads and channels."""
+    length, horizon, channels = forecast.shape
+    used = np.full(forecast.shape, NAN)
+    for t in range(spans.warm_up, length):
+        for c in range(channels):
+            if t >= spans.settle - 1 and np.isfinite(x[t - spans.settle + 1 : t + 1, c]).all():
+                used[t, :, c] = forecast[t, :, c]
+    made = np.full(forecast.shape, NAN)
+    for t in range(length):
+        for lead in range(1, min(horizon, t) + 1):
+            made[t, lead - 1] = used[t - lead, lead - 1]
+    square = (x[:, None] - made) ** 2
+    residual = np.sqrt([[np.mean(square[t, :, c]) for c in range(channels)] for t in range(length)])
+    near = square[:, : spans.near].mean(axis=1)
+    expected = np.log(used.std(axis=1) + AMPLITUDE_FLOOR)
+    features = np.full((length, channels, len(spans.names)), NAN)
+    for k, span in enumerate(spans.amplitudes):
+        before = np.full_like(expected, NAN)
+        padded = np.concatenate([np.full((spans.expected - 1, channels), NAN), expected])
+        before[span:] = naive.trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
+        features[:, :, k] = before - np.log(naive.trailing(x, span, 0.8, np.std) + AMPLITUDE_FLOOR)
+    features[:, :, QUIET] = -np.log(naive.trailing(x, spans.amplitudes[0], 0.8, np.ptp) + AMPLITUDE_FLOOR)
+    features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
+    features[:, :, JOLT] = np.log(np.sqrt(naive.trailing(near, spans.jolt, 0.8, np.mean)) + ERROR_FLOOR)
+    features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
+    for f in (*range(len(spans.amplitudes)), JOLT):
+        features[:, :, f] = naive_less_usual(features[:, :, f], spans.baseline, spans.amplitudes[0])
+    return features, residual, made[:, (horizon - 1) // 2]
+
+
+@pytest.mark.parametrize(("warm_up", "settle"), [(0, 1), (3, 6), (9, 4)])
+def test_comparisons_are_those_of_slow_loops(warm_up, settle):
+    spans = replace(SMALL, warm_up=warm_up, settle=settle)
+    observed, forecast = breathe(90, seed=0, horizon=4)
+    observed[30:33, 0] = NAN
+    observed[50:70, 1] = NAN
+    got = compare(observed, forecast, spans)
+    for ours, expected in zip(got, naive_comparisons(observed, forecast, spans), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-7)
+    assert np.isfinite(got[0]).mean() > 0.4
+
+
+def test_names_stand_for_the_last_axis():
+    assert SPANS.names == ("ratio_0", "ratio_1", "quiet", "error", "jolt", "level")
+    assert compare(*breathe(20, 0))[0].shape == (20, 2, 6)
+
+
+def draw_faulty():
+    """Return breathing and forecasts with missing stretches, a huge value, and a flat line behind breathing."""
+    observed, forecast = breathe(1000, seed=0)
+    observed[300:420, 0] = NAN
+    observed[600, :] = NAN
+    observed[700:703, 1] = NAN
+    observed[650, 0] = 1e9
+    observed[800:900, 1] = 0.25                                  # where rounding would show
+    return observed, forecast
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_pieces_of_any_size_give_the_very_same(sizes):
+    observed, forecast = draw_faulty()
+    joined = compare(observed, forecast, pieces=cut(1000, sizes))
+    for whole, part in zip(compare(observed, forecast), joined, strict=True):
+        np.testing.assert_array_equal(part, whole)
+
+
+@pytest.mark.parametrize("at", [0, 1, 40, 310, 655, 850])
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_state_saved_and_loaded_goes_on_with_the_very_same(at, size, tmp_path):
+    observed, forecast = draw_faulty()
+    first, second = (ComparisonStream(2, forecast.shape[1], SPANS) for _ in range(2))
+    parts, done = [], 0
+    for n in [*cut(at, [size]), *cut(1000 - at, [size])]:
+        if done == at:
+            save_state(tmp_path / "state", {"format": 1, "checkpoint": "", "stream": first.state_dict()})
+            second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
+        parts.append((second if done >= at else first).update(observed[done : done + n], forecast[done : done + n]))
+        done += n
+    joined = join(parts)
+    whole = Comparisons(*compare(observed, forecast))
+    for name in ("features", "residual", "forecast"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+
+
+def test_a_step_costs_no_more_state_however_long_the_stream():
+    observed, forecast = breathe(900, seed=0)
+    stream = ComparisonStream(2, forecast.shape[1], SPANS)
+    sizes = []
+    for first in range(0, 900, 300):
+        stream.update(observed[first : first + 300], forecast[first : first + 300])
+        sizes.append(values_in(stream.state_dict()))
+    assert sizes[0] == sizes[1] == sizes[2] < 15_000
+
+
+def values_in(state):
+    """Return how many numbers a state holds."""
+    return sum(map(values_in, state.values())) if isinstance(state, dict) else np.size(state)
+
+
+def test_changing_later_steps_changes_no_earlier_comparison():
+    observed, forecast = breathe(600, seed=0)
+    before = compare(observed, forecast)
+    observed[400:] += 5
+    observed[450:470] = NAN
+    forecast[400:] *= 3
+    for old, new in zip(before, compare(observed, forecast), strict=True):
+        np.testing.assert_array_equal(old[:400], new[:400])
+        assert not np.array_equal(old[400:], new[400:], equal_nan=True)
+
+
+def test_a_glitch_is_forgotten_when_it_left_the_spans():
+    observed, forecast = breathe(1500, seed=0)
+    calm = compare(observed, forecast)[0]
+    observed[500] = 1e9
+    shaken = compare(observed, forecast)[0]
+    later = slice(500 + SPANS.amplitudes[-1], None)
+    quiet, error = SPANS.names.index("quiet"), SPANS.names.index("error")
+    np.testing.assert_allclose(shaken[later, :, quiet], calm[later, :, quiet], atol=1e-9)
+    np.testing.assert_allclose(shaken[later, :, error], calm[later, :, error], atol=1e-6)

@@ -1,0 +1,432 @@
+import json
+import math
+import os
+import threading
+
+import pytest
+
+from live_rows import CHUNK, JUMP_S, LONGEST, RESET_S, Clock, Complaints, Rows, read_lines
+from utils import DataError
+
+CHANNELS = ("flow", "belt")
+HEADER = "t_s,flow,belt"
+
+
+def make_rows(header=HEADER, series=False):
+    rows = Rows("t_s", CHANNELS, Complaints(), series)
+    assert rows.take(header) is None
+    return rows
+
+
+def taken(rows, *lines):
+    """Return the rows of lines, NaN as None."""
+    found = [rows.take(line) for line in lines]
+    return [row and (row[0], [None if math.isnan(value) else value for value in row[1]]) for row in found]
+
+
+def said(capsys):
+    return capsys.readouterr().err.splitlines()
+
+
+# ---- complaints -----------------------------------------------------------------------------
+
+
+def test_a_complaint_is_said_the_first_second_fourth_eighth_time(capsys):
+    complaints = Complaints()
+    for k in range(1, 101):
+        complaints.say("bad lines", f"line {k}")
+    complaints.say("gaps", "a gap")
+    expected = ["line 1", *(f"line {k} (bad lines: {k})" for k in (2, 4, 8, 16, 32, 64)), "a gap"]
+    assert said(capsys) == expected
+
+
+def test_a_muted_complaint_is_not_counted(capsys):
+    complaints = Complaints()
+    complaints.muted = True
+    complaints.say("gaps", "one")
+    complaints.muted = False
+    complaints.say("gaps", "two")
+    assert said(capsys) == ["two"]
+
+
+# ---- the header -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "t_s,flow,belt",
+        "\ufefft_s,flow,belt",
+        " t_s , flow , belt ",
+        '"t_s","flow","belt"',
+        "t_s;flow;belt",
+        "t_s\tflow\tbelt",
+    ],
+)
+def test_a_header_of_any_usual_form_is_understood(header):
+    rows = make_rows(header)
+    line = rows.delimiter.join(["1.5", "2", ""])
+    assert taken(rows, line) == [(1.5, [2, None])]
+
+
+def test_columns_are_found_by_their_names_and_others_do_not_matter():
+    rows = make_rows('light,belt,"the, flow",t_s,flow,more')
+    assert taken(rows, "x,1,2,3,4,y") == [(3, [4, 1])]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("t_s,flow", "line 1: column 'belt' is not in 't_s,flow'; expected a header with t_s, flow, belt"),
+        ("time,flow,belt", "line 1: column 't_s' is not in"),
+        ("t_s,flow,belt,flow", "line 1: column 'flow' is twice in"),
+        ("", "line 1: column 't_s' is not in ''"),
+        ("0.0,1,2", "line 1: column 't_s' is not in '0.0,1,2'"),
+        ("\x00\x01\ufffd\ufffd", "line 1: column 't_s' is not in"),
+        ("t_s\rflow\rbelt", "line 1: column 't_s' is not in"),
+        ('t_s,"flow\r",belt\rx', "line 1: "),
+        ("x" * 10**6, "line 1: column 't_s' is not in 'xxx"),
+    ],
+)
+def test_a_wrong_header_is_one_line_that_says_what_is_expected(header, expected):
+    with pytest.raises(DataError) as error:
+        make_rows(header)
+    message = str(error.value)
+    assert message.startswith(expected) and "\n" not in message and "\r" not in message and len(message) < 250
+
+
+def test_the_header_may_come_again_also_with_other_columns(capsys):
+    rows = make_rows()
+    lines = ["0,1,2", HEADER, "1,3,4", "\ufeff" + HEADER, "flow,t_s,belt,light", "5,2,6,9"]
+    assert taken(rows, *lines) == [(0, [1, 2]), None, (1, [3, 4]), None, None, (2, [5, 6])]
+    assert not said(capsys)
+    with pytest.raises(DataError, match="line 8: column 'belt' is not in 't_s,flow'"):
+        rows.take("t_s,flow")
+
+
+# ---- lines ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("1,2,3", (1, [2, 3])),
+        (" 1 , 2 , 3 ", (1, [2, 3])),
+        ('"1","2","3"', (1, [2, 3])),
+        ("1,,", (1, [None, None])),
+        ("1, ,nan", (1, [None, None])),
+        ("-1.5e-3,+2,.5", (-0.0015, [2, 0.5])),
+        ("1,inf,-inf", (1, [math.inf, -math.inf])),
+        ("", None),
+    ],
+)
+def test_what_can_be_read_is_read_without_a_word(capsys, line, expected):
+    assert taken(make_rows(), line) == [expected] and not said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "row", "expected"),
+    [
+        ("1,2", None, "line 2: 2 cells; expected 3: t_s,flow,belt"),
+        ("1,2,3,4", None, "line 2: 4 cells; expected 3: t_s,flow,belt"),
+        ("1;2;3", None, "line 2: 1 cells; expected 3"),
+        ("some words", None, "line 2: 1 cells; expected 3"),
+        ("\x00\x00", None, "line 2: 1 cells"),
+        (",2,3", None, "line 2: time ''; expected seconds, or timestamps throughout"),
+        ("nan,2,3", None, "line 2: time 'nan'; expected seconds, or timestamps throughout"),
+        ("inf,2,3", None, "line 2: time 'inf'; expected seconds, or timestamps throughout"),
+        ("soon,2,3", None, "line 2: time 'soon'; expected seconds, or timestamps throughout"),
+        ("1,a,3", (1, [None, 3]), "line 2: flow is 'a'; expected a number"),
+        ("1,2\x00,3", (1, [None, 3]), "line 2: flow is '2\\x00'; expected a number"),
+        ("1,2,\ufffd", (1, [2, None]), "line 2: belt is '\ufffd'; expected a number"),
+        ('1,"2', None, "line 2: 2 cells; expected 3"),
+        ('1,"2",3\r1,2,3', None, "line 2: "),
+        ("1,2,3\r1,2,3", None, "line 2: 5 cells; expected 3"),
+        ("1,2," + "9" * 10**6, (1, [2, math.inf]), None),
+        ("1," * 10**6, None, "line 2: 1000001 cells; expected 3"),
+        ('"' + "x" * 10**6 + '",2,3', None, "line 2: "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_line_is_said_in_one_and_survived(capsys, line, row, expected):
+    rows = make_rows()
+    assert taken(rows, line, "7,8,9") == [row, (7, [8, 9])]
+    lines = said(capsys)
+    assert len(lines) == (expected is not None) and all(one.startswith(expected) and len(one) < 200 for one in lines)
+
+
+# ---- times ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected_s"),
+    [
+        ("2024-05-01 22:30:00", "2024-05-01 22:30:00.25", 0.25),
+        ("2024-05-01T23:59:59Z", "2024-05-02T00:00:01Z", 2),
+        ("2024-05-01 22:30:00+02:00", "2024-05-01 20:30:01+00:00", 1),
+        ("2024-03-31 01:59:59+01:00", "2024-03-31 03:00:00+02:00", 1),       # a clock put forward for the summer
+    ],
+)
+def test_timestamps_become_seconds_since_the_first(first, second, expected_s):
+    rows = make_rows()
+    assert taken(rows, f"{first},1,2", f"{second},1,2") == [(0, [1, 2]), (expected_s, [1, 2])]
+
+
+def test_timestamps_are_written_with_the_zone_they_came_with():
+    rows = make_rows()
+    taken(rows, "2024-05-01T22:30:00.5+02:00,1,2")
+    assert rows.timestamp(61.25) == "2024-05-01 22:31:01.750+02:00"
+    rows = make_rows()
+    taken(rows, "2024-05-01 22:30:00,1,2")
+    assert rows.timestamp(0.0004) == "2024-05-01 22:30:00.000"
+    rows = make_rows()
+    taken(rows, "5,1,2")
+    assert rows.timestamp(5) == ""
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "expected"),
+    [
+        ("12.5", "2024-05-01 22:30:00", "line 3: time '2024-05-01 22:30:00'; expected seconds, or timestamps"),
+        ("2024-05-01 22:30:00", "12.5", "line 3: time '12.5'; expected a timestamp like the first one"),
+        ("2024-05-01 22:30:00", "2024-05-01 22:30:01Z", "line 3: time '2024-05-01 22:30:01Z'; expected a timestamp"),
+        ("2024-05-01 22:30:00Z", "2024-05-01 22:30:01", "line 3: time '2024-05-01 22:30:01'; expected a timestamp"),
+        ("2024-05-01 22:30:00", "2024-05-32 22:30:01", "line 3: time '2024-05-32 22:30:01'; expected a timestamp"),
+    ],
+)
+def test_the_first_time_decides_and_others_are_left_out(capsys, first, other, expected):
+    rows = make_rows()
+    before, wrong, after = taken(rows, f"{first},1,2", f"{other},1,2", f"{first},3,4")
+    assert wrong is None and after == (before[0], [3, 4])
+    (line,) = said(capsys)
+    assert line.startswith(expected)
+
+
+def test_a_first_time_that_cannot_be_read_decides_nothing(capsys):
+    assert taken(make_rows(), "soon,1,2", "2024-05-01 22:30:00,1,2") == [None, (0, [1, 2])]
+    assert taken(make_rows(), "soon,1,2", "30,1,2") == [None, (30, [1, 2])]
+
+
+def test_times_of_a_series_are_kept_as_they_are_written(capsys):
+    rows = make_rows(series=True)
+    assert taken(rows, "April,1,2", "1,2", ",3,4") == [(0, [1, 2]), None, (0, [3, 4])]
+    taken(rows, "2014-04-01 00:05:00,1,2")
+    assert rows.timestamp(0) == "2014-04-01 00:05:00"
+
+
+@pytest.mark.parametrize("series", [False, True])
+@pytest.mark.parametrize("first", ["3", "2024-05-01T22:30:00+02:00"])
+def test_rows_go_on_from_their_state(capsys, series, first):
+    before, after = make_rows("belt;x;flow;t_s", series), Rows("t_s", CHANNELS, Complaints(), series)
+    taken(before, f"1;;2;{first}")
+    state = json.loads(json.dumps(before.state_dict()))
+    after.load_state_dict(state)
+    assert after.timestamp(2.5) == before.timestamp(2.5)
+    assert taken(after, f"1;;2;{first}") == taken(before, f"1;;2;{first}")
+    assert taken(after, "words") == taken(before, "words")
+    assert len(set(said(capsys))) == 1                            # of the same line
+
+
+# ---- the order of time ----------------------------------------------------------------------
+
+
+def make_clock(*times):
+    """Return a clock that has taken rows; the first of them was confirmed, too."""
+    clock = Clock(Complaints())
+    for t in times:
+        clock.take(t, [t])
+    if len(times) == 1:
+        clock.last_s, clock.doubted = times[0], None
+    return clock
+
+
+def through(clock, *times):
+    """Return the times that go on after each row; "new" before those of a new recording."""
+    found = []
+    for t in times:
+        rows, anew = clock.take(t, [t])
+        assert all(values == [at] for at, values in rows)
+        found.append(["new"] * anew + [at for at, _ in rows])
+    return found
+
+
+def test_rising_times_go_through(capsys):
+    assert through(make_clock(), -5.0, 0.0, 0.1, JUMP_S) == [[], [-5, 0], [0.1], [JUMP_S]] and not said(capsys)
+
+
+@pytest.mark.parametrize("first", [-1e308, -1e15, 1e15, 1e308])
+def test_a_first_time_far_from_all_others_is_left_out(capsys, first):
+    assert through(make_clock(), first, 5.0, 5.2) == [[], [], [5, 5.2]]
+    assert said(capsys) == [f"time leaps to {first:g} s, the next row is at 5 s; left out"]
+
+
+@pytest.mark.parametrize("strays", [(400.0, 411.0 + JUMP_S), (-1e308, 400.0)])
+def test_two_rows_far_from_each_other_are_no_clock_set_back(strays):
+    assert through(make_clock(500.0), *strays, 500.2) == [[], [], [500.2]]
+
+
+def test_repeats_and_rows_from_before_are_left_out(capsys):
+    clock = make_clock(10.0)
+    assert through(clock, 10.0, 9.0, 9.5, 10.1) == [[], [], [], [10.1]]
+    assert said(capsys) == [
+        "time repeats: 10 s behind 10 s; left out",
+        "time goes backwards: 9 s behind 10 s; left out (rows out of order: 2)",
+    ]
+
+
+def test_a_leap_goes_through_with_the_row_that_confirms_it(capsys):
+    assert through(make_clock(10.0), 1000.0, 1000.2, 1000.4) == [[], [1000, 1000.2], [1000.4]]
+    assert said(capsys) == ["no rows from 10 to 1000 s"]
+
+
+@pytest.mark.parametrize("second", [10.2, 999.0, 1000.0 + 1.1 * JUMP_S])
+def test_a_leap_without_a_second_row_is_left_out(capsys, second):
+    got = through(make_clock(10.0), 1000.0, second)
+    assert got == [[], [second] if second < 10 + JUMP_S else []]
+    assert said(capsys) == [f"time leaps to 1000 s, the next row is at {second:g} s; left out"]
+
+
+def test_one_leap_behind_another_is_confirmed_on_its_own(capsys):
+    assert through(make_clock(10.0), 1e6, 500.0, 500.5) == [[], [], [500, 500.5]]
+    assert [line.partition(" ")[0] for line in said(capsys)] == ["time", "no"]
+
+
+def test_the_row_behind_a_leap_is_not_lost_at_the_end():
+    assert make_clock(9.8, 10.0, 1000.0).rest() == [(1000.0, [1000.0])] and make_clock(9.8, 10.0).rest() == []
+    clock = Clock(Complaints())
+    clock.take(10.0, [10.0])
+    assert clock.rest() == [(10.0, [10.0])]                      # nor the only one
+
+
+def test_a_clock_set_back_is_a_new_recording_once_it_ran_for_a_while(capsys):
+    clock = make_clock(500.0)
+    times = [0.0, 4.0, 8.0, RESET_S, 11.0]
+    assert through(clock, *times) == [[], [], [], ["new", 0, 4, 8, RESET_S], [11]]
+    assert said(capsys)[-1] == "the clock was set back to 0 s: a new recording begins"
+
+
+def test_rows_that_come_again_now_and_then_are_no_new_clock(capsys):
+    clock = make_clock(500.0)
+    assert through(clock, 400.0, 500.2, 405.0, 500.4, 411.0) == [[], [500.2], [], [500.4], []]
+    clock = make_clock(500.0)
+    assert through(clock, 400.0, 409.0, 300.0, 309.0) == [[], [], [], []]       # and back again, before it was believed
+
+
+def test_after_a_restart_rows_that_were_taken_are_skipped_without_a_word(capsys):
+    clock = make_clock()
+    before = through(clock, *(k / 5 for k in range(100)), 100.0)
+    said(capsys)
+    again = make_clock()
+    again.load_state_dict(json.loads(json.dumps(clock.state_dict())))
+    found = through(again, *(k / 5 for k in range(100)), 100.0, 100.2)
+    assert before[-1] == [] and found == [[]] * 101 + [[100, 100.2]]
+    assert said(capsys)[-1] == "no rows from 19.8 to 100 s"
+    assert through(again, 100.2) == [[]] and len(said(capsys)) == 1             # from now on it is said
+
+
+def test_a_recorder_that_begins_at_zero_behind_a_restart_is_not_skipped_all_night(capsys):
+    again = make_clock()
+    again.load_state_dict(make_clock(0.0, 0.2, 30_000.0, 30_000.2).state_dict())
+    capsys.readouterr()
+    assert through(again, 0.0, 5.0, RESET_S, 11.0) == [[], [], ["new", 0, 5, RESET_S], [11]]
+    assert said(capsys)[-1] == "the clock was set back to 0 s: a new recording begins"
+
+
+@pytest.mark.parametrize("at", range(10))
+def test_a_clock_goes_on_from_its_state_wherever_it_was(at):
+    times = [0.8, 1.0, 900.0, 901.0, 0.0, 5.0, 9.0, 12.0, 13.0, 14.0]
+    whole, clock, again = through(make_clock(), *times), Clock(Complaints()), make_clock()
+    through(clock, *times[:at])
+    again.load_state_dict(json.loads(json.dumps(clock.state_dict())))
+    again.seen_s = -math.inf                                                     # the rows go on behind the state
+    assert through(again, *times[at:]) == whole[at:]
+
+
+# ---- lines of a file ------------------------------------------------------------------------
+
+
+def lines_of(path, follow, until=None):
+    """Return the lines of a file and the places behind them, until so many came or the input ends."""
+    found = []
+    with path.open("rb") as file:
+        enough = [] if until is None else [until]
+        for line, place in read_lines(file, path if follow else None, lambda: len(found) in enough, Complaints()):
+            if line is not None:
+                found.append((line, place))
+    return found
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_lines_come_with_their_places(tmp_path, follow):
+    path = tmp_path / "night.csv"
+    path.write_bytes(b"a,b\r\n1,2\n\n\xff\xfe,3\nlast\n")
+    found = lines_of(path, follow, until=5)
+    assert found == [("a,b", 5), ("1,2", 9), ("", 10), ("\ufffd\ufffd,3", 15), ("last", 20)]
+
+
+def test_the_last_line_needs_no_end_where_the_input_ends(tmp_path):
+    path = tmp_path / "night.csv"
+    path.write_bytes(b"a\nb")
+    assert lines_of(path, follow=False) == [("a", 2), ("b", 3)]
+    path.write_bytes(b"")
+    assert lines_of(path, follow=False) == []
+
+
+def test_lines_longer_than_what_is_read_at_once_are_whole(tmp_path):
+    path = tmp_path / "night.csv"
+    lines = ["x" * length for length in (LONGEST - 5, CHUNK, 1, LONGEST, 3)]
+    path.write_text("\n".join(lines) + "\n")
+    assert [line for line, _ in lines_of(path, follow=False)] == lines
+
+
+def test_a_line_of_a_megabyte_takes_no_memory_and_the_next_one_is_read(tmp_path):
+    path = tmp_path / "night.csv"
+    path.write_text("t_s,flow,belt\n1,2,3\n" + "9" * 10**6 + "\n4,5,6\n")
+    found = lines_of(path, follow=False)
+    assert max(len(line) for line, _ in found) <= LONGEST + CHUNK
+    assert [found[k][0] for k in (0, 1, -1)] == ["t_s,flow,belt", "1,2,3", "4,5,6"]
+    assert found[-1][1] == path.stat().st_size
+    places = [place for _, place in found]
+    assert places == sorted(places)
+
+
+def test_a_file_that_grows_is_read_on_and_one_that_became_shorter_from_its_start(tmp_path, capsys):
+    path = tmp_path / "night.csv"
+    path.write_text("a\nb\nhalf")
+    found = []
+    with path.open("rb") as file:
+        for line, place in read_lines(file, path, lambda: len(found) >= 6, Complaints()):
+            if line is not None:
+                found.append((line, place))
+            elif len(found) == 2:
+                with path.open("a") as more:
+                    more.write(" done\nd\n")
+            elif len(found) == 4:
+                path.write_text("e\nf\n")
+    assert found == [("a", 2), ("b", 4), ("half done", 14), ("d", 16), ("e", 2), ("f", 4)]
+    assert said(capsys) == ["night.csv became shorter; reading it from its start"]
+
+
+def test_a_file_is_followed_from_a_place_on(tmp_path):
+    path = tmp_path / "night.csv"
+    path.write_text("a\nbb\nccc\n")
+    with path.open("rb") as file:
+        file.seek(2)
+        lines = read_lines(file, path, lambda: False, Complaints())
+        assert [next(lines) for _ in range(2)] == [("bb", 5), ("ccc", 9)]
+
+
+def test_a_pipe_gives_its_lines_as_they_come_and_none_while_there_is_none():
+    read, write = os.pipe()
+    writer = threading.Timer(0.3, lambda: (os.write(write, b"b\nc"), os.close(write)))
+    os.write(write, b"a\n")
+    writer.start()
+    with os.fdopen(read, "rb") as file:
+        found = [line for line, _ in read_lines(file, None, lambda: False, Complaints())]
+    writer.join()
+    assert [line for line in found if line is not None] == ["a", "b", "c"] and None in found
+
+
+def test_stopping_leaves_the_lines_that_were_not_taken(tmp_path):
+    path = tmp_path / "night.csv"
+    path.write_text("a\nb\nc\n")
+    assert lines_of(path, follow=True, until=2) == [("a", 2), ("b", 4)]

@@ -1,0 +1,92 @@
+import io
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+
+import replay_recording
+from recordings import read_recording
+from utils import ROOT
+
+SCRIPT = ROOT / "replay_recording.py"
+
+
+@pytest.fixture
+def night(tmp_path):
+    """A recording of channels at several rates, with gaps, in a gzip'd CSV."""
+    tiny.draw_recording(120, 3, trouble=True).to_csv(tmp_path / "night.csv.gz", index=False)
+    return tmp_path / "night.csv.gz"
+
+
+def replayed(capsys, *arguments):
+    """Return the exit code and the lines on stdout."""
+    capsys.readouterr()
+    code = replay_recording.main([str(word) for word in arguments])
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("start_s", [0.0, 1714602600.0])
+def test_as_fast_as_possible_all_samples_come_back(tmp_path, capsys, start_s):
+    frame, night = tiny.draw_recording(20, 3), tmp_path / "night.csv"
+    frame["t_s"] += start_s
+    frame["flow"] *= 1e5 / 3                                         # digits without end
+    frame.to_csv(night, index=False)
+    code, out = replayed(capsys, night, "--speed", 0)
+    assert code == 0 and out.splitlines()[0] == "t_s,flow,belt,pulse"
+    (tmp_path / "again.csv").write_text(out)
+    first, second = read_recording(night), read_recording(tmp_path / "again.csv")
+    np.testing.assert_array_equal(first.t, second.t)
+    assert list(first.channels) == list(second.channels)
+    for name, samples in first.channels.items():
+        np.testing.assert_array_equal(samples.t, second.channels[name].t)
+        np.testing.assert_array_equal(samples.values, second.channels[name].values)
+
+
+def test_a_row_comes_when_it_is_due(tmp_path, monkeypatch):
+    path = tmp_path / "night.csv"
+    path.write_text("t_s,flow\n" + "".join(f"{100 + k / 25},{k}\n" for k in range(51)))        # 2 s
+    came, now = [], time.monotonic()
+
+    class Output(io.StringIO):
+        def write(self, text):
+            came.extend([time.monotonic() - now] * text.count("\n"))
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Output())
+    assert replay_recording.main([str(path), "--speed", "10"]) == 0
+    rows = np.array(came[1:]) - came[1]
+    due = np.arange(51) / 250
+    assert len(rows) == 51 and (rows >= due - 0.02).all()            # never before its time
+    assert rows[-1] < 5                                              # and not at another pace altogether
+
+
+def test_a_reader_that_goes_away_is_no_error(night):
+    command = [sys.executable, str(SCRIPT), str(night), "--speed", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"t_s,flow,belt,pulse\n"
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=30) == 0 and not err
+
+
+def test_timestamps_and_another_time_column(tmp_path, capsys):
+    path = tmp_path / "night.csv"
+    path.write_text("when,flow\n2024-05-01 22:30:00,1\n2024-05-01 22:30:00.04,2.5\n2024-05-01 22:30:00.08,\n")
+    code, out = replayed(capsys, path, "--speed", 0, "--time-column", "when")
+    assert code == 0 and out.splitlines() == ["when,flow", "0.0,1.0", "0.04,2.5", "0.08,"]
+
+
+@pytest.mark.parametrize("speed", ["-1", "nan", "inf"])
+def test_a_wrong_speed_is_refused(night, capsys, speed):
+    assert replay_recording.main([str(night), "--speed", speed]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: --speed {float(speed)}: expected 0 or more") and not captured.out
+
+
+def test_a_file_that_is_no_recording_is_refused(tmp_path, capsys):
+    assert replay_recording.main([str(tmp_path / "none.csv")]) == 2
+    assert "none.csv: no such file" in capsys.readouterr().err

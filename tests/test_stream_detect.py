@@ -1,0 +1,396 @@
+"""Live detection as a user calls it: lines in, lines out, restarts and mistakes."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+import stream_detect
+from live_detection import LiveDetection
+from utils import ROOT
+
+SCRIPT = ROOT / "stream_detect.py"
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+class Home:
+    """Checkpoints and raw input, left as they are by every test."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.checkpoint, self.series = tiny.make_checkpoint(folder), tiny.make_series_checkpoint(folder)
+        tiny.draw_recording(130, 3, trouble=True).to_csv(folder / "live.csv", index=False)
+        tiny.draw_series(400, 3, trouble=True).to_csv(folder / "series.csv", index=False)
+        self.lines = (folder / "live.csv").read_bytes().splitlines(keepends=True)
+        self.series_lines = (folder / "series.csv").read_bytes().splitlines(keepends=True)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+class Input(io.BytesIO):
+    """Bytes as stdin, through a file that has a number."""
+
+    def __init__(self, path, content):
+        path.write_bytes(content)
+        self.buffer = path.open("rb")
+
+
+@pytest.fixture
+def call(home, tmp_path, monkeypatch, capfdbinary):
+    """Return a function that runs the script in this process; it gives the exit code, stdout and stderr."""
+
+    def run(content, *arguments, checkpoint=home.checkpoint):
+        monkeypatch.setattr(sys, "stdin", Input(tmp_path / "stdin", content))
+        capfdbinary.readouterr()
+        code = stream_detect.main(["--checkpoint", str(checkpoint), *map(str, arguments)])
+        out, err = capfdbinary.readouterr()
+        return code, out, [line for line in err.decode().splitlines() if not line[:2].isdigit()]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(home, tmp_path_factory):
+    """What an undisturbed run writes of the recording, of the series, and of the first as JSON lines."""
+    folder = tmp_path_factory.mktemp("expected")
+    for name, checkpoint, kind in (("live", home.checkpoint, "csv"), ("series", home.series, "csv"),
+                                   ("live", home.checkpoint, "jsonl")):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            content = (home.folder / f"{name}.csv").read_bytes()
+            monkeypatch.setattr(sys, "stdin", Input(folder / "stdin", content))
+            arguments = ["--checkpoint", str(checkpoint), "--out", str(folder / f"{name}.{kind}"), "--format", kind]
+            assert stream_detect.main(arguments) == 0
+    return {name: (folder / name).read_bytes() for name in ("live.csv", "series.csv", "live.jsonl")}
+
+
+def table(content):
+    return pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
+
+
+# ---- what comes out -------------------------------------------------------------------------
+
+
+def test_a_line_a_step_and_one_at_both_ends_of_an_event(home, call, expected):
+    code, out, err = call(b"".join(home.lines))
+    assert (code, out, err) == (0, expected["live.csv"], [])
+    found = table(out)
+    assert list(found) == list(stream_detect.COLUMNS)
+    steps, starts, ends = (found[found["kind"] == kind] for kind in ("step", "event_start", "event_end"))
+    assert len(steps) + len(starts) + len(ends) == len(found) and steps["t_s"].is_monotonic_increasing
+    assert steps[["threshold", "alarm"]].notna().all(axis=None) and steps["alarm"].sum() > 10
+    assert len(ends) == len(starts) >= 6 and set(ends["found_by"]) == {"lstm", "mask"}
+    assert starts["end_s"].isna().all() and (ends["end_s"] >= ends["start_s"]).all()
+    assert starts["start_s"].isin(ends["start_s"]).all()
+    apnea = ends[(ends["found_by"] == "lstm") & ends["start_s"].between(40, 57)]
+    assert len(apnea) and apnea["channel"].isin(tiny.DATA["channels"]).all()
+
+
+def test_json_lines_say_the_same(expected):
+    lines = [json.loads(line) for line in expected["live.jsonl"].splitlines()]
+    found = table(expected["live.csv"])
+    assert [line["kind"] for line in lines] == found["kind"].tolist()
+    again = pd.DataFrame(lines, columns=[*stream_detect.COLUMNS]).drop(columns="timestamp")
+    pd.testing.assert_frame_equal(again, found.drop(columns="timestamp"), check_dtype=False)
+    assert "score" not in lines[0] and all(value not in ("", None) for line in lines for value in line.values())
+
+
+def test_timestamps_go_through(home, call, expected):
+    frame = tiny.draw_recording(130, 3, trouble=True)
+    frame["t_s"] = (pd.Timestamp("2024-05-01 22:30") + pd.to_timedelta(frame["t_s"], unit="s")).astype(str)
+    code, out, _ = call(frame.to_csv(index=False).encode())
+    found, seconds = table(out), table(expected["live.csv"])
+    assert code == 0 and found["t_s"].equals(seconds["t_s"])
+    np.testing.assert_allclose(found["score"], seconds["score"], atol=1e-6)
+    stamps = pd.to_datetime(found["timestamp"]) - pd.Timestamp("2024-05-01 22:30")
+    np.testing.assert_allclose(stamps.dt.total_seconds(), found["t_s"], atol=1e-3)
+
+
+def test_a_series_has_a_step_a_row_with_its_own_timestamp(home, expected):
+    found, rows = table(expected["series.csv"]), pd.read_csv(home.folder / "series.csv")
+    steps = found[found["kind"] == "step"]
+    assert steps["timestamp"].tolist() == rows["timestamp"].tolist()
+    assert len(steps) == 400 and found["kind"].tolist().count("event_end") >= 1
+
+
+def test_trouble_is_said_on_stderr_and_changes_nothing_else(home, call, expected):
+    lines = list(home.lines)
+    trouble = [b"\xff\xfe\n", b"1,2\n", b"soon,1,2,3\n", b"9" * 10**6 + b"\n", lines[0], lines[99], b"\r\n"]
+    trouble += [b'1,"2\r3"x,4,5\n']
+    for k, line in enumerate(trouble):
+        lines.insert(100 + 200 * k, line)
+    code, out, err = call(b"\xef\xbb\xbf" + b"".join(lines).replace(b"\n", b"\r\n"))
+    assert (code, out) == (0, expected["live.csv"])
+    assert 5 <= len(err) <= 8 and all(len(line) < 200 for line in err)
+
+
+def test_a_clock_set_back_begins_a_new_recording(home, call, expected):
+    code, out, err = call(b"".join([*home.lines, *home.lines[1:]]))
+    assert code == 0 and out == expected["live.csv"] + expected["live.csv"].partition(b"\n")[2]
+    assert err[-1] == "the clock was set back to 0 s: a new recording begins"
+
+
+# ---- going on -------------------------------------------------------------------------------
+
+CUTS = [1, 2, 60, 1100, 2300, 2600]
+
+
+def kill_after(monkeypatch, rows):
+    """Let the process die, as far as the code can tell, when that many rows were taken."""
+    push, count = LiveDetection.push, iter(range(rows))
+
+    def dying(live, *row):
+        if next(count, None) is None:
+            raise SystemExit(137)
+        return push(live, *row)
+
+    monkeypatch.setattr(LiveDetection, "push", dying)
+
+
+@pytest.mark.parametrize("again", ["from the start", "from where it was"])
+@pytest.mark.parametrize("name", ["live", "series"])
+def test_after_an_end_and_a_start_the_output_is_that_of_an_undisturbed_run(home, call, expected, tmp_path, again, name):
+    checkpoint, lines = (home.series, home.series_lines) if name == "series" else (home.checkpoint, home.lines)
+    arguments = ["--state", tmp_path / "state", "--out", tmp_path / "out"]
+    done = 0
+    for cut in [*(cut for cut in CUTS if cut < len(lines)), len(lines)]:
+        first = 0 if again == "from the start" else done
+        assert call(b"".join(lines[first:cut]), *arguments, checkpoint=checkpoint)[0] == 0
+        done = cut
+    assert (tmp_path / "out").read_bytes() == expected[f"{name}.csv"]
+
+
+@pytest.mark.parametrize(("rows", "save_s"), [(0, 0.0), (1, 0.0), (700, 0.05), (2500, 0.05), (2500, 10.0)])
+def test_after_a_crash_the_output_is_that_of_an_undisturbed_run(
+    home, call, expected, tmp_path, monkeypatch, rows, save_s
+):
+    arguments = ["--state", tmp_path / "state", "--out", tmp_path / "out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(stream_detect, "SAVE_S", save_s)
+        kill_after(patch, rows)
+        with pytest.raises(SystemExit):
+            call(b"".join(home.lines), *arguments)
+    assert call(b"".join(home.lines), *arguments)[0] == 0
+    assert (tmp_path / "out").read_bytes() == expected["live.csv"]
+
+
+def test_a_clock_set_back_before_a_restart_does_not_matter(home, call, tmp_path):
+    lines = [*home.lines[:1500], *home.lines[1:900]]
+    for name, cuts in (("whole", []), ("cut", [400, 1600, 2000])):
+        arguments = ["--state", tmp_path / f"{name}.state", "--out", tmp_path / name]
+        for cut in [*cuts, len(lines)]:
+            assert call(b"".join(lines[:cut]), *arguments)[0] == 0
+    assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_rows_of_a_little_before_are_skipped_without_a_word(home, call, expected, tmp_path):
+    arguments = ["--state", tmp_path / "state", "--out", tmp_path / "out"]
+    call(b"".join(home.lines[:1500]), *arguments)
+    code, _, err = call(b"".join([home.lines[0], *home.lines[1300:]]), *arguments)
+    assert code == 0 and (tmp_path / "out").read_bytes() == expected["live.csv"] and not err
+
+
+def start(home, *arguments, stdin=subprocess.DEVNULL):
+    command = [sys.executable, str(SCRIPT), "--checkpoint", str(home.checkpoint), *map(str, arguments)]
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def append(path, lines):
+    with path.open("ab") as file:
+        file.write(b"".join(lines))
+
+
+@pytest.fixture(scope="module")
+def followed(home, tmp_path_factory):
+    """A file that grew while it was followed, by processes killed, terminated, interrupted; their codes and stderr."""
+    folder = tmp_path_factory.mktemp("followed")
+    night, out, state = (folder / name for name in ("night.csv", "out", "state"))
+    done, cut = 0, home.lines[1500][:7]                              # a line that is there half
+    codes, said = [], []
+    pieces = [(signal.SIGKILL, home.lines[:900]), (signal.SIGTERM, [*home.lines[900:1500], cut]),
+              (signal.SIGINT, [home.lines[1500][7:], *home.lines[1501:]])]
+    night.touch()
+    for number, lines in pieces:
+        process = start(home, "--follow", night, "--out", out, "--state", state)
+        wait_for(lambda: out.exists() or not night.stat().st_size, process)
+        append(night, lines[: len(lines) // 2])
+        done += len(lines)
+        append(night, lines[len(lines) // 2 :])
+        enough = (done - 60) / 25 * 5 - 20                           # steps, without the gap of 4 s
+        wait_for(lambda: out.exists() and out.read_bytes().count(b"\nstep") >= enough, process)    # noqa: B023
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+        codes.append(process.returncode)
+        said.append(err.decode())
+    return codes, said, out, state
+
+
+def test_a_signal_ends_it_with_its_code_and_nothing_on_stderr(followed):
+    codes, said, _, state = followed
+    assert codes == [-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT]
+    assert not any("Traceback" in err for err in said) and state.is_file()
+
+
+def test_after_sigkill_and_restarts_the_output_of_a_followed_file_is_that_of_an_undisturbed_run(followed, expected):
+    _, _, out, _ = followed
+    whole, got = expected["live.csv"].splitlines(), out.read_bytes().splitlines()
+    assert got == whole[: len(got)] and len(whole) - len(got) < 10           # what only the end brings is not there
+
+
+def test_a_followed_file_that_became_shorter_is_read_from_its_start(home, call, expected, tmp_path):
+    night, out = tmp_path / "night.csv", tmp_path / "out"
+    ends = expected["live.csv"].count(b"\n")
+    night.write_bytes(b"".join(home.lines))
+
+    def recorder():
+        """Wait for all that is known of the first recording; begin the file anew; stop the program."""
+        wait_for_lines(out, ends - 8)
+        night.write_bytes(b"".join(home.lines[:900]))
+        wait_for_lines(out, ends + 150)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=recorder)
+    thread.start()
+    code, _, err = call(b"", "--follow", night, "--out", out)
+    thread.join()
+    assert code == 128 + signal.SIGTERM
+    assert err[0] == "night.csv became shorter; reading it from its start"
+    assert err[-1] == "the clock was set back to 0 s: a new recording begins"
+    steps = expected["live.csv"].splitlines()[1:]
+    got = out.read_bytes().removeprefix(expected["live.csv"]).splitlines()
+    assert len(got) >= 150 and got[:-12] == steps[: len(got) - 12]           # the end brings what it brings anywhere
+
+
+def wait_for_lines(path, count):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and (not path.exists() or path.read_bytes().count(b"\n") < count):
+        time.sleep(0.02)
+
+
+def test_a_reader_that_goes_away_is_no_error(home):
+    with (home.folder / "live.csv").open("rb") as lines:
+        process = start(home, stdin=lines)
+        first = process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        process.stderr.close()
+    assert process.wait(timeout=30) == 0 and not err and first.decode().strip() == ",".join(stream_detect.COLUMNS)
+
+
+def test_help_shows_commands_and_does_not_wait_for_torch():
+    code = (
+        "import sys; sys.argv = ['x', '--help']; import stream_detect as m\n"
+        "try: m.main()\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "python stream_detect.py --checkpoint" in done.stdout and done.stdout.strip().endswith("False")
+
+
+# ---- the user's mistakes --------------------------------------------------------------------
+
+
+@pytest.fixture
+def refused(call, tmp_path):
+    """Return a function that runs the script and gives the one line that refuses it; it leaves nothing behind."""
+
+    def run(content, *arguments, **options):
+        before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != "stdin"}
+        code, out, err = call(content, *arguments, **options)
+        after = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != "stdin"}
+        assert code == 2 and len(err) == 1 and err[0].startswith("error: ") and not out and after == before
+        return err[0]
+
+    return run
+
+
+def test_a_wrong_header_is_refused(home, refused, tmp_path):
+    arguments = ["--state", tmp_path / "state", "--out", tmp_path / "out"]
+    assert "line 1: column 'pulse' is not in 't_s,flow,belt'; expected a header with t_s, flow, belt, pulse" in refused(
+        b"t_s,flow,belt\n1,2,3\n", *arguments
+    )
+    assert "line 1: column 't_s' is not in '0.0,1,2,3'" in refused(b"0.0,1,2,3\n", *arguments)
+    assert "column 't_s' is not in" in refused(bytes(range(256)) * 9)
+
+
+def test_a_checkpoint_that_is_none_is_refused(home, refused, tmp_path):
+    path = tmp_path / "mine.pt"
+    assert "mine.pt: no such file" in refused(b"", checkpoint=path)
+    path.write_bytes(b"nothing of use")
+    assert "mine.pt: not a readable checkpoint" in refused(b"", checkpoint=path)
+    state = torch.load(home.checkpoint, weights_only=True)
+    torch.save(state | {"threshold": {}}, path)
+    assert "mine.pt: its training was not finished, it has no threshold" in refused(b"", checkpoint=path)
+    torch.save({key: value for key, value in state.items() if key != "data"}, path)
+    assert "mine.pt" in refused(b"", checkpoint=path)
+
+
+def test_a_state_that_does_not_fit_is_refused(home, call, refused, tmp_path):
+    path = tmp_path / "night.state"
+    call(b"".join(home.series_lines[:50]), "--state", path, checkpoint=home.series)
+    assert "night.state: belongs to another checkpoint; delete it" in refused(b"", "--state", path)
+    call(b"".join(home.lines[:50]), "--state", tmp_path / "mine.state")
+    whole = torch.load(tmp_path / "mine.state", weights_only=True)
+    for content in (b"", b"nothing of use", (tmp_path / "mine.state").read_bytes()[:-300]):
+        path.write_bytes(content)
+        assert "night.state: not a state of this program" in refused(b"", "--state", path)
+    for wrong in ({"format": 1}, {"format": 9}, [1], torch.zeros(3)):
+        torch.save(wrong, path)
+        assert "night.state: not a state of this program" in refused(b"", "--state", path)
+    for name in ("stream", "place", "bytes"):
+        torch.save({key: value for key, value in whole.items() if key != name}, path)
+        assert "night.state: not a state of this checkpoint" in refused(b"", "--state", path)
+    for change in ({"live": {}}, {"rows": {"header": "a,b"}}, {"clock": None}):
+        torch.save(whole | {"stream": whole["stream"] | change}, path)
+        assert "night.state" in refused(b"", "--state", path)
+
+
+def test_an_output_that_is_there_or_too_short_is_refused_and_left_alone(home, call, refused, tmp_path):
+    out, state = tmp_path / "out", tmp_path / "state"
+    out.write_text("mine")
+    assert "is there already, and there is no --state to go on from" in refused(b"", "--out", out)
+    assert "is there already" in refused(b"", "--out", out, "--state", state)
+    call(b"".join(home.lines[:300]), "--state", state)                       # to stdout: no file belongs to the state
+    assert "is there already" in refused(b"", "--out", out, "--state", state)
+    out.unlink()
+    call(b"".join(home.lines[:600]), "--state", state, "--out", out)
+    kept = out.read_bytes()
+    out.write_bytes(kept[:50])
+    assert "shorter than the" in refused(b"", "--out", out, "--state", state)
+    out.unlink()
+    assert "shorter than the" in refused(b"", "--out", out, "--state", state)
+
+
+def test_paths_that_cannot_be_used_are_refused(home, refused, tmp_path):
+    lines, folder = b"".join(home.lines[:9]), tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    assert "--follow" in refused(b"", "--follow", tmp_path / "none.csv")
+    assert "is no file" in refused(b"", "--follow", folder)
+    assert "is no file" in refused(b"", "--follow", tmp_path / "pipe")
+    assert "--out" in refused(lines, "--out", folder)
+    assert "cannot be written" in refused(lines, "--out", folder / "none" / "out")
+    assert "folder: not a state of this program" in refused(b"", "--state", folder)
+    shutil.copy(home.checkpoint, tmp_path / "file")
+    lost = ["--state", tmp_path / "file" / "state", "--out", tmp_path / "out"]
+    assert "file/state: cannot be written" in refused(lines, *lost)
