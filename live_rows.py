@@ -97,8 +97,8 @@ class Rows:
     Args:
         time_column: of seconds or timestamps; the first row decides.
         channels: their columns, in the order of the values.
-        layout: how the lines are written, where it is declared: delimiter, decimal, time_format.
         series: whether times are kept as they are written: the rows of a series count, not their times.
+        layout: how the lines are written, where it is declared: delimiter, decimal, time_format.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class Rows:
         time_column: str,
         channels: Sequence[str],
         complaints: Complaints,
-        layout: Mapping[str, str | None] | None = None,
         series: bool = False,
+        layout: Mapping[str, str | None] | None = None,
     ) -> None:
         self.time_column, self.channels, self.complaints = time_column, list(channels), complaints
         self.header, self.columns, self.delimiter = "", [], ","

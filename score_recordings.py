@@ -39,7 +39,7 @@ from windowing import EventMeta, Segment, segments_where
 
 log = logging.getLogger(__name__)
 
-SCORED_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".txt", ".edf", ".bdf", ".hea")     # of recordings in a folder
+SCORED_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".edf", ".bdf", ".hea")     # of recordings in a folder
 STEPS_AT_ONCE = 200_000                  # scored together: bounds the memory
 
 

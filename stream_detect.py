@@ -341,7 +341,7 @@ def new_stream(checkpoint: Path, device: str, complaints: Complaints) -> Stream:
         rates = RateCheck(detector.channels, rates_hz, complaints)
         columns = [data.channels[name].source or name for name in detector.channels]
         layout = {key: getattr(data, key) for key in ("delimiter", "decimal", "time_format")}
-        rows = Rows(data.time_column, columns, complaints, layout)
+        rows = Rows(data.time_column, columns, complaints, layout=layout)
     return Stream(LiveDetection(detector, data), rows, clock, rates)
 
 

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 import tiny
 
-import findings
-import pure_lstm_anomaly_detection_main as script
+import score_recordings
 from config import DatasetConfig
 from detector import Detector, load_checkpoint
 from live_detection import EventChange, LiveDetection, Step
@@ -28,8 +27,8 @@ class Case:
         self.data = None if series else DatasetConfig(**tiny.DATA)
         self.frame = tiny.draw_series(400, 3, trouble=True) if series else tiny.draw_recording(130, 3, trouble=True)
         self.frame.to_csv(folder / "live.csv", index=False)
-        monkeypatch.setattr(findings, "draw_findings", lambda *_: None)
-        script.score_files(path, [folder / "live.csv"], folder / f"{kind}-scored", "cpu")
+        monkeypatch.setattr(score_recordings, "draw_recording", lambda *_: None)
+        score_recordings.score_files(path, [folder / "live.csv"], folder / f"{kind}-scored", "cpu")
         self.scores, self.events = (pd.read_csv(folder / f"{kind}-scored" / f"{n}.csv") for n in ("scores", "events"))
         numbers = self.frame.to_numpy()[:, 1:].astype(float)
         times = np.zeros(len(numbers)) if series else self.frame["t_s"].to_numpy()

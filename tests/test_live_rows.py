@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from live_rows import CHUNK, JUMP_S, LONGEST, RESET_S, Clock, Complaints, Rows, read_lines
+from live_rows import CHUNK, JUMP_S, LONGEST, RESET_S, Clock, Complaints, RateCheck, Rows, read_lines
 from utils import DataError
 
 CHANNELS = ("flow", "belt")
@@ -430,3 +430,44 @@ def test_stopping_leaves_the_lines_that_were_not_taken(tmp_path):
     path = tmp_path / "night.csv"
     path.write_text("a\nb\nc\n")
     assert lines_of(path, follow=True, until=2) == [("a", 2), ("b", 4)]
+
+
+# ---- what a dataset declares ----------------------------------------------------------------
+
+
+def test_a_comma_is_a_decimal_sign_where_it_separates_no_cells():
+    rows = Rows("t_s", CHANNELS, Complaints())
+    assert rows.take("t_s;flow;belt") is None
+    assert rows.take("0,04;-1,5;2") == (0.04, [-1.5, 2.0])
+    quoted = Rows("t_s", CHANNELS, Complaints(), layout={"decimal": ",", "delimiter": ",", "time_format": None})
+    quoted.take("t_s,flow,belt")
+    assert quoted.take('"0,04","-1,5",2') == (0.04, [-1.5, 2.0])
+
+
+def test_timestamps_are_read_as_declared_or_with_the_day_first_where_points_say_so():
+    declared = Rows("t_s", CHANNELS, Complaints(), layout={"time_format": "%m/%d/%Y %H:%M:%S"})
+    pointed = Rows("t_s", CHANNELS, Complaints())
+    for rows, first, second in (
+        (declared, "12/31/2024 23:59:59", "01/01/2025 00:00:01"),
+        (pointed, "31.12.2024 23:59:59,5", "01.01.2025 00:00:01,5"),
+    ):
+        rows.take("t_s;flow;belt")
+        assert rows.take(f"{first};1;2")[0] == 0.0
+        assert rows.take(f"{second};1;2")[0] == 2.0
+
+
+def test_rows_far_apart_are_no_leaps_where_that_is_their_usual_distance():
+    clock = Clock(Complaints(), period_s=300.0)
+    assert [len(clock.take(300.0 * k, [0.0])[0]) for k in range(4)] == [0, 2, 1, 1]  # the first waits for the second
+
+
+@pytest.mark.parametrize(("every_s", "told"), [(0.04, False), (0.045, False), (0.02, True), (0.2, True)])
+def test_a_channel_at_another_rate_is_said_once(every_s, told, capsys):
+    check = RateCheck(("flow", "belt"), (25.0, 5.0), Complaints())
+    for k in range(800):
+        t = 0.001 * round(1000 * every_s * k)
+        check.take(t, [1.0, 2.0 if k % max(round(0.2 / every_s), 1) == 0 else math.nan])
+    said = capsys.readouterr().err
+    assert check.done and said.count("channel 'flow'") == told and "channel 'belt'" not in said
+    if told:
+        assert f"{1 / every_s:.4g} times a second" in said and "at 25" in said
