@@ -309,17 +309,18 @@ def read_windows(path: Path, meta: Meta, channels: Sequence[str]) -> list[Segmen
     Raises: DataError naming file, row and column where the file does not keep to the schema.
     """
     frame = _read_rows(path, meta, channels)
-    names = frame["recording"].to_numpy()
-    t = frame["t_s"].to_numpy()
-    values = np.column_stack([frame[c].to_numpy() for c in channels]).astype(np.float32)
-    valid = np.column_stack([frame[f"valid_{c}"].to_numpy() for c in channels])
-    values[valid == 0] = np.nan
+    recording, t = frame["recording"].cat, frame["t_s"].to_numpy()
+    number = recording.codes.to_numpy()
+    values = np.empty((len(frame), len(channels)), np.float32)
+    for k, channel in enumerate(channels):
+        values[:, k] = frame[channel].to_numpy()
+        values[frame[f"valid_{channel}"].to_numpy() == 0, k] = np.nan
     label = frame["label"].to_numpy()
     timestamp = frame["timestamp"].to_numpy() if meta.series else None
     whole = Segment("", t, values, label, timestamp)
     return [
-        replace(whole.cut(start, end), recording=str(names[start]))
-        for start, end in _joined(names, t, meta.rate_hz, path)
+        replace(whole.cut(start, end), recording=str(recording.categories[number[start]]))
+        for start, end in _joined(number, t, meta.rate_hz, path)
     ]
 
 
@@ -334,7 +335,7 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
     types |= {**dict.fromkeys(numbers, float), **dict.fromkeys(flags, np.int8)}
     try:
         frame = pd.read_csv(
-            path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""]
+            path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""], low_memory=False
         )
     except (ValueError, OSError, pd.errors.ParserError) as error:
         raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None
@@ -346,25 +347,24 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
             f"{path.name}: {len(frame)} rows, but meta.json says {meta.rows.get(path.stem)}; preprocess again"
         )
     for flag in flags:
-        wrong = np.flatnonzero(~np.isin(frame[flag].to_numpy(), (0, 1)))
-        if len(wrong):
-            row = wrong[0]
+        wrong = frame[flag].to_numpy().view(np.uint8) > 1
+        if wrong.any():
+            row = wrong.argmax()
             raise DataError(f"{path.name}: row {row + 2}: {flag} is {frame[flag].iloc[row]}; expected 0 or 1")
     for channel in channels:
-        there = frame[f"valid_{channel}"].to_numpy() == 1
-        wrong = np.flatnonzero(there & ~np.isfinite(frame[channel].to_numpy()))
-        if len(wrong):
-            raise DataError(f"{path.name}: row {wrong[0] + 2}: {channel} has no value, but valid_{channel} is 1")
+        wrong = (frame[f"valid_{channel}"].to_numpy() == 1) & ~np.isfinite(frame[channel].to_numpy())
+        if wrong.any():
+            raise DataError(f"{path.name}: row {wrong.argmax() + 2}: {channel} has no value, but valid_{channel} is 1")
     if frame[texts].isna().any(axis=None) or not np.isfinite(frame["t_s"].to_numpy()).all():
         raise DataError(f"{path.name}: a row has no recording or no time; preprocess again")
     return frame
 
 
-def _joined(names: np.ndarray, t: np.ndarray, rate_hz: float, path: Path) -> Iterator[tuple[int, int]]:
-    """Yield [start, end) of the runs of rows of one recording whose times are one step apart."""
+def _joined(recording: np.ndarray, t: np.ndarray, rate_hz: float, path: Path) -> Iterator[tuple[int, int]]:
+    """Yield [start, end) of the runs of rows of one recording, a number (T,), whose times are one step apart."""
     if not len(t):
         return
-    same = names[1:] == names[:-1]
+    same = recording[1:] == recording[:-1]
     steps = np.diff(t) * rate_hz
     back = np.flatnonzero(same & (steps < 0.5))
     if len(back):
