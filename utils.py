@@ -1,7 +1,7 @@
 """Process plumbing: seeds, threads, device, logging, atomic files, versions.
 
 Nothing here knows what a window, a residual or a threshold is. torch is imported inside the
-functions that need it, so that `--help` does not wait for it.
+functions that need it, and numpy not at all, so that `--help` does not wait for them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -19,8 +20,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -131,11 +130,9 @@ def jsonable(value: Any) -> Any:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(item) for item in value]
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "tolist"):                                     # numpy's arrays and scalars
         return jsonable(value.tolist())
-    if isinstance(value, np.generic):
-        return jsonable(value.item())
-    if isinstance(value, float) and not np.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Path):
         return str(value)
