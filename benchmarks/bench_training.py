@@ -61,7 +61,7 @@ def rows_of(options: Options) -> list[Row]:
     speed = [flops / s for s in seconds]
     plain, best = ([rate[k] for rate in rates[1:]] for k in (0, 1))
     note = (
-        f"{LAYERS} x {HIDDEN} units, {CHANNELS} channels, {HORIZON} leads, batches of {BATCH} windows of {STEPS} steps, "
+        f"{LAYERS} x {HIDDEN} units, {CHANNELS} channels, {HORIZON} leads, {BATCH} windows of {STEPS} steps a batch, "
         f"{options.threads} threads, {statistics.median(seconds):.2f} s an epoch of {updates} updates"
     )
     giga = [s / 1e9 for s in speed]
