@@ -10,7 +10,6 @@ its times and values as float64. How memory grows is that of twice the steps, wi
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import sys
@@ -126,7 +125,7 @@ def rows_of(options: Options) -> list[Row]:
 def main() -> int:
     if "--job" not in sys.argv:
         return run_part(rows_of, __doc__)
-    parser = argparse.ArgumentParser(parents=[parser_of(None)], add_help=False)
+    parser = parser_of(None)
     parser.add_argument("--job", choices=JOBS)
     parser.add_argument("--root", type=Path)
     parser.add_argument("--steps", type=int)

@@ -27,10 +27,10 @@ PART = "scoring"
 CHANNELS, WINDOW, BATCH = 4, 100, 256
 
 
-def make_detector(channels: int = CHANNELS, calibration_steps: int = 6_000) -> Detector:
+def make_detector(channels: int = CHANNELS, calibration_steps: int = 6_000, hidden: int = 128) -> Detector:
     """Return a calibrated detector with the shipped config and untrained weights, which are as fast as trained ones."""
     torch.manual_seed(0)
-    config = load_experiment(EXPERIMENT_CONFIG)
+    config = load_experiment(EXPERIMENT_CONFIG, [f"model.hidden_units={hidden}"])
     names = [f"channel_{k}" for k in range(channels)]
     scaler = Scaler(tuple(names), np.zeros(channels), np.full(channels, 7.0))
     measures = ["airflow", *["effort"] * (channels - 1)]
