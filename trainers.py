@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +93,26 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> 
     return ReduceLROnPlateau(optimizer, factor=config.lr_factor, patience=config.lr_patience)
 
 
+def on_device(batches: Batches, device: str) -> Batches:
+    """Return batches (x, series) that lie on a device; x stays a view of its series."""
+    if device == "cpu":
+        return batches
+    moved = [(series.to(device), x.shape[1]) for x, series in batches]
+    return [(series[:, :steps], series) for series, steps in moved]
+
+
+@contextlib.contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Turn a GPU that runs out of memory into one line that names the batch size to try."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        what = f"--set training.batch_size={batch_size // 2}" if batch_size > 1 else "fewer model.hidden_units"
+        raise DataError(
+            f"training.batch_size {batch_size} does not fit into the memory of the GPU; try {what}"
+        ) from None
+
+
 class Trainer:
     """Owns model, optimizer, schedule and device; `fit` runs epochs until patience is over."""
 
@@ -113,13 +134,17 @@ class Trainer:
         Args:
             on_epoch: called after each epoch, when `state_dict` can be saved.
             until: pause when so many epochs are done; None = go on to the end.
-        Raises: DataError with a hint if a loss is not finite.
+        Raises: DataError with a hint if a loss is not finite, or the GPU's memory is not enough.
         """
         progress, epochs = self.progress, self.config.epochs
+        with enough_memory(windows.batch_size):
+            windows.to(self.device)
+            validation = on_device(validation, self.device)
         bar = tqdm(total=epochs, initial=progress.epoch, desc="training", unit="epoch", disable=None)
         with bar:
             while not progress.finished and (until is None or progress.epoch < until):
-                self._one_epoch(windows, validation)
+                with enough_memory(windows.batch_size):
+                    self._one_epoch(windows, validation)
                 bar.update()
                 row = progress.history[-1]
                 bar.set_postfix_str(
@@ -167,7 +192,6 @@ class Trainer:
         self.model.train()
         total = torch.zeros((), device=self.device)              # summed on the device: no waiting
         for x, series in windows:
-            x, series = (tensor.to(self.device, non_blocking=True) for tensor in (x, series))
             loss = self._loss(x, series)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -180,8 +204,10 @@ class Trainer:
     def validate(self, batches: Batches) -> float:
         """Return the mean loss over fixed batches, each weighing by its windows."""
         self.model.eval()
-        losses = [self._loss(x.to(self.device), s.to(self.device)).item() * len(x) for x, s in batches]
-        return sum(losses) / sum(len(x) for x, _ in batches)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)         # no waiting here either
+        for x, series in on_device(batches, self.device):
+            total += self._loss(x, series).double() * len(x)
+        return total.item() / sum(len(x) for x, _ in batches)
 
     def _loss(self, x: Tensor, series: Tensor) -> Tensor:
         lower = self.config.bf16 and self.device == "cuda"

@@ -1,5 +1,6 @@
 import copy
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from config import TrainingConfig
 from data_loader import TrainingWindows, validation_batches
 from lstm_model import StackedLSTM
-from trainers import LOSS_FLOOR, Trainer, forecast_loss, naive_losses
+from trainers import LOSS_FLOOR, Trainer, forecast_loss, naive_losses, on_device
 from utils import DataError
 
 NAN = float("nan")
@@ -258,3 +259,35 @@ def test_naive_forecasts_by_hand():
     off_last, off_mean = [1.5, 0.5, 0.0], [2.5, 1.5, 1.5]            # Huber of 2, 1, 0; of 3, 2, 2; one is missing
     assert losses["last_value"] == pytest.approx(math.log(sum(off_last) / 3 + LOSS_FLOOR), abs=1e-6)
     assert losses["mean"] == pytest.approx(math.log(sum(off_mean) / 3 + LOSS_FLOOR), abs=1e-6)
+
+
+@pytest.mark.parametrize(("batch_size", "hint"), [(4, "--set training.batch_size=2"), (1, "fewer model.hidden_units")])
+def test_a_gpu_without_enough_memory_is_one_line_that_says_what_to_try(batch_size, hint, monkeypatch):
+    trainer, windows = make_trainer(epochs=2), make_windows()
+    windows.batch_size = batch_size
+
+    def full(x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(trainer.model, "forward", full)
+    with pytest.raises(DataError, match=rf"^training\.batch_size {batch_size} does not fit .*; try {hint}$"):
+        trainer.fit(windows, make_validation())
+
+
+def test_an_epoch_waits_for_the_device_only_at_its_end(monkeypatch):
+    trainer, waits, plain = make_trainer(epochs=1), [], torch.Tensor.item
+
+    def item(tensor):
+        waits.append(sys._getframe(1).f_globals["__name__"])
+        return plain(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "item", item)
+    trainer.fit(make_windows(updates=5), make_validation(150))
+    assert waits.count("trainers") == 2                              # the losses of training and of validation
+    assert {name for name in waits if not name.startswith("torch.optim")} == {"trainers"}      # Adam counts on the CPU
+
+
+def test_batches_on_a_device_are_views_of_one_series():
+    for x, series in on_device(make_validation(), "meta"):
+        assert x.device.type == series.device.type == "meta"
+        assert x.shape == (len(series), STEPS, 2) and x.untyped_storage().nbytes() == series.untyped_storage().nbytes()
