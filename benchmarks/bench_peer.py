@@ -59,9 +59,9 @@ def ours(series: Path, hidden: int, mark: float, threads: int) -> dict[str, floa
     import torch
 
     from benchmarks.bench_scoring import make_detector
-    from benchmarks.bench_to_loss import build_windows
-    from benchmarks.bench_training import STEPS, WARM_UP
+    from benchmarks.bench_training import BATCH, HORIZON, STEPS, WARM_UP
     from config import TrainingConfig
+    from data_loader import TrainingWindows
     from trainers import Trainer
 
     keep_freed_memory()
@@ -71,7 +71,10 @@ def ours(series: Path, hidden: int, mark: float, threads: int) -> dict[str, floa
     detector = make_detector(CHANNELS, hidden=hidden)
     config = TrainingConfig(epochs=CAP_EPOCHS, schedule="plateau", lr_patience=CAP_EPOCHS)
     trainer = Trainer(detector.model, config, WARM_UP, "cpu")
-    windows = build_windows([values["train"]], STEPS, UPDATES, seed=0)
+    windows = TrainingWindows(
+        [values["train"]], steps=STEPS, horizon=HORIZON, least=WARM_UP + HORIZON + 1, batch_size=BATCH, updates=UPDATES,
+        channel_dropout=0.15, seed=0,
+    )  # fmt: skip
     fit_s, error, updates = 0.0, float("inf"), 0
     while error > mark and updates < UPDATES * CAP_EPOCHS:
         began = time.perf_counter()
