@@ -33,6 +33,7 @@ if TYPE_CHECKING:                                                    # --help mu
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
+PIECE = 1 << 16                          # rows written at once: bounds the memory of a long recording
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,9 @@ def fit_scaler(
         constant_scale: of a channel that does not change in the training data; None = that is an error.
     Raises: DataError if a channel has no value, or does not change.
     """
-    values = np.concatenate([segment.values for segment in segments])    # (N, C)
     center, scale = [], []
-    for name, column in zip(channels, values.T, strict=True):
+    for k, name in enumerate(channels):
+        column = np.concatenate([segment.values[:, k] for segment in segments])      # (N,)
         column = column[np.isfinite(column)]
         if not len(column) or (np.ptp(column) == 0 and constant_scale is None):
             found = "has no value" if not len(column) else f"is constant at {column[0]:g}"
@@ -253,8 +254,11 @@ def write_windows(
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(",".join(csv_columns(channels, timestamps)) + "\n")
         for segment in segments:
-            frame = _window_frame(segment, channels, window_steps, first_window)
-            frame.to_csv(file, header=False, index=False, lineterminator="\n")
+            windows = first_window + np.arange(len(segment)) // window_steps
+            for first in range(0, len(segment), PIECE):
+                piece = segment.cut(first, first + PIECE)
+                frame = _window_frame(piece, channels, windows[first : first + PIECE])
+                frame.to_csv(file, header=False, index=False, lineterminator="\n")
             first_window += -(-len(segment) // window_steps)
             spans.append(
                 SpanMeta(
@@ -273,15 +277,13 @@ def csv_columns(channels: Sequence[str], timestamps: bool = False) -> list[str]:
     return ["recording", "window", *times, *channels, *(f"valid_{c}" for c in channels), "label"]
 
 
-def _window_frame(
-    segment: Segment, channels: Sequence[str], window_steps: int, first_window: int
-) -> pd.DataFrame:
+def _window_frame(segment: Segment, channels: Sequence[str], windows: np.ndarray) -> pd.DataFrame:
     import pandas as pd
 
     valid = np.isfinite(segment.values)
     columns: dict[str, Any] = {
         "recording": segment.recording,
-        "window": first_window + np.arange(len(segment)) // window_steps,
+        "window": windows,
         "t_s": np.round(segment.t, 6),
     }
     if segment.timestamp is not None:
