@@ -22,13 +22,16 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.bench_to_loss import SMALL_BATCH
+from benchmarks.bench_training import BATCH
 from benchmarks.long_data import waves
 from benchmarks.measure import Options, Row, child, last_json, own_peak_mb, run_part
 from utils import ROOT, DataError, keep_freed_memory
 
 PART = "peer"
 PACKAGES = ("pyod==3.6.7", "torch==2.13.0")
-CHANNELS, WINDOW, LAYERS, UPDATES, CAP_EPOCHS = 4, 100, 3, 5, 400
+CHANNELS, WINDOW, LAYERS = 4, 100, 3
+EVERY, CAP = 160, 60_000                # training windows between two looks at the error, and at most
 
 
 def ready(folder: Path) -> Path:
@@ -54,12 +57,12 @@ def peer(python: Path, series: Path, epochs: int, hidden: int, threads: int) -> 
     return last_json(done.stdout)
 
 
-def ours(series: Path, hidden: int, mark: float, threads: int) -> dict[str, float]:
+def ours(series: Path, hidden: int, batch: int, mark: float, threads: int) -> dict[str, float]:
     """Train until one step ahead is forecast as well as `mark`, calibrate, score; runs in a process of its own."""
     import torch
 
     from benchmarks.bench_scoring import make_detector
-    from benchmarks.bench_training import BATCH, HORIZON, STEPS, WARM_UP
+    from benchmarks.bench_training import HORIZON, STEPS, WARM_UP
     from config import TrainingConfig
     from data_loader import TrainingWindows
     from trainers import Trainer
@@ -69,25 +72,25 @@ def ours(series: Path, hidden: int, mark: float, threads: int) -> dict[str, floa
     loaded = np.load(series)
     values = {name: loaded[name].astype(np.float32) for name in ("train", "val")}
     detector = make_detector(CHANNELS, hidden=hidden)
-    config = TrainingConfig(epochs=CAP_EPOCHS, schedule="plateau", lr_patience=CAP_EPOCHS)
+    config = TrainingConfig(schedule="plateau", lr_patience=CAP)     # a constant learning rate
     trainer = Trainer(detector.model, config, WARM_UP, "cpu")
     windows = TrainingWindows(
-        [values["train"]], steps=STEPS, horizon=HORIZON, least=WARM_UP + HORIZON + 1, batch_size=BATCH, updates=UPDATES,
-        channel_dropout=0.15, seed=0,
+        [values["train"]], steps=STEPS, horizon=HORIZON, least=WARM_UP + HORIZON + 1, batch_size=batch,
+        updates=EVERY // batch, channel_dropout=0.15, seed=0,
     )  # fmt: skip
-    fit_s, error, updates = 0.0, float("inf"), 0
-    while error > mark and updates < UPDATES * CAP_EPOCHS:
+    fit_s, error, seen = 0.0, float("inf"), 0
+    while error > mark and seen < CAP:
         began = time.perf_counter()
         trainer._train(windows)
         fit_s += time.perf_counter() - began
-        updates += UPDATES
+        seen += EVERY
         error = one_step_error(detector.model, values["val"])
     began = time.perf_counter()
     detector.calibrate([values["train"] * detector.scaler.scale])
     calibrated = time.perf_counter()
     detector.detect([values["val"] * detector.scaler.scale])
     score_s = time.perf_counter() - calibrated
-    found = {"fit_s": fit_s, "calibrate_s": calibrated - began, "score_s": score_s, "updates": updates}
+    found = {"fit_s": fit_s, "calibrate_s": calibrated - began, "score_s": score_s, "updates": seen // batch}
     return found | {"error": error, "peak_mb": own_peak_mb()}
 
 
@@ -106,40 +109,44 @@ def rows_of(options: Options) -> list[Row]:
         raise DataError("--peer-venv: needed to measure the peer; expected a folder for its virtual environment")
     python = ready(options.peer_venv)
     length, epochs, hidden = (1_500, 1, 32) if options.quick else (8_000, 3, 128)
-    pairs = []
+    found: dict[str, list[dict[str, float]]] = {"peer": [], **{str(batch): [] for batch in (BATCH, SMALL_BATCH)}}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.repeats):
             path = Path(folder) / "series.npz"
             values = (waves(2 * length, CHANNELS, seed=seed) / 7).astype(np.float64)
             np.savez(path, train=values[:length], val=values[length:])
-            theirs = peer(python, path, epochs, hidden, options.threads)
-            command = ["-m", "benchmarks.bench_peer", "--ours", path, hidden, theirs["error"], options.threads]
-            pairs.append((last_json(child(command, options.threads).stdout), theirs))
-    reached = all(mine["error"] <= their["error"] for mine, their in pairs)
+            found["peer"].append(peer(python, path, epochs, hidden, options.threads))
+            for batch in (BATCH, SMALL_BATCH):
+                mark = found["peer"][-1]["error"]
+                command = ["-m", "benchmarks.bench_peer", "--ours", path, hidden, batch, mark, options.threads]
+                found[str(batch)].append(last_json(child(command, options.threads).stdout))
+    errors = [round(run["error"], 4) for run in found["peer"]]
     note = (
         f"{length} steps x {CHANNELS} channels to train on and as many to score, {LAYERS} x {hidden} units; PyOD "
-        f"trains {epochs} epochs on windows of {WINDOW} steps, ours {[mine['updates'] for mine, _ in pairs]} updates; "
-        f"mean squared error one step ahead {[round(their['error'], 4) for _, their in pairs]}"
-        f"{', ours ' if reached else ', NOT reached by ours: '}{[round(mine['error'], 4) for mine, _ in pairs]}"
+        f"trains {epochs} epochs on windows of {WINDOW} steps; its mean squared error one step ahead {errors}"
     )
 
-    def row(what: str, unit: str, key: str, **more) -> Row:
-        mine, theirs = ([pair[k][key] for pair in pairs] for k in (0, 1))
-        return Row(PART, what, unit, theirs, "ours", mine, **more)
+    def row(what: str, unit: str, key: str, batch: int, note: str = "") -> Row:
+        theirs, mine = ([run[key] for run in found[name]] for name in ("peer", str(batch)))
+        return Row(PART, f"PyOD's LSTMAD: {what}", unit, theirs, f"ours, {batch} windows a batch", mine, note=note)
 
-    return [
-        row("PyOD's LSTMAD: training, to the same error", "s", "fit_s", note=note),
-        row("PyOD's LSTMAD: scoring", "s", "score_s"),
-        row("PyOD's LSTMAD: peak memory", "MB", "peak_mb"),
-    ]
+    def how(batch: int) -> str:
+        runs = found[str(batch)]
+        missed = sum(run["error"] > their["error"] for run, their in zip(runs, found["peer"], strict=True))
+        return f"{note}; {batch} windows a batch: {[run['updates'] for run in runs]} updates" + (
+            f", {missed} of {len(runs)} runs did not get there" if missed else ""
+        )
+
+    training = [row("training, to the same error", "s", "fit_s", batch, how(batch)) for batch in (BATCH, SMALL_BATCH)]
+    return [*training, row("scoring", "s", "score_s", BATCH), row("peak memory", "MB", "peak_mb", BATCH)]
 
 
 def main() -> int:
     if "--ours" not in sys.argv:
         return run_part(rows_of, __doc__)
-    series, hidden, mark, threads = sys.argv[sys.argv.index("--ours") + 1 :]
+    series, hidden, batch, mark, threads = sys.argv[sys.argv.index("--ours") + 1 :]
     with contextlib.redirect_stdout(sys.stderr):
-        found = ours(Path(series), int(hidden), float(mark), int(threads))
+        found = ours(Path(series), int(hidden), int(batch), float(mark), int(threads))
     print(json.dumps(found))
     return 0
 
