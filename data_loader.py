@@ -143,11 +143,20 @@ class TrainingWindows:
     def __len__(self) -> int:
         return self.updates
 
+    def to(self, device: str) -> None:
+        """Let all steps lie on a device, so that batches are cut there and training never waits for a copy.
+
+        What is drawn comes from the generator on the CPU: the same seed gives the same batches everywhere.
+        """
+        self.steps = self.steps.to(device)
+        self.windows = self.steps.unfold(0, self.windows.shape[2], 1)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs x (B, T, C) and series (B, T + H, C); the targets are views of the second."""
         for _ in range(self.updates):
             draw = torch.randint(len(self.starts), (self.batch_size,), generator=self.generator)
-            series = self.windows[self.starts[draw]].transpose(1, 2).contiguous()
+            starts = self.starts[draw].to(self.steps.device, non_blocking=True)
+            series = self.windows[starts].transpose(1, 2).contiguous()
             x = series[:, : -self.horizon]
             yield self._with_missing_channels(x), series
 
@@ -160,7 +169,8 @@ class TrainingWindows:
         lost = draw[:, 0] < self.channel_dropout                         # (B, C)
         lost[lost.all(dim=1)] = False
         start, end = (draw[:, 1:] * steps).sort(dim=1).values.unbind(1)  # (B, C) each
-        at = torch.arange(steps)[None, :, None]
+        lost, start, end = (part.to(x.device, non_blocking=True) for part in (lost, start, end))
+        at = torch.arange(steps, device=x.device)[None, :, None]
         missing = lost[:, None] & (at >= start[:, None]) & (at < end[:, None])
         return x.masked_fill(missing, float("nan"))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
@@ -43,7 +45,9 @@ class Progress:
         return self.epoch - 1 - self.best_epoch
 
 
-def forecast_loss(forecast: Tensor, series: Tensor, warm_up: int) -> Tensor:
+def forecast_loss(
+    forecast: Tensor, series: Tensor, warm_up: int, total: Callable[[Tensor], Tensor] = lambda part: part
+) -> Tensor:
     """Return the mean over leads and channels of the log of their Huber loss.
 
     Each lead of each channel weighs by its own size of error, as if its spread were fitted along
@@ -53,6 +57,7 @@ def forecast_loss(forecast: Tensor, series: Tensor, warm_up: int) -> Tensor:
         forecast: (B, T, H, C), from the steps of `series` but the last H.
         series: (B, T + H, C) scaled values, NaN = missing, which takes no part.
         warm_up: first steps whose forecasts take no part.
+        total: makes sums over this batch (H, C) those over the parts that other processes have of it.
     """
     horizon = forecast.shape[2]
     target = series.unfold(1, horizon, 1)[:, 1:].transpose(2, 3)             # (B, T, H, C), a view
@@ -60,8 +65,8 @@ def forecast_loss(forecast: Tensor, series: Tensor, warm_up: int) -> Tensor:
     known = torch.isfinite(target)
     target = torch.where(known, target, forecast.detach())
     error = nn.functional.smooth_l1_loss(forecast, target, reduction="none")
-    count = known.sum(dim=(0, 1))                                            # (H, C)
-    mean = error.sum(dim=(0, 1)) / count.clamp(min=1)
+    count = total(known.sum(dim=(0, 1)))                                     # (H, C)
+    mean = total(error.sum(dim=(0, 1))) / count.clamp(min=1)
     weight = (count > 0).to(mean.dtype)
     return (torch.log(mean + LOSS_FLOOR) * weight).sum() / weight.sum().clamp(min=1)
 
@@ -92,14 +97,56 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> 
     return ReduceLROnPlateau(optimizer, factor=config.lr_factor, patience=config.lr_patience)
 
 
+def over_processes(part: Tensor) -> Tensor:
+    """Return the sum of what the processes have; its gradient is that of this process's part alone."""
+    whole = part.detach().clone()
+    dist.all_reduce(whole)
+    return part + (whole - part.detach())
+
+
+def add_gradients(model: nn.Module) -> None:
+    """Replace the gradients of a model by their sum over the processes, in one exchange."""
+    gradients = [parameter.grad for parameter in model.parameters()]
+    whole = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(whole)
+    for gradient, part in zip(gradients, whole.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def on_device(batches: Batches, device: str) -> Batches:
+    """Return batches (x, series) that lie on a device; x stays a view of its series."""
+    if device == "cpu":
+        return batches
+    moved = [(series.to(device), x.shape[1]) for x, series in batches]
+    return [(series[:, :steps], series) for series, steps in moved]
+
+
+@contextlib.contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Turn a GPU that runs out of memory into one line that names the batch size to try."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        what = f"--set training.batch_size={batch_size // 2}" if batch_size > 1 else "fewer model.hidden_units"
+        raise DataError(
+            f"training.batch_size {batch_size} does not fit into the memory of the GPU; try {what}"
+        ) from None
+
+
 class Trainer:
-    """Owns model, optimizer, schedule and device; `fit` runs epochs until patience is over."""
+    """Owns model, optimizer, schedule and device; `fit` runs epochs until patience is over.
+
+    In a group of processes (see `utils.process_group`) each has a share of every batch's windows. All draw
+    the same batches, and the loss, gradients and weights are those of one process but for rounding.
+    """
 
     def __init__(self, model: StackedLSTM, config: TrainingConfig, warm_up: int, device: str) -> None:
         self.model, self.config, self.warm_up, self.device = model.to(device), config, warm_up, device
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         self.schedule = build_schedule(self.optimizer, config)
         self.progress = Progress()
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
     def fit(
         self,
@@ -113,13 +160,20 @@ class Trainer:
         Args:
             on_epoch: called after each epoch, when `state_dict` can be saved.
             until: pause when so many epochs are done; None = go on to the end.
-        Raises: DataError with a hint if a loss is not finite.
+        Raises: DataError with a hint if a loss is not finite, or the GPU's memory is not enough.
         """
         progress, epochs = self.progress, self.config.epochs
+        if windows.batch_size < self.processes:
+            raise DataError(f"training.batch_size {windows.batch_size}: expected at least one for each of "
+                            f"{self.processes} processes")
+        with enough_memory(windows.batch_size):
+            windows.to(self.device)
+            validation = on_device(validation, self.device)
         bar = tqdm(total=epochs, initial=progress.epoch, desc="training", unit="epoch", disable=None)
         with bar:
             while not progress.finished and (until is None or progress.epoch < until):
-                self._one_epoch(windows, validation)
+                with enough_memory(windows.batch_size):
+                    self._one_epoch(windows, validation)
                 bar.update()
                 row = progress.history[-1]
                 bar.set_postfix_str(
@@ -167,10 +221,11 @@ class Trainer:
         self.model.train()
         total = torch.zeros((), device=self.device)              # summed on the device: no waiting
         for x, series in windows:
-            x, series = (tensor.to(self.device, non_blocking=True) for tensor in (x, series))
-            loss = self._loss(x, series)
+            loss = self._loss(x[self.rank :: self.processes], series[self.rank :: self.processes], shared=True)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if self.processes > 1:
+                add_gradients(self.model)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
             self.optimizer.step()
             total += loss.detach()
@@ -180,13 +235,19 @@ class Trainer:
     def validate(self, batches: Batches) -> float:
         """Return the mean loss over fixed batches, each weighing by its windows."""
         self.model.eval()
-        losses = [self._loss(x.to(self.device), s.to(self.device)).item() * len(x) for x, s in batches]
-        return sum(losses) / sum(len(x) for x, _ in batches)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)         # no waiting here either
+        for x, series in on_device(batches, self.device):
+            total += self._loss(x, series).double() * len(x)
+        if self.processes > 1:
+            dist.broadcast(total, src=0)                                         # all stop at the same epoch
+        return total.item() / sum(len(x) for x, _ in batches)
 
-    def _loss(self, x: Tensor, series: Tensor) -> Tensor:
+    def _loss(self, x: Tensor, series: Tensor, shared: bool = False) -> Tensor:
         lower = self.config.bf16 and self.device == "cuda"
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=lower):
             forecast, _ = self.model(x)
+        if shared and self.processes > 1:
+            return forecast_loss(forecast.float(), series, self.warm_up, over_processes)
         return forecast_loss(forecast.float(), series, self.warm_up)
 
     def _forecasts(self, windows: TrainingWindows) -> int:

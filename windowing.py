@@ -20,17 +20,20 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 from pydantic import Field
 
 from config import Section, read_json, validate
 from utils import DataError, atomic_path, write_json
 
+if TYPE_CHECKING:                                                    # --help must not wait for pandas
+    import pandas as pd
+
 SPLITS = ("train", "val", "test")
 FORMAT = 1
+PIECE = 1 << 16                          # rows written at once: bounds the memory of a long recording
 
 
 @dataclass(frozen=True)
@@ -177,9 +180,9 @@ def fit_scaler(
         constant_scale: of a channel that does not change in the training data; None = that is an error.
     Raises: DataError if a channel has no value, or does not change.
     """
-    values = np.concatenate([segment.values for segment in segments])    # (N, C)
     center, scale = [], []
-    for name, column in zip(channels, values.T, strict=True):
+    for k, name in enumerate(channels):
+        column = np.concatenate([segment.values[:, k] for segment in segments])      # (N,)
         column = column[np.isfinite(column)]
         if not len(column) or (np.ptp(column) == 0 and constant_scale is None):
             found = "has no value" if not len(column) else f"is constant at {column[0]:g}"
@@ -251,8 +254,11 @@ def write_windows(
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(",".join(csv_columns(channels, timestamps)) + "\n")
         for segment in segments:
-            frame = _window_frame(segment, channels, window_steps, first_window)
-            frame.to_csv(file, header=False, index=False, lineterminator="\n")
+            windows = first_window + np.arange(len(segment)) // window_steps
+            for first in range(0, len(segment), PIECE):
+                piece = segment.cut(first, first + PIECE)
+                frame = _window_frame(piece, channels, windows[first : first + PIECE])
+                frame.to_csv(file, header=False, index=False, lineterminator="\n")
             first_window += -(-len(segment) // window_steps)
             spans.append(
                 SpanMeta(
@@ -271,13 +277,13 @@ def csv_columns(channels: Sequence[str], timestamps: bool = False) -> list[str]:
     return ["recording", "window", *times, *channels, *(f"valid_{c}" for c in channels), "label"]
 
 
-def _window_frame(
-    segment: Segment, channels: Sequence[str], window_steps: int, first_window: int
-) -> pd.DataFrame:
+def _window_frame(segment: Segment, channels: Sequence[str], windows: np.ndarray) -> pd.DataFrame:
+    import pandas as pd
+
     valid = np.isfinite(segment.values)
     columns: dict[str, Any] = {
         "recording": segment.recording,
-        "window": first_window + np.arange(len(segment)) // window_steps,
+        "window": windows,
         "t_s": np.round(segment.t, 6),
     }
     if segment.timestamp is not None:
@@ -309,21 +315,24 @@ def read_windows(path: Path, meta: Meta, channels: Sequence[str]) -> list[Segmen
     Raises: DataError naming file, row and column where the file does not keep to the schema.
     """
     frame = _read_rows(path, meta, channels)
-    names = frame["recording"].to_numpy()
-    t = frame["t_s"].to_numpy()
-    values = np.column_stack([frame[c].to_numpy() for c in channels]).astype(np.float32)
-    valid = np.column_stack([frame[f"valid_{c}"].to_numpy() for c in channels])
-    values[valid == 0] = np.nan
+    recording, t = frame["recording"].cat, frame["t_s"].to_numpy()
+    number = recording.codes.to_numpy()
+    values = np.empty((len(frame), len(channels)), np.float32)
+    for k, channel in enumerate(channels):
+        values[:, k] = frame[channel].to_numpy()
+        values[frame[f"valid_{channel}"].to_numpy() == 0, k] = np.nan
     label = frame["label"].to_numpy()
     timestamp = frame["timestamp"].to_numpy() if meta.series else None
     whole = Segment("", t, values, label, timestamp)
     return [
-        replace(whole.cut(start, end), recording=str(names[start]))
-        for start, end in _joined(names, t, meta.rate_hz, path)
+        replace(whole.cut(start, end), recording=str(recording.categories[number[start]]))
+        for start, end in _joined(number, t, meta.rate_hz, path)
     ]
 
 
 def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
     if not path.is_file():
         raise DataError(f"{path}: no such file; preprocess the dataset again")
     flags = ["label", *(f"valid_{c}" for c in channels)]
@@ -334,7 +343,7 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
     types |= {**dict.fromkeys(numbers, float), **dict.fromkeys(flags, np.int8)}
     try:
         frame = pd.read_csv(
-            path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""]
+            path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""], low_memory=False
         )
     except (ValueError, OSError, pd.errors.ParserError) as error:
         raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None
@@ -346,25 +355,24 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
             f"{path.name}: {len(frame)} rows, but meta.json says {meta.rows.get(path.stem)}; preprocess again"
         )
     for flag in flags:
-        wrong = np.flatnonzero(~np.isin(frame[flag].to_numpy(), (0, 1)))
-        if len(wrong):
-            row = wrong[0]
+        wrong = frame[flag].to_numpy().view(np.uint8) > 1
+        if wrong.any():
+            row = wrong.argmax()
             raise DataError(f"{path.name}: row {row + 2}: {flag} is {frame[flag].iloc[row]}; expected 0 or 1")
     for channel in channels:
-        there = frame[f"valid_{channel}"].to_numpy() == 1
-        wrong = np.flatnonzero(there & ~np.isfinite(frame[channel].to_numpy()))
-        if len(wrong):
-            raise DataError(f"{path.name}: row {wrong[0] + 2}: {channel} has no value, but valid_{channel} is 1")
+        wrong = (frame[f"valid_{channel}"].to_numpy() == 1) & ~np.isfinite(frame[channel].to_numpy())
+        if wrong.any():
+            raise DataError(f"{path.name}: row {wrong.argmax() + 2}: {channel} has no value, but valid_{channel} is 1")
     if frame[texts].isna().any(axis=None) or not np.isfinite(frame["t_s"].to_numpy()).all():
         raise DataError(f"{path.name}: a row has no recording or no time; preprocess again")
     return frame
 
 
-def _joined(names: np.ndarray, t: np.ndarray, rate_hz: float, path: Path) -> Iterator[tuple[int, int]]:
-    """Yield [start, end) of the runs of rows of one recording whose times are one step apart."""
+def _joined(recording: np.ndarray, t: np.ndarray, rate_hz: float, path: Path) -> Iterator[tuple[int, int]]:
+    """Yield [start, end) of the runs of rows of one recording, a number (T,), whose times are one step apart."""
     if not len(t):
         return
-    same = names[1:] == names[:-1]
+    same = recording[1:] == recording[:-1]
     steps = np.diff(t) * rate_hz
     back = np.flatnonzero(same & (steps < 0.5))
     if len(back):

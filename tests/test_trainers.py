@@ -1,5 +1,9 @@
 import copy
 import math
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +12,8 @@ import torch
 from config import TrainingConfig
 from data_loader import TrainingWindows, validation_batches
 from lstm_model import StackedLSTM
-from trainers import LOSS_FLOOR, Trainer, forecast_loss, naive_losses
-from utils import DataError
+from trainers import LOSS_FLOOR, Trainer, forecast_loss, naive_losses, on_device
+from utils import ROOT, DataError, process_group
 
 NAN = float("nan")
 HORIZON, WARM_UP, STEPS = 3, 2, 12
@@ -258,3 +262,78 @@ def test_naive_forecasts_by_hand():
     off_last, off_mean = [1.5, 0.5, 0.0], [2.5, 1.5, 1.5]            # Huber of 2, 1, 0; of 3, 2, 2; one is missing
     assert losses["last_value"] == pytest.approx(math.log(sum(off_last) / 3 + LOSS_FLOOR), abs=1e-6)
     assert losses["mean"] == pytest.approx(math.log(sum(off_mean) / 3 + LOSS_FLOOR), abs=1e-6)
+
+
+@pytest.mark.parametrize(("batch_size", "hint"), [(4, "--set training.batch_size=2"), (1, "fewer model.hidden_units")])
+def test_a_gpu_without_enough_memory_is_one_line_that_says_what_to_try(batch_size, hint, monkeypatch):
+    trainer, windows = make_trainer(epochs=2), make_windows()
+    windows.batch_size = batch_size
+
+    def full(x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(trainer.model, "forward", full)
+    with pytest.raises(DataError, match=rf"^training\.batch_size {batch_size} does not fit .*; try {hint}$"):
+        trainer.fit(windows, make_validation())
+
+
+def test_an_epoch_waits_for_the_device_only_at_its_end(monkeypatch):
+    trainer, waits, plain = make_trainer(epochs=1), [], torch.Tensor.item
+
+    def item(tensor):
+        waits.append(sys._getframe(1).f_globals["__name__"])
+        return plain(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "item", item)
+    trainer.fit(make_windows(updates=5), make_validation(150))
+    assert waits.count("trainers") == 2                              # the losses of training and of validation
+    assert {name for name in waits if not name.startswith("torch.optim")} == {"trainers"}      # Adam counts on the CPU
+
+
+def test_batches_on_a_device_are_views_of_one_series():
+    for x, series in on_device(make_validation(), "meta"):
+        assert x.device.type == series.device.type == "meta"
+        assert x.shape == (len(series), STEPS, 2) and x.untyped_storage().nbytes() == series.untyped_storage().nbytes()
+
+
+# ---- several processes ----------------------------------------------------------------------
+
+
+def train_and_save(folder):
+    """Train for two epochs, alone or in the group that the environment names; save this process's weights."""
+    torch.set_num_threads(1)
+    with process_group("cpu") as rank:
+        trainer = make_trainer(epochs=2)
+        trainer.model.lstm.dropout = 0.0                             # each process would draw its own
+        trainer.fit(make_windows(updates=5), make_validation())
+        torch.save(trainer.model.state_dict(), folder / f"rank{rank}.pt")
+        return losses_of(trainer)
+
+
+def test_two_processes_train_the_weights_of_one(tmp_path):
+    expected = train_and_save(tmp_path)
+    alone = torch.load(tmp_path / "rank0.pt")
+    (tmp_path / "rank0.pt").unlink()
+    code = f"import pathlib, test_trainers; test_trainers.train_and_save(pathlib.Path({str(tmp_path)!r}))"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": path}
+    workers = [
+        subprocess.Popen([sys.executable, "-c", code], env=os.environ | group | {"RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(2)
+    ]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert_same_weights(first, second)
+    for name, weights in alone.items():
+        torch.testing.assert_close(first[name], weights, rtol=0, atol=1e-5)
+    assert len(expected) == 2
+
+
+def test_a_batch_smaller_than_the_group_is_one_line():
+    trainer = make_trainer()
+    trainer.processes = 8
+    with pytest.raises(DataError, match=r"^training\.batch_size 4: expected at least one for each of 8 processes$"):
+        trainer.fit(make_windows(), make_validation())

@@ -1,0 +1,46 @@
+"""The machine's own limits: how fast it multiplies matrices, with the same threads, in the same run."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from lstm_model import StackedLSTM
+
+SIZE = 1024
+
+
+def product_rate(repeats: int = 20) -> float:
+    """Return the floating-point operations a second of a 1024 x 1024 float32 product (torch.mm), the best of some."""
+    return _rate(torch.mm, repeats)
+
+
+def best_product_rate(repeats: int = 20) -> float:
+    """Return the same for the fastest product that torch has here: its mm, or that of oneDNN, which runs the LSTM."""
+
+    def onednn(a: Tensor, b: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+    rates = [product_rate(repeats)]
+    if torch.backends.mkldnn.is_available():
+        rates.append(_rate(onednn, repeats))
+    return max(rates)
+
+
+def _rate(product, repeats: int) -> float:
+    a, b = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(repeats + 3):                                 # the first ones warm up
+            began = time.perf_counter()
+            product(a, b)
+            best = min(best, time.perf_counter() - began)
+    return 2 * SIZE**3 / best
+
+
+def forward_flops(model: StackedLSTM, steps: int) -> int:
+    """Return the operations of the matrix products of one pass over so many steps: LSTM and head."""
+    weights = [p for name, p in model.named_parameters() if "weight" in name]
+    return 2 * steps * sum(weight.numel() for weight in weights)
