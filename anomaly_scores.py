@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from comparisons import ERROR, JOLT, LEVEL, QUIET
+from comparisons import ERROR, JOLT, LEVEL, QUIET, join
 from config import SCORE_COMPONENTS as COMPONENTS
 
 TAIL_LEVEL = 0.98                       # calibration share below the exponential tail
@@ -35,6 +35,8 @@ LEAST_SCALE = 0.05                      # e-folding of a tail, at least; compari
 MOST_SURPRISE = 50.0
 LEAST_STEPS = 50                        # finite calibration steps that a component needs
 FEW = 4                                 # steps that are looked up all at once
+BLOCK = 1 << 14                         # steps that are scored at once: bounds the memory
+MOST_STEPS = 200_000                    # of calibration that a fit uses: of more, every second, third, ...
 MOST_PATTERNS = 256                     # of missing comparisons, whose inverse covariance is kept
 
 
@@ -155,11 +157,14 @@ class Scores:
 def fit_calibration(features: Sequence[np.ndarray]) -> dict:
     """Fit tails, correlations and covariance on normal features, (T, C, F) each; plain values.
 
+    Of more than MOST_STEPS steps, every second, third, ... is used: neighbours say nearly the same.
+
     Raises: ValueError if no comparison of any channel has enough finite steps.
     """
     from sklearn.covariance import LedoitWolf
 
-    every = np.concatenate(features)                                          # (N, C, F)
+    stride = max(-(-sum(map(len, features)) // MOST_STEPS), 1)
+    every = np.concatenate([part[::stride] for part in features])             # (N, C, F)
     tails = [[fit_tail(every[:, c, f]) for f in range(every.shape[2])] for c in range(every.shape[1])]
     if all(tail is None for row in tails for tail in row):
         finite = int(np.isfinite(every).any(axis=(1, 2)).sum())
@@ -218,6 +223,11 @@ class Scorer:
 
     def score(self, features: np.ndarray) -> Scores:
         """Return the weighted largest surprise of each step of features (T, C, F)."""
+        if len(features) <= BLOCK:
+            return self._score(features)
+        return join([self._score(features[first : first + BLOCK]) for first in range(0, len(features), BLOCK)])
+
+    def _score(self, features: np.ndarray) -> Scores:
         steps = len(features)
         if not self.used:
             nothing = np.full(steps, -1)

@@ -16,7 +16,8 @@ flat line differ in amplitude, while the error of a flat line is small. All of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -28,6 +29,7 @@ ERROR_FLOOR = 0.03                      # scaled units: smaller errors are round
 LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training is the same
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected amplitude
+Record = TypeVar("Record")
 QUIET, ERROR, JOLT, LEVEL = -4, -3, -2, -1      # on the axis of the comparisons; the ratios come first
 
 
@@ -68,10 +70,11 @@ class Comparisons:
     forecast: np.ndarray
 
 
-def join(pieces: Sequence[Comparisons]) -> Comparisons:
-    """Return the comparisons of a recording from those of its pieces."""
-    parts = {field.name: [getattr(piece, field.name) for piece in pieces] for field in fields(Comparisons)}
-    return Comparisons(**{name: np.concatenate(arrays) for name, arrays in parts.items()})
+def join(pieces: Sequence[Record]) -> Record:
+    """Return the record of a recording from those of its pieces, array by array."""
+    parts = {field.name: [getattr(piece, field.name) for piece in pieces] for field in fields(pieces[0])}
+    arrays = {name: part for name, part in parts.items() if isinstance(part[0], np.ndarray)}
+    return replace(pieces[0], **{name: np.concatenate(part) for name, part in arrays.items()})
 
 
 class ComparisonStream(Stateful):

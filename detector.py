@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Scored:
     component: np.ndarray
     residual: np.ndarray
     forecast: np.ndarray
-    rules: dict[str, np.ndarray]
+    rules: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def steps(seconds: float, rate_hz: float, least: int = 1) -> int:
@@ -95,6 +95,11 @@ class Forecasts:
         x = torch.from_numpy(np.ascontiguousarray(observed)).to(self.device, self.type)
         forecast, self.state = self.model(x, self.state)
         return forecast.cpu().numpy()
+
+    def forget(self, first: int) -> None:
+        """Let go of the first recordings: those left go on."""
+        if self.state is not None and first:
+            self.state = tuple(part[:, first:].contiguous() for part in self.state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the LSTM's state as arrays (layers, B, D); empty before the first step."""
@@ -151,7 +156,7 @@ class Detector:
             self._use(fit_calibration(features))
             scores = [self.scorer.score(part) for part in features]
             self.threshold = thresholds.fit(method, [part.score for part in scores], **parameters)
-            rules = [self.rules(part, values) for part, values in zip(features, normal, strict=True)]
+            rules = [self._rules(self.scorer.rule(part), values) for part, values in zip(features, normal, strict=True)]
             self.rule_thresholds = {
                 name: thresholds.fit(method, [one[name] for one in rules], **parameters) for name in rules[0]
             }
@@ -163,66 +168,73 @@ class Detector:
         self.calibration = calibration
         self.scorer = Scorer(calibration, self.weights)
 
-    def rules(self, features: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the scores (T,) of the rules without a model, for features (T, C, F) and values (T, C).
+    def _rules(self, quiet: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the scores (T,) of the rules without a model, for the scores of quiet (T,) and values (T, C).
 
         Little movement, where channels breathe; else two rules for any series.
         """
         if self.weights["drop"].any():
-            return {"rule without a model": self.scorer.rule(features)}
+            return {"rule without a model": quiet}
         return series_rules(self.scaler.scaled(values), self.spans.level)
 
     def compare(self, recordings: Sequence[np.ndarray]) -> list[Comparisons]:
         """Return the comparisons of recordings of physical values (T, C), several at a time."""
-        order = sorted(range(len(recordings)), key=lambda k: len(recordings[k]))
-        results: dict[int, Comparisons] = {}
-        for first in range(0, len(order), TOGETHER):
-            group = order[first : first + TOGETHER]
-            pieces = self._compare_group([self.scaler.scaled(recordings[k]) for k in group])
-            results |= dict(zip(group, pieces, strict=True))
-        return [results[k] for k in range(len(recordings))]
+        parts: list[list[Comparisons]] = [[] for _ in recordings]
+        for k, comparisons in self._pieces(recordings):
+            parts[k].append(comparisons)
+        return [join(pieces) for pieces in parts]
 
-    def _compare_group(self, group: list[np.ndarray]) -> list[Comparisons]:
+    def _pieces(self, recordings: Sequence[np.ndarray]) -> Iterator[tuple[int, Comparisons]]:
+        """Yield recordings piece by piece, compared: which one it is, and its next steps."""
+        order = sorted(range(len(recordings)), key=lambda k: len(recordings[k]))
+        for first in range(0, len(order), TOGETHER):
+            yield from self._group_pieces(recordings, order[first : first + TOGETHER])
+
+    def _group_pieces(
+        self, recordings: Sequence[np.ndarray], group: list[int]
+    ) -> Iterator[tuple[int, Comparisons]]:
+        """Yield the pieces of some recordings, the shortest first, that go through the LSTM at once."""
         forecasts = Forecasts(self.model, self.device)
-        streams = [self.new_comparisons() for _ in group]
-        parts: list[list[Comparisons]] = [[] for _ in group]
-        for observed, forecast, first in self._passes(group, forecasts):
-            for k, series in enumerate(group):
-                n = min(len(series) - first, observed.shape[1])
-                if n > 0:
-                    parts[k].append(streams[k].update(observed[k, :n], forecast[k, :n]))
-        return [self.in_units(join(several)) for several in parts]
+        streams = {k: self.new_comparisons() for k in group}
+        for first in range(0, len(recordings[group[-1]]), PIECE):
+            over = sum(len(recordings[k]) <= first for k in group)
+            group = group[over:]
+            forecasts.forget(over)
+            pieces = [self.scaler.scaled(recordings[k][first : first + PIECE]) for k in group]
+            observed = np.full((len(group), len(pieces[-1]), len(self.channels)), np.nan, np.float32)
+            for row, piece in enumerate(pieces):
+                observed[row, : len(piece)] = piece
+            forecast = forecasts.update(observed)
+            for row, (k, piece) in enumerate(zip(group, pieces, strict=True)):
+                yield k, self.in_units(streams[k].update(piece, forecast[row, : len(piece)]))
 
     def in_units(self, comparisons: Comparisons) -> Comparisons:
         """Return comparisons with residual and forecast in physical units."""
         residual, forecast = comparisons.residual * self.scaler.scale, self.scaler.physical(comparisons.forecast)
         return Comparisons(comparisons.features, residual, forecast)
 
-    def _passes(self, group: list[np.ndarray], forecasts: Forecasts) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        longest = max(len(series) for series in group)
-        for first in range(0, longest, PIECE):
-            last = min(first + PIECE, longest)
-            observed = np.full((len(group), last - first, len(self.channels)), np.nan, np.float32)
-            for k, series in enumerate(group):
-                piece = series[first:last]
-                observed[k, : len(piece)] = piece
-            yield observed, forecasts.update(observed), first
-
     def new_comparisons(self) -> ComparisonStream:
         """Return what compares a recording with its forecasts, from its first step on."""
         return ComparisonStream(len(self.channels), self.model.horizon, self.spans)
 
     def detect(self, recordings: Sequence[np.ndarray]) -> list[Scored]:
-        """Return scores, thresholds and alarms of recordings of physical values (T, C)."""
-        detected = []
-        for values, comparisons in zip(recordings, self.compare(recordings), strict=True):
-            rules = self.rules(comparisons.features, values)
-            detected.append(self._scored(comparisons, thresholds.ThresholdStream(self.threshold), rules))
-        return detected
+        """Return scores, thresholds and alarms of recordings of physical values (T, C).
 
-    def _scored(
-        self, comparisons: Comparisons, threshold_stream: thresholds.ThresholdStream, rules: dict[str, np.ndarray]
-    ) -> Scored:
+        Of each step only these are kept, so that memory grows with little more than the recordings themselves.
+        """
+        parts: list[list[Scored]] = [[] for _ in recordings]
+        quiet: list[list[np.ndarray]] = [[] for _ in recordings]
+        streams = [thresholds.ThresholdStream(self.threshold) for _ in recordings]
+        for k, comparisons in self._pieces(recordings):
+            parts[k].append(self.scored(comparisons, streams[k]))
+            quiet[k].append(self.scorer.rule(comparisons.features))
+        return [
+            replace(join(parts[k]), rules=self._rules(np.concatenate(quiet[k]), values))
+            for k, values in enumerate(recordings)
+        ]
+
+    def scored(self, comparisons: Comparisons, threshold_stream: thresholds.ThresholdStream) -> Scored:
+        """Return the next steps of a recording with their scores, thresholds and alarms; without rules."""
         scores = self.scorer.score(comparisons.features)
         threshold = threshold_stream.update(scores.score)
         return Scored(
@@ -233,7 +245,6 @@ class Detector:
             scores.component,
             comparisons.residual,
             comparisons.forecast,
-            rules,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -299,7 +310,7 @@ class DetectorStream(Stateful):
         detector = self.detector
         observed = detector.scaler.scaled(values)
         comparisons = self.comparisons.update(observed, self.forecasts.update(observed[None])[0])
-        return detector._scored(detector.in_units(comparisons), self.threshold, {})
+        return detector.scored(detector.in_units(comparisons), self.threshold)
 
 
 def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dict | None = None) -> StackedLSTM:
