@@ -11,10 +11,11 @@ import gzip
 import re
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from utils import DataError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1"}             # cp1252 is what Windows makes of Latin-1
+PIECE = 1 << 17                                                      # rows that are read at once
 HEAD = 200                                                           # lines that are looked at before reading
 LINE = 1 << 20                                                       # bytes of one, lest no text at all is read as one
 UNREADABLE = (csv.Error, pd.errors.ParserError, EOFError, OSError, ValueError, zlib.error)
@@ -82,11 +84,9 @@ def read_columns(path: Path, layout: Layout, numbers: Sequence[str], texts: Sequ
     at = {name: layout.names.index(name) for name in (*numbers, *texts)}
     types: dict[int, type] = {at[name]: float for name in numbers} | {at[name]: str for name in texts}
     try:
-        frame = _read(path, layout, types)
+        return _columns(path, layout, types, at, numbers, texts)
     except ValueError:                                               # a cell that is no number: find it
-        frame = _read(path, layout, dict.fromkeys(types, str))
-    columns = {name: _numbers(frame[at[name]], name, path, layout) for name in numbers}
-    return pd.DataFrame(columns | {name: frame[at[name]] for name in texts}, copy=False)
+        return _columns(path, layout, dict.fromkeys(types, str), at, numbers, texts)
 
 
 def is_number(text: str, decimal: str) -> bool:
@@ -189,8 +189,30 @@ def _decimal_of(cells: list[str], delimiter: str, path: Path) -> str:
 # ---- reading --------------------------------------------------------------------------------
 
 
-def _read(path: Path, layout: Layout, types: dict[int, type]) -> pd.DataFrame:
-    """Return all columns by number; those in `types` as that type. A cell that does not fit: ValueError."""
+def _columns(
+    path: Path,
+    layout: Layout,
+    types: dict[int, type],
+    at: dict[str, int],
+    numbers: Sequence[str],
+    texts: Sequence[str],
+) -> pd.DataFrame:
+    """Return the named columns, read piece by piece: a table takes no more memory than its numbers."""
+    parts: dict[str, list] = {name: [] for name in at}
+    row = layout.first_row
+    for frame in _read(path, layout, types):
+        for name in numbers:
+            parts[name].append(_numbers(frame[at[name]], name, path, layout, row))
+        for name in texts:
+            parts[name].append(frame[at[name]])
+        row += len(frame)
+    columns = {name: np.concatenate(parts.pop(name)) for name in numbers}
+    joined = {name: pd.concat(parts.pop(name), ignore_index=True) for name in texts}
+    return pd.DataFrame(columns | joined, copy=False)
+
+
+def _read(path: Path, layout: Layout, types: dict[int, type]) -> Iterator[pd.DataFrame]:
+    """Yield the rows, all columns by number; those in `types` as that type. A cell that does not fit: ValueError."""
     options = {
         "sep": layout.delimiter,
         "decimal": layout.decimal,
@@ -204,10 +226,7 @@ def _read(path: Path, layout: Layout, types: dict[int, type]) -> pd.DataFrame:
     }
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
-            try:
-                return pd.read_csv(path, **options)
-            except UnicodeDecodeError:                               # behind the head
-                return pd.read_csv(path, **options | {"encoding": "cp1252"})
+            yield from _pieces(path, options)
     except pd.errors.ParserWarning:                                  # index_col=False: cells are never row names
         raise DataError(f"{path.name}: row {layout.first_row}: more cells than the header has names") from None
     except UNREADABLE as error:
@@ -216,7 +235,22 @@ def _read(path: Path, layout: Layout, types: dict[int, type]) -> pd.DataFrame:
         raise _not_readable(path, error) from None
 
 
-def _numbers(column: pd.Series, name: str, path: Path, layout: Layout) -> np.ndarray:
+def _pieces(path: Path, options: dict[str, Any]) -> Iterator[pd.DataFrame]:
+    """Yield some rows at a time; from where a text is not UTF-8, in the encoding of Windows."""
+    done = 0
+    try:
+        with pd.read_csv(path, chunksize=PIECE, **options) as reader:
+            for frame in reader:
+                yield frame
+                done += len(frame)
+    except UnicodeDecodeError:                                       # behind the head
+        with pd.read_csv(path, chunksize=PIECE, **options | {"encoding": "cp1252"}) as reader:
+            for frame in reader:
+                if frame.index[0] >= done:
+                    yield frame
+
+
+def _numbers(column: pd.Series, name: str, path: Path, layout: Layout, first_row: int) -> np.ndarray:
     """Return a column as float64, NaN for empty and infinite cells; text in it is an error that names its row."""
     if column.dtype == float:
         numbers = column.to_numpy()
@@ -230,7 +264,7 @@ def _numbers(column: pd.Series, name: str, path: Path, layout: Layout) -> np.nda
             row, cell = wrong[0], column.iloc[wrong[0]]
             hint = f" with decimal {layout.decimal!r}" if any(is_number(cell, sign) for sign in ".,") else ""
             raise DataError(
-                f"{path.name}: row {row + layout.first_row}: column {name!r} holds {cell!r}; expected a number{hint}"
+                f"{path.name}: row {row + first_row}: column {name!r} holds {cell!r}; expected a number{hint}"
             )
     return np.where(np.isinf(numbers), np.nan, numbers)
 
