@@ -200,12 +200,15 @@ def labelled_events(recording: Recording) -> list[EventMeta]:
 
 
 def on_grid(recording: Recording, dataset: DatasetConfig, filled: list[str]) -> Segment:
-    """Return a recording on the dataset's grid, labelled; note held and stuck samples in `filled`."""
+    """Return a recording on the dataset's grid, labelled; note held and stuck samples in `filled`.
+
+    The recording's samples are given up channel by channel, for the sake of memory.
+    """
     grid = grid_of(recording.t, dataset.rate_hz)
-    columns = []
-    for name, channel in dataset.channels.items():
+    values = np.empty((grid.steps, len(dataset.channels)))               # (T, C)
+    for k, (name, channel) in enumerate(dataset.channels.items()):
         resampled = to_grid(
-            recording.channels[name],
+            recording.channels.pop(name),
             channel.rate_hz,
             grid,
             low_pass_hz=channel.low_pass_hz,
@@ -217,10 +220,9 @@ def on_grid(recording: Recording, dataset: DatasetConfig, filled: list[str]) -> 
             filled.append(f"{recording.name}: {name}: {resampled.held} short-gap samples hold the last value")
         if resampled.stuck:
             filled.append(f"{recording.name}: {name}: {resampled.stuck} stuck samples count as missing")
-        columns.append(significant(resampled.values))
-    values = np.column_stack(columns)                                # (T, C)
-    label = label_steps(grid.t, [(e.start_s, e.end_s) for e in recording.events])
-    return Segment(recording.name, grid.t, values, label)
+        values[:, k] = significant(resampled.values)
+    t = grid.t
+    return Segment(recording.name, t, values, label_steps(t, [(e.start_s, e.end_s) for e in recording.events]))
 
 
 def split_recording(

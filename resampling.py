@@ -20,6 +20,8 @@ from scipy.signal import firwin, upfirdn
 from recordings import Samples, equal_runs
 from trailing import Stateful
 
+PIECE = 1 << 16                          # steps at once: bounds the memory of what is in between
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -73,7 +75,8 @@ def to_grid(
         stuck_s: the very same value for longer than this counts as missing from then on.
     """
     stuck = _stuck(samples.values, rate_hz, stuck_s)
-    samples = Samples(samples.t[~stuck], samples.values[~stuck])
+    if stuck.any():
+        samples = Samples(samples.t[~stuck], samples.values[~stuck])
     if _is_filtered(rate_hz, grid.rate_hz, low_pass_hz):
         ratio = _ratio(rate_hz, grid.rate_hz)
         rate_hz = float(ratio) * grid.rate_hz                        # so slots and steps never drift apart
@@ -153,23 +156,30 @@ def _hold_on_grid(
     samples: Samples, rate_hz: float, grid: Grid, delay_s: float, fill_s: float
 ) -> tuple[np.ndarray, int]:
     """Return the last sample at each step's time less the delay (T,), and how many are overdue."""
-    t = grid.t - delay_s
-    last = np.searchsorted(samples.t, t + 1e-6, side="right") - 1
-    known = last >= 0
-    if not known.any():
-        return np.full(grid.steps, np.nan), 0
-    age = np.where(known, t - samples.t[np.maximum(last, 0)], np.inf)
-    kept = age < 1 / rate_hz + fill_s - 1e-6
-    values = np.where(kept, samples.values[np.maximum(last, 0)], np.nan)
-    return values, int((kept & (age > 1.5 / rate_hz)).sum())
+    values, overdue = np.full(grid.steps, np.nan), 0
+    if not len(samples.t):
+        return values, 0
+    for first in range(0, grid.steps, PIECE):
+        last = min(first + PIECE, grid.steps)
+        t = grid.start_s + np.arange(first, last) / grid.rate_hz - delay_s
+        newest = np.searchsorted(samples.t, t + 1e-6, side="right") - 1
+        age = np.where(newest >= 0, t - samples.t[np.maximum(newest, 0)], np.inf)
+        kept = age < 1 / rate_hz + fill_s - 1e-6
+        values[first:last][kept] = samples.values[newest[kept]]
+        overdue += int((kept & (age > 1.5 / rate_hz)).sum())
+    return values, overdue
 
 
 def significant(values: np.ndarray, digits: int = 6) -> np.ndarray:
-    """Return values rounded to so many significant digits: the unit must not decide what is lost."""
-    with np.errstate(divide="ignore"):
-        exponent = np.floor(np.log10(np.abs(values)))
-    power = 10.0 ** (digits - 1 - np.where(np.isfinite(exponent), np.maximum(exponent, -300), 0.0))
-    return np.round(values * power) / power
+    """Return values (n,) rounded to so many significant digits: the unit must not decide what is lost."""
+    rounded = np.empty_like(values)
+    for first in range(0, len(values), PIECE):
+        piece = values[first : first + PIECE]
+        with np.errstate(divide="ignore"):
+            exponent = np.floor(np.log10(np.abs(piece)))
+        power = 10.0 ** (digits - 1 - np.where(np.isfinite(exponent), np.maximum(exponent, -300), 0.0))
+        rounded[first : first + PIECE] = np.round(piece * power) / power
+    return rounded
 
 
 # ---- one row at a time ----------------------------------------------------------------------
