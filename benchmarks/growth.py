@@ -39,10 +39,10 @@ NAMES = {
     "hidden": "units of a layer",
 }
 FIGURES = {
-    "update_s": "an update of training, processor s",
-    "score_s": "scoring the recording, processor s",
-    "train_mb": "memory of training, MB",
-    "score_mb": "memory of scoring, MB",
+    "update_s": "a training update, s",
+    "score_s": "scoring, s",
+    "train_mb": "training, MB",
+    "score_mb": "scoring, MB",
 }
 
 
@@ -91,7 +91,7 @@ def draw(found: dict[str, dict[str, list]], path: Path, note: str) -> None:
     """Draw one panel for each size that was changed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 8), layout="constrained")
+    figure = Figure(figsize=(12, 8), layout="constrained")
     for axes, (what, columns) in zip(figure.subplots(2, 2).flat, found.items(), strict=True):
         for k, (key, name) in enumerate(FIGURES.items()):
             if key in columns:
@@ -100,9 +100,9 @@ def draw(found: dict[str, dict[str, list]], path: Path, note: str) -> None:
         axes.set_xlabel(NAMES[what])
         axes.set_xticks(columns["size"], [f"{size:,}" for size in columns["size"]], minor=False)
         axes.minorticks_off()
-        axes.set_ylabel("seconds, MB")
+        axes.set_ylabel("processor seconds, MB")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+        axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     figure.suptitle(note, fontsize=10)
     figure.savefig(path, dpi=110)
 
