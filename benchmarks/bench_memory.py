@@ -130,7 +130,8 @@ def main() -> int:
     parser.add_argument("--root", type=Path)
     parser.add_argument("--steps", type=int)
     args = parser.parse_args()
-    keep_freed_memory()
+    if args.job != "preprocess":                                     # the one script that does not do so itself
+        keep_freed_memory()
     with contextlib.redirect_stdout(sys.stderr):
         JOBS[args.job](args.root, args.steps)
     print(json.dumps(own_peak_mb()))
