@@ -17,7 +17,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import recordings
 import respiratory_simulator
@@ -54,6 +53,8 @@ def preprocess(name: str, dataset: DatasetConfig, base: Path, out: Path, force: 
         base: folder that the dataset's `raw_dir` is relative to.
         force: make them again even if the same ones are there.
     """
+    from tqdm import tqdm
+
     folder = out / name
     raw = base / dataset.raw_dir
     files = _raw_files(name, dataset, raw)

@@ -41,7 +41,7 @@ NAB = "NAB"                                                          # entry of 
 class Section(BaseModel):
     """A JSON object: unknown keys are errors, types are not guessed, values do not change."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, defer_build=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Timed(Section):

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from utils import DataError
+from utils import DataError, lazy_import
+
+pd = lazy_import("pandas")
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1"}             # cp1252 is what Windows makes of Latin-1
 PIECE = 1 << 17                                                      # rows that are read at once
 HEAD = 200                                                           # lines that are looked at before reading
 LINE = 1 << 20                                                       # bytes of one, lest no text at all is read as one
-UNREADABLE = (csv.Error, pd.errors.ParserError, EOFError, OSError, ValueError, zlib.error)
+UNREADABLE = (csv.Error, EOFError, OSError, ValueError, zlib.error)       # pandas' own are ValueErrors
 NUMBER = re.compile(r"\s*[+-]?(\d*)([.,]?)(\d*)([eE][+-]?\d+)?\s*")
 DATE = re.compile(
     r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})[ T]+(\d{1,2})(:\d{2}(?::\d{2}(?:[.,]\d+)?)?)(?:\s?([AaPp])[Mm])?"

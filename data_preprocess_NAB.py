@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 import nab_files
 from config import DATASET_CONFIG, NabConfig, load_nab
-from metrics import nab_window_rows
-from utils import ROOT, DataError, run_cli, setup_logging, sha256_of
+from utils import ROOT, DataError, lazy_import, run_cli, setup_logging, sha256_of
 from windowing import (
     EventMeta,
     Segment,
@@ -39,6 +37,7 @@ from windowing import (
     write_dataset,
 )
 
+pd = lazy_import("pandas")
 log = logging.getLogger(__name__)
 
 OUT = ROOT / "datasets" / "NAB-known-anomaly"
@@ -154,6 +153,8 @@ def read_series(path: Path, name: str) -> Series:
 
 def _label_windows(root: Path, path: str, series: Series) -> np.ndarray:
     """Return the label windows of a series as rows (W, 2), from NAB's own label file."""
+    from metrics import nab_window_rows
+
     try:
         ends = json.loads((root / nab_files.LABELS).read_text(encoding="utf-8"))[path]
         return nab_window_rows(series.times, ends, path)

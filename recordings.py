@@ -12,13 +12,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 import csv_tables
 import signal_formats
 from utils import DataError
+
+if TYPE_CHECKING:                                                    # --help must not wait for pandas
+    import pandas as pd
 
 EVENT_COLUMNS = ("start_s", "end_s", "label")
 TABLES = (".csv", ".tsv", ".txt")

@@ -24,10 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
-import pandas as pd
-from PIL import Image
 
 from config import read_json
 from reporting import (
@@ -44,8 +41,9 @@ from reporting import (
     series_rows,
 )
 from svg_figures import Panel, Span, Tick, clock, score_panel, signal_panel, ticks_of, time_ticks
-from utils import ROOT, DataError, run_cli, write_text
+from utils import ROOT, DataError, lazy_import, run_cli, write_text
 
+jinja2, pd = lazy_import("jinja2"), lazy_import("pandas")
 log = logging.getLogger(__name__)
 
 TEMPLATE = "report_template.html"
@@ -701,6 +699,8 @@ def _picture(path: Path, alt: str) -> Picture:
 
     Raises: DataError if it is missing, or no PNG.
     """
+    from PIL import Image
+
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import pandas as pd
 
-from utils import DataError, atomic_path, git_commit, versions, write_json, write_text
+from utils import DataError, atomic_path, git_commit, lazy_import, versions, write_json, write_text
 from windowing import Meta
+
+pd = lazy_import("pandas")
 
 BEAT_S, SILENT_S = 5.0, 60.0                # a lock is touched so often; one of another machine is dead after
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")

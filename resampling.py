@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from scipy.signal import firwin, upfirdn
+import scipy  # its parts load when they are used: --help must not wait
 
 from recordings import Samples, equal_runs
 from trailing import Stateful
@@ -134,7 +134,7 @@ def _filter_and_decimate(
     taps = _taps(rate_hz, up, cut_off, delay_s)
     half = len(taps) // 2
     missing = np.isnan(filled)
-    smooth = upfirdn(taps, np.where(missing, 0.0, filled), up, down)[: grid.steps]
+    smooth = scipy.signal.upfirdn(taps, np.where(missing, 0.0, filled), up, down)[: grid.steps]
     newest = np.arange(grid.steps) * down // up                      # last native slot used
     oldest = newest - 2 * half // up
     count = np.r_[0, np.cumsum(missing)]
@@ -146,7 +146,7 @@ def _filter_and_decimate(
 def _taps(rate_hz: float, up: int, cut_off: float, delay_s: float) -> np.ndarray:
     """Return the filter (2 * half + 1,) at `up` times the native rate, with a delay of `half` there."""
     half = max(round(delay_s * rate_hz * up), up)                    # taps on each side, a sample at least
-    taps = firwin(2 * half + 1, cut_off, fs=rate_hz * up) * up
+    taps = scipy.signal.firwin(2 * half + 1, cut_off, fs=rate_hz * up) * up
     for phase in range(up):                                          # a constant stays that constant
         taps[phase::up] /= taps[phase::up].sum()
     return taps

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
-from scipy import signal, special
+import scipy  # its parts load when they are used: --help must not wait
 
-from utils import ROOT
+from utils import ROOT, lazy_import
+
+pd = lazy_import("pandas")
 
 VERSION = 1                       # raise it whenever the same seed would give other numbers
 RATE_HZ = 25                      # rows a second
@@ -181,7 +182,7 @@ def wander(rng: np.random.Generator, seconds: float, time_constant_s: float) -> 
     keep = np.exp(-1 / time_constant_s)
     steps = rng.standard_normal(int(seconds) + 2) * np.sqrt(1 - keep**2)
     steps[0] /= np.sqrt(1 - keep**2)                       # stationary from the first second on
-    return signal.lfilter([1], [1, -keep], steps)
+    return scipy.signal.lfilter([1], [1, -keep], steps)
 
 
 def at(t: np.ndarray, per_second: np.ndarray) -> np.ndarray:
@@ -200,7 +201,7 @@ class Lungs:
         self.slow = [of_person * z + of_drift * wander(rng, seconds, DRIFT_S)
                      for z in (person.rate_z, person.tidal_z)]
         noise = rng.standard_normal((3, 2 * seconds)) * np.sqrt(1 - BREATH_MEMORY**2)
-        quick = of_breath * signal.lfilter([1], [1, -BREATH_MEMORY], noise)
+        quick = of_breath * scipy.signal.lfilter([1], [1, -BREATH_MEMORY], noise)
         quick[1] = 0.95 * quick[1] - 0.3 * quick[0]        # a slow breath is a deep one
         self.quick = iter(quick.T.clip(-2.5, 2.5))
 
@@ -355,9 +356,9 @@ def lung_motion(person: Person, breaths: Breath, t: np.ndarray) -> tuple[np.ndar
     w_in = (since / breaths.inspiration[i]).clip(0, 1)
     w_out = ((since - breaths.inspiration[i] - breaths.hold[i]) / breaths.expiration[i]).clip(0, 1)
     (a, b), (c, d) = person.shape_in, person.shape_out
-    inside = special.betainc(a + 1, b + 1, w_in) - special.betainc(c + 1, d + 1, w_out)
-    slope_in = w_in**a * (1 - w_in) ** b / special.beta(a + 1, b + 1) / breaths.inspiration[i]
-    slope_out = w_out**c * (1 - w_out) ** d / special.beta(c + 1, d + 1) / breaths.expiration[i]
+    inside = scipy.special.betainc(a + 1, b + 1, w_in) - scipy.special.betainc(c + 1, d + 1, w_out)
+    slope_in = w_in**a * (1 - w_in) ** b / scipy.special.beta(a + 1, b + 1) / breaths.inspiration[i]
+    slope_out = w_out**c * (1 - w_out) ** d / scipy.special.beta(c + 1, d + 1) / breaths.expiration[i]
     return i, inside, slope_in - slope_out
 
 
@@ -377,7 +378,7 @@ def belts_au(rng, person, breaths, t, posture) -> np.ndarray:
     The thorax lags, a little in normal breathing and half a cycle in an obstruction.
     A breath seldom ends quite where it began: the empty lung's volume wanders by 25 mL [A].
     """
-    empty_l = signal.lfilter([0.025 * 0.8], [1, -0.6], rng.standard_normal(len(breaths.start)))
+    empty_l = scipy.signal.lfilter([0.025 * 0.8], [1, -0.6], rng.standard_normal(len(breaths.start)))
     lag_s = np.interp(t, breaths.start, breaths.lag * breaths.period)
     belts = np.empty((2, len(t)))
     shares = (person.thorax_share, 1 - person.thorax_share)
@@ -420,14 +421,14 @@ def spo2_pct(rng, person, breaths, seconds) -> np.ndarray:
     i = np.searchsorted(breaths.start, second, side="right").clip(1) - 1
     ventilation = (breaths.flow_ml / breaths.period)[i]
     ventilation[second > (breaths.start + breaths.period)[i]] = 0          # no breath has come
-    change_of_6_s = signal.lfilter(np.ones(6) / 6, [1], ventilation / np.median(ventilation) - 1)
+    change_of_6_s = scipy.signal.lfilter(np.ones(6) / 6, [1], ventilation / np.median(ventilation) - 1)
     shortage = (1 - (1 + change_of_6_s) / 0.6).clip(0, 1)
     loss, lost = np.zeros(len(second)), 0.0
     for k, lack in enumerate(shortage):                    # one step a second, not a sample
         lost += person.spo2_fall * lack * (1 - lost / 35) - (1 - lack) * lost / person.spo2_recovery_s
         loss[k] = lost
     seen = np.interp(second - person.spo2_delay_s + 6, second, loss)       # the averages take 6 s
-    return person.spo2_pct + signal.lfilter(
+    return person.spo2_pct + scipy.signal.lfilter(
         np.ones(6) / 6, [1], 0.4 * wander(rng, seconds, 120)[:len(second)] - seen)
 
 
@@ -436,7 +437,7 @@ def hr_bpm(rng, person, breaths, events, awake, walking, seconds) -> np.ndarray:
     second = np.arange(int(seconds) + 1)
     i, inside, _ = lung_motion(person, breaths, second - 0.5)
     depth = (breaths.flow_ml / np.median(breaths.flow_ml))[i].clip(0, 1.5)
-    effort = signal.lfilter([1 / 25], [1, -24 / 25], walking[:len(second)])   # the heart takes 25 s
+    effort = scipy.signal.lfilter([1 / 25], [1, -24 / 25], walking[:len(second)])   # the heart takes 25 s
     hr = person.hr_bpm + 10 * awake + rng.uniform(20, 35) * effort + person.rsa_bpm * (inside * depth - 0.4)
     hr += 2 * wander(rng, seconds, 90)[:len(second)] + wander(rng, seconds, 3)[:len(second)]
     for event in events:
@@ -450,7 +451,7 @@ def posture_changes(rng, t) -> np.ndarray:
     """(5, T) balance, gain, two belt levels, tilt: they settle anew over 10-30 s, in units of 1 sd."""
     posture = np.zeros((5, len(t)))
     for _ in range(rng.poisson(POSTURES_PER_H * t[-1] / 3600)):
-        passage = special.expit((t - rng.uniform(0, t[-1])) / rng.uniform(2, 6))
+        passage = scipy.special.expit((t - rng.uniform(0, t[-1])) / rng.uniform(2, 6))
         posture += rng.standard_normal((5, 1)) * passage
     return posture
 
@@ -460,11 +461,11 @@ def posture_changes(rng, t) -> np.ndarray:
 def motion(rng, raw: dict, t, start, end):
     """A burst of 0.3-8 Hz on flow, belts and accelerometer [A]."""
     inside = (t >= start) & (t < end)
-    band = signal.butter(2, (0.3, 8), "bandpass", fs=RATE_HZ, output="sos")
-    envelope = signal.windows.tukey(inside.sum(), 0.3) * rng.uniform(0.6, 1)
+    band = scipy.signal.butter(2, (0.3, 8), "bandpass", fs=RATE_HZ, output="sos")
+    envelope = scipy.signal.windows.tukey(inside.sum(), 0.3) * rng.uniform(0.6, 1)
     for name, (low, high) in {"flow_lpm": (8, 30), "thorax_au": (0.2, 0.8), "abdomen_au": (0.2, 0.8),
                               "acc_g": (0.15, 0.6)}.items():
-        burst = signal.sosfiltfilt(band, rng.standard_normal(len(envelope) + 100))[50:-50]
+        burst = scipy.signal.sosfiltfilt(band, rng.standard_normal(len(envelope) + 100))[50:-50]
         raw[name][inside] += burst / burst.std() * envelope * rng.uniform(low, high)
 
 
@@ -558,7 +559,7 @@ def simulate_session(seed: int, minutes: float = 30.0, kinds: Sequence[str] = ()
     person, planned = draw_person(rng), plan_events(rng, seconds, kinds)
     walking = plan_walking(rng, seconds, planned) if awake else np.zeros(int(seconds) + 2)
     lungs = Lungs(rng, person, "sitting" if awake else "asleep",
-                  signal.lfilter([0.1], [1, -0.9], walking))     # breathing takes 10 s to follow
+                  scipy.signal.lfilter([0.1], [1, -0.9], walking))     # breathing takes 10 s to follow
     breaths, events = breathe(rng, lungs, [e for e in planned if e.kind in EPISODES], seconds)
 
     hr = hr_bpm(rng, person, breaths, events, awake, walking, seconds)

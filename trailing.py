@@ -10,7 +10,10 @@ import bisect
 from typing import Any
 
 import numpy as np
-import pandas as pd
+
+from utils import lazy_import
+
+pd = lazy_import("pandas")
 
 FEW = 16                                 # pieces of fewer rows go through sorted lists
 

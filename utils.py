@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import math
@@ -19,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,20 @@ ROOT = Path(__file__).resolve().parent
 
 class DataError(Exception):
     """The user's data or arguments are wrong; the message is one line for the user."""
+
+
+def lazy_import(name: str) -> ModuleType:
+    """Return a module that is loaded when something of it is first used: `--help` must not wait for pandas."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def run_cli(body: Callable[[], int]) -> int:

@@ -20,16 +20,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from config import Section, read_json, validate
-from utils import DataError, atomic_path, write_json
+from utils import DataError, atomic_path, lazy_import, write_json
 
-if TYPE_CHECKING:                                                    # --help must not wait for pandas
-    import pandas as pd
+pd = lazy_import("pandas")
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
@@ -278,8 +277,6 @@ def csv_columns(channels: Sequence[str], timestamps: bool = False) -> list[str]:
 
 
 def _window_frame(segment: Segment, channels: Sequence[str], windows: np.ndarray) -> pd.DataFrame:
-    import pandas as pd
-
     valid = np.isfinite(segment.values)
     columns: dict[str, Any] = {
         "recording": segment.recording,
@@ -331,8 +328,6 @@ def read_windows(path: Path, meta: Meta, channels: Sequence[str]) -> list[Segmen
 
 
 def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
     if not path.is_file():
         raise DataError(f"{path}: no such file; preprocess the dataset again")
     flags = ["label", *(f"valid_{c}" for c in channels)]

@@ -8,13 +8,40 @@ import numpy as np
 import pytest
 import torch
 
-from utils import ROOT, jsonable, process_group, seed_everything
+from utils import ROOT, jsonable, lazy_import, process_group, seed_everything
 
 
-@pytest.mark.parametrize(("module", "absent"), [("utils", "numpy"), ("utils", "torch"), ("windowing", "pandas")])
+@pytest.mark.parametrize(("module", "absent"), [("utils", "numpy"), ("utils", "torch"), ("windowing", "pandas.core")])
 def test_an_import_waits_until_there_is_work(module, absent):
     code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def scripts():
+    return sorted(path for path in ROOT.glob("*.py") if "build_parser" in path.read_text())
+
+
+@pytest.mark.parametrize("script", scripts(), ids=lambda path: path.stem)
+def test_help_waits_for_nothing_heavy(script):
+    heavy = ("torch", "pandas.core", "matplotlib", "sklearn", "scipy.stats", "scipy.signal", "jinja2.environment")
+    code = (
+        f"import runpy, sys\nsys.argv = [{script.name!r}, '--help']\n"
+        f"try:\n    runpy.run_path({str(script)!r}, run_name='__main__')\nexcept SystemExit as ended:\n"
+        f"    loaded = [name for name in {heavy} if name in sys.modules]\n    sys.exit(ended.code or ', '.join(loaded))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and script.name in done.stdout
+
+
+def test_a_lazy_module_is_loaded_when_it_is_used_and_a_missing_one_is_an_error():
+    code = (
+        "import sys\nfrom utils import lazy_import\npd = lazy_import('pandas')\n"
+        "assert 'pandas.core' not in sys.modules and lazy_import('pandas') is pd\n"
+        "import pandas\nassert pandas is pd and pd.Series([1, 2]).sum() == 3 and 'pandas.core' in sys.modules\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        lazy_import("no_such_module")
 
 
 def test_plain_values_of_numpy_by_hand():
