@@ -26,6 +26,7 @@ from utils import (
     DataError,
     keep_freed_memory,
     log_to_file,
+    process_group,
     resolve_device,
     run_cli,
     seed_everything,
@@ -156,6 +157,22 @@ def train(
     if plots:
         draw_progress(run, trainer, detector, dataset, validation)
     return trainer.state_dict(windows)
+
+
+def assist(config: ExperimentConfig, dataset: Dataset, checkpoint: Path, device: str) -> None:
+    """Take a share of every batch of a run that the first process of a group trains, and writes."""
+    from detector import build_model, load_checkpoint, warm_up_of
+    from trainers import Trainer
+
+    rate = dataset.meta.rate_hz
+    seed_everything(config.training.seed)
+    saved = load_checkpoint(checkpoint) if checkpoint.is_file() else None
+    model = build_model(config.in_seconds(rate).model, len(dataset.channels), rate)
+    windows, validation = training_data(config, dataset)
+    trainer = Trainer(model, config.in_seconds(rate).training, warm_up_of(config.in_seconds(rate).model, rate), device)
+    if saved is not None:
+        trainer.load_state_dict(saved["training"], windows)
+    trainer.fit(windows, validation)
 
 
 def forecast_numbers(validation: Batches, detector: Detector, progress: dict[str, Any]) -> dict[str, float]:
@@ -361,16 +378,25 @@ def planned_runs(config: ExperimentConfig, seeds: int) -> dict[str, ExperimentCo
     return runs
 
 
-def run_all(config: ExperimentConfig, seeds: int, root: Path, datasets: Path, device: str, new: bool = True) -> str:
+def run_all(
+    config: ExperimentConfig, seeds: int, root: Path, datasets: Path, device: str, new: bool = True, rank: int = 0
+) -> str:
     """Run, or go on with, every run of a config one after the other; return the results table.
 
     All their datasets are read and checked before a folder is made.
+
+    Args:
+        rank: of this process in its group; only the first, 0, writes.
     """
     from report_page import write_report
     from reporting import RunFolder, new_run
 
     runs = planned_runs(config, seeds)
     data = {name: load_data(one, datasets) for name, one in {r.dataset.name: r for r in runs.values()}.items()}
+    if rank:
+        for folder, one in runs.items():
+            assist(one, data[one.dataset.name], RunFolder(root / folder).checkpoint, device)
+        return ""
     if new:
         new_run(root)
     write_json(root / "config.json", config.model_dump())
@@ -402,11 +428,11 @@ def summarize(parent: Path | None, results: dict[str, list[dict[str, Any]]]) -> 
     return "\n\n".join(results_table(seeds) for seeds in results.values())
 
 
-def resume(root: Path, overrides: Sequence[str], datasets: Path, device: str) -> str:
+def resume(root: Path, overrides: Sequence[str], datasets: Path, device: str, rank: int = 0) -> str:
     """Go on with a run, or with all the runs of a folder; return the results table."""
     config = resumed_config(root, overrides)
     seeds = read_json(root / RUNS)["seeds"] if (root / RUNS).is_file() else 1
-    return run_all(config, seeds, root, datasets, device, new=False)
+    return run_all(config, seeds, root, datasets, device, new=False, rank=rank)
 
 
 def resumed_config(root: Path, overrides: Sequence[str]) -> ExperimentConfig:
@@ -439,7 +465,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def command(args: argparse.Namespace) -> int:
-    from reporting import default_root, new_run
+    from reporting import default_root
 
     if args.seeds < 1:
         raise DataError(f"--seeds {args.seeds}: expected 1 or more")
@@ -456,19 +482,35 @@ def command(args: argparse.Namespace) -> int:
         root = args.out or default_root(ROOT / "experiments", "scored")
         print(score_files(args.checkpoint, args.score, root, device))
         return 0
+    with process_group(device) as rank:
+        return train_command(args, device, rank)
+
+
+def train_command(args: argparse.Namespace, device: str, rank: int) -> int:
+    from reporting import default_root, new_run
+
     if args.resume:
-        print(f"{resume(args.resume, args.set, args.datasets, device)}\n\n{args.resume}")
+        table = resume(args.resume, args.set, args.datasets, device, rank)
+        if rank == 0:
+            print(f"{table}\n\n{args.resume}")
         return 0
     overrides = [*args.set, *([f"dataset.name={args.dataset}"] if args.dataset else [])]
     config = load_experiment(args.config, [*overrides, *(QUICK if args.dry_run else ())])
     if args.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             for name, one in planned_runs(config, args.seeds).items():
-                run_experiment(one, load_data(one, args.datasets), new_run(Path(folder) / name), device, plots=False)
-        print("dry run: the whole path works")
+                data = load_data(one, args.datasets)
+                if rank:
+                    assist(one, data, Path(folder) / "none", device)
+                else:
+                    run_experiment(one, data, new_run(Path(folder) / name), device, plots=False)
+        if rank == 0:
+            print("dry run: the whole path works")
         return 0
     root = args.out or default_root(ROOT / "experiments", config.dataset.name)
-    print(f"{run_all(config, args.seeds, root, args.datasets, device)}\n\n{root}")
+    table = run_all(config, args.seeds, root, args.datasets, device, rank=rank)
+    if rank == 0:
+        print(f"{table}\n\n{root}")
     return 0
 
 
