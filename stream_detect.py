@@ -149,6 +149,8 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError("holds no state")
         if state["format"] != FORMAT:
             raise ValueError(f"format {state['format']}, expected {FORMAT}")
         checkpoint = state["checkpoint"]

@@ -13,10 +13,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from anomaly_scores import ComparisonStream
 from benchmarks.floors import best_product_rate, forward_flops
 from benchmarks.long_data import RATE_HZ, waves
 from benchmarks.measure import Options, Row, paired, run_part, seconds_of
+from comparisons import ComparisonStream
 from config import EXPERIMENT_CONFIG, load_experiment
 from data_loader import Scaler
 from detector import Detector, Forecasts, build_model
