@@ -41,6 +41,7 @@ def measure(checkpoint: Path, lines: list[str], out: Path) -> None:
     torch.set_num_threads(1)
     stream = new_stream(checkpoint, "cpu", Complaints())
     output = Output(out, False, stream.rows, 0)
+    output.begin()
     seconds, memory, began = np.empty(len(lines)), [], time.perf_counter()
     for k, line in enumerate(lines):
         start = time.perf_counter()
