@@ -43,11 +43,15 @@ RANK = {
     "grid_progress": 9,
     "grid_drive": 10,
     "grid_search": 11,
+    "tail_scores": 1,
+    "plain_forecasts": 1,
+    "online_lstm": 3,
+    "nab_halves": 3,
     "nab_benchmark": 7,
 }
 NEVER_TORCH = (
     "metrics", "thresholds", "anomaly_scores", "comparisons", "trailing", "windowing", "events", "recordings",
-    "resampling", "config", "nab_files", "live_rows",
+    "resampling", "config", "nab_files", "live_rows", "tail_scores", "plain_forecasts", "nab_halves",
 )  # fmt: skip
 MODULES = sorted(ROOT.glob("*.py"))
 

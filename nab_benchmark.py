@@ -1,0 +1,336 @@
+"""The Numenta Anomaly Benchmark (NAB) by its own rules: an LSTM that learns online, and what to hold against it.
+
+    python nab_benchmark.py --nab-root NAB --out experiments/nab
+    python nab_benchmark.py --nab-root NAB --out experiments/nab --seeds 1       # one seed, about two minutes
+
+Every series starts with untrained LSTMs of its own, which forecast means over blocks of rows. The score of a row uses
+the rows up to it; one set of parameters and one threshold serve all series. In --out, each detector has a folder in
+NAB's own layout (DETECTOR/CATEGORY/DETECTOR_FILE.csv), which NAB's scorer reads; tables.md and results.json hold the
+NAB scores. Forecasts that are there already, made with the same parameters, are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from metrics import NAB_PROFILES, NabSeries, load_nab_windows, nab_probation, nab_score
+from nab_halves import gain_curve, random_halves, score_by_halves
+from plain_forecasts import autoregression, past_mean, persistence
+from tail_scores import keep_peaks, mean_error, overshoot, range_scores, tail_scores, trailing_mean
+from utils import ROOT, DataError, atomic_path, run_cli, setup_logging, versions, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+OUT = ROOT / "experiments" / "nab"
+BLOCKS_IN_PROBATION = 52                # rows of a block = probationary rows / this
+HORIZON = 8                             # blocks ahead
+NARROWEST = 0.02                        # of the probationary range: a smaller spread of blocks counts as this
+LINEAR_UP_TO = 2.0                      # spreads; beyond, the scaled value grows with the logarithm
+ERROR_FLOOR = 0.05                      # spreads: smaller errors are rounding
+QUIET_SHARE = 5                         # an alarm silences lesser ones for probationary rows / this
+HALVES = 20                             # random ones of the cross-validation
+PLAIN = {"past_mean": past_mean, "persistence": persistence, "ar16": autoregression}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series of the benchmark: timestamps (n,) as its file has them, values (n,), label windows in rows."""
+
+    timestamps: np.ndarray
+    values: np.ndarray
+    labels: NabSeries
+
+    @property
+    def probation(self) -> int:
+        return nab_probation(len(self.values))
+
+    @property
+    def block_rows(self) -> int:
+        return max(round(self.probation / BLOCKS_IN_PROBATION), 1)
+
+    @property
+    def block_ends(self) -> np.ndarray:
+        """Last rows (K,) of the whole blocks."""
+        return np.arange(self.block_rows - 1, len(self.values), self.block_rows)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the cross-validation may choose: over how many leads and blocks an error is averaged."""
+
+    leads: int = 4
+    blocks: int = 2
+
+
+SETTINGS = tuple(Setting(leads, blocks) for leads in (4, 8) for blocks in (1, 2, 4))
+
+
+# ---------------------------------------------------------------- series in, scores out
+
+def read_series(nab_root: Path) -> dict[str, Series]:
+    """Return the series that the label file names, by 'category/file.csv'.
+
+    Raises: DataError naming the file and what is wrong with it.
+    """
+    try:
+        windows = load_nab_windows(nab_root)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{nab_root}: {error}; expected a copy of NAB with data/ and labels/") from error
+    return {name: _read_one(nab_root / "data" / name, labels) for name, labels in windows.items()}
+
+
+def _read_one(path: Path, labels: NabSeries) -> Series:
+    try:
+        table = pd.read_csv(path, dtype={"timestamp": str})
+        values = table["value"].to_numpy(float)
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); expected columns timestamp,value") from error
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if wrong.size:
+        raise DataError(f"{path}: {wrong.size} values are not finite, the first in row {wrong[0]}; expected numbers")
+    if nab_probation(len(values)) < BLOCKS_IN_PROBATION:
+        least = next(n for n in range(10_000) if nab_probation(n) >= BLOCKS_IN_PROBATION)
+        raise DataError(f"{path}: {len(values)} rows; expected at least {least}, to learn from 15 % of them")
+    return Series(table["timestamp"].to_numpy(), values, labels)
+
+
+def scaled_blocks(series: Series) -> np.ndarray:
+    """Return the means (K,) of whole blocks, centered and scaled by those of the probationary period.
+
+    Values far outside are compressed, so that one spike does not blind a network. What comes behind the probationary
+    period changes nothing before it; rows within it are not scored.
+    """
+    rows = series.block_rows
+    count = len(series.values) // rows
+    means = series.values[: count * rows].reshape(count, rows).mean(axis=1)
+    known = means[: series.probation // rows]
+    range_so_far = np.ptp(series.values[: series.probation])
+    center = np.median(known)
+    scale = max(known.std(), NARROWEST * range_so_far, 1e-6 * abs(center), 1e-9)
+    spreads = (means - center) / scale
+    return np.sign(spreads) * LINEAR_UP_TO * np.log1p(np.abs(spreads) / LINEAR_UP_TO)
+
+
+def forecast_scores(series: Series, forecast: np.ndarray, setting: Setting) -> np.ndarray:
+    """Return how improbable the forecast's errors are, at each row (n,), 0 in the probationary period.
+
+    A block is scored at its last row, and holds its score until the next one.
+    """
+    error = mean_error(scaled_blocks(series), forecast[:, : setting.leads])
+    first = series.probation // series.block_rows
+    tails = tail_scores(np.abs(trailing_mean(error, setting.blocks)), ERROR_FLOOR, first)
+    newest_block = (np.arange(len(series.values)) + 1) // series.block_rows - 1
+    return _graded(series, np.where(newest_block >= 0, tails[newest_block], 0.0))
+
+
+def out_of_range_scores(series: Series) -> np.ndarray:
+    """Return how far each row (n,) lies outside the range of the rows before it, as a score."""
+    return _graded(series, range_scores(overshoot(series.values)))
+
+
+def _graded(series: Series, scores: np.ndarray) -> np.ndarray:
+    return np.where(np.arange(len(scores)) < series.probation, 0.0, scores)
+
+
+def detect(series: Mapping[str, Series], forecasts: Mapping[str, np.ndarray] | None, setting: Setting,
+           with_range: bool) -> dict[str, np.ndarray]:
+    """Return the scores (n,) of each series: of its forecasts, of the range rule, or the higher of the two.
+
+    An alarm keeps lesser ones quiet for a fifth of the probationary period.
+
+    Args:
+        forecasts: (K, H) of each series' blocks; None = the range rule alone.
+    """
+    found = {}
+    for name, one in series.items():
+        parts = [out_of_range_scores(one)] if with_range else []
+        if forecasts is not None:
+            parts.append(forecast_scores(one, forecasts[name], setting))
+        found[name] = keep_peaks(np.max(parts, axis=0), max(one.probation // QUIET_SHARE, 1))
+    return found
+
+
+# ---------------------------------------------------------------- forecasts, made once
+
+def lstm_forecasts(blocks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Return the forecasts (K, H) of LSTMs that learn online, for each series' blocks (K,)."""
+    from online_lstm import forecast_online
+
+    with tqdm(desc=f"LSTMs, seed {seed}", unit="block", disable=None) as bar:
+
+        def show(done: int, steps: int) -> None:
+            bar.total = steps
+            bar.update(done - bar.n)
+
+        found = forecast_online(list(blocks.values()), _lstm_options(), seed, show)
+    return dict(zip(blocks, found, strict=True))
+
+
+def _lstm_options():
+    from online_lstm import OnlineOptions
+
+    return OnlineOptions(horizon=HORIZON)
+
+
+def plain_forecasts(blocks: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Return the forecasts (K, H) of one of PLAIN."""
+    return {series: PLAIN[name](values, HORIZON) for series, values in blocks.items()}
+
+
+def kept(path: Path, made_from: Mapping, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file; make and write them if it is not there or was made from something else."""
+    text = json.dumps(made_from, sort_keys=True)
+    if path.exists():
+        try:
+            with np.load(path) as file:
+                if str(file["made_from"]) == text:
+                    log.info("%s: taken as it is", path)
+                    return {name: file[name] for name in file.files if name != "made_from"}
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("%s: damaged (%s); making it again", path, error)
+    arrays = make()
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, made_from=np.array(text), **arrays)
+    return arrays
+
+
+# ---------------------------------------------------------------- files and tables
+
+def write_scores(out: Path, detector: str, series: Mapping[str, Series], scores: Mapping[str, np.ndarray]) -> None:
+    """Write a detector's scores in NAB's layout: timestamp,value,anomaly_score,label; scores in 0..1, same order."""
+    for name, one in series.items():
+        category, _, file = name.partition("/")
+        label = np.zeros(len(one.values), dtype=int)
+        for first, last in one.labels.windows:
+            label[first : last + 1] = 1
+        columns = {
+            "timestamp": one.timestamps,
+            "value": one.values,
+            "anomaly_score": scores[name] / (1 + scores[name]),
+            "label": label,
+        }
+        with atomic_path(out / detector / category / f"{detector}_{file}") as temporary:
+            pd.DataFrame(columns).to_csv(temporary, index=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one detector scores: in-sample by profile, as NAB does it, and on halves not chosen on (R,)."""
+
+    in_sample: dict[str, float]
+    by_halves: np.ndarray
+
+
+def grade(nab_root: Path, series: Mapping[str, Series], scores: Mapping[str, np.ndarray],
+          others: Sequence[Mapping[str, np.ndarray]]) -> Result:
+    """Return a detector's results; `others` are its scores with the other settings the halves may choose."""
+    windows = sum(len(one.labels.windows) for one in series.values())
+    candidates = [
+        {name: gain_curve(one.labels, every[name]) for name, one in series.items()} for every in (scores, *others)
+    ]
+    profiles = nab_score(scores, nab_root)
+    halves = random_halves(list(series), HALVES)
+    return Result({key: profiles[key]["score"] for key in NAB_PROFILES}, score_by_halves(candidates, windows, halves))
+
+
+def table(results: Mapping[str, Sequence[Result]]) -> str:
+    """Return a Markdown table: one row a detector, mean and, of several seeds, spread."""
+    lines = [
+        "| detector | standard | low FP | low FN | split-half |",
+        "|---|---|---|---|---|",
+    ]
+    for name, seeds in results.items():
+        in_sample = [[result.in_sample[profile] for result in seeds] for profile in NAB_PROFILES]
+        by_halves = [result.by_halves.mean() for result in seeds]
+        lines.append(f"| {name} | " + " | ".join(map(_mean_and_spread, [*in_sample, by_halves])) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
+
+
+# ---------------------------------------------------------------- the benchmark
+
+def run(nab_root: Path, out: Path, seeds: int) -> str:
+    """Make forecasts, scores and results below `out`; return the table."""
+    series = read_series(nab_root)
+    blocks = {name: scaled_blocks(one) for name, one in series.items()}
+    keys = {name: hashlib.sha256(values.tobytes()).hexdigest()[:16] for name, values in blocks.items()}
+    rows: dict[str, list[Result]] = {"range rule": [_run_detector(nab_root, out, "range", series, None, True)]}
+    for source, options, make in _sources(blocks, seeds):
+        made_from = {"source": source, "options": options, "blocks": keys}
+        forecasts = kept(out / "forecasts" / f"{source}.npz", made_from, make)
+        kind = source.partition("_seed")[0]
+        for with_range in (False, True):
+            detector = f"{source}_range" if with_range else source
+            result = _run_detector(nab_root, out, detector, series, forecasts, with_range)
+            rows.setdefault(f"{kind} + range rule" if with_range else kind, []).append(result)
+    write_json(out / "results.json", {"detectors": _plain(rows), "versions": versions()})
+    write_text(out / "tables.md", table(rows))
+    return table(rows)
+
+
+def _sources(blocks: Mapping[str, np.ndarray], seeds: int) -> list[tuple[str, dict, Callable]]:
+    """Return name, parameters and maker of all forecasts."""
+    lstm = asdict(_lstm_options())
+    networks = [(f"lstm_seed{seed}", lstm, partial(lstm_forecasts, blocks, seed)) for seed in range(seeds)]
+    return networks + [(name, {"horizon": HORIZON}, partial(plain_forecasts, blocks, name)) for name in PLAIN]
+
+
+def _run_detector(nab_root: Path, out: Path, detector: str, series: Mapping[str, Series],
+                  forecasts: Mapping[str, np.ndarray] | None, with_range: bool) -> Result:
+    """Write a detector's scores and return its results, in the split halves with any of SETTINGS."""
+    scores = detect(series, forecasts, Setting(), with_range)
+    write_scores(out, detector, series, scores)
+    settings = [setting for setting in SETTINGS if setting != Setting() and forecasts is not None]
+    others = [detect(series, forecasts, setting, with_range) for setting in settings]
+    result = grade(nab_root, series, scores, others)
+    log.info("%s: %.1f in-sample, %.1f split-half", detector, result.in_sample["standard"], result.by_halves.mean())
+    return result
+
+
+def _plain(rows: Mapping[str, Sequence[Result]]) -> dict:
+    """Return the results as plain values: for each detector, the seeds' scores."""
+    return {
+        name: [{"in_sample": result.in_sample, "split_half": result.by_halves.tolist()} for result in seeds]
+        for name, seeds in rows.items()
+    }
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nab-root", type=Path, required=True, metavar="DIR", help="a copy of NAB: data/ and labels/")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="where results go (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="LSTM seeds 0..N-1 (default: %(default)s)")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    setup_logging(args.verbose)
+
+    def body() -> int:
+        if args.seeds < 1:
+            raise DataError(f"--seeds {args.seeds}: expected at least 1")
+        print(run(args.nab_root, args.out, args.seeds), end="")
+        return 0
+
+    return run_cli(body)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
