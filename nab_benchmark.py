@@ -3,10 +3,10 @@
     python nab_benchmark.py --nab-root NAB --out experiments/nab
     python nab_benchmark.py --nab-root NAB --out experiments/nab --seeds 1       # one seed, about two minutes
 
-Every series starts with untrained LSTMs of its own, which forecast means over blocks of rows. The score of a row uses
-the rows up to it; one set of parameters and one threshold serve all series. In --out, each detector has a folder in
-NAB's own layout (DETECTOR/CATEGORY/DETECTOR_FILE.csv), which NAB's scorer reads; tables.md and results.json hold the
-NAB scores. Forecasts that are there already, made with the same parameters, are not made again.
+Every series starts with untrained LSTMs of its own, which forecast the mean and the spread of blocks of rows. The
+score of a row uses the rows up to it; one set of parameters and one threshold serve all series. In --out, each detector
+has a folder in NAB's own layout (DETECTOR/CATEGORY/DETECTOR_FILE.csv), which NAB's scorer reads; tables.md and
+results.json hold the NAB scores. Forecasts made with the same parameters are taken from an earlier run.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tqdm import tqdm
 from metrics import NAB_PROFILES, NabSeries, load_nab_windows, nab_probation, nab_score
 from nab_halves import gain_curve, random_halves, score_by_halves
 from plain_forecasts import autoregression, past_mean, persistence
-from tail_scores import keep_peaks, mean_error, overshoot, range_scores, tail_scores, trailing_mean
+from tail_scores import keep_peaks, mean_error, overshoot, range_scores, tail_scores
 from utils import ROOT, DataError, atomic_path, run_cli, setup_logging, versions, write_json, write_text
 
 log = logging.getLogger(__name__)
 
 OUT = ROOT / "experiments" / "nab"
-BLOCKS_IN_PROBATION = 52                # rows of a block = probationary rows / this
+BLOCKS_IN_PROBATION = 35                # rows of a block = probationary rows / this
 HORIZON = 8                             # blocks ahead
 NARROWEST = 0.02                        # of the probationary range: a smaller spread of blocks counts as this
 LINEAR_UP_TO = 2.0                      # spreads; beyond, the scaled value grows with the logarithm
@@ -59,21 +59,20 @@ class Series:
     def block_rows(self) -> int:
         return max(round(self.probation / BLOCKS_IN_PROBATION), 1)
 
-    @property
-    def block_ends(self) -> np.ndarray:
-        """Last rows (K,) of the whole blocks."""
-        return np.arange(self.block_rows - 1, len(self.values), self.block_rows)
-
 
 @dataclass(frozen=True)
 class Setting:
-    """What the cross-validation may choose: over how many leads and blocks an error is averaged."""
+    """What the cross-validation may choose.
 
-    leads: int = 4
-    blocks: int = 2
+    leads: an error is that of the mean of so many forecasts. spread_share: of the score where a block's spread is
+    stranger than its level; 0 = the level alone counts, 1 = the stranger of the two.
+    """
+
+    leads: int = 8
+    spread_share: float = 0.5
 
 
-SETTINGS = tuple(Setting(leads, blocks) for leads in (4, 8) for blocks in (1, 2, 4))
+SETTINGS = tuple(Setting(leads, share) for leads in (4, 8) for share in (0.0, 0.5, 1.0))
 
 
 # ---------------------------------------------------------------- series in, scores out
@@ -106,30 +105,38 @@ def _read_one(path: Path, labels: NabSeries) -> Series:
 
 
 def scaled_blocks(series: Series) -> np.ndarray:
-    """Return the means (K,) of whole blocks, centered and scaled by those of the probationary period.
+    """Return level and spread (K, 2) of whole blocks: mean and standard deviation, scaled.
 
-    Values far outside are compressed, so that one spike does not blind a network. What comes behind the probationary
-    period changes nothing before it; rows within it are not scored.
+    Center and scale are those of the means in the probationary period; rows within it are not scored, and what comes
+    behind it changes nothing before. Values far outside are compressed, so that one spike does not blind a network.
     """
     rows = series.block_rows
     count = len(series.values) // rows
-    means = series.values[: count * rows].reshape(count, rows).mean(axis=1)
+    blocks = series.values[: count * rows].reshape(count, rows)
+    means = blocks.mean(axis=1)
     known = means[: series.probation // rows]
     range_so_far = np.ptp(series.values[: series.probation])
     center = np.median(known)
     scale = max(known.std(), NARROWEST * range_so_far, 1e-6 * abs(center), 1e-9)
-    spreads = (means - center) / scale
-    return np.sign(spreads) * LINEAR_UP_TO * np.log1p(np.abs(spreads) / LINEAR_UP_TO)
+    scaled = np.stack([means - center, blocks.std(axis=1)], axis=1) / scale
+    return np.sign(scaled) * LINEAR_UP_TO * np.log1p(np.abs(scaled) / LINEAR_UP_TO)
 
 
 def forecast_scores(series: Series, forecast: np.ndarray, setting: Setting) -> np.ndarray:
     """Return how improbable the forecast's errors are, at each row (n,), 0 in the probationary period.
 
     A block is scored at its last row, and holds its score until the next one.
+
+    Args:
+        forecast: (K, H, 2) of `scaled_blocks`.
     """
-    error = mean_error(scaled_blocks(series), forecast[:, : setting.leads])
     first = series.probation // series.block_rows
-    tails = tail_scores(np.abs(trailing_mean(error, setting.blocks)), ERROR_FLOOR, first)
+    level, spread = (
+        tail_scores(np.abs(mean_error(values, made[:, : setting.leads])), ERROR_FLOOR, first)
+        for values, made in zip(scaled_blocks(series).T, np.moveaxis(forecast, 2, 0), strict=True)
+    )
+    share = setting.spread_share
+    tails = np.maximum(level, (1 - share) * level + share * spread)
     newest_block = (np.arange(len(series.values)) + 1) // series.block_rows - 1
     return _graded(series, np.where(newest_block >= 0, tails[newest_block], 0.0))
 
@@ -150,7 +157,7 @@ def detect(series: Mapping[str, Series], forecasts: Mapping[str, np.ndarray] | N
     An alarm keeps lesser ones quiet for a fifth of the probationary period.
 
     Args:
-        forecasts: (K, H) of each series' blocks; None = the range rule alone.
+        forecasts: (K, H, 2) of each series' blocks; None = the range rule alone.
     """
     found = {}
     for name, one in series.items():
@@ -164,7 +171,7 @@ def detect(series: Mapping[str, Series], forecasts: Mapping[str, np.ndarray] | N
 # ---------------------------------------------------------------- forecasts, made once
 
 def lstm_forecasts(blocks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Return the forecasts (K, H) of LSTMs that learn online, for each series' blocks (K,)."""
+    """Return the forecasts (K, H, 2) of LSTMs that learn online, for each series' blocks (K, 2)."""
     from online_lstm import forecast_online
 
     with tqdm(desc=f"LSTMs, seed {seed}", unit="block", disable=None) as bar:
@@ -184,8 +191,11 @@ def _lstm_options():
 
 
 def plain_forecasts(blocks: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Return the forecasts (K, H) of one of PLAIN."""
-    return {series: PLAIN[name](values, HORIZON) for series, values in blocks.items()}
+    """Return the forecasts (K, H, 2) of one of PLAIN, made for level and spread apart."""
+    return {
+        series: np.stack([PLAIN[name](channel, HORIZON) for channel in values.T], axis=2)
+        for series, values in blocks.items()
+    }
 
 
 def kept(path: Path, made_from: Mapping, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

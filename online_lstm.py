@@ -48,7 +48,7 @@ class BatchedLSTMs:
     The first weights depend on the seed and on the member, not on the series.
     """
 
-    def __init__(self, series: int, inputs: int, options: OnlineOptions, seed: int) -> None:
+    def __init__(self, series: int, channels: int, options: OnlineOptions, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         units, members = options.hidden_units, options.members
 
@@ -57,16 +57,17 @@ class BatchedLSTMs:
             weights = 2 * torch.rand((members, *shape), generator=generator) - 1
             return (weights * units**-0.5).repeat(series, 1, 1)
 
-        self.units, self.members, self.updates = units, members, 0
+        inputs, outputs = 2 * channels, options.horizon * channels
+        self.units, self.channels, self.updates = units, channels, 0
         bias = torch.zeros(series * members, 1, 4 * units)                     # gates: input, forget, output, cell
         bias[:, :, units : 2 * units] = FORGET_BIAS
-        head_bias = torch.zeros(series * members, 1, options.horizon)
-        self.weights = [draw(inputs, 4 * units), draw(units, 4 * units), bias, draw(units, options.horizon), head_bias]
+        head_bias = torch.zeros(series * members, 1, outputs)
+        self.weights = [draw(inputs, 4 * units), draw(units, 4 * units), bias, draw(units, outputs), head_bias]
         self.first_moment = [torch.zeros_like(weight) for weight in self.weights]
         self.second_moment = [torch.zeros_like(weight) for weight in self.weights]
 
     def forecast(self, x: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
-        """Return the forecast changes (N, B, T, H) for windows x (N, B, T, I) of the first N networks."""
+        """Return the forecast changes (N, B, T, H, C) for windows x (N, B, T, 2C) of the first N networks."""
         n, batch, steps, inputs = x.shape
         into, recurrent, bias, head, head_bias = weights or [weight[:n] for weight in self.weights]
         gates = torch.baddbmm(bias, x.reshape(n, batch * steps, inputs), into)
@@ -80,20 +81,20 @@ class BatchedLSTMs:
             hidden = give * torch.tanh(cell)
             every.append(hidden)
         flat = torch.stack(every, dim=2).reshape(n, batch * steps, self.units)
-        return torch.baddbmm(head_bias, flat, head).reshape(n, batch, steps, -1)
+        return torch.baddbmm(head_bias, flat, head).reshape(n, batch, steps, -1, self.channels)
 
     def update(self, x: Tensor, target: Tensor, rate: float) -> Tensor:
-        """Let the first N networks learn from windows x (N, B, T, I); return the forecasts made before that.
+        """Let the first N networks learn from windows x (N, B, T, 2C); return the forecasts made before that.
 
         Args:
-            target: (N, B, T, H) changes to forecast, NaN where they are not known yet.
+            target: (N, B, T, H, C) changes to forecast, NaN where they are not known yet.
         """
         n = len(x)
         weights = [weight[:n].detach().requires_grad_() for weight in self.weights]
         forecast = self.forecast(x, weights)
         known = torch.isfinite(target)
         losses = torch.nn.functional.huber_loss(forecast, torch.nan_to_num(target), reduction="none") * known
-        loss = losses.sum((1, 2, 3)) / known.sum((1, 2, 3)).clamp(min=1)
+        loss = losses.flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
         self._adam(torch.autograd.grad(loss.sum(), weights), rate)             # the sum keeps the networks apart
         return forecast.detach()
 
@@ -116,18 +117,18 @@ def forecast_online(series: Sequence[np.ndarray], options: OnlineOptions, seed: 
     """Return for each series what its networks forecast at every step, having learned from the steps up to it.
 
     Args:
-        series: (T_i,) scaled values, of any lengths.
+        series: (T_i, C) scaled values, of any lengths.
         on_step: is called with the steps done and their number, for a progress bar.
-    Returns: (T_i, H) for each series; `forecast[t, h]` is for step t + 1 + h and made from the values up to t. NaN
+    Returns: (T_i, H, C) for each series; `forecast[t, h]` is for step t + 1 + h and made from the values up to t. NaN
         for the first 16 steps.
     """
     order = sorted(range(len(series)), key=lambda index: -len(series[index]))      # the active ones stand in front
     lengths = np.array([len(series[index]) for index in order])
-    steps, horizon = int(lengths.max()), options.horizon
+    steps, channels = int(lengths.max()), series[0].shape[1]
     inputs, values = _inputs([series[index] for index in order], options)
-    nets = BatchedLSTMs(len(order), inputs.shape[2], options, seed)
+    nets = BatchedLSTMs(len(order), channels, options, seed)
     generator = np.random.default_rng(seed)
-    found = np.full((len(order), steps, horizon), np.nan, dtype=np.float32)
+    found = np.full((len(order), steps, options.horizon, channels), np.nan, dtype=np.float32)
     for now in range(FIRST_STEP, steps):
         active = int((lengths > now).sum())
         warming = now < options.warm_up_steps
@@ -137,7 +138,7 @@ def forecast_online(series: Sequence[np.ndarray], options: OnlineOptions, seed: 
             nets.update(*_windows(inputs[:active], values[:active], window_ends, now, options), rate)
         newest, _ = _windows(inputs[:active], values[:active], np.array([now]), now, options)
         with torch.no_grad():
-            change = nets.forecast(newest)[:, 0, -1].unflatten(0, (active, options.members)).mean(1)       # (A, H)
+            change = nets.forecast(newest)[:, 0, -1].unflatten(0, (active, options.members)).mean(1)    # (A, H, C)
         found[:active, now] = (values[:active, now + options.window, None] + change).numpy()
         if on_step is not None:
             on_step(now + 1, steps)
@@ -146,14 +147,14 @@ def forecast_online(series: Sequence[np.ndarray], options: OnlineOptions, seed: 
 
 
 def _inputs(series: Sequence[np.ndarray], options: OnlineOptions) -> tuple[Tensor, Tensor]:
-    """Return the inputs (S, T, 2), value and change, and the values (S, T), both behind one window of padding."""
+    """Return the inputs (S, T, 2C), value and change, and the values (S, T, C), both behind one window of padding."""
     steps = max(map(len, series)) + options.window + options.horizon
-    values = torch.zeros(len(series), steps)
+    values = torch.zeros(len(series), steps, series[0].shape[1])
     for row, values_of in zip(values, series, strict=True):
         row[options.window : options.window + len(values_of)] = torch.from_numpy(np.asarray(values_of, np.float32))
     change = torch.diff(values, dim=1, prepend=values[:, :1])
     change[:, options.window] = 0                                            # there is no step before the first
-    return torch.stack([values, change], dim=2), values
+    return torch.cat([values, change], dim=2), values
 
 
 def _window_ends(now: int, options: OnlineOptions, generator: np.random.Generator) -> np.ndarray:
@@ -165,10 +166,11 @@ def _window_ends(now: int, options: OnlineOptions, generator: np.random.Generato
 
 def _windows(inputs: Tensor, values: Tensor, window_ends: np.ndarray, now: int,
              options: OnlineOptions) -> tuple[Tensor, Tensor]:
-    """Return inputs (A * E, B, T, 2) and targets (A * E, B, T, H) of windows; targets behind `now` are NaN."""
+    """Return inputs (A * E, B, T, 2C) and targets (A * E, B, T, H, C) of windows; targets behind `now` are NaN."""
     steps = torch.from_numpy(window_ends)[:, None] + 1 + torch.arange(options.window)          # in padded steps
     ahead = steps[:, :, None] + 1 + torch.arange(options.horizon)                              # (B, T, H)
     known = (ahead <= now + options.window) & (steps >= options.window)[:, :, None]
-    target = torch.where(known, values[:, ahead.clamp(max=values.shape[1] - 1)] - values[:, steps, None], torch.nan)
+    change = values[:, ahead] - values[:, steps, None]                                         # (A, B, T, H, C)
+    target = torch.where(known[..., None], change, torch.nan)
     members = options.members
     return inputs[:, steps].repeat_interleave(members, 0), target.repeat_interleave(members, 0)

@@ -35,11 +35,6 @@ def mean_error(values: np.ndarray, forecast: np.ndarray) -> np.ndarray:
     return values - total / forecast.shape[1]
 
 
-def trailing_mean(values: np.ndarray, span: int) -> np.ndarray:
-    """Return the mean (T,) of the last `span` values, NaN left out."""
-    return pd.Series(values).rolling(span, min_periods=1).mean().to_numpy()
-
-
 def tail_scores(values: np.ndarray, floor: float, first: int = 0) -> np.ndarray:
     """Return how improbable each value is among those before it, as -log10 of the probability of one so large.
 

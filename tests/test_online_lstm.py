@@ -11,12 +11,13 @@ SMALL = OnlineOptions(hidden_units=6, members=2, horizon=3, window=12, windows=3
 
 def make_series(lengths=(70, 50, 60)) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
-    return [np.sin(np.arange(n) / (2 + k)) + 0.1 * generator.normal(size=n) for k, n in enumerate(lengths)]
+    waves = [np.sin(np.arange(n) / (2 + k)) for k, n in enumerate(lengths)]
+    return [np.stack([wave, -2 * wave], axis=1) + 0.1 * generator.normal(size=(len(wave), 2)) for wave in waves]
 
 
 def test_a_network_computes_what_torch_computes():
     """Our gates are input, forget, output, cell; torch's are input, forget, cell, output."""
-    nets = BatchedLSTMs(1, 2, dataclasses.replace(SMALL, members=1), seed=3)
+    nets = BatchedLSTMs(1, 1, dataclasses.replace(SMALL, members=1), seed=3)
     into, recurrent, bias, head, head_bias = (weight[0] for weight in nets.weights)
     order = torch.cat([torch.arange(12), torch.arange(18, 24), torch.arange(12, 18)])
     reference = torch.nn.LSTM(2, 6, batch_first=True)
@@ -27,17 +28,17 @@ def test_a_network_computes_what_torch_computes():
         reference.bias_hh_l0.zero_()
         x = torch.randn(4, 9, 2, generator=torch.Generator().manual_seed(0))
         expected = reference(x)[0] @ head + head_bias
-        torch.testing.assert_close(nets.forecast(x[None])[0], expected)
+        torch.testing.assert_close(nets.forecast(x[None])[0, ..., 0], expected)
 
 
 def test_a_step_of_training_is_that_of_torch_adam():
-    nets = BatchedLSTMs(1, 2, dataclasses.replace(SMALL, members=1), seed=3)
+    nets = BatchedLSTMs(1, 1, dataclasses.replace(SMALL, members=1), seed=3)
     reference = [weight.clone().requires_grad_() for weight in nets.weights]
     optimizer = torch.optim.Adam(reference, lr=0.02, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
         x = torch.randn(1, 3, 8, 2, generator=generator)
-        target = torch.randn(1, 3, 8, 3, generator=generator)
+        target = torch.randn(1, 3, 8, 3, 1, generator=generator)
         loss = torch.nn.functional.huber_loss(nets.forecast(x, reference), target)
         optimizer.zero_grad()
         loss.backward()
@@ -49,8 +50,8 @@ def test_a_step_of_training_is_that_of_torch_adam():
 
 
 def test_targets_that_are_not_known_teach_nothing():
-    x, unknown = torch.randn(2, 3, 8, 2), torch.full((2, 3, 8, 3), torch.nan)
-    nets = BatchedLSTMs(1, 2, SMALL, seed=0)
+    x, unknown = torch.randn(2, 3, 8, 2), torch.full((2, 3, 8, 3, 1), torch.nan)
+    nets = BatchedLSTMs(1, 1, SMALL, seed=0)
     before = [weight.clone() for weight in nets.weights]
     nets.update(x, unknown, 0.1)
     for weight, old in zip(nets.weights, before, strict=True):
@@ -61,14 +62,14 @@ def test_batched_series_get_what_each_gets_alone():
     series = make_series()
     together = forecast_online(series, SMALL, seed=1)
     for one, forecast in zip(series, together, strict=True):
-        assert forecast.shape == (len(one), 3)
+        assert forecast.shape == (len(one), 3, 2)
         (alone,) = forecast_online([one], SMALL, seed=1)
         np.testing.assert_allclose(forecast, alone, atol=1e-4)
 
 
 def test_later_values_change_no_earlier_forecast():
     series = make_series((70,))
-    other = [np.append(series[0][:50], 5 - series[0][50:])]
+    other = [np.concatenate([series[0][:50], 5 - series[0][50:]])]
     (first,), (second,) = forecast_online(series, SMALL), forecast_online(other, SMALL)
     np.testing.assert_array_equal(first[:50], second[:50])
     assert not np.allclose(first[50:], second[50:])
@@ -92,7 +93,7 @@ def test_it_learns_a_wave_and_goes_on_learning(late):
     options = dataclasses.replace(SMALL, hidden_units=12, warm_up_steps=60, updates=4, rate=0.01)
     steps = np.arange(500)
     wave = np.where(steps < 60, 0.0, np.sin(steps / 2)) if late else np.sin(steps / 2)
-    (forecast,) = forecast_online([wave], options)
-    error = forecast[400:-3, 0] - wave[401:-2]
+    (forecast,) = forecast_online([wave[:, None]], options)
+    error = forecast[400:-3, 0, 0] - wave[401:-2]
     persistence = wave[400:-3] - wave[401:-2]
     assert np.sqrt(np.mean(error**2)) < 0.3 * np.sqrt(np.mean(persistence**2))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tail_scores import FEWEST_IN_PAST, keep_peaks, mean_error, overshoot, range_scores, tail_scores, trailing_mean
+from tail_scores import FEWEST_IN_PAST, keep_peaks, mean_error, overshoot, range_scores, tail_scores
 
 FLOOR = 0.05
 
@@ -54,10 +54,6 @@ def test_mean_error_of_a_series_shorter_than_the_horizon_is_unknown():
     assert np.isnan(mean_error(np.ones(3), np.ones((3, 8)))).all()
 
 
-def test_trailing_mean_leaves_nan_out():
-    np.testing.assert_allclose(trailing_mean(np.array([np.nan, 2.0, 4.0, 8.0]), 2), [np.nan, 2, 3, 6])
-
-
 def test_overshoot_is_in_widths_of_the_range_so_far():
     np.testing.assert_allclose(overshoot(np.array([0.0, 10.0, 11.0, 5.0, -1.1]))[2:], [0.1, 0, 0.1])
 
@@ -75,7 +71,6 @@ def test_only_scores_above_the_recent_ones_are_kept():
     lambda v: tail_scores(np.abs(v), FLOOR),
     lambda v: keep_peaks(np.abs(v), 7),
     overshoot,
-    lambda v: trailing_mean(v, 3),
     lambda v: mean_error(v, np.stack([v, 2 * v], axis=1)),
 ])  # fmt: skip
 def test_later_values_change_no_earlier_score(score):
