@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,9 @@ from nab_halves import gain_curve, random_halves, score_by_halves
 from plain_forecasts import autoregression, past_mean, persistence
 from tail_scores import keep_peaks, mean_error, overshoot, range_scores, tail_scores
 from utils import ROOT, DataError, atomic_path, run_cli, setup_logging, versions, write_json, write_text
+
+if TYPE_CHECKING:
+    from online_lstm import OnlineOptions
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +59,17 @@ class Series:
     def probation(self) -> int:
         return nab_probation(len(self.values))
 
+    def rows_of_block(self, in_probation: int) -> int:
+        """Return how many rows a block has if the probationary period has about so many blocks."""
+        return max(round(self.probation / in_probation), 1)
+
     @property
-    def block_rows(self) -> int:
-        return max(round(self.probation / BLOCKS_IN_PROBATION), 1)
+    def label(self) -> np.ndarray:
+        """1 in label windows, else 0 (n,)."""
+        label = np.zeros(len(self.values), dtype=int)
+        for first, last in self.labels.windows:
+            label[first : last + 1] = 1
+        return label
 
 
 @dataclass(frozen=True)
@@ -104,13 +116,13 @@ def _read_one(path: Path, labels: NabSeries) -> Series:
     return Series(table["timestamp"].to_numpy(), values, labels)
 
 
-def scaled_blocks(series: Series) -> np.ndarray:
+def scaled_blocks(series: Series, in_probation: int = BLOCKS_IN_PROBATION) -> np.ndarray:
     """Return level and spread (K, 2) of whole blocks: mean and standard deviation, scaled.
 
     Center and scale are those of the means in the probationary period; rows within it are not scored, and what comes
     behind it changes nothing before. Values far outside are compressed, so that one spike does not blind a network.
     """
-    rows = series.block_rows
+    rows = series.rows_of_block(in_probation)
     count = len(series.values) // rows
     blocks = series.values[: count * rows].reshape(count, rows)
     means = blocks.mean(axis=1)
@@ -130,15 +142,20 @@ def forecast_scores(series: Series, forecast: np.ndarray, setting: Setting) -> n
     Args:
         forecast: (K, H, 2) of `scaled_blocks`.
     """
-    first = series.probation // series.block_rows
+    first = series.probation // series.rows_of_block(BLOCKS_IN_PROBATION)
     level, spread = (
         tail_scores(np.abs(mean_error(values, made[:, : setting.leads])), ERROR_FLOOR, first)
         for values, made in zip(scaled_blocks(series).T, np.moveaxis(forecast, 2, 0), strict=True)
     )
     share = setting.spread_share
     tails = np.maximum(level, (1 - share) * level + share * spread)
-    newest_block = (np.arange(len(series.values)) + 1) // series.block_rows - 1
-    return _graded(series, np.where(newest_block >= 0, tails[newest_block], 0.0))
+    return _graded(series, held_to_rows(series, tails, BLOCKS_IN_PROBATION))
+
+
+def held_to_rows(series: Series, of_blocks: np.ndarray, in_probation: int) -> np.ndarray:
+    """Return at each row (n,) what the newest whole block (K,) has; 0 before the first."""
+    newest_block = (np.arange(len(series.values)) + 1) // series.rows_of_block(in_probation) - 1
+    return np.where(newest_block >= 0, of_blocks[newest_block], 0.0)
 
 
 def out_of_range_scores(series: Series) -> np.ndarray:
@@ -170,7 +187,8 @@ def detect(series: Mapping[str, Series], forecasts: Mapping[str, np.ndarray] | N
 
 # ---------------------------------------------------------------- forecasts, made once
 
-def lstm_forecasts(blocks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+def lstm_forecasts(blocks: Mapping[str, np.ndarray], seed: int,
+                   options: OnlineOptions | None = None) -> dict[str, np.ndarray]:
     """Return the forecasts (K, H, 2) of LSTMs that learn online, for each series' blocks (K, 2)."""
     from online_lstm import forecast_online
 
@@ -180,11 +198,11 @@ def lstm_forecasts(blocks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.
             bar.total = steps
             bar.update(done - bar.n)
 
-        found = forecast_online(list(blocks.values()), _lstm_options(), seed, show)
+        found = forecast_online(list(blocks.values()), options or _lstm_options(), seed, show)
     return dict(zip(blocks, found, strict=True))
 
 
-def _lstm_options():
+def _lstm_options() -> OnlineOptions:
     from online_lstm import OnlineOptions
 
     return OnlineOptions(horizon=HORIZON)
@@ -221,14 +239,11 @@ def write_scores(out: Path, detector: str, series: Mapping[str, Series], scores:
     """Write a detector's scores in NAB's layout: timestamp,value,anomaly_score,label; scores in 0..1, same order."""
     for name, one in series.items():
         category, _, file = name.partition("/")
-        label = np.zeros(len(one.values), dtype=int)
-        for first, last in one.labels.windows:
-            label[first : last + 1] = 1
         columns = {
             "timestamp": one.timestamps,
             "value": one.values,
             "anomaly_score": scores[name] / (1 + scores[name]),
-            "label": label,
+            "label": one.label,
         }
         with atomic_path(out / detector / category / f"{detector}_{file}") as temporary:
             pd.DataFrame(columns).to_csv(temporary, index=False)

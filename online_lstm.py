@@ -26,8 +26,8 @@ class OnlineOptions:
 
     hidden_units: D. members: E networks a series, which differ in their first weights; the forecast is their mean.
     horizon: H, steps ahead. window: T, steps of a training window. windows: B of an update, the newest among them.
-    updates: of each step up to `warm_up_steps`, at `warm_up_rate`. update_every: steps between updates behind it, at
-    `rate`.
+    updates: of each step up to `warm_up_steps`, at `warm_up_rate`. update_every: steps from one update to the next
+    behind it, at `rate`; 0 = the networks stay as they are.
     """
 
     hidden_units: int = 24
@@ -133,7 +133,7 @@ def forecast_online(series: Sequence[np.ndarray], options: OnlineOptions, seed: 
         active = int((lengths > now).sum())
         warming = now < options.warm_up_steps
         rate = options.warm_up_rate if warming else options.rate
-        for _ in range(options.updates if warming else int(now % options.update_every == 0)):
+        for _ in range(options.updates if warming else _is_due(now, options.update_every)):
             window_ends = _window_ends(now, options, generator)
             nets.update(*_windows(inputs[:active], values[:active], window_ends, now, options), rate)
         newest, _ = _windows(inputs[:active], values[:active], np.array([now]), now, options)
@@ -144,6 +144,10 @@ def forecast_online(series: Sequence[np.ndarray], options: OnlineOptions, seed: 
             on_step(now + 1, steps)
     by_index = dict(zip(order, range(len(order)), strict=True))
     return [found[by_index[index], : len(values_of)] for index, values_of in enumerate(series)]
+
+
+def _is_due(now: int, update_every: int) -> bool:
+    return update_every > 0 and now % update_every == 0
 
 
 def _inputs(series: Sequence[np.ndarray], options: OnlineOptions) -> tuple[Tensor, Tensor]:

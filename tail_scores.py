@@ -20,19 +20,23 @@ STEEPEST = 5.0                          # limit of the exponent: a tail without 
 JUST_BEYOND = 0.01                      # of the range so far: values that count as in the range
 
 
-def mean_error(values: np.ndarray, forecast: np.ndarray) -> np.ndarray:
-    """Return how far each value lay from the mean of all forecasts made for it.
+def errors_by_lead(values: np.ndarray, forecast: np.ndarray) -> np.ndarray:
+    """Return how far each value lay from each forecast made for it.
 
     Args:
         values: (T,).
         forecast: (T, H); `forecast[t, h]` was made at step t for step t + 1 + h, NaN where there was none.
-    Returns: (T,) value - mean forecast, signed; NaN where a lead is missing.
+    Returns: (T, H) value - forecast, signed, by lead; NaN where there was no forecast.
     """
-    total = np.zeros(len(values))
-    for lead in range(1, forecast.shape[1] + 1):
-        total[lead:] += forecast[:-lead, lead - 1][: len(values) - lead] if lead < len(values) else 0
-        total[:lead] = np.nan
-    return values - total / forecast.shape[1]
+    errors = np.full(forecast.shape, np.nan)
+    for lead in range(1, min(forecast.shape[1] + 1, len(values))):
+        errors[lead:, lead - 1] = values[lead:] - forecast[:-lead, lead - 1]
+    return errors
+
+
+def mean_error(values: np.ndarray, forecast: np.ndarray) -> np.ndarray:
+    """Return the mean (T,) of a step's `errors_by_lead`, signed; NaN where a lead is missing."""
+    return errors_by_lead(values, forecast).mean(axis=1)
 
 
 def tail_scores(values: np.ndarray, floor: float, first: int = 0) -> np.ndarray:

@@ -48,6 +48,7 @@ RANK = {
     "online_lstm": 3,
     "nab_halves": 3,
     "nab_benchmark": 7,
+    "nab_vus": 8,
 }
 NEVER_TORCH = (
     "metrics", "thresholds", "anomaly_scores", "comparisons", "trailing", "windowing", "events", "recordings",
