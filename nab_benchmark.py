@@ -1,7 +1,7 @@
 """The Numenta Anomaly Benchmark (NAB) by its own rules: an LSTM that learns online, and what to hold against it.
 
-    python nab_benchmark.py --nab-root NAB --out experiments/nab
-    python nab_benchmark.py --nab-root NAB --out experiments/nab --seeds 1       # one seed, about two minutes
+    python nab_benchmark.py --nab-root NAB --out experiments/nab                 # five seeds, about three minutes
+    python nab_benchmark.py --nab-root NAB --out experiments/nab --seeds 1       # one seed, about one minute
 
 Every series starts with untrained LSTMs of its own, which forecast the mean and the spread of blocks of rows. The
 score of a row uses the rows up to it; one set of parameters and one threshold serve all series. In --out, each detector

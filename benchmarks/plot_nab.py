@@ -43,8 +43,8 @@ def plot_costliest(series: dict[str, Series], scores: dict[str, np.ndarray], nab
     windows = sum(len(one.labels.windows) for one in series.values())
     cost = {name: 100 * len(one.labels.windows) / windows - result["series"][name] for name, one in series.items()}
     worst = sorted(cost, key=lambda name: -cost[name])[:COUNT]
-    figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * COUNT + 0.4), layout="constrained")
-    for axes, name in zip(figure.subplots(COUNT, 1), worst, strict=True):
+    figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * len(worst) + 0.4), layout="constrained")
+    for axes, name in zip(figure.subplots(len(worst), 1, squeeze=False)[:, 0], worst, strict=True):
         _draw(axes, series[name], scores[name] >= result["threshold"])
         axes.set_title(f"{name}: {cost[name]:.1f} points lost", fontsize=plots.SMALL, loc="left", pad=2)
     figure.suptitle(title, fontsize=plots.TEXT)
