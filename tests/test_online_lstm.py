@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from online_lstm import FIRST_STEP, BatchedLSTMs, OnlineOptions, forecast_online
+from online_lstm import FIRST_STEP, BatchedLSTMs, OnlineOptions, _window_ends, forecast_online
 
 SMALL = OnlineOptions(hidden_units=6, members=2, horizon=3, window=12, windows=3, warm_up_steps=25, updates=2)
 
@@ -67,12 +67,35 @@ def test_batched_series_get_what_each_gets_alone():
         np.testing.assert_allclose(forecast, alone, atol=1e-4)
 
 
-def test_later_values_change_no_earlier_forecast():
+@pytest.mark.parametrize("cut", [20, 50, 51])
+def test_later_values_change_no_earlier_forecast(cut):
+    """In the warm-up, and behind it where the last step before the cut has an update and where it has none."""
     series = make_series((70,))
-    other = [np.concatenate([series[0][:50], 5 - series[0][50:]])]
+    other = [np.concatenate([series[0][:cut], 5 - series[0][cut:]])]
     (first,), (second,) = forecast_online(series, SMALL), forecast_online(other, SMALL)
-    np.testing.assert_array_equal(first[:50], second[:50])
-    assert not np.allclose(first[50:], second[50:])
+    np.testing.assert_array_equal(first[:cut], second[:cut])
+    assert not np.allclose(first[cut:], second[cut:])
+
+
+def test_an_update_mixes_the_newest_window_a_recent_one_and_old_ones():
+    generator = np.random.default_rng(0)
+    ends = np.array([_window_ends(500, SMALL, generator) for _ in range(300)])
+    assert (ends[:, 0] == 500).all()
+    assert ends[:, 1].min() == 500 - SMALL.window + 1 and ends[:, 1].max() == 500
+    assert ends[:, 2].min() < 50 and ends[:, 2].max() <= 500 and 200 < ends[:, 2].mean() < 300
+
+
+def test_networks_may_stay_as_they_are_behind_the_warm_up():
+    """A value changes later forecasts through the inputs only: a window later, they are the same again."""
+    frozen = dataclasses.replace(SMALL, update_every=0)
+    series = make_series((70,))
+    other = [series[0].copy()]
+    other[0][40] += 5
+    (first,), (second,) = forecast_online(series, frozen), forecast_online(other, frozen)
+    assert not np.allclose(first[40:45], second[40:45])
+    np.testing.assert_array_equal(first[40 + SMALL.window + 1 :], second[40 + SMALL.window + 1 :])
+    (learned,), (learned_other,) = forecast_online(series, SMALL), forecast_online(other, SMALL)
+    assert not np.array_equal(learned[60:], learned_other[60:])
 
 
 def test_the_first_steps_have_no_forecast():
