@@ -83,8 +83,8 @@ class BatchedLSTMs:
         flat = torch.stack(every, dim=2).reshape(n, batch * steps, self.units)
         return torch.baddbmm(head_bias, flat, head).reshape(n, batch, steps, -1, self.channels)
 
-    def update(self, x: Tensor, target: Tensor, rate: float) -> Tensor:
-        """Let the first N networks learn from windows x (N, B, T, 2C); return the forecasts made before that.
+    def update(self, x: Tensor, target: Tensor, rate: float) -> None:
+        """Let the first N networks learn from windows x (N, B, T, 2C).
 
         Args:
             target: (N, B, T, H, C) changes to forecast, NaN where they are not known yet.
@@ -96,7 +96,6 @@ class BatchedLSTMs:
         losses = torch.nn.functional.huber_loss(forecast, torch.nan_to_num(target), reduction="none") * known
         loss = losses.flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
         self._adam(torch.autograd.grad(loss.sum(), weights), rate)             # the sum keeps the networks apart
-        return forecast.detach()
 
     def _adam(self, gradients: Sequence[Tensor], rate: float) -> None:
         """Take one step of Adam, each network with its own gradient norm."""
