@@ -49,11 +49,17 @@ RANK = {
     "grid_progress": 10,
     "grid_drive": 11,
     "grid_search": 12,
-    "nab_benchmark": 8,
+    "tail_scores": 1,
+    "plain_forecasts": 1,
+    "online_lstm": 3,
+    "nab_halves": 3,
+    "nab_benchmark": 7,
+    "nab_vus": 8,
 }
 NEVER_TORCH = (
     "metrics", "thresholds", "anomaly_scores", "comparisons", "trailing", "windowing", "events", "recordings",
-    "resampling", "config", "nab_files", "live_rows", "csv_tables", "signal_formats", "units",
+    "resampling", "config", "nab_files", "live_rows", "csv_tables", "signal_formats", "units", "tail_scores",
+    "plain_forecasts", "nab_halves",
 )  # fmt: skip
 MODULES = sorted(ROOT.glob("*.py"))
 
