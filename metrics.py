@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+import scipy  # its parts load when they are used: --help must not wait
 from numpy.typing import ArrayLike
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from utils import lazy_import
+
+pd = lazy_import("pandas")
 
 NAN = float("nan")
 
@@ -101,6 +102,8 @@ def auc_roc(labels: ArrayLike, scores: ArrayLike) -> float:
     Returns: 0..1, 0.5 = random; NaN unless both classes have a scored step.
     Source: scikit-learn `roc_auc_score`; Fawcett 2006, "An introduction to ROC analysis", section 7.
     """
+    from sklearn.metrics import roc_auc_score
+
     labels, scores = _drop_unscored(labels, scores)
     if labels.all() or not labels.any():
         return NAN
@@ -113,6 +116,8 @@ def auc_pr(labels: ArrayLike, scores: ArrayLike) -> float:
     Returns: 0..1, random = share of labelled steps; 1 if all steps are labelled; NaN if none is.
     Source: scikit-learn `average_precision_score`.
     """
+    from sklearn.metrics import average_precision_score
+
     labels, scores = _drop_unscored(labels, scores)
     return float(average_precision_score(labels, scores)) if labels.any() else NAN
 
@@ -277,6 +282,8 @@ def oracle_tsb_point_f1(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def _oracle_point_f1(labels: ArrayLike, scores: ArrayLike, epsilon: float) -> float:
+    from sklearn.metrics import precision_recall_curve
+
     labels, scores = _drop_unscored(labels, scores)
     if not labels.any():
         return NAN
@@ -289,6 +296,7 @@ def _oracle_point_f1(labels: ArrayLike, scores: ArrayLike, epsilon: float) -> fl
 
 def _grid(scores: np.ndarray, thresholds: ArrayLike | None) -> np.ndarray:
     """Return the given thresholds, or 100 evenly spaced from the lowest to the highest score."""
+
     if thresholds is None:
         return np.linspace(np.nanmin(scores), np.nanmax(scores), 100)
     thresholds = np.atleast_1d(np.asarray(thresholds, dtype=float))
@@ -446,9 +454,9 @@ def _cheapest_pairs(row: np.ndarray, column: np.ndarray, cost: np.ndarray, shape
     stand_in = np.arange(rows)
     dear = rows * (cost.max() + 1) + 1                                           # more than all real pairs together
     weights = np.concatenate((cost + 1, np.full(rows, dear)))                    # + 1: a stored 0 would mean "no pair"
-    graph = coo_array((weights, (np.append(row, stand_in), np.append(column, columns + stand_in))),
+    graph = scipy.sparse.coo_array((weights, (np.append(row, stand_in), np.append(column, columns + stand_in))),
                       shape=(rows, columns + rows)).tocsr()
-    kept_row, kept_column = min_weight_full_bipartite_matching(graph)
+    kept_row, kept_column = scipy.sparse.csgraph.min_weight_full_bipartite_matching(graph)
     real = kept_column < columns
     return np.flatnonzero(np.isin(row * columns + column, kept_row[real] * columns + kept_column[real]))
 

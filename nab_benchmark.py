@@ -22,18 +22,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from metrics import NAB_PROFILES, NabSeries, load_nab_windows, nab_probation, nab_score
 from nab_halves import gain_curve, random_halves, score_by_halves
 from plain_forecasts import autoregression, past_mean, persistence
 from tail_scores import keep_peaks, mean_error, overshoot, range_scores, tail_scores
-from utils import ROOT, DataError, atomic_path, run_cli, setup_logging, versions, write_json, write_text
+from utils import (
+    ROOT,
+    DataError,
+    atomic_path,
+    lazy_import,
+    run_cli,
+    setup_logging,
+    versions,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from online_lstm import OnlineOptions
 
+pd = lazy_import("pandas")
 log = logging.getLogger(__name__)
 
 OUT = ROOT / "experiments" / "nab"

@@ -18,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from metrics import suggest_buffer, vus
 from nab_benchmark import (
@@ -32,8 +31,9 @@ from nab_benchmark import (
     scaled_blocks,
 )
 from tail_scores import errors_by_lead
-from utils import ROOT, DataError, run_cli, setup_logging, versions, write_json, write_text
+from utils import ROOT, DataError, lazy_import, run_cli, setup_logging, versions, write_json, write_text
 
+pd = lazy_import("pandas")
 log = logging.getLogger(__name__)
 
 OUT = ROOT / "experiments" / "nab_vus"

@@ -11,7 +11,10 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 
 import numpy as np
-import pandas as pd
+
+from utils import lazy_import
+
+pd = lazy_import("pandas")
 
 TAIL_SHARE = 0.02                       # of the past that the power law is fitted to
 FEWEST_IN_TAIL = 5
