@@ -214,8 +214,8 @@ class Scorer:
         used = [(name, k) for name in COMPONENTS if name in parts for k in np.flatnonzero(weights[name] > 0).tolist()]
         self.used = used                                                              # (component, its column)
         self.component_tails = Tails([parts[name][k] for name, k in used])
-        self.component = np.array([COMPONENTS.index(name) for name, _ in used], int)
-        self.channel = np.array([k if name != "joint" else -1 for name, k in used], int)
+        self.component = np.array([COMPONENTS.index(name) for name, _ in used], np.int16)
+        self.channel = np.array([k if name != "joint" else -1 for name, k in used], np.int16)
         self.log_weight = np.log10([weights[name][k] for name, k in used])
         self.moving = np.flatnonzero(weights["drop"] > 0)                             # channels of the rule
         self.rule_tails = Tails([tails[c][QUIET] for c in self.moving])
@@ -230,7 +230,7 @@ class Scorer:
     def _score(self, features: np.ndarray) -> Scores:
         steps = len(features)
         if not self.used:
-            nothing = np.full(steps, -1)
+            nothing = np.full(steps, -1, np.int16)
             return Scores(np.full(steps, np.nan), nothing, nothing)
         z = _normal_scores(features, self.tails)
         components = _components(features, z, self.spread, self.joint)
@@ -240,7 +240,7 @@ class Scorer:
         score = surprise[np.arange(steps), best]
         channel, known = self.channel[best], np.isfinite(score)
         if (channel < 0).any():
-            channel = np.where(channel < 0, _strangest_channel(z), channel)
+            channel = np.where(channel < 0, _strangest_channel(z), channel).astype(np.int16)
         return Scores(
             np.where(known, np.maximum(score, 0.0), np.nan),
             np.where(known, channel, -1),

@@ -206,7 +206,7 @@ def on_grid(recording: Recording, dataset: DatasetConfig, filled: list[str]) -> 
     The recording's samples are given up channel by channel, for the sake of memory.
     """
     grid = grid_of(recording.t, dataset.rate_hz)
-    values = np.empty((grid.steps, len(dataset.channels)))               # (T, C)
+    values = np.empty((len(dataset.channels), grid.steps)).T             # (T, C), a channel's values side by side
     for k, (name, channel) in enumerate(dataset.channels.items()):
         resampled = to_grid(
             recording.channels.pop(name),

@@ -77,6 +77,29 @@ def join(pieces: Sequence[Record]) -> Record:
     return replace(pieces[0], **{name: np.concatenate(part) for name, part in arrays.items()})
 
 
+class Gathered:
+    """Puts pieces of a recording into arrays of its length as they come, so that no piece has to be kept."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.at, self.first = length, 0, None
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def add(self, piece: Record) -> None:
+        """Take the next piece, a record of arrays (n, ...)."""
+        parts = {name: part for name, part in vars(piece).items() if isinstance(part, np.ndarray)}
+        if self.first is None:
+            self.first = replace(piece, **{name: part[:0] for name, part in parts.items()})
+            self.arrays = {name: np.empty((self.length, *part.shape[1:]), part.dtype) for name, part in parts.items()}
+        n = len(next(iter(parts.values())))
+        for name, part in parts.items():
+            self.arrays[name][self.at : self.at + n] = part
+        self.at += n
+
+    def whole(self) -> Record:
+        """Return the record of all pieces."""
+        return replace(self.first, **self.arrays)
+
+
 class ComparisonStream(Stateful):
     """Compares one recording with its forecasts, piece by piece: pieces of any size give the same.
 

@@ -18,7 +18,7 @@ import torch
 
 import thresholds
 from anomaly_scores import Scorer, Scores, fit_calibration, resolve_weights, series_rules
-from comparisons import Comparisons, ComparisonStream, Spans, join
+from comparisons import Comparisons, ComparisonStream, Gathered, Spans, join
 from config import ExperimentConfig, ModelConfig, ScoreConfig, validate
 from data_loader import Scaler
 from lstm_model import StackedLSTM, State
@@ -222,14 +222,14 @@ class Detector:
 
         Of each step only these are kept, so that memory grows with little more than the recordings themselves.
         """
-        parts: list[list[Scored]] = [[] for _ in recordings]
+        parts = [Gathered(len(values)) for values in recordings]
         quiet: list[list[np.ndarray]] = [[] for _ in recordings]
         streams = [thresholds.ThresholdStream(self.threshold) for _ in recordings]
         for k, comparisons in self._pieces(recordings):
-            parts[k].append(self.scored(comparisons, streams[k]))
+            parts[k].add(self.scored(comparisons, streams[k]))
             quiet[k].append(self.scorer.rule(comparisons.features))
         return [
-            replace(join(parts[k]), rules=self._rules(np.concatenate(quiet[k]), values))
+            replace(parts[k].whole(), rules=self._rules(np.concatenate(quiet[k]), values))
             for k, values in enumerate(recordings)
         ]
 

@@ -16,6 +16,7 @@ from comparisons import (
     QUIET,
     Comparisons,
     ComparisonStream,
+    Gathered,
     Spans,
     join,
 )
@@ -156,3 +157,14 @@ def test_a_glitch_is_forgotten_when_it_left_the_spans():
     quiet, error = SPANS.names.index("quiet"), SPANS.names.index("error")
     np.testing.assert_allclose(shaken[later, :, quiet], calm[later, :, quiet], atol=1e-9)
     np.testing.assert_allclose(shaken[later, :, error], calm[later, :, error], atol=1e-6)
+
+
+@pytest.mark.parametrize("pieces", [(100,), (1, 99), (30, 30, 40), (1,) * 100])
+def test_gathered_pieces_are_the_joined_ones(pieces):
+    random = np.random.default_rng(0)
+    parts = [Comparisons(*(random.normal(size=(n, 2, 3)[:dims]) for dims in (3, 2, 2))) for n in pieces]
+    gathered = Gathered(100)
+    for part in parts:
+        gathered.add(part)
+    for name, array in vars(join(parts)).items():
+        np.testing.assert_array_equal(getattr(gathered.whole(), name), array)

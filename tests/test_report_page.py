@@ -324,7 +324,7 @@ def refused(root, capsys):
     assert report_page.main([str(root)]) == 2
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1 and captured.err.startswith("error: ") and not captured.out
-    assert not (root / "report.html").exists() and not list(root.parent.rglob("*.tmp"))
+    assert not (root / "report.html").exists() and not list(root.rglob("*.tmp"))
     return captured.err
 
 
