@@ -3,7 +3,7 @@
 #
 #   ./cmd_script.sh        the respiratory workflow on the embedded, simulated recordings:
 #                          preprocess, train, calibrate, score, report -> experiments/simulated
-#                          (about 7 minutes on two CPU cores, installation included)
+#                          (about 5 minutes on two CPU cores, installation included)
 #   ./cmd_script.sh nab    the Numenta Anomaly Benchmark: its seven series with known causes, downloaded once
 #                          (NAB_ROOT=DIR names a local copy) -> experiments/realKnownCause
 #                          (about 2 minutes, after installation)

@@ -21,12 +21,10 @@ from config import SCORE_COMPONENTS
 from detector import Detector, Scored
 from evaluation import TestRecording, evaluate_detector, fault_numbers, match_recording
 from events import FoundEvent, fault_events, find_events
-from reporting import RunFiles, RunFolder
+from reporting import AFTER_ROWS, AFTER_S, BEFORE_ROWS, BEFORE_S, RunFiles, RunFolder
 from windowing import EventMeta, Segment
 
 ENDS = ("start", "end")
-BEFORE_S, AFTER_S = 30.0, 20.0           # of a close-up of a recording
-BEFORE_ROWS, AFTER_ROWS = 200, 100       # and of a series
 WORTH_PROCESSES = 60                     # pictures, from which on several processes pay their start
 LEAST_SHARE = 0.05                       # of an event's alarms, for a channel to be named
 

@@ -44,7 +44,6 @@ if TYPE_CHECKING:                                                # heavy imports
 log = logging.getLogger(__name__)
 
 DATASETS = ROOT / "datasets"
-RUNS = "runs.json"                       # of a folder of several runs
 FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")
 QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_size=4")
 
@@ -389,7 +388,7 @@ def run_all(
         rank: of this process in its group; only the first, 0, writes.
     """
     from report_page import write_report
-    from reporting import RunFolder, new_run
+    from reporting import RUNS, RunFolder, new_run
 
     runs = planned_runs(config, seeds)
     data = {name: load_data(one, datasets) for name, one in {r.dataset.name: r for r in runs.values()}.items()}
@@ -430,6 +429,8 @@ def summarize(parent: Path | None, results: dict[str, list[dict[str, Any]]]) -> 
 
 def resume(root: Path, overrides: Sequence[str], datasets: Path, device: str, rank: int = 0) -> str:
     """Go on with a run, or with all the runs of a folder; return the results table."""
+    from reporting import RUNS
+
     config = resumed_config(root, overrides)
     seeds = read_json(root / RUNS)["seeds"] if (root / RUNS).is_file() else 1
     return run_all(config, seeds, root, datasets, device, new=False, rank=rank)

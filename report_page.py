@@ -28,10 +28,15 @@ import numpy as np
 
 from config import read_json
 from reporting import (
+    AFTER_ROWS,
+    AFTER_S,
+    BEFORE_ROWS,
+    BEFORE_S,
     EVENTS,
     EXPLAINED,
     HISTORY,
     LABELS,
+    RUNS,
     SIGNALS,
     STAMPS,
     RunFolder,
@@ -47,9 +52,6 @@ jinja2, pd = lazy_import("jinja2"), lazy_import("pandas")
 log = logging.getLogger(__name__)
 
 TEMPLATE = "report_template.html"
-RUNS = "runs.json"
-BEFORE_S, AFTER_S = 30.0, 20.0           # of a close-up of a recording
-BEFORE_ROWS, AFTER_ROWS = 200, 100       # and of a series
 COMPONENTS = {
     "drop": "less movement than expected",
     "error": "a large forecast error",

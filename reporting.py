@@ -23,6 +23,9 @@ from windowing import Meta
 
 pd = lazy_import("pandas")
 
+RUNS = "runs.json"                          # of a folder of several runs
+BEFORE_S, AFTER_S = 30.0, 20.0              # of a close-up of a recording
+BEFORE_ROWS, AFTER_ROWS = 200, 100          # and of a series
 BEAT_S, SILENT_S = 5.0, 60.0                # a lock is touched so often; one of another machine is dead after
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
