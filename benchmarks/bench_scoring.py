@@ -16,10 +16,9 @@ import torch
 from benchmarks.floors import best_product_rate, forward_flops
 from benchmarks.long_data import RATE_HZ, waves
 from benchmarks.measure import Options, Row, paired, run_part, seconds_of
-from comparisons import ComparisonStream
 from config import EXPERIMENT_CONFIG, load_experiment
 from data_loader import Scaler
-from detector import Detector, Forecasts, build_model
+from detector import Detector, DetectorStream, build_model
 from lstm_model import StackedLSTM
 from utils import keep_freed_memory
 
@@ -42,12 +41,9 @@ def make_detector(channels: int = CHANNELS, calibration_steps: int = 6_000, hidd
 
 def stream(detector: Detector, values: np.ndarray) -> None:
     """Score values (T, C) one step at a time."""
-    forecasts = Forecasts(detector.model, "cpu")
-    comparisons = ComparisonStream(len(detector.channels), detector.model.horizon, detector.spans)
-    scaled = detector.scaler.scaled(values)
-    for k in range(len(scaled)):
-        step = scaled[k : k + 1]
-        detector.score(comparisons.update(step, forecasts.update(step[None])[0]).features)
+    stream_of = DetectorStream(detector)
+    for k in range(len(values)):
+        stream_of.update(values[k : k + 1])
 
 
 @torch.inference_mode()
