@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plots import envelope
+from utils import lazy_import
+
+plots = lazy_import("plots")
 
 WIDTH, HEIGHT = 1000, 100                # of a panel's coordinates
 TOLERANCE = 1.0                          # of thinning, in coordinates
@@ -113,7 +115,7 @@ def path_of(span: Span, t: np.ndarray, y: np.ndarray, low: float, high: float) -
     if not len(t):
         return ""
     if len(t) > 2 * BUCKETS:
-        t, y = envelope(t, y, BUCKETS)
+        t, y = plots.envelope(t, y, BUCKETS)
     x, height = span.x(t), (high - y) / (high - low) * HEIGHT
     step = np.diff(t)
     usual = np.median(step) if len(step) else 0.0
