@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from comparisons import ERROR, JOLT, LEVEL, QUIET, join
+from comparisons import ERROR, JOLT, LEVEL, QUIET, Gathered
 from config import SCORE_COMPONENTS as COMPONENTS
 
 TAIL_LEVEL = 0.98                       # calibration share below the exponential tail
@@ -225,7 +225,10 @@ class Scorer:
         """Return the weighted largest surprise of each step of features (T, C, F)."""
         if len(features) <= BLOCK:
             return self._score(features)
-        return join([self._score(features[first : first + BLOCK]) for first in range(0, len(features), BLOCK)])
+        scores = Gathered(len(features))
+        for first in range(0, len(features), BLOCK):
+            scores.add(self._score(features[first : first + BLOCK]))
+        return scores.whole()
 
     def _score(self, features: np.ndarray) -> Scores:
         steps = len(features)

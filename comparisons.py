@@ -15,8 +15,7 @@ flat line differ in amplitude, while the error of a flat line is small. All of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -68,13 +67,6 @@ class Comparisons:
     features: np.ndarray
     residual: np.ndarray
     forecast: np.ndarray
-
-
-def join(pieces: Sequence[Record]) -> Record:
-    """Return the record of a recording from those of its pieces, array by array."""
-    parts = {field.name: [getattr(piece, field.name) for piece in pieces] for field in fields(pieces[0])}
-    arrays = {name: part for name, part in parts.items() if isinstance(part[0], np.ndarray)}
-    return replace(pieces[0], **{name: np.concatenate(part) for name, part in arrays.items()})
 
 
 class Gathered:

@@ -18,7 +18,7 @@ import torch
 
 import thresholds
 from anomaly_scores import Scorer, Scores, fit_calibration, resolve_weights, series_rules
-from comparisons import Comparisons, ComparisonStream, Gathered, Spans, join
+from comparisons import Comparisons, ComparisonStream, Gathered, Spans
 from config import ExperimentConfig, ModelConfig, ScoreConfig, validate
 from data_loader import Scaler
 from lstm_model import StackedLSTM, State
@@ -179,10 +179,10 @@ class Detector:
 
     def compare(self, recordings: Sequence[np.ndarray]) -> list[Comparisons]:
         """Return the comparisons of recordings of physical values (T, C), several at a time."""
-        parts: list[list[Comparisons]] = [[] for _ in recordings]
+        parts = [Gathered(len(values)) for values in recordings]
         for k, comparisons in self._pieces(recordings):
-            parts[k].append(comparisons)
-        return [join(pieces) for pieces in parts]
+            parts[k].add(comparisons)
+        return [part.whole() for part in parts]
 
     def _pieces(self, recordings: Sequence[np.ndarray]) -> Iterator[tuple[int, Comparisons]]:
         """Yield recordings piece by piece, compared: which one it is, and its next steps."""
@@ -352,3 +352,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise DataError(f"{path.name}: not a checkpoint of this program")
     return state
+
+
+def load_calibrated(path: Path, device: str) -> tuple[dict[str, Any], Detector]:
+    """Read a checkpoint whose training was finished; return its state and its detector.
+
+    Raises: DataError naming the file.
+    """
+    state = load_checkpoint(path)
+    detector = Detector.from_state(state, device, path.name)
+    if not detector.threshold:
+        raise DataError(f"{path.name}: its training was not finished, it has no threshold; resume the run first")
+    return state, detector

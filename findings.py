@@ -214,12 +214,13 @@ def _event_rows(
     findings: Findings, recording: TestRecording, stamps: Mapping[tuple[str, float], str]
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of `events.csv` of one recording: what the LSTM found, then what the mask reports."""
+    due_to = tuple(findings.joined(recording.name, name) for name in ("channel", "component"))
     for found_by, events in (("lstm", recording.found), ("mask", recording.faults)):
         match = match_recording(recording, events, findings.tolerance_s)
         for event, k in zip(events, match.match, strict=True):
             row = {"event": event, "matched_label": recording.labelled[k].kind if k >= 0 else "", "found_by": found_by}
             row["overlaps"] = row["matched_label"] or _overlapped(event, recording.labelled, findings.tolerance_s)
-            row |= _explained(findings, recording, event) if found_by == "lstm" else {}
+            row |= _explained(findings.detector.channels, recording, event, *due_to) if found_by == "lstm" else {}
             yield row | _stamped(stamps, recording.name, event.start_s, event.end_s)
 
 
@@ -229,11 +230,17 @@ def _overlapped(event: FoundEvent, labelled: Sequence[EventMeta], tolerance_s: f
     return next(hits, "")
 
 
-def _explained(findings: Findings, recording: TestRecording, event: FoundEvent) -> dict[str, str]:
-    """Return what an event is due to: the component, and the share of its alarms that each channel led."""
-    channel, component = (findings.joined(recording.name, name) for name in ("channel", "component"))
-    inside = recording.alarm & (recording.t >= event.start_s) & (recording.t <= event.end_s) & (channel >= 0)
-    channels = findings.detector.channels
+def _explained(
+    channels: Sequence[str], recording: TestRecording, event: FoundEvent, channel: np.ndarray, component: np.ndarray
+) -> dict[str, str]:
+    """Return what an event is due to: the component, and the share of its alarms that each channel led.
+
+    Args:
+        channel, component: (T,) of the recording's scores.
+    """
+    part = slice(*np.searchsorted(recording.t, [event.start_s, np.nextafter(event.end_s, np.inf)]))
+    channel, component = channel[part], component[part]
+    inside = recording.alarm[part] & (channel >= 0)
     share = np.bincount(channel[inside], minlength=len(channels)) / max(inside.sum(), 1)
     named = [k for k in np.argsort(-share, kind="stable") if share[k] >= LEAST_SHARE]
     most = np.bincount(component[inside], minlength=1).argmax()

@@ -20,7 +20,7 @@ import collected_data_preprocess as preprocess
 import metrics
 from config import DatasetConfig, validate
 from data_preprocess_NAB import read_series
-from detector import TOGETHER, Detector, load_checkpoint
+from detector import TOGETHER, Detector, load_calibrated
 from evaluation import TestRecording
 from findings import (
     Findings,
@@ -60,10 +60,7 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
     a time: memory holds those few, and of labelled recordings the scores, which the numbers are made from.
     """
     began = time.perf_counter()
-    state = load_checkpoint(checkpoint)
-    detector = Detector.from_state(state, device, checkpoint.name)
-    if not detector.threshold:
-        raise DataError(f"{checkpoint.name}: its training was not finished, it has no threshold; resume the run first")
+    state, detector = load_calibrated(checkpoint, device)
     paths, read = files_to_score(files), _reader(state, detector, checkpoint.name)
     steps = {}
     for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):

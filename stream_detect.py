@@ -325,14 +325,11 @@ def new_stream(checkpoint: Path, device: str, complaints: Complaints) -> Stream:
     Raises: DataError if the checkpoint cannot be used.
     """
     from config import DatasetConfig, validate
-    from detector import Detector, load_checkpoint
+    from detector import load_calibrated
     from live_detection import LiveDetection
     from live_rows import Clock, RateCheck, Rows
 
-    state = load_checkpoint(checkpoint)
-    detector = Detector.from_state(state, device, checkpoint.name)
-    if not detector.threshold:
-        raise DataError(f"{checkpoint.name}: its training was not finished, it has no threshold; resume the run first")
+    state, detector = load_calibrated(checkpoint, device)
     series = bool(state.get("series"))
     data = None if series else validate(DatasetConfig, state.get("data"), checkpoint.name)
     if series:
