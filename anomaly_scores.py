@@ -119,11 +119,12 @@ class JointDistance:
 
     def _inverse(self, pattern: np.ndarray) -> np.ndarray:
         key = pattern.tobytes()
-        if key not in self.inverses:
+        inverse = self.inverses.get(key)
+        if inverse is None:
             if len(self.inverses) >= MOST_PATTERNS:
                 self.inverses.clear()
-            self.inverses[key] = np.linalg.inv(self.covariance[np.ix_(pattern, pattern)])
-        return self.inverses[key]
+            self.inverses[key] = inverse = np.linalg.inv(self.covariance[np.ix_(pattern, pattern)])
+        return inverse
 
 
 def side_by_side(z: np.ndarray) -> np.ndarray:

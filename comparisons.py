@@ -155,7 +155,7 @@ class ComparisonStream(Stateful):
     def _movement(self, observed: np.ndarray, forecast: np.ndarray) -> list[np.ndarray]:
         """Return the ratios of every span, quiet and the level, (n, C) each."""
         spans, n = self.spans, len(observed)
-        median, count = self.medians.update(np.log(forecast.std(axis=1) + AMPLITUDE_FLOOR))
+        median, count = self.medians.update(np.log(_spread(forecast) + AMPLITUDE_FLOOR))
         median = np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan)
         expected = np.concatenate([self.expected.waiting, median])               # (longest + n, C)
         self.expected.update(median)
@@ -193,6 +193,13 @@ class ComparisonStream(Stateful):
         usual = np.where(count > 0, median, 0.0) * count / (count + self.spans.baseline / 4)
         values, channels = values - usual, self.channels
         return [values[:, k : k + channels] for k in range(0, values.shape[1], channels)]
+
+
+def _spread(forecast: np.ndarray) -> np.ndarray:
+    """Return the standard deviation (n, C) over the leads of forecasts (n, H, C); many times faster than numpy's."""
+    horizon = forecast.shape[1]
+    mean = np.einsum("nhc->nc", forecast) / horizon
+    return np.sqrt(np.maximum(np.einsum("nhc,nhc->nc", forecast, forecast) / horizon - mean * mean, 0.0))
 
 
 def _enough(count: np.ndarray, span: int) -> np.ndarray:

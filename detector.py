@@ -1,4 +1,4 @@
-"""Everything behind a trained forecaster: states along recordings, scores, threshold, checkpoint.
+"""Everything behind a trained model: comparisons along recordings, scores, threshold, checkpoint.
 
 A `Detector` needs no training data: it is calibrated once, frozen, and read back from one file of
 tensors and plain values.
@@ -6,12 +6,13 @@ tensors and plain values.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,13 +22,13 @@ from anomaly_scores import Scorer, Scores, fit_calibration, resolve_weights, ser
 from comparisons import Comparisons, ComparisonStream, Gathered, Spans
 from config import ExperimentConfig, ModelConfig, ScoreConfig, validate
 from data_loader import Scaler
-from lstm_model import StackedLSTM, State
+from forecasts import Block, Forecaster, ForecastStream, at_hand
+from lstm_model import StackedLSTM
 from trailing import Stateful
-from utils import DataError, atomic_path
+from utils import DataError, atomic_path, one_thread_each
 
 FORMAT = 2
-PIECE = 2048                             # steps of one pass: bounds the memory of the forecasts
-TOGETHER = 16                           # recordings in one pass
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -75,43 +76,6 @@ def spans_of(score: ScoreConfig, model: ModelConfig, rate_hz: float) -> Spans:
         baseline=steps(score.baseline_s, rate_hz),
         level=steps(score.level_s, rate_hz),
     )
-
-
-class Forecasts:
-    """Carries the LSTM's state along several recordings at once: each step goes through once.
-
-    On a CPU in float64, so that pieces of any size give the same scores to 1e-5 even where 32-bit
-    rounding at a spike would show; it costs about five times the LSTM's time.
-    """
-
-    def __init__(self, model: StackedLSTM, device: str) -> None:
-        self.type = torch.float64 if device == "cpu" else torch.float32
-        self.model, self.device = copy.deepcopy(model).to(device, self.type).eval(), device
-        self.state: State | None = None
-
-    @torch.inference_mode()
-    def update(self, observed: np.ndarray) -> np.ndarray:
-        """Return the forecasts (B, n, H, C) at the next steps, observed (B, n, C), NaN = missing."""
-        x = torch.from_numpy(np.ascontiguousarray(observed)).to(self.device, self.type)
-        forecast, self.state = self.model(x, self.state)
-        return forecast.cpu().numpy()
-
-    def forget(self, first: int) -> None:
-        """Let go of the first recordings: those left go on."""
-        if self.state is not None and first:
-            self.state = tuple(part[:, first:].contiguous() for part in self.state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the LSTM's state as arrays (layers, B, D); empty before the first step."""
-        return {} if self.state is None else {f"{k}": part.cpu().numpy() for k, part in enumerate(self.state)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict()`. Raises ValueError if it belongs to another model."""
-        lstm = self.model.lstm
-        parts = [torch.as_tensor(np.asarray(part)) for part in state.values()]
-        if parts and [part.shape for part in parts] != [(lstm.num_layers, 1, lstm.hidden_size)] * 2:
-            raise ValueError("the state is of another model")
-        self.state = tuple(part.to(self.device, self.type) for part in parts) or None
 
 
 class Detector:
@@ -177,36 +141,39 @@ class Detector:
             return {"rule without a model": quiet}
         return series_rules(self.scaler.scaled(values), self.spans.level)
 
+    def new_forecaster(self) -> Forecaster:
+        """Return the model as it is now, ready to go along recordings."""
+        return Forecaster(self.model, self.device, steps(self.config.training.window_s, self.rate_hz))
+
     def compare(self, recordings: Sequence[np.ndarray]) -> list[Comparisons]:
         """Return the comparisons of recordings of physical values (T, C), several at a time."""
         parts = [Gathered(len(values)) for values in recordings]
-        for k, comparisons in self._pieces(recordings):
-            parts[k].add(comparisons)
+        self._go_along(recordings, lambda k, comparisons: parts[k].add(comparisons))
         return [part.whole() for part in parts]
 
-    def _pieces(self, recordings: Sequence[np.ndarray]) -> Iterator[tuple[int, Comparisons]]:
-        """Yield recordings piece by piece, compared: which one it is, and its next steps."""
-        order = sorted(range(len(recordings)), key=lambda k: len(recordings[k]))
-        for first in range(0, len(order), TOGETHER):
-            yield from self._group_pieces(recordings, order[first : first + TOGETHER])
+    def _go_along(self, recordings: Sequence[np.ndarray], take: Callable[[int, Comparisons], None]) -> None:
+        """Compare recordings with their forecasts; `take` gets which one and its next steps, each one's in order.
 
-    def _group_pieces(
-        self, recordings: Sequence[np.ndarray], group: list[int]
-    ) -> Iterator[tuple[int, Comparisons]]:
-        """Yield the pieces of some recordings, the shortest first, that go through the LSTM at once."""
-        forecasts = Forecasts(self.model, self.device)
-        streams = {k: self.new_comparisons() for k in group}
-        for first in range(0, len(recordings[group[-1]]), PIECE):
-            over = sum(len(recordings[k]) <= first for k in group)
-            group = group[over:]
-            forecasts.forget(over)
-            pieces = [self.scaler.scaled(recordings[k][first : first + PIECE]) for k in group]
-            observed = np.full((len(group), len(pieces[-1]), len(self.channels)), np.nan, np.float32)
-            for row, piece in enumerate(pieces):
-                observed[row, : len(piece)] = piece
-            forecast = forecasts.update(observed)
-            for row, (k, piece) in enumerate(zip(group, pieces, strict=True)):
-                yield k, self.in_units(streams[k].update(piece, forecast[row, : len(piece)]))
+        Its calls for different recordings may come from several threads at once.
+        """
+        streams, forecaster = [self.new_comparisons() for _ in recordings], self.new_forecaster()
+
+        def forecast(blocks: list[Block]) -> dict[int, list[tuple[Block, np.ndarray]]]:
+            parts = [self.scaler.scaled(recordings[block.recording][block.start : block.last]) for block in blocks]
+            by_recording = defaultdict(list)
+            for block, changes in zip(blocks, forecaster.changes(blocks, parts), strict=True):
+                by_recording[block.recording].append((block, changes))
+            return by_recording
+
+        def compare(k: int, made: list[tuple[Block, np.ndarray]]) -> None:
+            for block, changes in made:
+                scaled = self.scaler.scaled(recordings[k][block.first : block.last])         # (n, C)
+                forecast = at_hand(scaled)[:, None] + changes                                # (n, H, C)
+                take(k, self.in_units(streams[k].update(scaled, forecast)))
+
+        with one_thread_each() as pool:
+            for made in ahead(pool, forecast, forecaster.blocks([len(values) for values in recordings])):
+                list(pool.map(compare, made.keys(), made.values()))
 
     def in_units(self, comparisons: Comparisons) -> Comparisons:
         """Return comparisons with residual and forecast in physical units."""
@@ -225,9 +192,12 @@ class Detector:
         parts = [Gathered(len(values)) for values in recordings]
         quiet: list[list[np.ndarray]] = [[] for _ in recordings]
         streams = [thresholds.ThresholdStream(self.threshold) for _ in recordings]
-        for k, comparisons in self._pieces(recordings):
+
+        def take(k: int, comparisons: Comparisons) -> None:
             parts[k].add(self.scored(comparisons, streams[k]))
             quiet[k].append(self.scorer.rule(comparisons.features))
+
+        self._go_along(recordings, take)
         return [
             replace(parts[k].whole(), rules=self._rules(np.concatenate(quiet[k]), values))
             for k, values in enumerate(recordings)
@@ -296,21 +266,34 @@ class DetectorStream(Stateful):
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
-        self.forecasts = Forecasts(detector.model, detector.device)
+        self.forecasts = ForecastStream(detector.new_forecaster())
         self.restart()
 
     def restart(self) -> None:
         """Begin a new recording, or a new stretch of one behind a gap."""
-        self.forecasts.state = None
+        self.forecasts.restart()
         self.comparisons = self.detector.new_comparisons()
         self.threshold = thresholds.ThresholdStream(self.detector.threshold)
 
     def update(self, values: np.ndarray) -> Scored:
         """Return the next steps, physical values (n, C), NaN = missing, scored; without rules."""
         detector = self.detector
-        observed = detector.scaler.scaled(values)
-        comparisons = self.comparisons.update(observed, self.forecasts.update(observed[None])[0])
+        scaled = detector.scaler.scaled(values)
+        forecast = at_hand(scaled)[:, None] + self.forecasts.update(scaled)
+        comparisons = self.comparisons.update(scaled, forecast)
         return detector.scored(detector.in_units(comparisons), self.threshold)
+
+
+def ahead(pool: Executor, job: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield the job's result for each item in order, while the pool works on the next one."""
+    waiting: Future[Result] | None = None
+    for item in items:
+        coming = pool.submit(job, item)
+        if waiting is not None:
+            yield waiting.result()
+        waiting = coming
+    if waiting is not None:
+        yield waiting.result()
 
 
 def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dict | None = None) -> StackedLSTM:

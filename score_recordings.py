@@ -20,7 +20,7 @@ import collected_data_preprocess as preprocess
 import metrics
 from config import DatasetConfig, validate
 from data_preprocess_NAB import read_series
-from detector import TOGETHER, Detector, load_calibrated
+from detector import Detector, load_calibrated
 from evaluation import TestRecording
 from findings import (
     Findings,
@@ -40,7 +40,8 @@ from windowing import EventMeta, Segment, segments_where
 log = logging.getLogger(__name__)
 
 SCORED_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".edf", ".bdf", ".hea")     # of recordings in a folder
-STEPS_AT_ONCE = 200_000                  # scored together: bounds the memory
+TOGETHER = 16                           # recordings that are scored together, and
+STEPS_AT_ONCE = 200_000                  # their steps, at most: bounds the memory
 
 
 @dataclass(frozen=True)

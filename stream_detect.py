@@ -32,7 +32,7 @@ if TYPE_CHECKING:                                                # heavy imports
     from live_rows import Clock, Complaints, RateCheck, Rows
     from plots import LivePlot
 
-FORMAT = 1                               # of a state file
+FORMAT = 2                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
 FIRST = 200                              # characters that a first line is known by
 COLUMNS = (

@@ -11,10 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from utils import lazy_import
-
-pd = lazy_import("pandas")
-
 FEW = 16                                 # pieces of fewer rows go through sorted lists
 
 
@@ -129,11 +125,13 @@ class SpanMedian(Stateful):
         return self._by_lists(rows) if len(rows) < FEW else self._at_once(rows)
 
     def _at_once(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        import bottleneck
+
         n, span = len(rows), len(self.past)
         every = np.concatenate([np.roll(self.past, -self.oldest, axis=0), rows])
         self.past, self.oldest, self.lists = every[n:].copy(), 0, None
         count = np.cumsum(np.isfinite(every), axis=0)
-        median = pd.DataFrame(every).rolling(span, min_periods=1).median().to_numpy()
+        median = bottleneck.move_median(every, span, min_count=1, axis=0)
         return median[span:], (count[span:] - count[:n]).astype(float)
 
     def _by_lists(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

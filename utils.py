@@ -19,6 +19,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,9 +77,10 @@ def keep_freed_memory() -> None:
 
     For a process that trains or scores; glibc alone has the call, elsewhere nothing happens.
     """
-    trim_threshold, mmap_threshold = -1, -3                          # names of malloc.h
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8           # names of malloc.h
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
+        mallopt(arena_max, 1)                                        # that of a further thread gives back
         mallopt(trim_threshold, 1 << 30)
         mallopt(mmap_threshold, 1 << 28) or mallopt(mmap_threshold, 1 << 25)     # older ones allow less
 
@@ -115,6 +117,19 @@ def resolve_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise DataError("--device cuda: torch sees no CUDA device here; use --device auto or cpu")
     return name
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[Executor]:
+    """Give a pool of as many threads as torch computes with here; within each of them, torch computes with one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

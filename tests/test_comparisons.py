@@ -111,7 +111,7 @@ def test_a_state_saved_and_loaded_goes_on_with_the_very_same(at, size, tmp_path)
     parts, done = [], 0
     for n in [*cut(at, [size]), *cut(1000 - at, [size])]:
         if done == at:
-            save_state(tmp_path / "state", {"format": 1, "checkpoint": "", "stream": first.state_dict()})
+            save_state(tmp_path / "state", {"format": 2, "checkpoint": "", "stream": first.state_dict()})
             second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
         parts.append((second if done >= at else first).update(observed[done : done + n], forecast[done : done + n]))
         done += n

@@ -9,9 +9,9 @@ import pytest
 import torch
 from breaths import cut
 
-import detector
+import forecasts
 import thresholds
-from config import ExperimentConfig, ModelConfig, ScoreConfig
+from config import ExperimentConfig, ModelConfig, ScoreConfig, TrainingConfig
 from data_loader import Scaler
 from detector import (
     Detector,
@@ -28,7 +28,10 @@ from stream_detect import load_state, save_state
 from utils import DataError
 
 RATE = 5.0
-CONFIG = ExperimentConfig(model=ModelConfig(hidden_units=8, num_layers=2, horizon_s=2.0, warm_up_s=2.0))
+CONFIG = ExperimentConfig(
+    model=ModelConfig(hidden_units=8, num_layers=2, horizon_s=2.0, warm_up_s=2.0),
+    training=TrainingConfig(window_s=4.0),
+)
 FIELDS = ("score", "threshold", "alarm", "channel", "component", "residual", "forecast")
 
 
@@ -101,7 +104,7 @@ def test_more_recordings_than_go_together_keep_their_order(calibrated):
 @pytest.mark.parametrize("method", ["quantile", "dynamic"])
 def test_streaming_gives_what_detect_gives(calibrated, recordings, sizes, method, monkeypatch):
     values = recordings[2]
-    monkeypatch.setattr(detector, "PIECE", 400)
+    monkeypatch.setattr(forecasts, "LEAST_PRIME", 50)                # so that there are several blocks
     if method == "dynamic":                                          # one that moves along
         with_scores = [one.score for one in calibrated.detect([draw_breathing(1500, seed) for seed in (1, 2)])]
         monkeypatch.setattr(calibrated, "threshold", thresholds.fit("dynamic", with_scores, history=200, block=20))
@@ -125,7 +128,7 @@ def test_a_stream_saved_and_loaded_goes_on_with_the_very_same(calibrated, record
     whole = stream_of(DetectorStream(calibrated), values, [1])
     first, second = DetectorStream(calibrated), DetectorStream(calibrated)
     before = stream_of(first, values[:at], [1]) if at else {field: [] for field in FIELDS}
-    save_state(tmp_path / "state", {"format": 1, "checkpoint": "", "stream": first.state_dict()})
+    save_state(tmp_path / "state", {"format": 2, "checkpoint": "", "stream": first.state_dict()})
     stream_of(second, values[100:130], [5])                          # what it has seen before does not matter
     second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
     after = stream_of(second, values[at:], [1])
@@ -148,7 +151,7 @@ def test_a_state_of_another_model_is_refused(calibrated):
     other = make_detector(CONFIG.model_copy(update={"model": sizes}))
     other.threshold = calibrated.threshold
     stream = DetectorStream(other)
-    stream.forecasts.update(np.zeros((1, 1, 2)))
+    stream.forecasts.update(np.zeros((1, 2), np.float32))
     state = DetectorStream(calibrated).state_dict() | {"forecasts": stream.forecasts.state_dict()}
     with pytest.raises(ValueError, match="the state is of another model"):
         DetectorStream(calibrated).load_state_dict(state)

@@ -21,6 +21,7 @@ RANK = {
     "plots": 2,
     "respiratory_simulator": 2,
     "lstm_model": 2,
+    "forecasts": 3,
     "resampling": 3,
     "events": 3,
     "trailing": 1,

@@ -114,7 +114,7 @@ def test_a_state_saved_and_loaded_goes_on_with_the_very_same(case, found, share,
     at = round(share * len(case.rows))
     first, second = case.live(), case.live()
     before = [one for row in case.rows[:at] for one in first.push(*row)]
-    save_state(tmp_path / "state", {"format": 1, "checkpoint": "", "stream": first.state_dict()})
+    save_state(tmp_path / "state", {"format": 2, "checkpoint": "", "stream": first.state_dict()})
     second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
     after = [one for row in case.rows[at:] for one in second.push(*row)] + second.finish()
     assert same([*before, *after], found)

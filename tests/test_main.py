@@ -21,7 +21,7 @@ import pure_lstm_anomaly_detection_main as script
 import score_recordings
 import trainers
 from data_loader import load_dataset
-from detector import TOGETHER, Detector
+from detector import Detector
 from recordings import read_recording
 
 SCRIPT = Path(script.__file__)
@@ -503,7 +503,7 @@ def test_groups_hold_few_long_recordings_or_many_short_ones(monkeypatch):
     few = score_recordings.groups_of({"a": 60, "b": 40, "c": 1, "d": 300, "e": 5})
     assert list(few) == [["a", "b"], ["c"], ["d"], ["e"]]
     many = list(score_recordings.groups_of({str(k): 1 for k in range(40)}))
-    assert [len(group) for group in many] == [TOGETHER, TOGETHER, 40 - 2 * TOGETHER]
+    assert [len(group) for group in many] == [16, 16, 8]
 
 
 def test_a_folder_a_pattern_and_a_shells_wildcard_name_the_same_recordings(tmp_path):

@@ -131,7 +131,7 @@ def test_a_state_saved_and_loaded_goes_on_with_the_very_same(make_stream, at, si
     x = draw_for(make_stream())
     whole, first, second = both_of(make_stream(), x), make_stream(), make_stream()
     before = [both_of(first, piece) for piece in pieces_of(x[:at], [size])]
-    save_state(tmp_path / "state", {"format": 1, "checkpoint": "", "stream": first.state_dict()})
+    save_state(tmp_path / "state", {"format": 2, "checkpoint": "", "stream": first.state_dict()})
     both_of(second, x[:9])                                       # what it has seen before does not matter
     second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
     after = [both_of(second, piece) for piece in pieces_of(x[at:], [size])]
