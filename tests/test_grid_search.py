@@ -208,7 +208,7 @@ def test_a_folder_in_use_or_of_something_else_is_refused(home, done, tmp_path, c
 
 def test_other_data_is_not_mixed_in(home, done, tmp_path, capfd):
     shutil.copytree(home / "datasets", tmp_path / "datasets")
-    with (tmp_path / "datasets" / TINY / "train.csv").open("a") as file:
+    with (tmp_path / "datasets" / TINY / "meta.json").open("a") as file:
         file.write("\n")
     assert grid_search.main(["--resume", str(done), "--datasets", str(tmp_path / "datasets")]) == 2
     assert "no longer the data" in capfd.readouterr().err
