@@ -10,7 +10,6 @@ data is stands in dataset_config.json; what was dropped or filled is written to 
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -25,7 +24,7 @@ from recordings import Dialect, Event, Recording, Samples
 from resampling import grid_of, significant, to_grid
 from signal_formats import companions
 from units import factor_between, is_known, says_nothing
-from utils import ROOT, DataError, run_cli, setup_logging, sha256_of
+from utils import ROOT, ArgumentParser, DataError, run_cli, setup_logging, sha256_of
 from windowing import (
     SPLITS,
     EventMeta,
@@ -164,13 +163,14 @@ def _events_of(recording: Recording, dataset: DatasetConfig) -> list[Event]:
     """
     name, start, end = recording.name, float(recording.t[0]), recording.end_s
     file, listed = _events_file(name, recording.path), dataset.events.get(name)
-    if file.is_file():
+    if file.exists():
         if listed:
             recording.notes.append(f"events of {file.name}, not those of dataset_config.json")
         return recordings.read_events(file, end, dataset.labels, _dialect(dataset), start_s=start)
     if listed is not None:
         known = [Event(e.start_s, e.end_s, e.label) for e in listed]
-        return recordings.check_events(known, end, dataset.labels, f"events.{name}", start_s=start)
+        where = f"dataset_config.json: events.{name}"
+        return recordings.check_events(known, end, dataset.labels, where, start_s=start)
     events, others = [], []
     for number, note in enumerate(recording.annotations, start=1):
         if note.label not in dataset.labels:
@@ -191,7 +191,8 @@ def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:
         if abs(measured / declared - 1) > RATE_TOLERANCE:
             raise DataError(
                 f"{recording.path.name}: channel {name!r} has {measured:.4g} samples a second, but "
-                f"dataset_config.json says rate_hz {declared:g}; correct channels.{name}.rate_hz"
+                f"dataset_config.json says rate_hz {declared:g}; correct channels.{name}.rate_hz, or times that are no "
+                "seconds"
             )
 
 
@@ -215,7 +216,7 @@ def on_grid(recording: Recording, dataset: DatasetConfig, filled: list[str]) -> 
             low_pass_hz=channel.low_pass_hz,
             delay_s=dataset.delay_s,
             fill_s=dataset.fill_s,
-            stuck_s=channel.stuck_s,
+            stuck_s=channel.longest_flat_s,
         )
         if resampled.held:
             filled.append(f"{recording.name}: {name}: {resampled.held} short-gap samples hold the last value")
@@ -275,8 +276,9 @@ def _sources(files: dict[str, Path], dataset: DatasetConfig) -> dict[str, str]:
 
 
 def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
-    """Return the file of each recording; simulated ones are made if their folder is missing."""
-    if dataset.simulated and not raw.is_dir():
+    """Return the file of each recording; those of the simulator are made if their folder is missing."""
+    simulated = {plan.name for plan in respiratory_simulator.plan_sessions()} if dataset.simulated else set()
+    if not raw.exists() and simulated.issuperset(dataset.split.names):
         log.info("simulating recordings into %s", raw)
         respiratory_simulator.write_sessions(raw)
     if not raw.is_dir():
@@ -291,21 +293,21 @@ def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
 def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
     """Print what is understood of each file; change nothing."""
     dialect, sentinels = (_dialect(dataset), _sentinels(dataset)) if dataset else (recordings.DETECT, {})
+    lines = []
     for file in files:
         name = recordings.name_of(file)
         recording = recordings.read_recording(file, None, dialect, sentinels=sentinels, name=name)
         events_file = _events_file(name, file)
-        if events_file.is_file():
+        if events_file.exists():
             start, end = float(recording.t[0]), recording.end_s
             events = recordings.read_events(events_file, end, None, dialect, start_s=start)
             recording = replace(recording, events=events)
-        print("\n".join(recordings.describe(recording, dataset.labels if dataset else None)))
+        lines += recordings.describe(recording, dataset.labels if dataset else None)
+    print("\n".join(lines))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--dataset-config", type=Path, default=DATASET_CONFIG, metavar="F")
     parser.add_argument("--dataset", default=None, metavar="NAME", help="entry to prepare (simulated)")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR")

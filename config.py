@@ -31,7 +31,10 @@ from utils import ROOT, DataError
 
 EXPERIMENT_CONFIG = ROOT / "pure_lstm_config.json"
 DATASET_CONFIG = ROOT / "dataset_config.json"
+FLAT_S = 30.0                                                        # beyond the spans whose amplitude is compared
+MOST_WEIGHTS = 500_000_000                                           # of the LSTM: training holds four numbers each
 M = TypeVar("M", bound=BaseModel)
+Duration = Annotated[float, Field(le=1e9)]                           # 30 years: whole numbers of steps stay such
 MEASURES = ("airflow", "effort", "other")
 SCORE_COMPONENTS = ("drop", "error", "jolt", "level", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
@@ -85,13 +88,24 @@ def rows_key(key: str) -> str:
     return key.removesuffix("_s") + "_rows"
 
 
+def _plain_name(name: str) -> str:
+    if not name.isprintable() or name.strip() != name or not 0 < len(name) <= 100:
+        raise ValueError("expected 1 to 100 printable characters without blanks at the ends")
+    if any(character in name for character in '/\\<>"') or name.startswith((".", "=", "+", "-", "@")):
+        raise ValueError("expected a plain name: no path, no markup, not starting with . = + - @")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+
+
 # ---- what we choose -------------------------------------------------------------------------
 
 
 class DatasetChoice(Section):
     """Which windowed dataset an experiment uses."""
 
-    name: str = Field("simulated", min_length=1, description="entry of dataset_config.json")
+    name: Name = Field("simulated", description="entry of dataset_config.json")
     channels: list[str] | None = Field(
         None, min_length=1, description="channels to use, in this order; null = all of the dataset"
     )
@@ -103,10 +117,20 @@ class ModelConfig(Timed):
     hidden_units: int = Field(128, gt=0, le=8192, description="units of each LSTM layer")
     num_layers: int = Field(3, gt=0, le=64, description="stacked LSTM layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="between LSTM layers, in training")
-    horizon_s: float = Field(6.0, gt=0, description="how far ahead every step forecasts, seconds")
-    warm_up_s: float = Field(
+    horizon_s: Duration = Field(6.0, gt=0, description="how far ahead every step forecasts, seconds")
+    warm_up_s: Duration = Field(
         10.0, ge=0, description="first seconds of a stretch: not in the loss, no score yet"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        weights = 8 * self.hidden_units**2 * self.num_layers
+        if weights > MOST_WEIGHTS:
+            raise ValueError(
+                f"hidden_units {self.hidden_units} and num_layers {self.num_layers} make about {weights:,} weights; "
+                f"expected at most {MOST_WEIGHTS:,}"
+            )
+        return self
 
 
 class TrainingConfig(Timed):
@@ -115,9 +139,9 @@ class TrainingConfig(Timed):
     epochs: int = Field(24, gt=0, description="most epochs")
     updates_per_epoch: int = Field(60, gt=0, description="weight updates in one epoch")
     learning_rate: float = Field(0.001, gt=0, le=1, description="Adam's initial step size")
-    batch_size: int = Field(32, gt=0, description="windows in one update")
+    batch_size: int = Field(32, gt=0, le=65536, description="windows in one update")
     patience: int = Field(15, gt=0, description="epochs without a better validation loss to stop")
-    window_s: float = Field(50.0, gt=0, description="length of a training window, seconds")
+    window_s: Duration = Field(50.0, gt=0, description="length of a training window, seconds")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
     schedule: Literal["cosine", "plateau"] = Field(
         "cosine", description="learning rate: down to zero over all epochs, or cut when the loss stalls"
@@ -128,25 +152,25 @@ class TrainingConfig(Timed):
         0.15, ge=0, lt=1, description="chance that a channel of a training window goes missing"
     )
     bf16: bool = Field(False, description="bfloat16 autocast, on CUDA only")
-    seed: int = Field(0, ge=0, description="of weights, batches and dropout")
+    seed: int = Field(0, ge=0, lt=2**32, description="of weights, batches and dropout")
     plot_every: int = Field(10, ge=0, description="epochs between progress plots; 0 = none")
 
 
 class ScoreConfig(Timed):
     """How forecast and fact become one score a step; see anomaly_scores.py."""
 
-    amplitude_s: list[Annotated[float, Field(gt=0)]] = Field(
+    amplitude_s: list[Annotated[Duration, Field(gt=0)]] = Field(
         [9.0, 12.0, 15.0], min_length=1, description="trailing spans whose amplitude is compared, shortest first"
     )
-    expected_s: float = Field(
+    expected_s: Duration = Field(
         30.0, gt=0, description="the expected amplitude is the forecasts' median over so long before a span"
     )
-    baseline_s: float = Field(180.0, gt=0, description="trailing span of the medians that are taken off")
-    error_s: float = Field(1.0, gt=0, description="trailing span of the error over all leads")
-    near_s: float = Field(0.2, gt=0, description="leads up to here count for a jolt")
-    jolt_s: float = Field(0.6, gt=0, description="trailing span of the error of the near leads")
-    level_s: float = Field(15.0, gt=0, description="trailing span of the mean that counts as the level")
-    settle_s: float = Field(
+    baseline_s: Duration = Field(180.0, gt=0, description="trailing span of the medians that are taken off")
+    error_s: Duration = Field(1.0, gt=0, description="trailing span of the error over all leads")
+    near_s: Duration = Field(0.2, gt=0, description="leads up to here count for a jolt")
+    jolt_s: Duration = Field(0.6, gt=0, description="trailing span of the error of the near leads")
+    level_s: Duration = Field(15.0, gt=0, description="trailing span of the mean that counts as the level")
+    settle_s: Duration = Field(
         3.0, gt=0, description="a channel's forecasts are not used for so long after it was missing"
     )
     weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
@@ -195,10 +219,10 @@ class ThresholdConfig(Section):
 class EventConfig(Timed):
     """How alarms become events."""
 
-    merge_gap_s: float = Field(2.0, ge=0, description="alarms closer than this are one event")
-    min_duration_s: float = Field(0.0, ge=0, description="shorter events are dropped")
-    fault_min_s: float = Field(2.0, ge=0, description="shorter missing stretches are not faults")
-    tolerance_s: float = Field(
+    merge_gap_s: Duration = Field(2.0, ge=0, description="alarms closer than this are one event")
+    min_duration_s: Duration = Field(0.0, ge=0, description="shorter events are dropped")
+    fault_min_s: Duration = Field(2.0, ge=0, description="shorter missing stretches are not faults")
+    tolerance_s: Duration = Field(
         5.0, ge=0, description="a labelled event may be found this long after its end"
     )
 
@@ -224,17 +248,6 @@ class ExperimentConfig(Section):
 # ---- what the data is -----------------------------------------------------------------------
 
 
-def _plain_name(name: str) -> str:
-    if not name.isprintable() or name.strip() != name or not 0 < len(name) <= 100:
-        raise ValueError("expected 1 to 100 printable characters without blanks at the ends")
-    if any(character in name for character in '/\\<>"') or name.startswith((".", "=", "+", "-", "@")):
-        raise ValueError("expected a plain name: no path, no markup, not starting with . = + - @")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_plain_name)]
-
-
 class ChannelConfig(Section):
     """One channel of a raw recording."""
 
@@ -248,9 +261,21 @@ class ChannelConfig(Section):
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
     low_pass_hz: float | None = Field(None, gt=0, description="cut-off before resampling")
     sentinels: list[float] = Field([], description="values that mean 'no measurement'")
-    stuck_s: float | None = Field(
-        None, gt=0, description="the very same value for longer than this means a dead sensor"
+    stuck_s: Duration | None = Field(
+        None,
+        gt=0,
+        description="the very same value for longer than this means a dead sensor; null = 30 s of airflow or effort, "
+        "for ever of others",
     )
+
+    @property
+    def longest_flat_s(self) -> float | None:
+        """How long one value may last; None = for ever.
+
+        A sensor of breathing that died on a value would alarm for good, and hide what the others see. No breath
+        is held to the last digit for so long, and what breathing does within it is scored before.
+        """
+        return FLAT_S if self.stuck_s is None and self.measures != "other" else self.stuck_s
 
 
 class SplitConfig(Section):
@@ -284,7 +309,7 @@ class SplitConfig(Section):
 class KnownEvent(Section):
     """A labelled event written into dataset_config.json itself."""
 
-    start_s: float = Field(description="seconds from the start of the recording")
+    start_s: Duration = Field(description="seconds from the start of the recording")
     end_s: float
     label: str
 
@@ -306,18 +331,18 @@ class DatasetConfig(Section):
     annotators: list[Name] | None = Field(
         None, description="WFDB: suffixes of the annotation files; null = known ones that are there"
     )
-    annotation_s: float = Field(
+    annotation_s: Duration = Field(
         0.0, ge=0, description="EDF, WFDB: how long an annotation without a duration lasts"
     )
     channels: dict[Name, ChannelConfig] = Field(min_length=1)
     rate_hz: float = Field(gt=0, le=1e4, description="of the common grid")
-    delay_s: float = Field(
+    delay_s: Duration = Field(
         0.8, ge=0, le=60, description="declared delay of the causal filters, charged to the score"
     )
-    fill_s: float = Field(0.5, ge=0, description="gaps up to this long hold the last value")
-    window_s: float = Field(60.0, gt=0, description="length of a window in the CSVs")
-    guard_s: float = Field(30.0, ge=0, description="cut from training before another split begins")
-    normal_margin_s: float = Field(
+    fill_s: Duration = Field(0.5, ge=0, description="gaps up to this long hold the last value")
+    window_s: Duration = Field(60.0, gt=0, description="length of a window in the CSVs")
+    guard_s: Duration = Field(30.0, ge=0, description="cut from training before another split begins")
+    normal_margin_s: Duration = Field(
         30.0, ge=0, description="normal data keeps this far away from a known anomaly"
     )
     split: SplitConfig
@@ -397,7 +422,7 @@ def load_experiment(path: Path, overrides: typing.Sequence[str] = ()) -> Experim
     content = read_json(path)
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise DataError(f"--set {override}: expected KEY=VALUE, such as training.epochs=3")
         set_dotted(content, key, _parse_value(text), f"--set {override}")
     return validate(ExperimentConfig, content, _where(path))
@@ -448,20 +473,22 @@ def read_json(path: Path) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")                  # Notepad begins a file with a mark
         content = json.loads(text, parse_constant=reject, object_pairs_hook=unique)
     except FileNotFoundError:
         raise DataError(f"{_where(path)}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{_where(path)}: cannot be read as UTF-8 text ({error})") from None
+    except OSError as error:
+        raise DataError(f"{_where(path)}: cannot be read ({error.strerror}); expected a JSON file") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{_where(path)}: no UTF-8 text; save it as UTF-8") from None
     except json.JSONDecodeError as error:
         raise DataError(
             f"{_where(path)}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
         ) from None
     except RecursionError:
         raise DataError(f"{_where(path)}: nested too deeply") from None
-    except ValueError as error:                                      # an integer of thousands of digits
-        raise DataError(f"{_where(path)}: not JSON: {error}") from None
+    except ValueError:
+        raise DataError(f"{_where(path)}: not JSON: an integer of thousands of digits") from None
     if not isinstance(content, dict):
         raise DataError(f"{_where(path)}: expected a JSON object, found {_kind_of(content)}")
     return content

@@ -134,7 +134,7 @@ def timestamp_of(text: str, time_format: str | None = None) -> datetime | None:
 def _head_of(path: Path) -> tuple[str, str]:
     """Return the first lines of a file and its encoding."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: {'a folder; expected a file' if path.exists() else 'no such file'}")
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             head = b"".join(file.readline(LINE) for _ in range(HEAD))
@@ -271,7 +271,12 @@ def _numbers(column: pd.Series, name: str, path: Path, layout: Layout, first_row
 
 
 def _not_readable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path.name}: not a readable CSV: {' '.join(str(error).split())}")
+    reason = " ".join(str(error).split())
+    if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason):       # pandas' words
+        return DataError(f"{path.name}: row {found[2]}: {found[3]} cells; the header has {found[1]}")
+    if found := re.search(r"EOF inside string starting at row (\d+)", reason):
+        return DataError(f"{path.name}: row {int(found[1]) + 1}: a quotation mark that is not closed")
+    return DataError(f"{path.name}: not a readable CSV: {reason}")
 
 
 # ---- times ----------------------------------------------------------------------------------

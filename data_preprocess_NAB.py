@@ -13,18 +13,20 @@ out stands in its meta.json.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+import csv_tables
 import nab_files
-from config import DATASET_CONFIG, NabConfig, load_nab
-from utils import ROOT, DataError, lazy_import, run_cli, setup_logging, sha256_of
+from config import DATASET_CONFIG, NabConfig, load_nab, read_json
+from recordings import LARGEST
+from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli, setup_logging, sha256_of
 from windowing import (
     EventMeta,
     Segment,
@@ -88,7 +90,7 @@ def preprocess(name: str, config: NabConfig, root: Path, out: Path, force: bool 
         log.info("%s is up to date", folder)
         return folder
     series = read_series(root / "data" / path, name)
-    windows = _label_windows(root, path, series)
+    windows = label_windows(read_json(root / nab_files.LABELS), path, series.times)
     dropped: list[str] = []
     normal = _normal_rows(series, windows, config)
     guard = _guard_rows(*normal, config)
@@ -128,6 +130,7 @@ def read_series(path: Path, name: str) -> Series:
 
     Raises: DataError naming file and row if a timestamp or a value cannot be read.
     """
+    csv_tables.layout_of(path, ",", ".")                             # says what is no text
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError, pd.errors.ParserError) as error:
@@ -141,7 +144,8 @@ def read_series(path: Path, name: str) -> Series:
     values = pd.to_numeric(frame[CHANNEL].replace("", "nan"), errors="coerce")
     for column, unread, wanted in (
         ("timestamp", times.isna(), "a timestamp such as 2014-04-01 00:05:00"),
-        (CHANNEL, (values.isna() & ~frame[CHANNEL].str.lower().isin(["", "nan"])) | np.isinf(values), "a number"),
+        (CHANNEL, values.isna() & ~frame[CHANNEL].str.lower().isin(["", "nan"]), "a number"),
+        (CHANNEL, values.abs() > LARGEST, f"a number within ±{LARGEST:g}"),
     ):
         if unread.any():
             row = int(np.argmax(unread.to_numpy()))
@@ -151,17 +155,29 @@ def read_series(path: Path, name: str) -> Series:
     return Series(name, frame["timestamp"].to_numpy(dtype=object), times.to_numpy(), values.to_numpy(dtype=float))
 
 
-def _label_windows(root: Path, path: str, series: Series) -> np.ndarray:
-    """Return the label windows of a series as rows (W, 2), from NAB's own label file."""
+def label_windows(labels: Mapping[str, Any], path: str, times: np.ndarray) -> np.ndarray:
+    """Return the label windows of a series as rows (W, 2): in order, and apart.
+
+    Args:
+        labels: what NAB's label file holds.
+        path: of the series below data/.
+        times: (n,) datetime64 of its rows.
+    Raises: DataError naming the label file and the series.
+    """
     from metrics import nab_window_rows
 
+    if path not in labels:
+        raise DataError(f"{nab_files.LABELS}: no entry {path!r}; expected NAB's own label file")
     try:
-        ends = json.loads((root / nab_files.LABELS).read_text(encoding="utf-8"))[path]
-        return nab_window_rows(series.times, ends, path)
-    except KeyError:
-        raise DataError(f"{nab_files.LABELS}: no entry {path!r}; expected NAB's own label file") from None
-    except (OSError, ValueError, TypeError) as error:
+        for window in labels[path]:
+            if not isinstance(window, list) or [type(end) for end in window] != [str, str]:
+                raise ValueError(f"{path}: a window is {window!r}; expected the timestamps of its first and last row")
+        rows = nab_window_rows(times, labels[path], path)
+    except (ValueError, TypeError) as error:
         raise DataError(f"{nab_files.LABELS}: {' '.join(str(error).split())}") from None
+    if (np.diff(rows.ravel()) < 0).any() or (rows[1:, 0] == rows[:-1, 1]).any():
+        raise DataError(f"{nab_files.LABELS}: {path}: rows {rows.tolist()}; expected windows in order, and apart")
+    return rows
 
 
 def _event(first: int, last: int, period_s: float) -> EventMeta:
@@ -215,8 +231,8 @@ def _normal_rows(series: Series, windows: np.ndarray, config: NabConfig) -> tupl
     first, end = config.normal_rows[series.name]
     if end >= rows or ((windows[:, 0] < end) & (windows[:, 1] >= first)).any():
         raise DataError(
-            f"normal_rows.{series.name} is [{first}, {end}]; expected rows of the {rows} that leave some "
-            f"to test on and touch none of the label windows {windows.tolist()}"
+            f"dataset_config.json: NAB: normal_rows.{series.name} is [{first}, {end}]; expected rows of {rows} that "
+            f"leave some to test on and touch none of the label windows {windows.tolist()}"
         )
     return first, end
 
@@ -247,8 +263,8 @@ def notes(series: Series, train: Sequence[Segment]) -> list[str]:
     if (steps > 1.5).any():
         row = int(np.argmax(steps))
         found.append(f"the longest gap is {steps[row]:.1f} rows, before row {row}, {series.timestamp[row]}")
-    values = np.concatenate([segment.values for segment in train])
-    if np.ptp(values[np.isfinite(values)]) == 0:
+    values = np.concatenate([np.empty((0, 1)), *(segment.values for segment in train)])
+    if len(values) and np.ptp(values[np.isfinite(values)]) == 0:
         found.append(f"{CHANNEL} is constant at {values[0, 0]:g} in the training rows; it is scaled by 1")
     return found
 
@@ -256,8 +272,8 @@ def notes(series: Series, train: Sequence[Segment]) -> list[str]:
 # ---- command line ---------------------------------------------------------------------------
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--nab-root", type=Path, metavar="DIR", help="local copy of NAB; else it is downloaded once")
     parser.add_argument("--series", nargs="+", metavar="NAME", help="such as nyc_taxi or realTweets/Twitter_volume_FB")
     parser.add_argument("--all", action="store_true", help="all 58 series")
@@ -276,6 +292,8 @@ def command(args: argparse.Namespace) -> int:
         return 0
     if args.series and args.all:
         raise DataError("--series and --all exclude each other")
+    if args.nab_root and args.base_url:
+        raise DataError("--nab-root is a local copy; --base-url, where NAB is downloaded from, does not go with it")
     if args.series:
         names = list(dict.fromkeys(nab_files.find_series(text) for text in args.series))
     else:

@@ -20,7 +20,7 @@ import torch
 import thresholds
 from anomaly_scores import Scorer, Scores, fit_calibration, resolve_weights, series_rules
 from comparisons import Comparisons, ComparisonStream, Gathered, Spans
-from config import ExperimentConfig, ModelConfig, ScoreConfig, validate
+from config import MEASURES, DatasetConfig, ExperimentConfig, ModelConfig, ScoreConfig, validate
 from data_loader import Scaler
 from forecasts import Block, Forecaster, ForecastStream, at_hand
 from lstm_model import StackedLSTM
@@ -245,15 +245,21 @@ class Detector:
             center, scale = (np.array(state["scaler"][key], float) for key in ("center", "scale"))
             sizes = {len(channels), len(center), len(scale), len(state["measures"]), len(state["units"])}
             usable = np.isfinite(center).all() and np.isfinite(scale).all() and (scale > 0).all()
-            if len(sizes) > 1 or not usable or not 0 < rate_hz < math.inf:
+            if len(sizes) > 1 or not usable or not 0 < rate_hz < 1e6:
                 raise ValueError("channels, scaler and rate_hz do not fit together")
+            if not set(state["measures"]) <= set(MEASURES):
+                raise ValueError(f"measures are {state['measures']}; expected {', '.join(MEASURES)}")
             model = build_model(config.model, len(channels), rate_hz, dict(state["model"]))
             scaler = Scaler(tuple(channels), center, scale)
             detector = cls(model, scaler, state["units"], state["measures"], rate_hz, config, device)
             if state["calibration"]:
                 detector._use(state["calibration"])
             detector.threshold, detector.rule_thresholds = state["threshold"], state["rule_thresholds"]
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+            for threshold in filter(None, (detector.threshold, *detector.rule_thresholds.values())):
+                thresholds.ThresholdStream(threshold)
+                if detector.scorer is None or not math.isfinite(threshold["value"]):
+                    raise ValueError("a threshold without calibration or value")
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{where}: not a checkpoint of this program ({type(error).__name__}: {reason})") from None
         return detector
@@ -299,7 +305,7 @@ def ahead(pool: Executor, job: Callable[[Item], Result], items: Iterable[Item]) 
 def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dict | None = None) -> StackedLSTM:
     """Return the forecaster of a config, with the weights of a checkpoint where they are given.
 
-    Raises: ValueError if the weights have other shapes; nothing large is allocated before that.
+    Raises: ValueError if the weights have other shapes or are not finite; nothing large is allocated before that.
     """
     horizon = horizon_of(config, rate_hz)
     if weights is not None:
@@ -308,6 +314,8 @@ def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dic
         found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         if found != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
             raise ValueError("the weights have other shapes than the config says")
+        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+            raise ValueError("the weights are not finite")
     model = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon, config.dropout)
     if weights is not None:
         model.load_state_dict(weights)
@@ -330,8 +338,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{path.name}: not a readable checkpoint ({type(error).__name__}: {reason})") from None
+        kind = type(error).__name__                                  # torch's own words speak of its versions
+        raise DataError(
+            f"{path.name}: not a readable checkpoint ({kind}): cut off, damaged, or of another program"
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise DataError(f"{path.name}: not a checkpoint of this program")
     return state
@@ -347,3 +357,17 @@ def load_calibrated(path: Path, device: str) -> tuple[dict[str, Any], Detector]:
     if not detector.threshold:
         raise DataError(f"{path.name}: its training was not finished, it has no threshold; resume the run first")
     return state, detector
+
+
+def recorded_data(state: dict[str, Any], detector: Detector, where: str) -> DatasetConfig | None:
+    """Return what a checkpoint says of raw recordings, of the detector's channels alone; None = it is of a series.
+
+    Raises: DataError naming the checkpoint.
+    """
+    if state.get("series"):
+        return None
+    data = validate(DatasetConfig, state.get("data"), f"{where}: data")
+    missing = [name for name in detector.channels if name not in data.channels]
+    if missing:
+        raise DataError(f"{where}: data: no channel {missing[0]!r}; expected {', '.join(map(str, detector.channels))}")
+    return data.model_copy(update={"channels": {name: data.channels[name] for name in detector.channels}})

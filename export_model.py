@@ -10,7 +10,6 @@ what the detector gives. Needs requirements-export.txt.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import itertools
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils import DataError, atomic_path, git_commit, run_cli, setup_logging, sha256_of
+from utils import ArgumentParser, DataError, atomic_path, git_commit, run_cli, setup_logging, sha256_of
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from onnx import ModelProto, NodeProto
@@ -370,10 +369,8 @@ def check_packages() -> None:
         raise DataError(f"{error.name} is missing; pip install -r requirements-export.txt") from None
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="F", help="a trained model, checkpoint.pt")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to fill (onnx/ beside the checkpoint)")
     parser.add_argument("--force", action="store_true", help="replace an export that is there")

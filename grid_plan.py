@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from config import ExperimentConfig, expand_grid, read_json, set_dotted, validate
+from pydantic import Field
+
+from config import ExperimentConfig, Section, expand_grid, read_json, set_dotted, validate
 from pure_lstm_anomaly_detection_main import check_choices, check_lengths, dataset_folder
 from utils import DataError, sha256_of, write_json
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from data_loader import Dataset
 
 MOST_RUNS, MOST_RUNS_EVER = 10_000, 1_000_000        # without --yes, and with it
-FORMAT = 1                                           # of grid.json
 ETA = 3                                              # --halving: one config of three goes on at a rung
 DATA_FILES = ("meta.json", "train.csv", "val.csv", "test.csv")
 LOSS_DEPENDS_ON = {                                  # what a validation loss is an average over
@@ -258,29 +259,39 @@ def until_of(run: Run, fraction: float | None) -> int | None:
     return None if fraction is None else math.ceil(round(run.config.training.epochs * fraction, 6))
 
 
+class PlanFile(Section):
+    """`grid.json`."""
+
+    format: Literal[1]
+    command: list[str]
+    config: ExperimentConfig
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    halving: bool
+    device: Literal["auto", "cpu", "cuda"]
+    fingerprint: str
+    runs: int
+
+
 def write_plan(grid: Grid, out: Path) -> None:
-    content = {
-        "format": FORMAT,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "config": grid.config.model_dump(),
-        "seeds": grid.seeds,
-        "halving": bool(grid.fractions),
-        "device": grid.device,
-        "fingerprint": grid.fingerprint,
-        "runs": len(grid.runs),
-    }
-    write_json(out / "grid.json", content)
+    content = PlanFile(
+        format=1,
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        config=grid.config,
+        seeds=grid.seeds,
+        halving=bool(grid.fractions),
+        device=grid.device,
+        fingerprint=grid.fingerprint,
+        runs=len(grid.runs),
+    )
+    write_json(out / "grid.json", content.model_dump())
 
 
 def read_plan(out: Path, datasets: Path) -> Grid:
     """Return the grid that a folder was made for; its data has to be the same still."""
     if not (out / "grid.json").is_file():
         raise DataError(f"{out}: no grid.json there; --resume needs the folder of a grid search")
-    content = read_json(out / "grid.json")
-    if content.get("format") != FORMAT:
-        raise DataError(f"{out / 'grid.json'}: not a grid of this program")
-    config = validate(ExperimentConfig, content["config"], "grid.json: config")
-    grid = plan(config, content["seeds"], content["halving"], content["device"], datasets, "grid.json", True)
-    if grid.fingerprint != content["fingerprint"]:
+    made = validate(PlanFile, read_json(out / "grid.json"), f"{out / 'grid.json'}")
+    grid = plan(made.config, made.seeds, made.halving, made.device, datasets, "grid.json", True)
+    if grid.fingerprint != made.fingerprint:
         raise DataError(f"{grid.data}: no longer the data that {out} was made with; start a new grid")
     return grid

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import EXPERIMENT_CONFIG, load_experiment
-from utils import ROOT, DataError, keep_freed_memory, resolve_device, run_cli, setup_logging
+from utils import ROOT, ArgumentParser, DataError, keep_freed_memory, resolve_device, run_cli, setup_logging
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from grid_drive import Engine
@@ -124,8 +124,8 @@ def finish(grid: Grid, out: Path, records: Sequence[Mapping[str, Any]], figures:
 # ---- command line ---------------------------------------------------------------------------
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--config", type=Path, metavar="F", help="pure_lstm_config.json, its `grid` section")
     parser.add_argument("--dataset", metavar="NAME", help="same as --set dataset.name=NAME")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="override a config key")
@@ -187,12 +187,17 @@ def new_grid(args: argparse.Namespace) -> Grid:
 
 def command(args: argparse.Namespace) -> int:
     from grid_drive import drive
+    from grid_journal import read_journal
     from grid_plan import read_plan, write_plan
     from grid_progress import Board, announce, speed_here
-    from reporting import default_root, new_run, only_run_here
+    from reporting import check_unused, default_root, new_run, only_run_here
 
     check_arguments(args)
+    if args.out and not args.dry_run:
+        check_unused(args.out)
     grid = read_plan(args.resume, args.datasets) if args.resume else new_grid(args)
+    if args.resume:
+        read_journal(args.resume / "journal.jsonl")
     jobs = jobs_of(args, grid)
     speed = speed_here(grid, resolve_device(grid.device))
     announce(grid, jobs, speed)

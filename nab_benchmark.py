@@ -11,7 +11,6 @@ results.json hold the NAB scores. Forecasts made with the same parameters are ta
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -19,17 +18,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from metrics import NAB_PROFILES, NabSeries, load_nab_windows, nab_probation, nab_score
+import data_preprocess_NAB
+from config import read_json
+from metrics import NAB_PROFILES, NabSeries, nab_probation, nab_score
+from nab_files import LABELS
 from nab_halves import gain_curve, random_halves, score_by_halves
 from plain_forecasts import autoregression, past_mean, persistence
 from tail_scores import keep_peaks, mean_error, overshoot, range_scores, tail_scores
 from utils import (
     ROOT,
+    ArgumentParser,
     DataError,
     atomic_path,
     lazy_import,
@@ -104,26 +107,25 @@ def read_series(nab_root: Path) -> dict[str, Series]:
 
     Raises: DataError naming the file and what is wrong with it.
     """
-    try:
-        windows = load_nab_windows(nab_root)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{nab_root}: {error}; expected a copy of NAB with data/ and labels/") from error
-    return {name: _read_one(nab_root / "data" / name, labels) for name, labels in windows.items()}
+    if not (nab_root / LABELS).is_file():
+        raise DataError(f"{nab_root}: no {LABELS}; expected a copy of NAB with data/ and labels/")
+    labels = read_json(nab_root / LABELS)
+    if not labels:
+        raise DataError(f"{nab_root / LABELS}: names no series; expected NAB's own label file")
+    return {name: _read_one(nab_root / "data" / name, name, labels) for name in labels}
 
 
-def _read_one(path: Path, labels: NabSeries) -> Series:
-    try:
-        table = pd.read_csv(path, dtype={"timestamp": str})
-        values = table["value"].to_numpy(float)
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); expected columns timestamp,value") from error
-    wrong = np.flatnonzero(~np.isfinite(values))
+def _read_one(path: Path, name: str, labels: Mapping[str, Any]) -> Series:
+    read = data_preprocess_NAB.read_series(path, name)
+    rows = len(read.values)
+    wrong = np.flatnonzero(np.isnan(read.values))
     if wrong.size:
-        raise DataError(f"{path}: {wrong.size} values are not finite, the first in row {wrong[0]}; expected numbers")
-    if nab_probation(len(values)) < BLOCKS_IN_PROBATION:
+        raise DataError(f"{path}: row {wrong[0] + 2}: no value ({wrong.size} such rows); expected a number in each row")
+    if nab_probation(rows) < BLOCKS_IN_PROBATION:
         least = next(n for n in range(10_000) if nab_probation(n) >= BLOCKS_IN_PROBATION)
-        raise DataError(f"{path}: {len(values)} rows; expected at least {least}, to learn from 15 % of them")
-    return Series(table["timestamp"].to_numpy(), values, labels)
+        raise DataError(f"{path}: {rows} rows; expected at least {least}, to learn from 15 % of them")
+    windows = data_preprocess_NAB.label_windows(labels, name, read.times)
+    return Series(read.timestamp, read.values, NabSeries(rows, windows))
 
 
 def scaled_blocks(series: Series, in_probation: int = BLOCKS_IN_PROBATION) -> np.ndarray:
@@ -345,8 +347,8 @@ def _plain(rows: Mapping[str, Sequence[Result]]) -> dict:
     }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--nab-root", type=Path, required=True, metavar="DIR", help="a copy of NAB: data/ and labels/")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="where results go (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="LSTM seeds 0..N-1 (default: %(default)s)")

@@ -9,7 +9,6 @@ what is in the cache has been checked. A local copy may be another version; the 
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import logging
@@ -23,7 +22,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from utils import ROOT, DataError, run_cli, setup_logging, sha256_of, write_json
+from utils import ROOT, ArgumentParser, DataError, run_cli, setup_logging, sha256_of, write_json
 
 if TYPE_CHECKING:
     from pooch import Pooch
@@ -259,8 +258,8 @@ def make_manifest(folder: Path) -> None:
     write_json(MANIFEST, {"commit": COMMIT, "files": files})
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--make-manifest", type=Path, metavar="DIR", help="a copy of NAB at COMMIT")
     return parser
 

@@ -10,7 +10,6 @@ the mean over the rows before it, the offline score that over the rows around it
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from nab_benchmark import (
     scaled_blocks,
 )
 from tail_scores import errors_by_lead
-from utils import ROOT, DataError, lazy_import, run_cli, setup_logging, versions, write_json, write_text
+from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli, setup_logging, versions, write_json, write_text
 
 pd = lazy_import("pandas")
 log = logging.getLogger(__name__)
@@ -164,8 +163,8 @@ def tables(found: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--nab-root", type=Path, required=True, metavar="DIR", help="a copy of NAB: data/ and labels/")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="where results go (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="LSTM seeds 0..N-1 (default: %(default)s)")

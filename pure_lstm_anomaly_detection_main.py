@@ -18,11 +18,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from config import EXPERIMENT_CONFIG, ExperimentConfig, load_experiment, read_json
+from config import EXPERIMENT_CONFIG, ExperimentConfig, load_experiment, validate
 from utils import (
     ROOT,
+    ArgumentParser,
     DataError,
     keep_freed_memory,
     log_to_file,
@@ -45,6 +47,7 @@ log = logging.getLogger(__name__)
 
 DATASETS = ROOT / "datasets"
 FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")
+MOST_STEPS = 1_000_000                   # of a trailing span: it is kept in memory
 QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_size=4")
 
 
@@ -185,8 +188,40 @@ def forecast_numbers(validation: Batches, detector: Detector, progress: dict[str
 def check_same_data(saved: dict[str, Any], dataset: Dataset) -> None:
     """Raise DataError if the checkpoint of a run to go on with was made from other training data."""
     scaler = {"center": dataset.scaler.center.tolist(), "scale": dataset.scaler.scale.tolist()}
-    if "training" not in saved or saved.get("channels") != list(dataset.channels) or saved.get("scaler") != scaler:
+    if "training" not in saved:
+        raise DataError(f"the checkpoint of {dataset.meta.dataset} holds no training to go on with; start a new run")
+    if saved.get("channels") != list(dataset.channels) or saved.get("scaler") != scaler:
         raise DataError(f"{dataset.meta.dataset} is not the data that this run was trained on; start a new run")
+
+
+def check_resumable(config: ExperimentConfig, dataset: Dataset, run: RunFolder) -> None:
+    """Raise DataError, before anything is written, unless a run's checkpoint is of its config and of this data."""
+    import torch
+
+    from detector import build_model, load_checkpoint, warm_up_of
+    from trainers import Trainer
+
+    if not run.checkpoint.exists():
+        return
+    saved, rate = load_checkpoint(run.checkpoint), dataset.meta.rate_hz
+    check_same_data(saved, dataset)
+    config = config.in_seconds(rate)
+    trained = validate(ExperimentConfig, saved.get("config"), f"{run.checkpoint}: config")
+    for section in ("dataset", "model", "training"):
+        for key, value in getattr(config, section):
+            if value != getattr(getattr(trained, section), key):
+                raise DataError(
+                    f"{run.config}: {section}.{key} is not what {run.checkpoint.name} was trained with; restore the "
+                    "file, or start a new run"
+                )
+    try:
+        model = build_model(config.model, len(dataset.channels), rate)
+        trainer = Trainer(model, config.training, warm_up_of(config.model, rate), "cpu")
+        trainer.load_state_dict(saved["training"], SimpleNamespace(generator=torch.Generator()))
+        build_model(config.model, len(dataset.channels), rate, trainer.progress.best_model or model.state_dict())
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{run.checkpoint}: no training to go on with ({reason}); start a new run") from None
 
 
 def training_data(config: ExperimentConfig, dataset: Dataset) -> tuple[TrainingWindows, Batches]:
@@ -222,12 +257,30 @@ def check_together(config: ExperimentConfig, dataset: Dataset) -> None:
 
 
 def check_lengths(config: ExperimentConfig, dataset: Dataset) -> None:
-    """Raise DataError unless training and calibration have a stretch that is long enough."""
+    """Raise DataError unless training and calibration have a stretch that is long enough, also for the score."""
+    from anomaly_scores import resolve_weights
     from data_loader import check_stretches
+    from detector import horizon_of, spans_of
 
     least = least_steps(config, dataset)
     check_stretches(dataset.splits["train"], least, "training")
     check_stretches(dataset.splits["val"], least, "calibration")
+    rate, config = dataset.meta.rate_hz, config.in_seconds(dataset.meta.rate_hz)
+    spans = spans_of(config.score, config.model, rate)
+    needs = {                                                    # steps until a component can have a value
+        "drop": spans.warm_up + max(spans.amplitudes),
+        "error": max(spans.warm_up + horizon_of(config.model, rate), spans.error),
+        "jolt": max(spans.warm_up + spans.near, spans.jolt),
+        "level": spans.level,
+    }
+    weights = resolve_weights(config.score.weights, [dataset.meta.measures[channel] for channel in dataset.channels])
+    longest = max(len(segment) for segment in dataset.normal(config.score.calibrate_on))
+    for name, least in needs.items():
+        if weights[name].any() and longest <= least:
+            raise DataError(
+                f"score: no calibration stretch is long enough: the longest has {longest} steps, but {name} needs more "
+                f"than {least}; shorten its spans, leave it out of score.weights, or use longer recordings"
+            )
 
 
 def least_steps(config: ExperimentConfig, dataset: Dataset) -> int:
@@ -240,12 +293,21 @@ def least_steps(config: ExperimentConfig, dataset: Dataset) -> int:
 
 
 def check_choices(config: ExperimentConfig, dataset: Dataset) -> None:
-    """Raise DataError unless threshold, horizon and score weights suit the dataset; quick, builds nothing."""
+    """Raise DataError unless threshold, horizon and score suit the dataset; quick, builds nothing."""
     import thresholds
     from anomaly_scores import resolve_weights
     from detector import horizon_of, warm_up_of
 
+    if dataset.meta.dataset != config.dataset.name:
+        raise DataError(
+            f"meta.json: is of dataset {dataset.meta.dataset!r}, but lies in the folder of {config.dataset.name!r}; "
+            "preprocess again"
+        )
     config, rate = config.in_seconds(dataset.meta.rate_hz), dataset.meta.rate_hz
+    for key, value in config.score:
+        span_s = max(value) if isinstance(value, list) else value
+        if key.endswith("_s") and span_s * rate > MOST_STEPS:
+            raise DataError(f"score.{key} is {span_s * rate:g} steps of {1 / rate:g} s; expected at most {MOST_STEPS}")
     try:
         thresholds.check_parameters(config.threshold.method, dict(config.threshold.parameters))
     except ValueError as error:
@@ -398,6 +460,9 @@ def run_all(
         return ""
     if new:
         new_run(root)
+    else:
+        for folder, one in runs.items():
+            check_resumable(one, data[one.dataset.name], RunFolder(root / folder))
     write_json(root / "config.json", config.model_dump())
     if len(runs) > 1:
         write_json(root / RUNS, {"seeds": seeds, "folders": list(runs)})
@@ -429,10 +494,10 @@ def summarize(parent: Path | None, results: dict[str, list[dict[str, Any]]]) -> 
 
 def resume(root: Path, overrides: Sequence[str], datasets: Path, device: str, rank: int = 0) -> str:
     """Go on with a run, or with all the runs of a folder; return the results table."""
-    from reporting import RUNS
+    from reporting import RUNS, read_runs
 
     config = resumed_config(root, overrides)
-    seeds = read_json(root / RUNS)["seeds"] if (root / RUNS).is_file() else 1
+    seeds = read_runs(root).seeds if (root / RUNS).exists() else 1
     return run_all(config, seeds, root, datasets, device, new=False, rank=rank)
 
 
@@ -447,10 +512,8 @@ def resumed_config(root: Path, overrides: Sequence[str]) -> ExperimentConfig:
     return config
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--config", type=Path, default=EXPERIMENT_CONFIG, metavar="F")
     parser.add_argument("--dataset", metavar="NAME", help="same as --set dataset.name=NAME")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="override a config key")

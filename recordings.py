@@ -25,6 +25,8 @@ if TYPE_CHECKING:                                                    # --help mu
 
 EVENT_COLUMNS = ("start_s", "end_s", "label")
 TABLES = (".csv", ".tsv", ".txt")
+LARGEST = 1e30                                                       # a value that can be measured, in any unit
+MOST_NAMES = 20                                                      # of columns, in one line
 TIME = "t_s"                                                         # the time column, unless another is named
 
 
@@ -119,6 +121,10 @@ def read_recording(
         present = np.isfinite(samples.values)
         for sentinel in (sentinels or {}).get(channel, []):
             present &= np.abs(samples.values - sentinel) > 0.99 * steps[channel]     # rounded or cut when stored
+        beyond = np.flatnonzero(present & (np.abs(samples.values) > LARGEST))
+        if len(beyond):
+            at = f"{samples.values[beyond[0]]:g} at {samples.t[beyond[0]]:g} s"
+            raise DataError(f"{path.name}: channel {channel!r} is {at}; expected a measurement within ±{LARGEST:g}")
         found = Samples(samples.t, samples.values, samples.unit)
         if not present.all():
             found = Samples(samples.t[present], samples.values[present], samples.unit)
@@ -307,7 +313,8 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(repr(name)[1:-1] for name in names)
+    shown = ", ".join(repr(name[:40])[1:-1] for name in names[:MOST_NAMES])
+    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"
 
 
 def _usable_columns(layout: csv_tables.Layout, time: str, notes: list[str]) -> list[str]:
@@ -358,7 +365,7 @@ def _check_times(t: np.ndarray, path: Path, first_row: int) -> None:
         row = back[0] + 1
         what = "repeats" if t[row] == t[row - 1] else "goes backwards"
         raise DataError(
-            f"{path.name}: row {row + first_row}: time {what} ({t[row - 1]:g} s, then {t[row]:g} s; "
+            f"{path.name}: row {row + first_row}: time {what} ({t[row - 1]:.9g} s, then {t[row]:.9g} s; "
             f"{len(back)} such rows); sort the file or drop them"
         )
     step = np.diff(t)

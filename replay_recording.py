@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import DataError, run_cli, setup_logging
+from utils import ArgumentParser, DataError, run_cli, setup_logging
 
 
 def replay(path: Path, time_column: str | None, speed: float) -> None:
@@ -29,6 +29,8 @@ def replay(path: Path, time_column: str | None, speed: float) -> None:
     from recordings import TIME, Dialect, read_recording
 
     recording = read_recording(path, dialect=Dialect(time_column=time_column))
+    if not recording.channels:
+        raise DataError(f"{path.name}: no channel to replay; {'; '.join(recording.notes) or 'the time stands alone'}")
     times, columns = recording.t, []
     for samples in recording.channels.values():
         column = np.full(len(times), "", dtype=object)
@@ -45,8 +47,8 @@ def replay(path: Path, time_column: str | None, speed: float) -> None:
     sys.stdout.flush()
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("recording", type=Path)
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="times as fast; 0 = as fast as possible")
     parser.add_argument("--time-column", metavar="NAME", help="of a table (t_s, or else its first column)")

@@ -9,7 +9,6 @@ the same to the byte.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import json
@@ -43,10 +42,11 @@ from reporting import (
     deployed_rows,
     forecast_rows,
     oracle_rows,
+    read_runs,
     series_rows,
 )
 from svg_figures import Panel, Span, Tick, clock, score_panel, signal_panel, ticks_of, time_ticks
-from utils import ROOT, DataError, lazy_import, run_cli, write_text
+from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli, write_text
 
 jinja2, pd = lazy_import("jinja2"), lazy_import("pandas")
 log = logging.getLogger(__name__)
@@ -527,7 +527,7 @@ def write_report(root: Path) -> Path:
     try:
         several = (root / RUNS).is_file()
         page = _render("several", several_page(root)) if several else _render("one", run_page(read_run(root)))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, jinja2.UndefinedError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, jinja2.UndefinedError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(
             f"{root}: its files do not fit together ({type(error).__name__}: {reason}); score the run again with "
@@ -589,7 +589,7 @@ def run_page(run: Run) -> dict[str, Any]:
 
 def several_page(root: Path) -> dict[str, Any]:
     """Return what the page of a folder of several runs shows: tables over the runs, and their links."""
-    folders = read_json(root / RUNS)["folders"]
+    folders = read_runs(root).folders
     runs, results = [], {}
     for folder in folders:
         path = root / folder
@@ -710,8 +710,8 @@ def _picture(path: Path, alt: str) -> Picture:
             image.load()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; score the run again with --resume {path.parent.parent}") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: not a readable PNG ({' '.join(str(error).split())[:80]})") from None
+    except (OSError, SyntaxError, ValueError):
+        raise DataError(f"{path}: not a readable PNG; score the run again with --resume {path.parent.parent}") from None
     return Picture(f"data:image/png;base64,{base64.b64encode(content).decode()}", *size, alt)
 
 
@@ -736,7 +736,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a finished run, or of several")
     args = parser.parse_args(argv)
 

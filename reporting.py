@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from pydantic import Field
 
+from config import Section, read_json, validate
 from utils import DataError, atomic_path, git_commit, lazy_import, versions, write_json, write_text
 from windowing import Meta
 
@@ -116,13 +118,33 @@ def new_run(root: Path) -> RunFolder:
 
     Raises: DataError if there is a run already, or the folder cannot be made.
     """
+    check_unused(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if any(root.iterdir()):
-            raise DataError(f"{root}: not empty; go on with --resume {root}, or name another --out")
     except OSError as error:
         raise DataError(f"{root}: cannot be used as a run folder ({error.strerror})") from None
     return RunFolder(root)
+
+
+class SeveralRuns(Section):
+    """`runs.json`: what a folder of several runs holds."""
+
+    seeds: int = Field(gt=0)
+    folders: list[str] = Field(min_length=1)
+
+
+def read_runs(root: Path) -> SeveralRuns:
+    """Read `runs.json` of a folder of several runs."""
+    return validate(SeveralRuns, read_json(root / RUNS), RUNS)
+
+
+def check_unused(root: Path) -> None:
+    """Raise DataError if there is a run already, or something that is no folder."""
+    try:
+        if root.exists() and any(root.iterdir()):
+            raise DataError(f"{root}: not empty; go on with --resume {root}, or name another --out")
+    except OSError as error:
+        raise DataError(f"{root}: cannot be used as a run folder ({error.strerror})") from None
 
 
 def default_root(parent: Path, dataset: str) -> Path:

@@ -270,7 +270,7 @@ class GridStream(Stateful):
     """A recording row by row: its channels on the common grid, as `to_grid` has them.
 
     Args:
-        channels: an object each with rate_hz, low_pass_hz, stuck_s and sentinels, as in dataset_config.json.
+        channels: an object each with rate_hz, low_pass_hz, longest_flat_s and sentinels, as in dataset_config.json.
     """
 
     STATE = ("start_s", "last_s", "next", "channels", "repeated", "repeats")
@@ -285,7 +285,9 @@ class GridStream(Stateful):
             else HeldChannel(one.rate_hz, grid_hz, delay_s, fill_s)
             for one in channels
         ]
-        self.most = [round(one.stuck_s * one.rate_hz) if one.stuck_s is not None else math.inf for one in channels]
+        self.most = [
+            math.inf if one.longest_flat_s is None else round(one.longest_flat_s * one.rate_hz) for one in channels
+        ]
         self.sentinels = [frozenset(one.sentinels) for one in channels]
         self.repeated, self.repeats = [math.nan] * len(channels), [0] * len(channels)
 

@@ -12,7 +12,6 @@ for training, 13-18 for calibration, and 19-42 for test, with 30 events of each 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy  # its parts load when they are used: --help must not wait
 
-from utils import ROOT, lazy_import
+from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli
 
 pd = lazy_import("pandas")
 
@@ -58,6 +57,7 @@ COUGH_PEAK_LPM = (476.0, 102.0)                    # mean, sd [S]
 GAPS_PER_H, GAP_S = 6, (0.1, 1.7)                  # rows that never arrived [M]
 BLINKS_PER_H, BLINK_S = 4, (0.5, 1.9)              # dropouts too short to be labelled [M, A]
 POSTURES_PER_H = 4                                 # [A]
+LONGEST_MINUTES = 24 * 60.0
 ROOM_S, LEAD_IN_S = 75.0, 60.0                     # planned room after and before events: leaves
                                                    # 60 s when they wait for a breath to begin
 
@@ -602,11 +602,13 @@ def plan_sessions(seed: int = 0, minutes: float = 30.0, train: int = 12, calibra
     Test sessions share one deck with 1.25 cards of each kind per half hour, dealt to whichever
     session has most time left; training and calibration sessions get 2-4 events each.
 
-    Raises: ValueError if there is no session, or one would hold more than has room.
+    Raises: ValueError if there is no session, one would hold more than has room, or the seed is negative.
     """
-    if min(train, calibration, test) < 0 or train + calibration + test == 0 or minutes < 2:
+    if min(train, calibration, test) < 0 or train + calibration + test == 0 or not 2 <= minutes <= LONGEST_MINUTES:
         raise ValueError(f"{train} + {calibration} + {test} sessions of {minutes:g} minutes; "
-                         "expected at least one, of 2 minutes or more")
+                         f"expected at least one, of 2 to {LONGEST_MINUTES:g} minutes")
+    if seed < 0:
+        raise ValueError(f"seed {seed}; expected 0 or more")
     rng = np.random.default_rng(seed)
     activities = ["awake" if k % 3 == 2 else "asleep" for n in (train, calibration, test) for k in range(n)]
     hands: list[list[str]] = [[] for _ in activities]
@@ -698,7 +700,7 @@ def write_sessions(out: Path, seed: int = 0, minutes: float = 30.0, train: int =
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"folder to write to [{DEFAULT_OUT}]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=30.0, help="length of a session [30]")
@@ -706,16 +708,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--calibration-sessions", type=int, default=6, metavar="N", help="[6]")
     parser.add_argument("--test-sessions", type=int, default=24, metavar="N", help="[24]")
     args = parser.parse_args(argv)
-    try:
-        paths = write_sessions(args.out, args.seed, args.minutes, args.train_sessions,
-                               args.calibration_sessions, args.test_sessions)
-    except (ValueError, OSError) as error:
-        print(f"respiratory_simulator.py: {error}", file=sys.stderr)
-        return 2
-    labels = pd.concat([pd.read_csv(path.with_suffix(".events.csv")) for path in paths])
-    print(f"{args.out}: {len(paths)} simulated sessions of {args.minutes:g} min; events: "
-          + ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(labels["label"]).items())))
-    return 0
+
+    def body() -> int:
+        try:
+            paths = write_sessions(args.out, args.seed, args.minutes, args.train_sessions,
+                                   args.calibration_sessions, args.test_sessions)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        labels = pd.concat([pd.read_csv(path.with_suffix(".events.csv")) for path in paths])
+        print(f"{args.out}: {len(paths)} simulated sessions of {args.minutes:g} min; events: "
+              + ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(labels["label"]).items())))
+        return 0
+
+    return run_cli(body)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 import collected_data_preprocess as preprocess
 import metrics
-from config import DatasetConfig, validate
+from config import DatasetConfig
 from data_preprocess_NAB import read_series
-from detector import Detector, load_calibrated
+from detector import Detector, load_calibrated, recorded_data
 from evaluation import TestRecording
 from findings import (
     Findings,
@@ -219,10 +219,9 @@ def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
 def _reader(state: dict[str, Any], detector: Detector, where: str) -> Callable[[str, Path], ToScore]:
     """Return what reads a file for a model: a recording on its grid, or a series."""
 
-    if state.get("series"):
+    data = recorded_data(state, detector, where)
+    if data is None:
         return lambda name, file: _series_to_score(name, file, detector)
-    data = validate(DatasetConfig, state.get("data"), where)
-    data = data.model_copy(update={"channels": {c: data.channels[c] for c in detector.channels}})
     return lambda name, file: _recording_to_score(name, file, data, detector)
 
 

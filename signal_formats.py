@@ -204,6 +204,8 @@ def _read_wfdb(path: Path, wanted: Sequence[str] | None, annotators: Sequence[st
 def _wfdb_header(path: Path) -> Any:
     """Return a record's header, as far as it can be read."""
     wfdb = _needs("wfdb", "WFDB", path)
+    if not path.read_bytes().strip():
+        raise DataError(f"{path.name}: empty file; expected a WFDB header")
     with _one_line(path, "WFDB header"):
         header = wfdb.rdheader(_base(path))
     if isinstance(header, wfdb.MultiRecord):

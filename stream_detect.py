@@ -25,7 +25,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from utils import DataError, atomic_path, keep_freed_memory, resolve_device, run_cli, setup_logging, sha256_of
+from utils import (
+    ArgumentParser,
+    DataError,
+    atomic_path,
+    keep_freed_memory,
+    resolve_device,
+    run_cli,
+    setup_logging,
+    sha256_of,
+)
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from live_detection import EventChange, LiveDetection, Step
@@ -149,12 +158,16 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:                                   # torch's own words speak of its versions
+        kind = type(error).__name__
+        raise DataError(f"{path.name}: not a state of this program ({kind}); delete it to begin anew") from None
+    try:
         if not isinstance(state, dict):
             raise ValueError("holds no state")
         if state["format"] != FORMAT:
             raise ValueError(f"format {state['format']}, expected {FORMAT}")
         checkpoint = state["checkpoint"]
-    except Exception as error:
+    except (KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path.name}: not a state of this program ({reason}); delete it to begin anew") from None
     if checkpoint != checkpoint_sha:
@@ -324,15 +337,13 @@ def new_stream(checkpoint: Path, device: str, complaints: Complaints) -> Stream:
 
     Raises: DataError if the checkpoint cannot be used.
     """
-    from config import DatasetConfig, validate
-    from detector import load_calibrated
+    from detector import load_calibrated, recorded_data
     from live_detection import LiveDetection
     from live_rows import Clock, RateCheck, Rows
 
     state, detector = load_calibrated(checkpoint, device)
-    series = bool(state.get("series"))
-    data = None if series else validate(DatasetConfig, state.get("data"), checkpoint.name)
-    if series:
+    data = recorded_data(state, detector, checkpoint.name)
+    if data is None:
         rows, clock, rates = Rows("timestamp", detector.channels, complaints, series=True), Clock(complaints), None
     else:
         rates_hz = [data.channels[name].rate_hz for name in detector.channels]
@@ -344,8 +355,8 @@ def new_stream(checkpoint: Path, device: str, complaints: Complaints) -> Stream:
     return Stream(LiveDetection(detector, data), rows, clock, rates)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="F", help="a trained model")
     parser.add_argument("--follow", type=Path, metavar="FILE", help="read a file on as it grows, instead of stdin")
     parser.add_argument("--state", type=Path, metavar="F", help="where the state is saved, and taken up again")

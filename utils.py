@@ -6,6 +6,7 @@ functions that need it, and numpy not at all, so that `--help` does not wait for
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import hashlib
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,18 @@ ROOT = Path(__file__).resolve().parent
 
 class DataError(Exception):
     """The user's data or arguments are wrong; the message is one line for the user."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Shows a script's docstring as it is written; a wrong argument is one line, and no option may be cut short."""
+
+    def __init__(self, description: str | None) -> None:
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=form, allow_abbrev=False)    # --seed is not --seeds
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(2, f"error: {message}; {self.prog} --help lists the arguments\n")
 
 
 def lazy_import(name: str) -> ModuleType:
@@ -53,6 +66,10 @@ def run_cli(body: Callable[[], int]) -> int:
         return body()
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:                                         # a full disk, a folder that is not ours
+        place, advice = error.filename or "files", "check the path, its permissions and the space that is left"
+        print(f"error: {place}: {error.strerror or error}; {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

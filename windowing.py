@@ -23,15 +23,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+import csv_tables
 from config import Section, read_json, validate
-from utils import DataError, atomic_path, lazy_import, write_json
+from utils import DataError, atomic_path, lazy_import, sha256_of, write_json
 
 pd = lazy_import("pandas")
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
+SCALES = (1e-30, 1e30)                   # least and largest spread of a channel: float32 holds its values
 PIECE = 1 << 16                          # rows written at once: bounds the memory of a long recording
 
 
@@ -63,6 +65,12 @@ class EventMeta(Section):
     start_s: float
     end_s: float
     kind: str
+
+    @model_validator(mode="after")
+    def _check(self) -> EventMeta:
+        if self.end_s < self.start_s:
+            raise ValueError(f"event {self.start_s:g} to {self.end_s:g} s ends before it starts")
+        return self
 
 
 class ScalerMeta(Section):
@@ -97,15 +105,16 @@ class Meta(Section):
     simulated: bool
     channels: dict[str, str] = Field(min_length=1)                   # name -> unit
     measures: dict[str, Literal["airflow", "effort", "other"]]       # name -> what it measures
-    rate_hz: float
-    window_s: float
-    guard_s: float
-    delay_s: float
+    rate_hz: float = Field(gt=0)
+    window_s: float = Field(gt=0)
+    guard_s: float = Field(ge=0)
+    delay_s: float = Field(ge=0)
     scaler: ScalerMeta
     fault_kinds: list[str]
     events: dict[str, list[EventMeta]]                               # recording -> labelled events
     splits: dict[str, list[SpanMeta]]
     rows: dict[str, int]
+    hashes: dict[str, str] = {}                                      # split -> SHA-256 of its CSV
     dropped: list[str]
     filled: list[str]
     sources: dict[str, str]                                          # file -> SHA-256
@@ -189,6 +198,11 @@ def fit_scaler(
         clipped = np.clip(column, *np.quantile(column, [0.01, 0.99]))
         center.append(float(clipped.mean()))
         scale.append(float(clipped.std() or column.std() or constant_scale))
+        if not SCALES[0] <= scale[-1] <= SCALES[1]:
+            raise DataError(
+                f"channel {name!r} varies by {scale[-1]:g} in the training data; it cannot be scaled: expected "
+                f"{SCALES[0]:g} to {SCALES[1]:g}, take another unit"
+            )
     return ScalerMeta(center=center, scale=scale)
 
 
@@ -202,7 +216,7 @@ def write_dataset(
 
     Args:
         splits: the segments of each of SPLITS.
-        facts: the fields of Meta that do not follow from the segments: not format, scaler, splits, rows.
+        facts: the fields of Meta that do not follow from the segments: not format, scaler, splits, rows, hashes.
     Raises: DataError if a split has no segment, a channel cannot be scaled or the folder not written.
     """
     for split in SPLITS:
@@ -219,7 +233,8 @@ def write_dataset(
             for split in SPLITS
         }
         rows = {split: sum(span.steps for span in spans[split]) for split in SPLITS}
-        meta = Meta(format=FORMAT, scaler=scaler, splits=spans, rows=rows, **facts)
+        hashes = {split: sha256_of(folder / f"{split}.csv") for split in SPLITS}
+        meta = Meta(format=FORMAT, scaler=scaler, splits=spans, rows=rows, hashes=hashes, **facts)
         write_json(folder / "meta.json", meta.model_dump())
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
@@ -301,8 +316,13 @@ def read_meta(folder: Path) -> Meta:
     for key in ("center", "scale"):
         if len(getattr(meta.scaler, key)) != len(meta.channels):
             raise DataError(f"{path.name}: scaler.{key} needs one number for each of {len(meta.channels)} channels")
-    if min(meta.scaler.scale) <= 0 or meta.rate_hz <= 0:
-        raise DataError(f"{path.name}: scaler.scale and rate_hz have to be greater than 0")
+    if not SCALES[0] <= min(meta.scaler.scale) <= max(meta.scaler.scale) <= SCALES[1]:
+        raise DataError(f"{path.name}: scaler.scale is {meta.scaler.scale}; expected {SCALES[0]:g} to {SCALES[1]:g}")
+    if meta.measures.keys() != meta.channels.keys():
+        raise DataError(f"{path.name}: measures is of {list(meta.measures)}; expected those of {list(meta.channels)}")
+    unknown = {span.recording for split in meta.splits.values() for span in split} - meta.events.keys()
+    if unknown:
+        raise DataError(f"{path.name}: events has no entry for {min(unknown)!r}; expected the list of its events")
     return meta
 
 
@@ -321,10 +341,13 @@ def read_windows(path: Path, meta: Meta, channels: Sequence[str]) -> list[Segmen
     label = frame["label"].to_numpy()
     timestamp = frame["timestamp"].to_numpy() if meta.series else None
     whole = Segment("", t, values, label, timestamp)
-    return [
+    segments = [
         replace(whole.cut(start, end), recording=str(recording.categories[number[start]]))
         for start, end in _joined(number, t, meta.rate_hz, path)
     ]
+    if meta.hashes and sha256_of(path) != meta.hashes.get(path.stem):
+        raise DataError(f"{path.name}: was changed, or is of another meta.json: SHA-256 differs; preprocess again")
+    return segments
 
 
 def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
@@ -341,6 +364,7 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
             path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""], low_memory=False
         )
     except (ValueError, OSError, pd.errors.ParserError) as error:
+        _tell_wrong_cell(path, numbers, flags)
         raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None
     missing = sorted(wanted - set(frame))
     if missing:
@@ -358,9 +382,21 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
         wrong = (frame[f"valid_{channel}"].to_numpy() == 1) & ~np.isfinite(frame[channel].to_numpy())
         if wrong.any():
             raise DataError(f"{path.name}: row {wrong.argmax() + 2}: {channel} has no value, but valid_{channel} is 1")
-    if frame[texts].isna().any(axis=None) or not np.isfinite(frame["t_s"].to_numpy()).all():
-        raise DataError(f"{path.name}: a row has no recording or no time; preprocess again")
+    lost = frame[texts].isna().any(axis=1).to_numpy() | ~np.isfinite(frame["t_s"].to_numpy())
+    if lost.any():
+        raise DataError(f"{path.name}: row {lost.argmax() + 2}: no recording or no time; preprocess again")
     return frame
+
+
+def _tell_wrong_cell(path: Path, numbers: Sequence[str], flags: Sequence[str]) -> None:
+    """Raise DataError on the first cell that is no number, or no flag, if there is one."""
+    layout = csv_tables.layout_of(path, ",", ".")
+    frame = csv_tables.read_columns(path, layout, [name for name in (*numbers, *flags) if name in layout.names])
+    for flag in frame.columns.intersection(flags):
+        wrong = ~frame[flag].isin([0, 1]).to_numpy()
+        if wrong.any():
+            row = wrong.argmax()
+            raise DataError(f"{path.name}: row {row + 2}: {flag} is {frame[flag].iloc[row]:g}; expected 0 or 1")
 
 
 def _joined(recording: np.ndarray, t: np.ndarray, rate_hz: float, path: Path) -> Iterator[tuple[int, int]]:
@@ -369,6 +405,12 @@ def _joined(recording: np.ndarray, t: np.ndarray, rate_hz: float, path: Path) ->
         return
     same = recording[1:] == recording[:-1]
     steps = np.diff(t) * rate_hz
+    usual = np.median(steps[same]) if same.any() else 1.0
+    if usual > 0 and abs(usual - 1) > 0.01:
+        raise DataError(
+            f"{path.name}: rows are {usual / rate_hz:g} s apart, but meta.json says rate_hz {rate_hz:g}; "
+            "preprocess again"
+        )
     back = np.flatnonzero(same & (steps < 0.5))
     if len(back):
         raise DataError(f"{path.name}: row {back[0] + 3}: t_s does not rise; preprocess again")

@@ -19,7 +19,7 @@ PART = "start"
 
 def scripts() -> list[str]:
     """Return the names of the files that take a command line."""
-    return [path.name for path in sorted(ROOT.glob("*.py")) if "ArgumentParser(" in path.read_text()]
+    return [path.name for path in sorted(ROOT.glob("*.py")) if "ArgumentParser(__doc__)" in path.read_text()]
 
 
 def rows_of(options: Options) -> list[Row]:

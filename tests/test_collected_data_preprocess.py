@@ -306,62 +306,6 @@ def test_a_mistake_leaves_what_was_made_before(project):
 
 # ---------------------------------------------------------------- the user's mistakes
 
-def times(change):
-    t = np.arange(3000) / 25
-    change(t)
-    return t
-
-
-def backwards(t):
-    t[1000:] -= 5
-
-
-def repeated(t):
-    t[1000] = t[999]
-
-
-@pytest.mark.parametrize(
-    ("columns", "expected"),
-    [
-        ({"t_s": times(backwards)}, "row 1002: time goes backwards"),
-        ({"t_s": times(repeated)}, "row 1002: time repeats"),
-        ({"t_s": ["noon"] * 3000}, "row 2: time 'noon'; expected seconds or a timestamp"),
-        ({"t_s": [*range(2999), "x"]}, "row 3001: column 't_s' holds 'x'; expected a number"),
-        ({"t_s": [*range(2999), None]}, "row 3001: the time is empty"),
-        ({"t_s": None}, "no column 't_s'; the file has flow, spo2"),
-        ({"flow": None}, "no column 'flow'; the file has t_s, spo2"),
-        ({"flow": np.full(3000, np.nan)}, "channel 'flow' has no value at all"),
-        ({"flow": np.full(3000, 4.5)}, "channel 'flow' is constant at 4.5"),
-        ({"spo2": np.full(3000, 127.0)}, "channel 'spo2' has no value at all"),
-        ({"flow": ["1"] * 99 + ["bad"] + ["2"] * 2900}, "row 101: column 'flow' holds 'bad'; expected a number"),
-    ],
-)
-@pytest.mark.parametrize("name", ["night_a", "night_c"])
-def test_a_bad_recording_is_told_in_one_line(project, name, columns, expected):
-    project.record(name, **columns)
-    assert project.fails().startswith(f"{name}.csv: {expected}")
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ("70,60,Apnea", "row 2: event 70 to 60 s ends before it starts"),
-        ("500,510,Apnea", "row 2: event 500 to 510 s lies outside the recording, 0 to 120 s"),
-        ("-5,10,Apnea", "row 2: event -5 to 10 s lies outside the recording"),
-        ("60,70,Apnoea", "row 2: label 'Apnoea' is not in the dataset's labels; expected one of Apnea"),
-        ("60,soon,Apnea", "row 2: column 'end_s' holds 'soon'"),
-    ],
-)
-def test_a_bad_event_is_told_in_one_line(project, row, expected):
-    project.label("night_c", row)
-    assert project.fails().startswith(f"night_c.events.csv: {expected}")
-
-
-def test_a_bad_event_in_the_config_is_told_in_one_line(project):
-    project.entry["events"] = {"night_c": [{"start_s": 20, "end_s": 10, "label": "Apnea"}]}
-    assert project.fails().startswith("events.night_c: row 1: event 20 to 10 s ends before it starts")
-
-
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
@@ -384,31 +328,6 @@ def test_a_bad_entry_is_told_in_one_line(project, key, value, expected):
         assert project.fails().startswith("tiny: nothing is left for train; check the split")
     else:
         assert project.fails().startswith(f"dataset_config.json: tiny: {expected}")
-
-
-def test_a_missing_folder_or_file_says_what_to_put_where(project):
-    (project.raw / "night_b.csv").unlink()
-    assert project.fails() == "tiny: night_b.csv is not in raw; put night_a.csv and its friends there"
-    project.entry["raw_dir"] = "nowhere"
-    assert project.fails() == "tiny: no folder nowhere; put night_a.csv and its friends there"
-
-
-def test_an_output_folder_that_is_a_file_is_one_line(project):
-    project.made.parent.write_text("a file")
-    code, _, err = project.run()
-    assert code == 2 and err.count("\n") == 1 and "cannot be written" in err
-
-
-def test_an_unknown_dataset_and_a_missing_config_are_one_line(project, tmp_path, capsys):
-    project.run()
-    config = str(tmp_path / "dataset_config.json")
-    for suffix, name, expected in (
-        ("", "tinny", "dataset_config.json: no dataset 'tinny'; did you mean 'tiny'?"),
-        (".none", "tiny", "dataset_config.json.none: no such file"),
-    ):
-        capsys.readouterr()
-        assert main(["--dataset-config", config + suffix, "--dataset", name]) == 2
-        assert capsys.readouterr().err == f"error: {expected}\n"
 
 
 # ---------------------------------------------------------------- looking, listing, helping

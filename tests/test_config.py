@@ -6,6 +6,8 @@ from pydantic import ValidationError
 
 from config import (
     DATASET_CONFIG,
+    FLAT_S,
+    ChannelConfig,
     DatasetConfig,
     ExperimentConfig,
     dataset_names,
@@ -119,7 +121,8 @@ def test_every_key_is_described():
         ({"threshold": {"parameters": {"q": None}}}, "threshold.parameters.q is None; expected a number"),
         ({"dataset": {"channels": []}}, "dataset.channels is []; expected at least 1 item"),
         ({"dataset": {"channels": ["a", 1]}}, "dataset.channels.1 is 1; expected a string"),
-        ({"dataset": {"name": ""}}, "dataset.name is ''; expected at least 1 character"),
+        ({"dataset": {"name": ""}}, "dataset.name is ''; expected 1 to 100 printable characters"),
+        ({"model": {"hidden_units": 8192}}, "model: hidden_units 8192 and num_layers 3 make about 1,610,612,736"),
         ({"score": {"weights": {"drp": 1}}}, "score: weights: 'drp' is no component; did you mean 'drop'?"),
         ({"score": {"amplitude_s": [15.0, 9.0]}}, "score: amplitude_s has to rise"),
         ({"grid": {"training.epochs": 3}}, "grid.training.epochs is 3; expected a list"),
@@ -162,7 +165,21 @@ def test_missing_file_directory_and_binary_are_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_the_mark_that_notepad_writes_is_read_over(tmp_path):
+    (tmp_path / "c.json").write_bytes(b'\xef\xbb\xbf{"training": {"epochs": 3}}')
+    assert load_experiment(tmp_path / "c.json").training.epochs == 3
+
+
 # ---------------------------------------------------------------- datasets
+
+@pytest.mark.parametrize(
+    ("measures", "stuck_s", "expected"),
+    [("airflow", None, FLAT_S), ("effort", None, FLAT_S), ("other", None, None), ("effort", 900.0, 900.0)],
+)
+def test_a_sensor_of_breathing_may_not_repeat_one_value_for_ever(measures, stuck_s, expected):
+    channel = ChannelConfig(unit="a.u.", measures=measures, rate_hz=5.0, stuck_s=stuck_s)
+    assert channel.longest_flat_s == expected
+
 
 @pytest.mark.parametrize(
     ("changes", "expected"),

@@ -39,7 +39,7 @@ def dataset_folder(tmp_path, make_segment, make_meta, write_meta):
         } | splits
         spans = {split: write_windows(tmp_path / f"{split}.csv", content[split], ["a", "b"], 20) for split in SPLITS}
         rows = {split: sum(span.steps for span in spans[split]) for split in SPLITS}
-        write_meta(tmp_path, make_meta(splits=spans, rows=rows))
+        write_meta(tmp_path, make_meta(splits=spans, rows=rows, events={"a": [], "b": []}))
         return tmp_path
 
     return make

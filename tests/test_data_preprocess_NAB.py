@@ -217,43 +217,6 @@ def test_a_second_run_touches_nothing_and_a_new_label_does(nab):
     assert nab.split("test")["label"].sum() == 21
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("timestamp,value\n2014-04-01,1\nyesterday,2\n", "nyc_taxi.csv: row 3: timestamp is 'yesterday'"),
-        ("timestamp,value\n2014-04-01,1\n2014-04-02,high\n", "row 3: value is 'high'; expected a number"),
-        ("timestamp,value\n2014-04-01,1\n2014-04-02,inf\n", "row 3: value is 'inf'; expected a number"),
-        ("time,value\n2014-04-01,1\n", "no column 'timestamp'; expected timestamp,value"),
-        ("timestamp,value\n2014-04-01,1\n", "1 rows; expected at least 2"),
-        ("timestamp,value\n2014-04-01,1\n2014-04-01,2\n", "all rows have the same timestamp"),
-        ("", "not a readable CSV"),
-    ],
-)
-def test_a_bad_series_is_told_in_one_line(nab, text, expected):
-    (nab.folder / "nab" / "data" / PATH).write_text(text)
-    assert expected in nab.fails()
-    assert not nab.out.exists()
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
-        ("{}", "no entry 'realKnownCause/nyc_taxi.csv'"),
-        ("not json", "combined_windows.json"),
-        (json.dumps({PATH: [["2014-04-01 00:02:00", "2014-04-01 00:05:00"]]}), "is the timestamp of 0 rows"),
-        (json.dumps({PATH: 3}), "combined_windows.json"),
-    ],
-)
-def test_bad_labels_are_told_in_one_line(nab, labels, expected):
-    (nab.folder / "nab" / nab_files.LABELS).write_text(labels)
-    assert expected in nab.fails()
-
-
-def test_series_and_all_exclude_each_other_and_a_typo_is_answered(nab):
-    assert "--series and --all exclude each other" in nab.fails("--all")
-    assert "did you mean 'nyc_taxi'?" in nab.fails("--series", "nyc_taxy")
-
-
 def test_list_and_help_are_quick_and_need_no_data():
     listed = subprocess.run(
         [sys.executable, script.__file__, "--list"], capture_output=True, text=True, check=True

@@ -1,4 +1,3 @@
-import copy
 import json
 import subprocess
 import sys
@@ -218,30 +217,11 @@ def test_a_file_that_computes_something_else_is_not_written(checkpoint, capsys, 
     assert [file.name for file in checkpoint.parent.iterdir()] == ["checkpoint.pt"]
 
 
-def test_weights_that_are_not_finite_are_refused(checkpoint, calibrated, capsys):
-    state = copy.deepcopy(calibrated.state_dict())
-    state["model"]["head.bias"][3] = float("nan")
-    save_checkpoint(checkpoint, state)
-    assert "differs from the detector by nan in forecast" in refused(capsys, "--checkpoint", checkpoint)
-    assert not (checkpoint.parent / "onnx").exists()
-
-
 @pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
 def test_a_missing_package_names_the_requirements(checkpoint, capsys, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     said = refused(capsys, "--checkpoint", checkpoint)
     assert said == f"error: {name} is missing; pip install -r requirements-export.txt\n"
-
-
-def test_a_bad_checkpoint_is_named(tmp_path, checkpoint, capsys):
-    assert "none.pt: no such file" in refused(capsys, "--checkpoint", tmp_path / "none.pt")
-    checkpoint.write_bytes(b"not a checkpoint")
-    assert "checkpoint.pt: not a readable checkpoint" in refused(capsys, "--checkpoint", checkpoint)
-
-
-def test_an_unfinished_training_is_refused(checkpoint, capsys):
-    save_checkpoint(checkpoint, make_detector().state_dict())
-    assert "its training was not finished" in refused(capsys, "--checkpoint", checkpoint)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "README.md"])

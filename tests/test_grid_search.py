@@ -177,25 +177,10 @@ def test_halving_pauses_the_training_that_it_would_have_been(home, tmp_path):
 
 
 WRONG = [
-    (["--set", "grid={}"], "grid: empty"),
-    (["--set", 'grid={"model.hidden_units": []}'], "the list is empty"),
-    (["--set", 'grid={"model.hidden_units": 8}'], "grid.model.hidden_units is 8; expected a list"),
-    (["--set", 'grid={"model.hiden_units": [8]}'], "did you mean 'hidden_units'"),
-    (["--set", 'grid={"model.horizon_s": [1.0, 9.0]}'], "grid: model.horizon_s=9.0: model.horizon_s + model.warm_up_s"),
-    (["--set", 'grid={"threshold.parameters": [{"k": 3}]}'], "threshold.parameters: "),
     (["--set", 'grid={"score.weights": [{"drop:other": 1.0}]}'], "score.weights: none is for a channel"),
     (["--set", 'grid={"dataset.channels": [["nose"]]}'], "no channel 'nose'"),
     (["--seeds", 5000], "20,000 runs; say --yes"),
-    (["--seeds", 0], "expected 1 or more"),
-    (["--jobs", -1], "expected 1 or more, or 0"),
-    (["--dataset", "none"], "no windowed dataset 'none'"),
-    (["--dataset", "short"], "no training stretch is long enough"),
-    (["--config", "none.json"], "none.json: no such file"),
-    (["--set", "training.epochs=1", "--halving"], "no earlier epoch"),
-    (["--retry-failed"], "--retry-failed needs --resume"),
     (["--runs-per-gpu", 2, "--device", "cpu"], "do not go with it"),
-    (["--scheduler", "tcp://127.0.0.1:1", "--jobs", 2], "--scheduler has its own workers"),
-    (["--dashboard", 8787], "needs more than --jobs 1"),
     (["--scheduler", "nonsense"], "no Dask scheduler answers there"),
 ]
 
@@ -223,7 +208,7 @@ def test_a_folder_in_use_or_of_something_else_is_refused(home, done, tmp_path, c
 
 def test_other_data_is_not_mixed_in(home, done, tmp_path, capfd):
     shutil.copytree(home / "datasets", tmp_path / "datasets")
-    with (tmp_path / "datasets" / TINY / "train.csv").open("a") as file:
+    with (tmp_path / "datasets" / TINY / "meta.json").open("a") as file:
         file.write("\n")
     assert grid_search.main(["--resume", str(done), "--datasets", str(tmp_path / "datasets")]) == 2
     assert "no longer the data" in capfd.readouterr().err

@@ -152,33 +152,3 @@ def test_only_the_damaged_file_is_made_again(nab, tmp_path, monkeypatch, without
     monkeypatch.setattr(nab_benchmark, "lstm_forecasts", make)
     assert main(arguments) == 0
     assert made == [1] and (tmp_path / "out" / "tables.md").read_text() == table
-
-
-@pytest.mark.parametrize(("rows", "bad", "words"), [
-    (ROWS, {5: "x"}, ["c.csv", "cannot be read"]),
-    (ROWS, {5: ""}, ["c.csv", "1 values are not finite", "row 5"]),
-    (230, {}, ["c.csv", "230 rows", "at least 234"]),
-])  # fmt: skip
-def test_a_bad_series_is_one_line(nab, tmp_path, capsys, rows, bad, words):
-    values = pd.Series(make_values("made/c.csv", rows)).astype(object)
-    for row, text in bad.items():
-        values[row] = text
-    write_series(nab, "made/c.csv", values.to_numpy())
-    labels = json.loads((nab / "labels" / "combined_windows.json").read_text())
-    labels["made/c.csv"] = []
-    (nab / "labels" / "combined_windows.json").write_text(json.dumps(labels))
-    assert main(["--nab-root", str(nab), "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and all(word in error for word in words)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_nab_folder_is_one_line(tmp_path, capsys):
-    assert main(["--nab-root", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "combined_windows.json" in error and "labels/" in error
-
-
-def test_no_seed_is_one_line(nab, tmp_path, capsys):
-    assert main(["--nab-root", str(nab), "--out", str(tmp_path), "--seeds", "0"]) == 2
-    assert "--seeds 0" in capsys.readouterr().err

@@ -88,10 +88,3 @@ def test_the_table_has_series_and_means(tmp_path, capsys, monkeypatch):
     assert len(found["LSTM"]) == 2 and len(found["LSTM"][0]["causal"]) == 2
     (median,) = found["distance to the median"]
     assert median["offline"][0] > median["causal"][0]
-
-
-def test_a_benchmark_without_the_series_is_one_line(tmp_path, capsys):
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "combined_windows.json").write_text("{}")
-    assert main(["--nab-root", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "14 series" in capsys.readouterr().err

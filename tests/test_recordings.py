@@ -132,8 +132,9 @@ def test_sentinels_and_infinities_are_no_measurement(read):
         ("t_s,flow\n0,1\n1,2 L\n2,3\n", "row 3: column 'flow' holds '2 L'; expected a number"),
         ('t_s,flow\n0,"1,5"\n1,2.5\n', "numbers such as 1,5 and 2.5 leave open which sign is the decimal one"),
         ("t_s,flow\n0,1,5\n1,2,5\n", "row 2: more cells than the header"),
-        ("t_s,flow\n0,1\n1,2,5\n", "not a readable CSV"),
-        ('t_s,flow\n0,1\n1,"2\n', "not a readable CSV"),
+        ("t_s,flow\n0,1\n1,2,5\n", "row 3: 3 cells; the header has 2"),
+        ('t_s,flow\n0,1\n1,"2\n', "row 3: a quotation mark that is not closed"),
+        ("t_s,flow\n0,1\n1,2e30\n2,3\n", "channel 'flow' is 2e+30 at 1 s; expected a measurement within ±1e+30"),
         (b"\xff\xfe\x00\x01", "not a readable CSV"),
     ],
 )

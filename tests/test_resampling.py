@@ -280,7 +280,7 @@ RECORDER_RATES = [1.0, 4.0, 5.0, 5.5, 7.3, 12.5, 25.0, 100.0]
 
 
 def channel(rate_hz, low_pass_hz=None, stuck_s=None, sentinels=()):
-    return SimpleNamespace(rate_hz=rate_hz, low_pass_hz=low_pass_hz, stuck_s=stuck_s, sentinels=list(sentinels))
+    return SimpleNamespace(rate_hz=rate_hz, low_pass_hz=low_pass_hz, longest_flat_s=stuck_s, sentinels=list(sentinels))
 
 
 def draw_recording(random, seconds=60):
@@ -313,7 +313,7 @@ def on_whole_grid(channels, t, values, grid_hz, delay_s, fill_s):
     grid, columns = grid_of(t, grid_hz), []
     for one, column in zip(channels, values.T, strict=True):
         there = np.isfinite(column) & ~np.isin(column, one.sentinels)
-        options = {"low_pass_hz": one.low_pass_hz, "stuck_s": one.stuck_s, "delay_s": delay_s, "fill_s": fill_s}
+        options = {"low_pass_hz": one.low_pass_hz, "stuck_s": one.longest_flat_s, "delay_s": delay_s, "fill_s": fill_s}
         columns.append(significant(to_grid(Samples(t[there], column[there]), one.rate_hz, grid, **options).values))
     return grid, np.column_stack(columns)
 
@@ -364,7 +364,8 @@ def test_the_random_recordings_have_every_kind_of_trouble():
     drawn = [draw_recording(np.random.default_rng(seed)) for seed in range(40)]
     channels = [one for several, _, _ in drawn for one in several]
     assert {one.rate_hz for one in channels} == set(RECORDER_RATES)
-    assert {one.low_pass_hz is None for one in channels} == {one.stuck_s is None for one in channels} == {True, False}
+    for name in ("low_pass_hz", "longest_flat_s"):
+        assert {getattr(one, name) is None for one in channels} == {True, False}
     assert sum(np.diff(t).max() > 1 for _, t, _ in drawn) > 10
     assert sum((values == 127).any() for _, _, values in drawn) > 10
 

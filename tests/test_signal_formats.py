@@ -423,7 +423,7 @@ def test_a_header_without_its_signals_or_with_too_few_is_one_line(project):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "not a readable WFDB header"),
+        ("", "empty file; expected a WFDB header"),
         ("hello world\nfoo\n", "not a readable WFDB header"),
         ("night_b 0 25 60\n", "not a readable WFDB header: 0 signals promised, 0 described"),
         ("night_b 2 25 60\nnight_b.dat 16 100/mV 16 0 0 0 0 flow\n", "not a readable WFDB header"),

@@ -333,18 +333,6 @@ def test_a_wrong_header_is_refused(home, refused, tmp_path):
     assert "column 't_s' is not in" in refused(bytes(range(256)) * 9)
 
 
-def test_a_checkpoint_that_is_none_is_refused(home, refused, tmp_path):
-    path = tmp_path / "mine.pt"
-    assert "mine.pt: no such file" in refused(b"", checkpoint=path)
-    path.write_bytes(b"nothing of use")
-    assert "mine.pt: not a readable checkpoint" in refused(b"", checkpoint=path)
-    state = torch.load(home.checkpoint, weights_only=True)
-    torch.save(state | {"threshold": {}}, path)
-    assert "mine.pt: its training was not finished, it has no threshold" in refused(b"", checkpoint=path)
-    torch.save({key: value for key, value in state.items() if key != "data"}, path)
-    assert "mine.pt" in refused(b"", checkpoint=path)
-
-
 def test_a_state_that_does_not_fit_is_refused(home, call, refused, tmp_path):
     path = tmp_path / "night.state"
     call(b"".join(home.series_lines[:50]), "--state", path, checkpoint=home.series)

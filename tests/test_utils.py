@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import ROOT, jsonable, lazy_import, process_group, seed_everything
+from utils import ROOT, ArgumentParser, jsonable, lazy_import, process_group, run_cli, seed_everything
 
 
 @pytest.mark.parametrize(("module", "absent"), [("utils", "numpy"), ("utils", "torch"), ("windowing", "pandas.core")])
@@ -18,7 +18,7 @@ def test_an_import_waits_until_there_is_work(module, absent):
 
 
 def scripts():
-    return sorted(path for path in ROOT.glob("*.py") if "ArgumentParser(" in path.read_text())
+    return sorted(path for path in ROOT.glob("*.py") if "ArgumentParser(__doc__)" in path.read_text())
 
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda path: path.stem)
@@ -42,6 +42,25 @@ def test_a_lazy_module_is_loaded_when_it_is_used_and_a_missing_one_is_an_error()
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         lazy_import("no_such_module")
+
+
+def test_what_the_file_system_refuses_is_one_line(capsys):
+    def body():
+        raise OSError(28, "No space left on device", "scores.csv")
+
+    assert run_cli(body) == 2
+    line = "error: scores.csv: No space left on device; check the path, its permissions and the space that is left\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_wrong_argument_is_one_line_and_none_may_be_cut_short(capsys):
+    parser = ArgumentParser("What it does")
+    parser.add_argument("--seeds", type=int)
+    for words in (["--seed", "3"], ["--seeds", "x"], ["--seeds"], ["more"]):
+        with pytest.raises(SystemExit) as end:
+            parser.parse_args(words)
+        err = capsys.readouterr().err
+        assert end.value.code == 2 and err.count("\n") == 1 and err.startswith("error: ") and "--help" in err
 
 
 def test_plain_values_of_numpy_by_hand():

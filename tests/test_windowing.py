@@ -263,7 +263,7 @@ def test_meta_comes_back_as_written(tmp_path, make_meta, write_meta):
         ({"format": "1"}, "format is '1'; expected an integer"),
         ({"rate_hz": 0.0}, "greater than 0"),
         ({"scaler": {"center": [0.0], "scale": [1.0, 1.0]}}, "scaler.center needs one number for each of 2 channels"),
-        ({"scaler": {"center": [0.0, 0.0], "scale": [1.0, 0.0]}}, "scaler.scale and rate_hz have to be greater than 0"),
+        ({"scaler": {"center": [0.0, 0.0], "scale": [1.0, 0.0]}}, "scaler.scale is [1.0, 0.0]; expected 1e-30"),
         ({"scaler": {"center": [0.0, None], "scale": [1.0, 1.0]}}, "scaler.center.1 is None; expected a number"),
         ({"chanels": {}}, "chanels: unknown key; did you mean 'channels'?"),
         ({"channels": {}, "scaler": {"center": [], "scale": []}}, "channels is {}; expected at least 1 item"),
