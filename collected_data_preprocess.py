@@ -25,7 +25,7 @@ from recordings import Dialect, Event, Recording, Samples
 from resampling import grid_of, significant, to_grid
 from signal_formats import companions
 from units import factor_between, is_known, says_nothing
-from utils import ROOT, DataError, run_cli, setup_logging, sha256_of
+from utils import ROOT, DataError, plain_text, run_cli, setup_logging, sha256_of
 from windowing import (
     SPLITS,
     EventMeta,
@@ -299,7 +299,7 @@ def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
             start, end = float(recording.t[0]), recording.end_s
             events = recordings.read_events(events_file, end, None, dialect, start_s=start)
             recording = replace(recording, events=events)
-        print("\n".join(recordings.describe(recording, dataset.labels if dataset else None)))
+        print(plain_text("\n".join(recordings.describe(recording, dataset.labels if dataset else None))))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -13,7 +13,6 @@ out stands in its meta.json.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ import numpy as np
 from tqdm import tqdm
 
 import nab_files
-from config import DATASET_CONFIG, NabConfig, load_nab
+from config import DATASET_CONFIG, NabConfig, load_nab, read_json
 from utils import ROOT, DataError, lazy_import, run_cli, setup_logging, sha256_of
 from windowing import (
+    TIMESTAMP,
     EventMeta,
     Segment,
     SeriesMeta,
@@ -139,8 +139,9 @@ def read_series(path: Path, name: str) -> Series:
         raise DataError(f"{path.name}: {len(frame)} rows; expected at least 2")
     times = pd.to_datetime(frame["timestamp"], errors="coerce", format="ISO8601")
     values = pd.to_numeric(frame[CHANNEL].replace("", "nan"), errors="coerce")
+    is_plain = frame["timestamp"].str.fullmatch(TIMESTAMP)
     for column, unread, wanted in (
-        ("timestamp", times.isna(), "a timestamp such as 2014-04-01 00:05:00"),
+        ("timestamp", times.isna() | ~is_plain, "a timestamp such as 2014-04-01 00:05:00"),
         (CHANNEL, (values.isna() & ~frame[CHANNEL].str.lower().isin(["", "nan"])) | np.isinf(values), "a number"),
     ):
         if unread.any():
@@ -156,11 +157,11 @@ def _label_windows(root: Path, path: str, series: Series) -> np.ndarray:
     from metrics import nab_window_rows
 
     try:
-        ends = json.loads((root / nab_files.LABELS).read_text(encoding="utf-8"))[path]
+        ends = read_json(root / nab_files.LABELS)[path]
         return nab_window_rows(series.times, ends, path)
     except KeyError:
         raise DataError(f"{nab_files.LABELS}: no entry {path!r}; expected NAB's own label file") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{nab_files.LABELS}: {' '.join(str(error).split())}") from None
 
 

@@ -7,7 +7,6 @@ tensors and plain values.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +17,12 @@ import torch
 
 import thresholds
 from anomaly_scores import Scorer, Scores, fit_calibration, resolve_weights, series_rules
+from checkpoint_content import check_facts, check_memory, check_weights
 from comparisons import Comparisons, ComparisonStream, Gathered, Spans
 from config import ExperimentConfig, ModelConfig, ScoreConfig, validate
 from data_loader import Scaler
 from lstm_model import StackedLSTM, State
+from tensor_files import load_tensors
 from trailing import Stateful
 from utils import DataError, atomic_path
 
@@ -75,6 +76,18 @@ def spans_of(score: ScoreConfig, model: ModelConfig, rate_hz: float) -> Spans:
         baseline=steps(score.baseline_s, rate_hz),
         level=steps(score.level_s, rate_hz),
     )
+
+
+def memory_of(config: ExperimentConfig, channels: int, rate_hz: float) -> list[tuple[str, float]]:
+    """Return how many bytes the parts of scoring need that grow with a duration: what it is, bytes."""
+    spans, horizon = spans_of(config.score, config.model, rate_hz), horizon_of(config.model, rate_hz)
+    row = 8 * channels * (len(spans.amplitudes) + 4)                 # of one step in a trailing span
+    longest = max(*spans.amplitudes, *(getattr(spans, name) for name in ("settle", "error", "jolt", "expected")))
+    longest = max(longest, spans.baseline, spans.level, spans.warm_up)
+    return [
+        ("model.horizon", 8 * channels * horizon * (horizon + PIECE)),
+        ("the longest span of score", row * longest),
+    ]
 
 
 class Forecasts:
@@ -271,22 +284,32 @@ class Detector:
         """
         try:
             config = validate(ExperimentConfig, state["config"], where)
+            check_facts(state, where)
             channels, rate_hz = state["channels"], float(state["rate_hz"])
             center, scale = (np.array(state["scaler"][key], float) for key in ("center", "scale"))
-            sizes = {len(channels), len(center), len(scale), len(state["measures"]), len(state["units"])}
-            usable = np.isfinite(center).all() and np.isfinite(scale).all() and (scale > 0).all()
-            if len(sizes) > 1 or not usable or not 0 < rate_hz < math.inf:
-                raise ValueError("channels, scaler and rate_hz do not fit together")
+            check_memory(memory_of(config, len(channels), rate_hz))
             model = build_model(config.model, len(channels), rate_hz, dict(state["model"]))
             scaler = Scaler(tuple(channels), center, scale)
             detector = cls(model, scaler, state["units"], state["measures"], rate_hz, config, device)
             if state["calibration"]:
                 detector._use(state["calibration"])
             detector.threshold, detector.rule_thresholds = state["threshold"], state["rule_thresholds"]
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+            detector._check_calibrated()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, IndexError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{where}: not a checkpoint of this program ({type(error).__name__}: {reason})") from None
         return detector
+
+    def _check_calibrated(self) -> None:
+        """Raise ValueError if the calibration is of other comparisons, or thresholds of other rules, than ours."""
+        if not self.threshold:
+            return
+        widths = {len(row) for row in self.calibration["tails"]}
+        if widths != {len(self.spans.names)}:
+            raise ValueError(f"calibration: tails of {widths} comparisons; expected {len(self.spans.names)}")
+        rules = self._rules(np.zeros(1), np.zeros((1, len(self.channels)))).keys()
+        if self.rule_thresholds.keys() != rules:
+            raise ValueError(f"rule_thresholds are {sorted(self.rule_thresholds)}; expected {sorted(rules)}")
 
 
 class DetectorStream(Stateful):
@@ -322,9 +345,7 @@ def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dic
     if weights is not None:
         with torch.device("meta"):
             expected = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon).state_dict()
-        found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        if found != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
-            raise ValueError("the weights have other shapes than the config says")
+        check_weights(weights, expected)
     model = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon, config.dropout)
     if weights is not None:
         model.load_state_dict(weights)
@@ -345,7 +366,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a checkpoint.pt")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path.name}: not a readable checkpoint ({type(error).__name__}: {reason})") from None

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from config import ExperimentConfig, expand_grid, read_json, set_dotted, validate
+from pydantic import ConfigDict, Field
+
+from config import ExperimentConfig, Section, expand_grid, read_json, set_dotted, validate
 from pure_lstm_anomaly_detection_main import check_choices, check_lengths, dataset_folder
 from utils import DataError, sha256_of, write_json
 
@@ -258,6 +260,18 @@ def until_of(run: Run, fraction: float | None) -> int | None:
     return None if fraction is None else math.ceil(round(run.config.training.epochs * fraction, 6))
 
 
+class Plan(Section):
+    """What `grid.json` says of a grid to go on with."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    config: ExperimentConfig
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
+    halving: bool
+    device: Literal["cpu", "cuda"]
+    fingerprint: str
+
+
 def write_plan(grid: Grid, out: Path) -> None:
     content = {
         "format": FORMAT,
@@ -279,8 +293,8 @@ def read_plan(out: Path, datasets: Path) -> Grid:
     content = read_json(out / "grid.json")
     if content.get("format") != FORMAT:
         raise DataError(f"{out / 'grid.json'}: not a grid of this program")
-    config = validate(ExperimentConfig, content["config"], "grid.json: config")
-    grid = plan(config, content["seeds"], content["halving"], content["device"], datasets, "grid.json", True)
-    if grid.fingerprint != content["fingerprint"]:
+    saved = validate(Plan, content, "grid.json")
+    grid = plan(saved.config, saved.seeds, saved.halving, saved.device, datasets, "grid.json", True)
+    if grid.fingerprint != saved.fingerprint:
         raise DataError(f"{grid.data}: no longer the data that {out} was made with; start a new grid")
     return grid

@@ -138,7 +138,7 @@ def train(
     training, (windows, validation) = config.training, data
     trainer = Trainer(detector.model, training, detector.spans.warm_up, detector.device)
     if saved is not None:
-        trainer.load_state_dict(saved["training"], windows)
+        take_over(trainer, saved, windows, run.checkpoint.name)
         log.info("going on after epoch %d", trainer.progress.epoch - 1)
 
     def on_epoch(trainer: Trainer) -> None:
@@ -170,8 +170,24 @@ def assist(config: ExperimentConfig, dataset: Dataset, checkpoint: Path, device:
     windows, validation = training_data(config, dataset)
     trainer = Trainer(model, config.in_seconds(rate).training, warm_up_of(config.in_seconds(rate).model, rate), device)
     if saved is not None:
-        trainer.load_state_dict(saved["training"], windows)
+        take_over(trainer, saved, windows, checkpoint.name)
     trainer.fit(windows, validation)
+
+
+def take_over(trainer: Trainer, saved: dict[str, Any], windows: TrainingWindows, where: str) -> None:
+    """Let a trainer go on from a checkpoint.
+
+    Raises: DataError if what the checkpoint says of training does not fit.
+    """
+    from checkpoint_content import check_training
+
+    try:
+        training = saved["training"]
+        check_training(training, trainer.model, trainer.optimizer, trainer.schedule.state_dict(), where)
+        trainer.load_state_dict(training, windows)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{where}: training cannot go on from it ({type(error).__name__}: {reason})") from None
 
 
 def forecast_numbers(validation: Batches, detector: Detector, progress: dict[str, Any]) -> dict[str, float]:
@@ -243,9 +259,14 @@ def check_choices(config: ExperimentConfig, dataset: Dataset) -> None:
     """Raise DataError unless threshold, horizon and score weights suit the dataset; quick, builds nothing."""
     import thresholds
     from anomaly_scores import resolve_weights
-    from detector import horizon_of, warm_up_of
+    from checkpoint_content import check_memory
+    from detector import horizon_of, memory_of, warm_up_of
 
     config, rate = config.in_seconds(dataset.meta.rate_hz), dataset.meta.rate_hz
+    try:
+        check_memory(memory_of(config, len(dataset.channels), rate))
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"config: {error}; shorten it") from None
     try:
         thresholds.check_parameters(config.threshold.method, dict(config.threshold.parameters))
     except ValueError as error:
@@ -432,7 +453,9 @@ def resume(root: Path, overrides: Sequence[str], datasets: Path, device: str, ra
     from reporting import RUNS
 
     config = resumed_config(root, overrides)
-    seeds = read_json(root / RUNS)["seeds"] if (root / RUNS).is_file() else 1
+    seeds = read_json(root / RUNS).get("seeds") if (root / RUNS).is_file() else 1
+    if type(seeds) is not int or not 0 < seeds <= 1000:
+        raise DataError(f"{root / RUNS}: seeds is {seeds!r}; expected how many there are of each run")
     return run_all(config, seeds, root, datasets, device, new=False, rank=rank)
 
 

@@ -25,11 +25,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from config import Section, read_json, validate
+from config import Name, Section, Unit, check_name, read_json, validate
 from utils import DataError, atomic_path, lazy_import, write_json
 
 pd = lazy_import("pandas")
 
+TIMESTAMP = r"\d[\d:., TZ+-]*"          # no formula, no markup
 SPLITS = ("train", "val", "test")
 FORMAT = 1
 PIECE = 1 << 16                          # rows written at once: bounds the memory of a long recording
@@ -62,7 +63,7 @@ class Segment:
 class EventMeta(Section):
     start_s: float
     end_s: float
-    kind: str
+    kind: Name
 
 
 class ScalerMeta(Section):
@@ -92,17 +93,17 @@ class Meta(Section):
     """`meta.json`: what the CSVs beside it hold and how they were made."""
 
     format: int
-    dataset: str
+    dataset: Name
     description: str
     simulated: bool
-    channels: dict[str, str] = Field(min_length=1)                   # name -> unit
-    measures: dict[str, Literal["airflow", "effort", "other"]]       # name -> what it measures
+    channels: dict[Name, Unit] = Field(min_length=1)                  # name -> unit
+    measures: dict[Name, Literal["airflow", "effort", "other"]]       # name -> what it measures
     rate_hz: float
     window_s: float
     guard_s: float
     delay_s: float
     scaler: ScalerMeta
-    fault_kinds: list[str]
+    fault_kinds: list[Name]
     events: dict[str, list[EventMeta]]                               # recording -> labelled events
     splits: dict[str, list[SpanMeta]]
     rows: dict[str, int]
@@ -301,6 +302,8 @@ def read_meta(folder: Path) -> Meta:
     for key in ("center", "scale"):
         if len(getattr(meta.scaler, key)) != len(meta.channels):
             raise DataError(f"{path.name}: scaler.{key} needs one number for each of {len(meta.channels)} channels")
+    if meta.measures.keys() != meta.channels.keys():
+        raise DataError(f"{path.name}: measures has to say something of each channel, {', '.join(meta.channels)}")
     if min(meta.scaler.scale) <= 0 or meta.rate_hz <= 0:
         raise DataError(f"{path.name}: scaler.scale and rate_hz have to be greater than 0")
     return meta
@@ -360,6 +363,12 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
             raise DataError(f"{path.name}: row {wrong.argmax() + 2}: {channel} has no value, but valid_{channel} is 1")
     if frame[texts].isna().any(axis=None) or not np.isfinite(frame["t_s"].to_numpy()).all():
         raise DataError(f"{path.name}: a row has no recording or no time; preprocess again")
+    for name in frame["recording"].cat.categories:
+        check_name(str(name), f"{path.name}: recording")
+    strange = ~frame["timestamp"].str.fullmatch(TIMESTAMP).to_numpy(bool) if meta.series else np.zeros(len(frame), bool)
+    if strange.any():
+        row = int(strange.argmax())
+        raise DataError(f"{path.name}: row {row + 2}: timestamp is {frame['timestamp'].iloc[row]!r}; preprocess again")
     return frame
 
 

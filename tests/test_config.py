@@ -119,7 +119,7 @@ def test_every_key_is_described():
         ({"threshold": {"parameters": {"q": None}}}, "threshold.parameters.q is None; expected a number"),
         ({"dataset": {"channels": []}}, "dataset.channels is []; expected at least 1 item"),
         ({"dataset": {"channels": ["a", 1]}}, "dataset.channels.1 is 1; expected a string"),
-        ({"dataset": {"name": ""}}, "dataset.name is ''; expected at least 1 character"),
+        ({"dataset": {"name": ""}}, "dataset.name is ''; expected 1 to 100 printable characters"),
         ({"score": {"weights": {"drp": 1}}}, "score: weights: 'drp' is no component; did you mean 'drop'?"),
         ({"score": {"amplitude_s": [15.0, 9.0]}}, "score: amplitude_s has to rise"),
         ({"grid": {"training.epochs": 3}}, "grid.training.epochs is 3; expected a list"),
