@@ -207,14 +207,12 @@ def check_training(
     """
     _check_alike(training["schedule"], schedule, "schedule")
     progress = dict(training["progress"])
-    weights = [training["model"], *([progress["best_model"]] if progress.pop("best_model") else [])]
+    best = progress.pop("best_model")
     validate(TrainingProgress, progress, f"{where}: training.progress")
     if len(progress["history"]) != progress["epoch"] or not progress["best_epoch"] < progress["epoch"]:
         raise ValueError(f"{len(progress['history'])} epochs of history; expected {progress['epoch']}")
-    if progress["epoch"] and not training["progress"]["best_model"]:
-        raise ValueError("no best weights")
-    for one in weights:
-        check_weights(one, model.state_dict())
+    for weights in (training["model"], *([best] if progress["epoch"] else [])):
+        check_weights(weights, model.state_dict())
     _check_alike(training["optimizer"]["param_groups"], optimizer.state_dict()["param_groups"], "optimizer")
     shapes = [parameter.shape for parameter in model.parameters()]
     for place, moments in training["optimizer"]["state"].items():

@@ -137,7 +137,10 @@ def read_series(path: Path, name: str) -> Series:
         raise DataError(f"{path.name}: no column {missing[0]!r}; expected timestamp,{CHANNEL}")
     if len(frame) < 2:
         raise DataError(f"{path.name}: {len(frame)} rows; expected at least 2")
-    times = pd.to_datetime(frame["timestamp"], errors="coerce", format="ISO8601")
+    try:
+        times = pd.to_datetime(frame["timestamp"], errors="coerce", format="ISO8601")
+    except ValueError:
+        raise DataError(f"{path.name}: timestamps of several time zones; expected one, or none at all") from None
     values = pd.to_numeric(frame[CHANNEL].replace("", "nan"), errors="coerce")
     is_plain = frame["timestamp"].str.fullmatch(TIMESTAMP)
     for column, unread, wanted in (
@@ -249,7 +252,8 @@ def notes(series: Series, train: Sequence[Segment]) -> list[str]:
         row = int(np.argmax(steps))
         found.append(f"the longest gap is {steps[row]:.1f} rows, before row {row}, {series.timestamp[row]}")
     values = np.concatenate([segment.values for segment in train])
-    if np.ptp(values[np.isfinite(values)]) == 0:
+    known = values[np.isfinite(values)]
+    if len(known) and np.ptp(known) == 0:
         found.append(f"{CHANNEL} is constant at {values[0, 0]:g} in the training rows; it is scaled by 1")
     return found
 
