@@ -146,6 +146,8 @@ def _check_calibration(calibration: Calibration, channels: int) -> None:
         if len(tails) != (1 if name == "joint" else channels):
             raise ValueError(f"calibration: {len(tails)} tails of {name}; expected one a channel, of joint one")
     every = [tail for row in (*calibration.tails, *calibration.components.values()) for tail in row if tail]
+    if len({len(tail.knots) for tail in every}) > 1:
+        raise ValueError("calibration: its tails have different numbers of knots")
     if any(low > high for tail in every for low, high in pairwise(tail.knots)):
         raise ValueError("calibration: the knots of a tail do not rise")
     used = sum(tail is not None for row in calibration.tails for tail in row[:-1])          # all but the level
@@ -172,6 +174,8 @@ def _check_data(facts: Facts, data: Any, where: str) -> None:
     """Raise DataError or ValueError unless `data` says of each channel how it was recorded."""
     if facts.series or not data:                                     # without it, the model can be exported, no more
         validate(SeriesData, data, f"{where}: data")
+        if facts.series and len(facts.channels) > 1:
+            raise ValueError(f"data: a series has one channel, not {len(facts.channels)}")
         return
     dataset = validate(DatasetConfig, data, f"{where}: data")
     unknown = [channel for channel in facts.channels if channel not in dataset.channels]

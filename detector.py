@@ -370,7 +370,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path.name}: not a readable checkpoint ({type(error).__name__}: {reason})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
         raise DataError(f"{path.name}: not a checkpoint of this program")
     return state
 

@@ -201,7 +201,11 @@ def forecast_numbers(validation: Batches, detector: Detector, progress: dict[str
 def check_same_data(saved: dict[str, Any], dataset: Dataset) -> None:
     """Raise DataError if the checkpoint of a run to go on with was made from other training data."""
     scaler = {"center": dataset.scaler.center.tolist(), "scale": dataset.scaler.scale.tolist()}
-    if "training" not in saved or saved.get("channels") != list(dataset.channels) or saved.get("scaler") != scaler:
+    try:
+        same = "training" in saved and [saved["channels"], saved["scaler"]] == [list(dataset.channels), scaler]
+    except (KeyError, RuntimeError):                             # a tensor is neither equal to a list nor different
+        same = False
+    if not same:
         raise DataError(f"{dataset.meta.dataset} is not the data that this run was trained on; start a new run")
 
 

@@ -161,7 +161,7 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path.name}: not a state of this program ({reason}); delete it to begin anew") from None
-    if checkpoint != checkpoint_sha:
+    if not isinstance(checkpoint, str) or checkpoint != checkpoint_sha:
         raise DataError(f"{path.name}: belongs to another checkpoint; delete it to begin anew")
     return _with_arrays(state)
 

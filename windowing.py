@@ -343,7 +343,7 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
         frame = pd.read_csv(
             path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""], low_memory=False
         )
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+    except (ValueError, OSError, OverflowError, pd.errors.ParserError) as error:
         raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None
     missing = sorted(wanted - set(frame))
     if missing:
