@@ -1,6 +1,7 @@
 """Crafted checkpoints, states and run folders, and hostile names: refused in one line, or carried as plain text."""
 
 import copy
+import io
 import math
 import os
 import pickle
@@ -13,10 +14,12 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from PIL import Image
 
 import collected_data_preprocess
 import export_model
 import pure_lstm_anomaly_detection_main as main_script
+import report_page
 import stream_detect
 from config import DatasetConfig, check_name, load_dataset, validate
 from data_preprocess_NAB import read_series
@@ -25,8 +28,10 @@ from grid_journal import append_record, read_journal
 from grid_results import cells
 from live_rows import Complaints, Rows
 from resampling import _taps, grid_of
+from signal_formats import read_signals
 from tensor_files import load_tensors
 from utils import ROOT, DataError, plain_text, run_cli
+from windowing import read_windows, write_windows
 
 GIGABYTE = 1 << 30
 
@@ -254,9 +259,8 @@ def test_a_pickle_is_no_state(tmp_path):
 
 REFUSED = (
     "", " ", "a ", "../x", "/etc/passwd", "a\\b", ".", "..", ".x", "<script>alert(1)</script>", 'a"b',
-    "=cmd|' /C calc'!A0", "+1", "-1", "@x", "\uff1dcmd()", "\uff0bx", "a\nb", "a\tb", "a\rb", "a\0b", "\x1b[2J", "a\u202eb",
-    "a" * 101, "CON",
-    "nul.csv", "com1", "\ud800",
+    "=cmd|' /C calc'!A0", "+1", "-1", "@x", "\uff1dcmd()", "\uff0bx", "a\nb", "a\tb", "a\rb", "a\0b",
+    "\x1b[2J", "a\u202eb", "a" * 101, "CON", "nul.csv", "com1", "\ud800",
 )  # fmt: skip
 CARRIED = (
     "night 1",
@@ -412,3 +416,49 @@ def test_a_record_of_another_kind_is_refused(tmp_path, record):
         )
     with pytest.raises(DataError, match="line 2 is no record"):
         read_journal(tmp_path / "journal.jsonl")
+
+
+@pytest.mark.parametrize("found", [torch.ones(2), torch.ones(0), torch.ones(1), "2", None, 2.0], ids=str)
+def test_a_format_that_is_no_number_is_refused(tmp_path, state, found):
+    torch.save(state | {"format": found}, tmp_path / "night.pt")
+    with pytest.raises(DataError, match=r"night\.pt: not a checkpoint of this program"):
+        load_calibrated(tmp_path / "night.pt", "cpu")
+
+
+def test_a_count_beyond_64_bits_in_a_windowed_csv_is_refused(tmp_path, make_meta, make_segment):
+    meta = make_meta(rows={"train": 3, "val": 0, "test": 0})
+    write_windows(tmp_path / "train.csv", [make_segment(steps=3)], ["a", "b"], 10)
+    text = (tmp_path / "train.csv").read_text()
+    (tmp_path / "train.csv").write_text(text.replace(",1,1,0", ",1,1,99999999999999999999", 1))
+    with pytest.raises(DataError, match=r"^train\.csv: "):
+        read_windows(tmp_path / "train.csv", meta, ["a", "b"])
+
+
+def test_an_annotation_of_an_unknown_code_is_a_question_mark(tmp_path):
+    wfdb = pytest.importorskip("wfdb")
+    wfdb.wrsamp("a", fs=25, units=["L"], sig_name=["flow"], p_signal=np.sin(np.arange(100.0))[:, None], fmt=["16"],
+                write_dir=str(tmp_path))  # fmt: skip
+    (tmp_path / "a.atr").write_bytes((15 << 10 | 10).to_bytes(2, "little") + bytes(2))      # code 15 is none of wfdb's
+    assert [note.text for note in read_signals(tmp_path / "a.hea").annotations] == ["?"]
+
+
+@pytest.mark.parametrize("kind", ["compressed", "header", "text"])
+def test_signals_that_promise_too_much_are_refused(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(report_page, "MOST_SIGNALS", 10**6)
+    content = io.BytesIO()
+    np.save(content, np.zeros(10**6 if kind == "compressed" else 10) if kind != "text" else np.array(["x"] * 10))
+    part = content.getvalue()
+    if kind == "header":
+        part = part.replace(b"(10,), }" + b" " * 9, b"(10000000000,), }", 1)
+        assert b"(10000000000,)" in part
+    with zipfile.ZipFile(tmp_path / "signals.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("t_0.npy", part)
+    with pytest.raises(DataError, match="unpacked" if kind == "compressed" else "promises"):
+        report_page._read_signals(tmp_path / "signals.npz")
+
+
+def test_a_picture_of_too_many_pixels_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_page, "MOST_PIXELS", 100)
+    Image.new("1", (20, 20)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="20 x 20 pixels"):
+        report_page._picture(tmp_path / "a.png", "a")
