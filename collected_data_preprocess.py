@@ -24,7 +24,7 @@ from recordings import Dialect, Event, Recording, Samples
 from resampling import grid_of, significant, to_grid
 from signal_formats import companions
 from units import factor_between, is_known, says_nothing
-from utils import ROOT, ArgumentParser, DataError, run_cli, setup_logging, sha256_of
+from utils import ROOT, ArgumentParser, DataError, plain_text, run_cli, setup_logging, sha256_of
 from windowing import (
     SPLITS,
     EventMeta,
@@ -303,7 +303,7 @@ def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
             events = recordings.read_events(events_file, end, None, dialect, start_s=start)
             recording = replace(recording, events=events)
         lines += recordings.describe(recording, dataset.labels if dataset else None)
-    print("\n".join(lines))
+    print(plain_text("\n".join(lines)))
 
 
 def build_parser() -> ArgumentParser:

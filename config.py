@@ -13,6 +13,7 @@ import json
 import re
 import types
 import typing
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -38,6 +39,7 @@ Duration = Annotated[float, Field(le=1e9)]                           # 30 years:
 MEASURES = ("airflow", "effort", "other")
 SCORE_COMPONENTS = ("drop", "error", "jolt", "level", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}
 NAB = "NAB"                                                          # entry of dataset_config.json
 
 
@@ -91,12 +93,22 @@ def rows_key(key: str) -> str:
 def _plain_name(name: str) -> str:
     if not name.isprintable() or name.strip() != name or not 0 < len(name) <= 100:
         raise ValueError("expected 1 to 100 printable characters without blanks at the ends")
-    if any(character in name for character in '/\\<>"') or name.startswith((".", "=", "+", "-", "@")):
+    first = unicodedata.normalize("NFKC", name)[0]                   # a spreadsheet takes a wide = for one
+    if any(character in name for character in '/\\<>"') or first in ".=+-@":
         raise ValueError("expected a plain name: no path, no markup, not starting with . = + - @")
+    if name.partition(".")[0].rstrip().upper() in DEVICES:
+        raise ValueError("expected a plain name: on Windows this one is a device")
     return name
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable() or len(text) > 100:
+        raise ValueError("expected at most 100 printable characters")
+    return text
+
+
 Name = Annotated[str, AfterValidator(_plain_name)]
+Unit = Annotated[str, AfterValidator(_printable)]
 
 
 # ---- what we choose -------------------------------------------------------------------------
@@ -251,7 +263,7 @@ class ExperimentConfig(Section):
 class ChannelConfig(Section):
     """One channel of a raw recording."""
 
-    unit: str = Field(description="physical unit, as printed on plots")
+    unit: Unit = Field(description="physical unit, as printed on plots")
     measures: Literal["airflow", "effort", "other"] = Field(
         "other", description="airflow, breathing effort (a belt), or something else"
     )
@@ -346,10 +358,10 @@ class DatasetConfig(Section):
         30.0, ge=0, description="normal data keeps this far away from a known anomaly"
     )
     split: SplitConfig
-    labels: dict[str, str] = Field(
+    labels: dict[str, Name] = Field(
         {}, description="raw label -> kind; an EDF's or WFDB's annotation that is not in here is no event"
     )
-    fault_kinds: list[str] = Field(
+    fault_kinds: list[Name] = Field(
         [], description="kinds that mean missing signal, looked for in the mask"
     )
     events: dict[Name, list[KnownEvent]] = Field(
@@ -393,7 +405,7 @@ class NabConfig(Section):
     guard_rows: int = Field(ge=0, description="cut from training before another split; at most a tenth of the rows")
     gap_rows: int = Field(gt=0, description="no window of training or calibration crosses a longer gap")
     window_rows: int = Field(gt=0, description="length of a window in the CSVs")
-    units: dict[Name, str] = Field({}, description="series -> unit; others have none")
+    units: dict[Name, Unit] = Field({}, description="series -> unit; others have none")
 
     @model_validator(mode="after")
     def _check(self) -> NabConfig:
@@ -433,6 +445,7 @@ def load_dataset(path: Path, name: str) -> DatasetConfig:
     entries = _respiratory_entries(path)
     if name not in entries:
         raise DataError(f"{_where(path)}: no dataset {name!r}{_nearest(name, entries)}")
+    check_name(name, f"{_where(path)}: dataset")
     return validate(DatasetConfig, entries[name], f"{_where(path)}: {name}")
 
 
@@ -512,6 +525,14 @@ def validate(model: type[M], content: Any, where: str) -> M:
         return model.model_validate(content)
     except ValidationError as error:
         raise DataError(f"{where}: {' '.join(_explain(error, model, content).split())}") from None
+
+
+def check_name(name: str, where: str) -> None:
+    """Raise DataError unless a name is plain: fit for a file's name, a cell of a CSV and a line on a terminal."""
+    try:
+        _plain_name(name)
+    except ValueError as error:
+        raise DataError(f"{where} {_shown(name)}: {error}") from None
 
 
 def _explain(error: ValidationError, model: type[BaseModel], content: Any) -> str:

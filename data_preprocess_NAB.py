@@ -28,6 +28,7 @@ from config import DATASET_CONFIG, NabConfig, load_nab, read_json
 from recordings import LARGEST
 from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli, setup_logging, sha256_of
 from windowing import (
+    TIMESTAMP,
     EventMeta,
     Segment,
     SeriesMeta,
@@ -140,10 +141,14 @@ def read_series(path: Path, name: str) -> Series:
         raise DataError(f"{path.name}: no column {missing[0]!r}; expected timestamp,{CHANNEL}")
     if len(frame) < 2:
         raise DataError(f"{path.name}: {len(frame)} rows; expected at least 2")
-    times = pd.to_datetime(frame["timestamp"], errors="coerce", format="ISO8601")
+    try:
+        times = pd.to_datetime(frame["timestamp"], errors="coerce", format="ISO8601")
+    except ValueError:
+        raise DataError(f"{path.name}: timestamps of several time zones; expected one, or none at all") from None
     values = pd.to_numeric(frame[CHANNEL].replace("", "nan"), errors="coerce")
+    is_plain = frame["timestamp"].str.fullmatch(TIMESTAMP)
     for column, unread, wanted in (
-        ("timestamp", times.isna(), "a timestamp such as 2014-04-01 00:05:00"),
+        ("timestamp", times.isna() | ~is_plain, "a timestamp such as 2014-04-01 00:05:00"),
         (CHANNEL, values.isna() & ~frame[CHANNEL].str.lower().isin(["", "nan"]), "a number"),
         (CHANNEL, values.abs() > LARGEST, f"a number within ±{LARGEST:g}"),
     ):
@@ -173,7 +178,7 @@ def label_windows(labels: Mapping[str, Any], path: str, times: np.ndarray) -> np
             if not isinstance(window, list) or [type(end) for end in window] != [str, str]:
                 raise ValueError(f"{path}: a window is {window!r}; expected the timestamps of its first and last row")
         rows = nab_window_rows(times, labels[path], path)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{nab_files.LABELS}: {' '.join(str(error).split())}") from None
     if (np.diff(rows.ravel()) < 0).any() or (rows[1:, 0] == rows[:-1, 1]).any():
         raise DataError(f"{nab_files.LABELS}: {path}: rows {rows.tolist()}; expected windows in order, and apart")
@@ -264,7 +269,8 @@ def notes(series: Series, train: Sequence[Segment]) -> list[str]:
         row = int(np.argmax(steps))
         found.append(f"the longest gap is {steps[row]:.1f} rows, before row {row}, {series.timestamp[row]}")
     values = np.concatenate([np.empty((0, 1)), *(segment.values for segment in train)])
-    if len(values) and np.ptp(values[np.isfinite(values)]) == 0:
+    known = values[np.isfinite(values)]
+    if len(known) and np.ptp(known) == 0:
         found.append(f"{CHANNEL} is constant at {values[0, 0]:g} in the training rows; it is scaled by 1")
     return found
 

@@ -6,7 +6,6 @@ tensors and plain values.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -19,11 +18,13 @@ import torch
 
 import thresholds
 from anomaly_scores import Scorer, Scores, fit_calibration, resolve_weights, series_rules
+from checkpoint_content import check_facts, check_memory, check_weights
 from comparisons import Comparisons, ComparisonStream, Gathered, Spans
-from config import MEASURES, DatasetConfig, ExperimentConfig, ModelConfig, ScoreConfig, validate
+from config import DatasetConfig, ExperimentConfig, ModelConfig, ScoreConfig, validate
 from data_loader import Scaler
-from forecasts import Block, Forecaster, ForecastStream, at_hand
+from forecasts import LEAST_PRIME, PRIMES_A_BLOCK, Block, Forecaster, ForecastStream, at_hand
 from lstm_model import StackedLSTM
+from tensor_files import load_tensors
 from trailing import Stateful
 from utils import DataError, atomic_path, one_thread_each
 
@@ -76,6 +77,18 @@ def spans_of(score: ScoreConfig, model: ModelConfig, rate_hz: float) -> Spans:
         baseline=steps(score.baseline_s, rate_hz),
         level=steps(score.level_s, rate_hz),
     )
+
+
+def memory_of(config: ExperimentConfig, channels: int, rate_hz: float) -> list[tuple[str, float]]:
+    """Return how many bytes the parts of scoring need that grow with a duration: what it is, bytes."""
+    spans, horizon = spans_of(config.score, config.model, rate_hz), horizon_of(config.model, rate_hz)
+    row = 8 * channels * (len(spans.amplitudes) + 4)                 # of one step in a trailing span
+    longest = max(*spans.amplitudes, *(getattr(spans, name) for name in ("settle", "error", "jolt", "expected")))
+    longest = max(longest, spans.baseline, spans.level, spans.warm_up)
+    return [
+        ("model.horizon", 8 * channels * horizon * (horizon + (1 + PRIMES_A_BLOCK) * LEAST_PRIME)),
+        ("the longest span of score", row * longest),
+    ]
 
 
 class Detector:
@@ -241,28 +254,32 @@ class Detector:
         """
         try:
             config = validate(ExperimentConfig, state["config"], where)
+            check_facts(state, where)
             channels, rate_hz = state["channels"], float(state["rate_hz"])
             center, scale = (np.array(state["scaler"][key], float) for key in ("center", "scale"))
-            sizes = {len(channels), len(center), len(scale), len(state["measures"]), len(state["units"])}
-            usable = np.isfinite(center).all() and np.isfinite(scale).all() and (scale > 0).all()
-            if len(sizes) > 1 or not usable or not 0 < rate_hz < 1e6:
-                raise ValueError("channels, scaler and rate_hz do not fit together")
-            if not set(state["measures"]) <= set(MEASURES):
-                raise ValueError(f"measures are {state['measures']}; expected {', '.join(MEASURES)}")
+            check_memory(memory_of(config, len(channels), rate_hz))
             model = build_model(config.model, len(channels), rate_hz, dict(state["model"]))
             scaler = Scaler(tuple(channels), center, scale)
             detector = cls(model, scaler, state["units"], state["measures"], rate_hz, config, device)
             if state["calibration"]:
                 detector._use(state["calibration"])
             detector.threshold, detector.rule_thresholds = state["threshold"], state["rule_thresholds"]
-            for threshold in filter(None, (detector.threshold, *detector.rule_thresholds.values())):
-                thresholds.ThresholdStream(threshold)
-                if detector.scorer is None or not math.isfinite(threshold["value"]):
-                    raise ValueError("a threshold without calibration or value")
+            detector._check_calibrated()
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{where}: not a checkpoint of this program ({type(error).__name__}: {reason})") from None
         return detector
+
+    def _check_calibrated(self) -> None:
+        """Raise ValueError if the calibration is of other comparisons, or thresholds of other rules, than ours."""
+        if not self.threshold:
+            return
+        widths = {len(row) for row in self.calibration["tails"]}
+        if widths != {len(self.spans.names)}:
+            raise ValueError(f"calibration: tails of {widths} comparisons; expected {len(self.spans.names)}")
+        rules = self._rules(np.zeros(1), np.zeros((1, len(self.channels)))).keys()
+        if self.rule_thresholds.keys() != rules:
+            raise ValueError(f"rule_thresholds are {sorted(self.rule_thresholds)}; expected {sorted(rules)}")
 
 
 class DetectorStream(Stateful):
@@ -311,11 +328,7 @@ def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dic
     if weights is not None:
         with torch.device("meta"):
             expected = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon).state_dict()
-        found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        if found != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
-            raise ValueError("the weights have other shapes than the config says")
-        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-            raise ValueError("the weights are not finite")
+        check_weights(weights, expected)
     model = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon, config.dropout)
     if weights is not None:
         model.load_state_dict(weights)
@@ -336,13 +349,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a checkpoint.pt")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:
         kind = type(error).__name__                                  # torch's own words speak of its versions
         raise DataError(
             f"{path.name}: not a readable checkpoint ({kind}): cut off, damaged, or of another program"
         ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
         raise DataError(f"{path.name}: not a checkpoint of this program")
     return state
 

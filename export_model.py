@@ -258,6 +258,8 @@ def readme(facts: dict[str, Any], forecasts_apart: float, states_apart: float) -
         grid, a_step = "one row a step", "A step is a row of the series."
     origin = "Trained on **simulated** recordings. " if facts["simulated"] else ""
     columns = (facts["channels"], facts["units"], facts["center"], facts["scale"])
+    cell = str.maketrans({"|": "\\|", "`": "\\`", "<": "&lt;"})
+    columns = ([text.translate(cell) for text in texts] if k < 2 else texts for k, texts in enumerate(columns))
     table = "\n".join(f"| {k} | {c} | {u} | {m:.9g} | {s:.9g} |" for k, (c, u, m, s) in enumerate(zip(*columns)))
     typical = ", ".join(f"{value:.4g}" for value in facts["center"])
     return f"""# {MODEL}: an LSTM that forecasts the next {horizon} steps at every step

@@ -24,7 +24,7 @@ from lstm_model import INPUT_LIMIT, StackedLSTM, State
 LEAST_PRIME = 512                       # steps before a block, at least; trained LSTMs forget within some 400
 PRIMES_A_BLOCK = 8                      # a block is so many times longer, which costs an eighth of the work more
 LEAST_ROWS = 16                         # of a product: with fewer, rounding depends on how many there are
-STEPS_AT_ONCE = 80_000                  # of one pass, all its blocks together: bounds the memory of the forecasts
+FORECASTS_AT_ONCE = 10_000_000          # steps x leads x channels of one pass, if that is more than a block: 40 MB
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Forecaster:
             for first in range(0, length, self.block)
         ]
         blocks.sort(key=lambda block: (block.last - block.first < self.block, block.last - block.start))
-        together = max(STEPS_AT_ONCE // (self.prime + self.block), 1)
+        forecasts = self.model.horizon * self.model.channels * (self.prime + self.block)     # of a block
+        together = max(FORECASTS_AT_ONCE // forecasts, 1)
         for first in range(0, len(blocks), together):
             yield blocks[first : first + together]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from utils import DataError, jsonable
 
+STATUSES = ("finished", "paused", "stopped", "failed")
 log = logging.getLogger(__name__)
 
 
@@ -43,9 +44,22 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and "key" in record and "status" in record else None
+    return record if isinstance(record, dict) and _is_sound(record) else None
+
+
+def _is_sound(record: Mapping[str, Any]) -> bool:
+    """Return whether a record has what a grid goes on from, and plain numbers and texts beside it."""
+    texts = all(isinstance(record.get(name, ""), str) for name in ("key", "status", "error", "rule"))
+    known = isinstance(record.get("key"), str) and record.get("status") in STATUSES
+    until = record.get("until")
+    plain = all(
+        value is None or isinstance(value, str) == (name in ("key", "status", "error", "rule"))
+        and isinstance(value, (int, float, str))
+        for name, value in record.items()
+    )
+    return texts and known and plain and (until is None or type(until) is int)
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:

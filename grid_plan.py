@@ -265,7 +265,7 @@ class PlanFile(Section):
     format: Literal[1]
     command: list[str]
     config: ExperimentConfig
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
     halving: bool
     device: Literal["auto", "cpu", "cuda"]
     fingerprint: str

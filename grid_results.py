@@ -98,7 +98,7 @@ def write_tables(out: Path, runs: Sequence[Run], rows: Sequence[dict[str, Any]],
     results = [
         {"run": run.key[:12]}
         | cells(run.values)
-        | {name: row.get(name) for name in ("seed", "status", "error", "rule", *metrics, "seconds")}
+        | {name: _no_formula(row.get(name)) for name in ("seed", "status", "error", "rule", *metrics, "seconds")}
         for run, row in zip(runs, rows, strict=True)
     ]
     write_table(out / "grid_results.csv", results)
@@ -128,7 +128,14 @@ def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def cells(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a permutation as cells of a table: lists and objects as JSON."""
-    return {key: value if isinstance(value, (int, float, str)) else json.dumps(value) for key, value in values.items()}
+    plain = (int, float, str)
+    texts = {key: value if isinstance(value, plain) else json.dumps(value) for key, value in values.items()}
+    return {key: _no_formula(value) for key, value in texts.items()}
+
+
+def _no_formula(cell: Any) -> Any:
+    """Return a cell of a table that is only looked at; a text that a spreadsheet would evaluate gets an apostrophe."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -15,8 +15,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from csv_tables import timestamp_of
-from utils import DataError
+from csv_tables import is_number, timestamp_of
+from trailing import like
+from utils import DataError, plain_text
 
 CHUNK, LONGEST = 1 << 16, 1 << 16        # bytes read at once, and of a line
 WAIT_S = 0.2                             # between two looks at what is waited for
@@ -41,7 +42,8 @@ class Complaints:
         self.count[kind] += 1
         count = self.count[kind]
         if count & (count - 1) == 0:
-            print(f"{message} ({kind}: {count})" if count > 1 else message, file=sys.stderr, flush=True)
+            text = f"{message} ({kind}: {count})" if count > 1 else message
+            print(plain_text(text), file=sys.stderr, flush=True)
 
 
 def read_lines(
@@ -161,7 +163,10 @@ class Rows:
     def _time(self, text: str) -> float | None:
         """Return a time in s, of timestamps since the first one; None if it cannot be read."""
         if self.series:
-            self.written = text
+            known = timestamp_of(text, self.layout.get("time_format")) is not None or is_number(text, ".")
+            self.written = text if known else ""                     # it is written into the output
+            if not known:
+                self._complain("times that cannot be read", f"time {text[:40]!r}; expected a timestamp or a number")
             return 0.0
         time_format = self.layout.get("time_format")
         try:
@@ -197,7 +202,10 @@ class Rows:
         """Return a time in s as a timestamp; "" where the input has seconds."""
         if self.origin is None:
             return self.written
-        return (self.origin + timedelta(seconds=t)).isoformat(sep=" ", timespec="milliseconds")
+        try:
+            return (self.origin + timedelta(seconds=t)).isoformat(sep=" ", timespec="milliseconds")
+        except OverflowError:                                        # behind the year 9999
+            return ""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later process needs to read on."""
@@ -212,9 +220,11 @@ class Rows:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict()`."""
-        if state["header"]:
-            self.use_header(state["header"])
-        self.stamped, self.number, self.written = state["stamped"], state["number"], state["written"]
+        fresh = {"header": "", "number": 0, "written": ""}
+        header, self.number, self.written = (like(fresh[name], state[name], name) for name in fresh)
+        if header:
+            self.use_header(header)
+        self.stamped = None if state["stamped"] is None else like(False, state["stamped"], "stamped")
         self.origin = datetime.fromisoformat(state["origin"]) if state["origin"] else None
 
 
@@ -295,7 +305,11 @@ class Clock:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict()`; rows that were taken already are skipped, should they come again."""
-        self.last_s, self.back = state["last_s"], [tuple(row) for row in state["back"]]
+        rows = [*state["back"], *([state["doubted"]] if state["doubted"] else [])]
+        for t, values in rows:
+            like([0.0] * (len(values) + 1), [t, *values], "a row")
+        self.last_s = like(math.nan, state["last_s"], "last_s")
+        self.back = [tuple(row) for row in state["back"]]
         self.doubted = tuple(state["doubted"]) if state["doubted"] else None
         if not math.isnan(self.last_s):
             self.seen_s, self.complaints.muted = self.last_s, True

@@ -141,7 +141,7 @@ def train(
     training, (windows, validation) = config.training, data
     trainer = Trainer(detector.model, training, detector.spans.warm_up, detector.device)
     if saved is not None:
-        trainer.load_state_dict(saved["training"], windows)
+        take_over(trainer, saved, windows, run.checkpoint.name)
         log.info("going on after epoch %d", trainer.progress.epoch - 1)
 
     def on_epoch(trainer: Trainer) -> None:
@@ -173,8 +173,24 @@ def assist(config: ExperimentConfig, dataset: Dataset, checkpoint: Path, device:
     windows, validation = training_data(config, dataset)
     trainer = Trainer(model, config.in_seconds(rate).training, warm_up_of(config.in_seconds(rate).model, rate), device)
     if saved is not None:
-        trainer.load_state_dict(saved["training"], windows)
+        take_over(trainer, saved, windows, checkpoint.name)
     trainer.fit(windows, validation)
+
+
+def take_over(trainer: Trainer, saved: dict[str, Any], windows: TrainingWindows, where: str) -> None:
+    """Let a trainer go on from a checkpoint.
+
+    Raises: DataError if what the checkpoint says of training does not fit.
+    """
+    from checkpoint_content import check_training
+
+    try:
+        training = saved["training"]
+        check_training(training, trainer.model, trainer.optimizer, trainer.schedule.state_dict(), where)
+        trainer.load_state_dict(training, windows)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{where}: training cannot go on from it ({type(error).__name__}: {reason})") from None
 
 
 def forecast_numbers(validation: Batches, detector: Detector, progress: dict[str, Any]) -> dict[str, float]:
@@ -190,7 +206,11 @@ def check_same_data(saved: dict[str, Any], dataset: Dataset) -> None:
     scaler = {"center": dataset.scaler.center.tolist(), "scale": dataset.scaler.scale.tolist()}
     if "training" not in saved:
         raise DataError(f"the checkpoint of {dataset.meta.dataset} holds no training to go on with; start a new run")
-    if saved.get("channels") != list(dataset.channels) or saved.get("scaler") != scaler:
+    try:
+        same = [saved["channels"], saved["scaler"]] == [list(dataset.channels), scaler]
+    except (KeyError, RuntimeError):                             # a tensor is neither equal to a list nor different
+        same = False
+    if not same:
         raise DataError(f"{dataset.meta.dataset} is not the data that this run was trained on; start a new run")
 
 
@@ -296,7 +316,8 @@ def check_choices(config: ExperimentConfig, dataset: Dataset) -> None:
     """Raise DataError unless threshold, horizon and score suit the dataset; quick, builds nothing."""
     import thresholds
     from anomaly_scores import resolve_weights
-    from detector import horizon_of, warm_up_of
+    from checkpoint_content import check_memory
+    from detector import horizon_of, memory_of, warm_up_of
 
     if dataset.meta.dataset != config.dataset.name:
         raise DataError(
@@ -308,6 +329,10 @@ def check_choices(config: ExperimentConfig, dataset: Dataset) -> None:
         span_s = max(value) if isinstance(value, list) else value
         if key.endswith("_s") and span_s * rate > MOST_STEPS:
             raise DataError(f"score.{key} is {span_s * rate:g} steps of {1 / rate:g} s; expected at most {MOST_STEPS}")
+    try:
+        check_memory(memory_of(config, len(dataset.channels), rate))
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"config: {error}; shorten it") from None
     try:
         thresholds.check_parameters(config.threshold.method, dict(config.threshold.parameters))
     except ValueError as error:

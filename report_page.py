@@ -13,8 +13,10 @@ import base64
 import io
 import json
 import logging
+import math
 import shlex
 import time
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +69,9 @@ VERDICTS = {
     "fault": "fault",
 }
 MOST_CLOSE_UPS = 600                     # on a page: false alarms and misses first
+MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+MOST_SIGNALS = 4_000_000_000             # bytes of signals.npz, unpacked
+MOST_PIXELS = 50_000_000                 # of a picture
 FEW = 20                                 # events, below which a share is told as "3 of 10"
 
 
@@ -137,13 +142,27 @@ def _read_signals(path: Path) -> Mapping[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; score the run again with --resume {path.parent}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            signals = {name: archive[name] for name in archive.files}
-        if not all(isinstance(array, np.ndarray) for array in signals.values()):
-            raise ValueError("it holds what is no array")
-        return signals
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            size = sum(entry.file_size for entry in entries)
+            if size > MOST_SIGNALS:
+                raise ValueError(f"{size / 1e9:.3g} GB unpacked; expected at most {MOST_SIGNALS / 1e9:g}")
+            return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
+    except (ValueError, OSError, EOFError, LookupError, RuntimeError, zipfile.BadZipFile, zipfile.zlib.error) as error:
         raise DataError(f"{path}: not readable: {' '.join(str(error).split())[:120]}; score the run again") from None
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """Return an array of numbers; its header has to promise the bytes that are there, before they are allocated."""
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, kind = read(file)
+        promised, found = math.prod(shape) * kind.itemsize, entry.file_size - file.tell()
+    if kind.kind != "f" or promised != found:
+        raise ValueError(f"{entry.filename} has {found} bytes of {kind}; its header promises {promised} of floats")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def check_run(run: Run) -> None:
@@ -527,7 +546,7 @@ def write_report(root: Path) -> Path:
     try:
         several = (root / RUNS).is_file()
         page = _render("several", several_page(root)) if several else _render("one", run_page(read_run(root)))
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, jinja2.UndefinedError) as error:
+    except (*MISFITS, jinja2.TemplateError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(
             f"{root}: its files do not fit together ({type(error).__name__}: {reason}); score the run again with "
@@ -705,12 +724,14 @@ def _picture(path: Path, alt: str) -> Picture:
 
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             size = image.size
+            if math.prod(size) > MOST_PIXELS:
+                raise ValueError(f"{size[0]} x {size[1]} pixels")
             image.load()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; score the run again with --resume {path.parent.parent}") from None
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise DataError(f"{path}: not a readable PNG; score the run again with --resume {path.parent.parent}") from None
     return Picture(f"data:image/png;base64,{base64.b64encode(content).decode()}", *size, alt)
 

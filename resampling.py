@@ -19,7 +19,9 @@ import scipy  # its parts load when they are used: --help must not wait
 
 from recordings import Samples, equal_runs
 from trailing import Stateful
+from utils import DataError
 
+MOST_TAPS, MOST_STEPS = 5_000_000, 1_000_000_000
 PIECE = 1 << 16                          # steps at once: bounds the memory of what is in between
 
 
@@ -48,7 +50,10 @@ class Resampled:
 
 def grid_of(t: np.ndarray, rate_hz: float) -> Grid:
     """Return the grid that covers row times (n,) from the first to the last."""
-    return Grid(float(t[0]), rate_hz, int(np.floor((t[-1] - t[0]) * rate_hz + 1e-6)) + 1)
+    steps = np.floor((t[-1] - t[0]) * rate_hz + 1e-6) + 1
+    if not steps <= MOST_STEPS:
+        raise DataError(f"{t[-1] - t[0]:g} s at rate_hz {rate_hz:g} are {steps:g} steps; expected at most {MOST_STEPS}")
+    return Grid(float(t[0]), rate_hz, int(steps))
 
 
 def to_grid(
@@ -146,6 +151,11 @@ def _filter_and_decimate(
 def _taps(rate_hz: float, up: int, cut_off: float, delay_s: float) -> np.ndarray:
     """Return the filter (2 * half + 1,) at `up` times the native rate, with a delay of `half` there."""
     half = max(round(delay_s * rate_hz * up), up)                    # taps on each side, a sample at least
+    if half > MOST_TAPS:
+        raise DataError(
+            f"a delay_s of {delay_s:g} at {rate_hz:g} Hz, {up} values between two samples, needs a filter of {half} "
+            "taps; choose rates whose ratio is one of small whole numbers"
+        )
     taps = scipy.signal.firwin(2 * half + 1, cut_off, fs=rate_hz * up) * up
     for phase in range(up):                                          # a constant stays that constant
         taps[phase::up] /= taps[phase::up].sum()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import collected_data_preprocess as preprocess
 import metrics
-from config import DatasetConfig
+from config import DatasetConfig, check_name
 from data_preprocess_NAB import read_series
 from detector import Detector, load_calibrated, recorded_data
 from evaluation import TestRecording
@@ -207,6 +207,7 @@ def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
             raise DataError(missing)
         for file in files:
             name = name_of(file)
+            check_name(name, "--score: the name of a recording,")
             if found.setdefault(name, file) != file:
                 raise DataError(
                     f"--score: two files have the same name, {found[name]} and {file}; score them one after the other"

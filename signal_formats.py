@@ -261,7 +261,8 @@ def _wfdb_annotations(file: Path, fs: float) -> list[Annotation]:
     with _one_line(file, "WFDB annotation file"):
         read = wfdb.rdann(_base(file), file.suffix[1:])
         times = np.asarray(read.sample) / (read.fs or fs)
-        texts = [note.strip("\0 ") or symbol for note, symbol in zip(read.aux_note, read.symbol, strict=True)]
+        symbols = [symbol if isinstance(symbol, str) else "?" for symbol in read.symbol]     # NaN: of no known code
+        texts = [note.strip("\0 ") or symbol for note, symbol in zip(read.aux_note, symbols, strict=True)]
     found: list[Annotation] = []
     begun: dict[str, int] = {}
     for start, text in zip(times.tolist(), texts, strict=True):

@@ -94,7 +94,7 @@ class Output:
                 self._write(json.dumps({name: value for name, value in fields.items() if value != ""}))
             else:
                 cells = (str(fields.get(name, "")) for name in COLUMNS)
-                self._write(",".join(f'"{cell}"' if "," in cell else cell for cell in cells))
+                self._write(",".join(_quoted(cell) for cell in cells))
         self.flush()
 
     def _fields(self, one: Step | EventChange) -> dict[str, Any]:
@@ -127,6 +127,10 @@ class Output:
             self.file.close()
 
 
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if "," in cell or '"' in cell else cell
+
+
 def _rounded(value: float) -> float | str:
     return round(value, 6) if math.isfinite(value) else ""
 
@@ -154,10 +158,10 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
 
     Raises: DataError if it is damaged, or of another checkpoint.
     """
-    import torch
+    from tensor_files import load_tensors
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:                                   # torch's own words speak of its versions
         kind = type(error).__name__
         raise DataError(f"{path.name}: not a state of this program ({kind}); delete it to begin anew") from None
@@ -170,7 +174,7 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
     except (KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path.name}: not a state of this program ({reason}); delete it to begin anew") from None
-    if checkpoint != checkpoint_sha:
+    if not isinstance(checkpoint, str) or checkpoint != checkpoint_sha:
         raise DataError(f"{path.name}: belongs to another checkpoint; delete it to begin anew")
     return _with_arrays(state)
 
@@ -256,9 +260,12 @@ class Stream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict()`."""
+        from trailing import like
+
         for name in ("live", "rows", "clock"):
             getattr(self, name).load_state_dict(state[name])
-        self.first, self.taken = state["first"], state["taken"]
+        fresh = {"first": self.first, "taken": self.taken}
+        self.first, self.taken = (like(fresh[name], state[name], name) for name in fresh)
 
 
 class Stop:
@@ -418,9 +425,12 @@ def restore(stream: Stream, before: dict[str, Any], path: Path) -> None:
     """
     try:
         stream.load_state_dict(before["stream"])
-        before["place"] + (before["bytes"] or 0)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, DataError) as error:
-        raise DataError(f"{path.name}: not a state of this checkpoint ({error}); delete it to begin anew") from None
+        for key, least in (("place", 0), ("bytes", 0 if before["bytes"] is not None else None)):
+            if least is not None and (type(before[key]) is not int or not least <= before[key] < 2**53):
+                raise ValueError(f"{key} is {before[key]!r}")
+    except (ArithmeticError, AttributeError, DataError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{path.name}: not a state of this checkpoint ({reason}); delete it to begin anew") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 
+from trailing import like
+
 log = logging.getLogger(__name__)
 
 MIN_SCORES = 10        # fewer finite calibration scores than this is an error
@@ -526,6 +528,11 @@ class _OnlinePot:
                 "recent": self.recent[-self.most_recent:]}
 
     def load_state_dict(self, state: dict) -> None:
+        for key in ("peaks", "steps", "new"):
+            like(0, state[key], key)
+        like([0.0] * (len(state["recent"]) + 1), [state["value"], *state["recent"]], "recent")
+        if not np.isfinite([state["value"], *state["recent"]]).all() or min(state["recent"], default=1.0) <= 0:
+            raise ValueError("the recent peaks are not finite and positive")
         self.value, self.peaks, self.steps, self.new = (state[k] for k in ("value", "peaks", "steps", "new"))
         self.recent = list(state["recent"])
 
@@ -578,8 +585,14 @@ class _Dynamic:
                 "history": self.history.tolist(), "breaks": np.flatnonzero(self.breaks).tolist()}
 
     def load_state_dict(self, state: dict) -> None:
+        for mine, key in ((0.0, "value"), (False, "follows"), (0, "filled")):
+            like(mine, state[key], key)
+        history, breaks = _history_from(state)
+        finite = history.ndim == 1 and np.isfinite([state["value"], *history]).all()
+        if not finite or not 0 <= state["filled"] < self.block:
+            raise ValueError("the history is not finite, or its block is full")
         self.value, self.filled, self.follows = state["value"], state["filled"], state["follows"]
-        self.history, self.breaks = _history_from(state)
+        self.history, self.breaks = history, breaks
 
 
 def _history_from(state: dict) -> tuple[np.ndarray, np.ndarray]:

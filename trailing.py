@@ -7,6 +7,7 @@ span; `state_dict()` is what a later process needs to go on, plain numbers and a
 from __future__ import annotations
 
 import bisect
+import math
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,30 @@ class Stateful:
             elif isinstance(mine, list) and mine and hasattr(mine[0], "load_state_dict"):
                 for part, its_state in zip(mine, value, strict=True):
                     part.load_state_dict(its_state)
-            elif isinstance(mine, np.ndarray) and mine.shape != np.shape(value):
-                raise ValueError(f"{name} has shape {np.shape(value)}; expected {mine.shape}")
             else:
-                setattr(self, name, value)
+                setattr(self, name, like(mine, value, name))
+
+
+def like(mine: Any, value: Any, name: str) -> Any:
+    """Return a value of a stored state. Raises ValueError if it is not of the kind of mine.
+
+    A list that is empty as long as nothing has come, is one of pairs of numbers.
+    """
+    if isinstance(mine, np.ndarray):
+        if (np.shape(value), getattr(value, "dtype", None)) != (mine.shape, mine.dtype):
+            raise ValueError(f"{name} has shape {np.shape(value)}; expected {mine.shape} of {mine.dtype}")
+    elif isinstance(mine, list) and isinstance(value, (list, tuple)) and (not mine or len(value) == len(mine)):
+        for k, part in enumerate(value):
+            like(mine[k] if mine else [0.0, 0.0], part, name)
+    elif isinstance(mine, (bool, str)) or isinstance(value, (bool, str)):
+        if type(value) is not type(mine):
+            raise ValueError(f"{name} is {value!r:.60}; expected {mine!r}")
+    elif isinstance(mine, int):
+        if not isinstance(value, int) or not -1 <= value < 2**53:
+            raise ValueError(f"{name} is {value!r:.60}; expected a count")
+    elif not isinstance(mine, float) or not isinstance(value, (int, float)) or 2**53 < abs(value) < math.inf:
+        raise ValueError(f"{name} is {value!r:.60}; expected {mine!r:.60}")
+    return value
 
 
 def _state_of(value: Any) -> Any:
@@ -114,6 +135,8 @@ class SpanMedian(Stateful):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict()`."""
         super().load_state_dict(state)
+        if not 0 <= self.oldest < len(self.past) or np.isinf(self.past).any():
+            raise ValueError(f"oldest is {self.oldest}; expected a row of {len(self.past)}, finite or missing")
         self.lists = None
 
     def update(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -60,12 +60,29 @@ def lazy_import(name: str) -> ModuleType:
     return module
 
 
+def plain_text(text: str) -> str:
+    """Return text with what a terminal would act upon, or cannot show, as `\\x1b`; line ends and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats messages that may quote what strangers wrote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain_text(super().format(record))
+
+
 def run_cli(body: Callable[[], int]) -> int:
     """Run the body of a script; turn errors of the user's input into one line and exit code 2."""
     try:
         return body()
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_text(' '.join(str(error).splitlines()))}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:                 # torch has no class of its own for the CPU's memory
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        print("error: not enough memory for this; use shorter recordings or a smaller model", file=sys.stderr)
         return 2
     except OSError as error:                                         # a full disk, a folder that is not ours
         place, advice = error.filename or "files", "check the path, its permissions and the space that is left"
@@ -85,6 +102,8 @@ def setup_logging(verbose: bool = False) -> None:
         stream=sys.stderr,
         force=True,
     )
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PlainFormatter(handler.formatter._fmt, handler.formatter.datefmt))
     for noisy in ("matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -106,7 +125,7 @@ def keep_freed_memory() -> None:
 def log_to_file(path: Path) -> Iterator[None]:
     """Copy every log message to `path` as well, for as long as the context lasts."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield

@@ -26,11 +26,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 import csv_tables
-from config import Section, read_json, validate
+from config import Name, Section, Unit, check_name, read_json, validate
 from utils import DataError, atomic_path, lazy_import, sha256_of, write_json
 
 pd = lazy_import("pandas")
 
+TIMESTAMP = r"\d[\d:., TZ+-]*"          # no formula, no markup
 SPLITS = ("train", "val", "test")
 FORMAT = 1
 SCALES = (1e-30, 1e30)                   # least and largest spread of a channel: float32 holds its values
@@ -64,7 +65,7 @@ class Segment:
 class EventMeta(Section):
     start_s: float
     end_s: float
-    kind: str
+    kind: Name
 
     @model_validator(mode="after")
     def _check(self) -> EventMeta:
@@ -100,17 +101,17 @@ class Meta(Section):
     """`meta.json`: what the CSVs beside it hold and how they were made."""
 
     format: int
-    dataset: str
+    dataset: Name
     description: str
     simulated: bool
-    channels: dict[str, str] = Field(min_length=1)                   # name -> unit
-    measures: dict[str, Literal["airflow", "effort", "other"]]       # name -> what it measures
+    channels: dict[Name, Unit] = Field(min_length=1)                  # name -> unit
+    measures: dict[Name, Literal["airflow", "effort", "other"]]       # name -> what it measures
     rate_hz: float = Field(gt=0)
     window_s: float = Field(gt=0)
     guard_s: float = Field(ge=0)
     delay_s: float = Field(ge=0)
     scaler: ScalerMeta
-    fault_kinds: list[str]
+    fault_kinds: list[Name]
     events: dict[str, list[EventMeta]]                               # recording -> labelled events
     splits: dict[str, list[SpanMeta]]
     rows: dict[str, int]
@@ -363,7 +364,7 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
         frame = pd.read_csv(
             path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""], low_memory=False
         )
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+    except (ValueError, OSError, OverflowError, pd.errors.ParserError) as error:
         _tell_wrong_cell(path, numbers, flags)
         raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None
     missing = sorted(wanted - set(frame))
@@ -385,6 +386,12 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
     lost = frame[texts].isna().any(axis=1).to_numpy() | ~np.isfinite(frame["t_s"].to_numpy())
     if lost.any():
         raise DataError(f"{path.name}: row {lost.argmax() + 2}: no recording or no time; preprocess again")
+    for name in frame["recording"].cat.categories:
+        check_name(str(name), f"{path.name}: recording")
+    strange = ~frame["timestamp"].str.fullmatch(TIMESTAMP).to_numpy(bool) if meta.series else np.zeros(len(frame), bool)
+    if strange.any():
+        row = int(strange.argmax())
+        raise DataError(f"{path.name}: row {row + 2}: timestamp is {frame['timestamp'].iloc[row]!r}; preprocess again")
     return frame
 
 

@@ -40,7 +40,7 @@ def as_it_comes(stream, scaled, sizes):
 
 
 def test_blocks_hold_every_step_once_and_each_recordings_in_order(forecaster, monkeypatch):
-    monkeypatch.setattr(forecasts, "STEPS_AT_ONCE", 3 * (PRIME + BLOCK))
+    monkeypatch.setattr(forecasts, "FORECASTS_AT_ONCE", 3 * 6 * (PRIME + BLOCK))
     lengths = [BLOCK, 1, 5 * BLOCK + 7, 2 * BLOCK - 1]
     passes = list(forecaster.blocks(lengths))
     assert [len(blocks) for blocks in passes] == [3, 3, 3, 1]

@@ -14,6 +14,8 @@ RANK = {
     "csv_tables": 1,
     "signal_formats": 1,
     "units": 1,
+    "tensor_files": 1,
+    "checkpoint_content": 3,
     "recordings": 2,
     "windowing": 2,
     "thresholds": 2,

@@ -72,7 +72,8 @@ def make_run(
     spans = ((100.0, 111.8, 6.0), (200.0, 201.8, 4.0))
     found = [FoundEvent(name, start, end, peak, start, channels[0]) for start, end, peak in spans]
     faults = [FoundEvent(name, 140.0, 144.0, np.nan, 140.0, channels[1])]
-    labels = [EventMeta(start_s=95.0, end_s=110.0, kind="central_apnea"), EventMeta(start_s=250, end_s=252, kind=text)]
+    missed = EventMeta.model_construct(start_s=250.0, end_s=252.0, kind=text)            # no config allows such a kind
+    labels = [EventMeta(start_s=95.0, end_s=110.0, kind="central_apnea"), missed]
     labels = labels if labelled else []
     seen = TestRecording(name, t, score, score > 3, found, faults, labels, labelled)
     chance = np.random.default_rng(0).uniform(size=len(t))

@@ -1,0 +1,263 @@
+"""The readers that benchmarks.fuzz tries, each with valid files of the project's own writers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import tests.tiny as tiny
+
+Read = Callable[[Path], Any]
+Case = tuple[dict[str, bytes], Read]
+
+
+def files_in(folder: Path, *names: str) -> dict[str, bytes]:
+    """Return the contents of some files below a folder, or of all."""
+    paths = [folder / name for name in names] or [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def table(folder: Path) -> Case:
+    from collected_data_preprocess import load_recording, on_grid
+    from config import DatasetConfig
+    from recordings import describe, read_recording
+
+    data = DatasetConfig(**tiny.DATA)
+    frame = tiny.draw_recording(20, 1)
+
+    def read(home: Path) -> None:
+        describe(read_recording(home / "night.csv"))
+        on_grid(load_recording(home / "night.csv", "night", data, allow_dead=True), data, [])
+
+    text = frame.to_csv(index=False).encode()
+    return {"night.csv": text}, read
+
+
+def events(folder: Path) -> Case:
+    from recordings import read_events
+
+    content = b"start_s,end_s,label\n1,2,cough\n3.5,9,central apnea\n"
+    return {"a.events.csv": content}, lambda home: read_events(home / "a.events.csv", 60.0, None)
+
+
+def edf(folder: Path, suffix: str = "edf") -> Case:
+    import pyedflib
+
+    from recordings import describe, read_recording
+
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = pyedflib.FILETYPE_EDFPLUS if suffix == "edf" else pyedflib.FILETYPE_BDFPLUS
+    with pyedflib.EdfWriter(str(folder / f"a.{suffix}"), 2, kind) as file:
+        for k, rate in enumerate((25, 5)):
+            about = {"label": f"ch{k}", "dimension": "uV", "sample_frequency": rate, "physical_max": 100.0}
+            limits = {"physical_min": -100.0, "digital_max": 32767, "digital_min": -32768}
+            file.setSignalHeader(k, {**about, **limits, "transducer": "", "prefilter": ""})
+        file.writeSamples([50 * np.sin(np.arange(500) / 5), 50 * np.cos(np.arange(100) / 5)])
+        file.writeAnnotation(3.0, 2.0, "apnea")
+    return files_in(folder, f"a.{suffix}"), lambda home: describe(read_recording(home / f"a.{suffix}"))
+
+
+def bdf(folder: Path) -> Case:
+    return edf(folder, "bdf")
+
+
+def wfdb(folder: Path) -> Case:
+    import wfdb
+
+    from recordings import describe, read_recording
+
+    folder.mkdir(parents=True, exist_ok=True)
+    signal = np.sin(np.arange(1000)[:, None] / 5) * [1.0, 2.0]
+    about = {"fs": 25, "units": ["L", "mV"], "sig_name": ["flow", "ecg"], "fmt": ["16", "16"]}
+    wfdb.wrsamp("a", p_signal=signal, write_dir=str(folder), **about)
+    wfdb.wrann("a", "atr", np.array([10, 500]), symbol=["N", "N"], aux_note=["(x", "x)"], write_dir=str(folder))
+    return files_in(folder), lambda home: describe(read_recording(home / "a.hea"))
+
+
+def dataset_config(folder: Path) -> Case:
+    from config import DATASET_CONFIG, dataset_names, load_dataset, load_nab
+
+    def read(home: Path) -> None:
+        for name in dataset_names(home / "dataset_config.json"):
+            load_dataset(home / "dataset_config.json", name)
+        load_nab(home / "dataset_config.json")
+
+    return files_in(DATASET_CONFIG.parent, DATASET_CONFIG.name), read
+
+
+def experiment(folder: Path) -> Case:
+    from config import EXPERIMENT_CONFIG, load_experiment
+    from grid_plan import plan_runs
+
+    content = json.loads(EXPERIMENT_CONFIG.read_text())
+    content["grid"] = {"model.hidden_units": [32, 64], "training.learning_rate": [0.001, 0.01]}
+
+    def read(home: Path) -> None:
+        plan_runs(load_experiment(home / "config.json"), [0, 1], "data", "config.json")
+
+    return {"config.json": json.dumps(content).encode()}, read
+
+
+def windowed(folder: Path) -> Case:
+    from data_loader import load_dataset
+    from windowing import SPLITS, EventMeta, Segment, write_dataset
+
+    random, splits = np.random.default_rng(0), {}
+    for k, split in enumerate(SPLITS):
+        values = random.normal(size=(60, 2))
+        values[3, 1] = np.nan
+        splits[split] = [Segment(f"rec{k}", np.arange(60) / 5, values, np.zeros(60, np.int8))]
+    facts = {
+        "dataset": "tiny", "description": "x", "simulated": True, "channels": {"a": "L/min", "b": "%"},
+        "measures": {"a": "airflow", "b": "other"}, "rate_hz": 5.0, "window_s": 4.0, "guard_s": 1.0, "delay_s": 0.0,
+        "fault_kinds": [], "events": {"rec2": [EventMeta(start_s=1.0, end_s=2.0, kind="cough")]}, "dropped": [],
+        "filled": [], "notes": [], "sources": {}, "fingerprint": "0", "config": {},
+    }  # fmt: skip
+    write_dataset(folder, splits, 20, facts)
+    return files_in(folder), load_dataset
+
+
+def checkpoint(folder: Path) -> Case:
+    from detector import load_calibrated
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny.make_checkpoint(folder)
+    values = np.random.default_rng(0).normal(size=(80, 3))
+
+    def read(home: Path) -> None:
+        _, detector = load_calibrated(home / "checkpoint.pt", "cpu")
+        detector.detect([values[:, : len(detector.channels)]])
+
+    return files_in(folder, "checkpoint.pt"), read
+
+
+def training(folder: Path) -> Case:
+    """The checkpoint of a run that was paused."""
+    import torch
+
+    from config import ModelConfig, TrainingConfig
+    from data_loader import TrainingWindows, validation_batches
+    from detector import build_model, load_checkpoint, save_checkpoint
+    from pure_lstm_anomaly_detection_main import take_over
+    from trainers import Trainer
+
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = TrainingConfig(epochs=3, updates_per_epoch=2, batch_size=2, schedule="plateau")
+    model = ModelConfig(hidden_units=4, num_layers=1, horizon_s=0.4, warm_up_s=0.4)
+    shape = {"steps": 10, "horizon": 2, "least": 5, "batch_size": 2}
+    values = [np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)]
+    windows = TrainingWindows(values, updates=2, channel_dropout=0.1, seed=0, **shape)
+    trainer = Trainer(build_model(model, 2, 5.0), config, 2, "cpu")
+    trainer.fit(windows, validation_batches(values, **shape), until=2)
+    save_checkpoint(folder / "checkpoint.pt", {"format": 2, "training": trainer.state_dict(windows)})
+
+    def read(home: Path) -> None:
+        again = Trainer(build_model(model, 2, 5.0), config, 2, "cpu")
+        take_over(again, load_checkpoint(home / "checkpoint.pt"), windows, "checkpoint.pt")
+        again.fit(windows, validation_batches(values, **shape))
+
+    return files_in(folder, "checkpoint.pt"), read
+
+
+def stream(folder: Path) -> Case:
+    from live_rows import Complaints
+    from stream_detect import new_stream
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = tiny.make_checkpoint(folder)
+
+    def read(home: Path) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):
+            taken = new_stream(path, "cpu", Complaints())
+            for line in (home / "lines.csv").read_bytes().split(b"\n"):
+                found = taken.take(line.decode("utf-8", errors="replace").rstrip("\r"))
+                [taken.rows.timestamp(one.t_s) for one in found]
+            taken.finish()
+
+    return {"lines.csv": tiny.draw_recording(8, 3).to_csv(index=False).encode()}, read
+
+
+def state(folder: Path) -> Case:
+    from live_rows import Complaints
+    from stream_detect import FORMAT, load_state, new_stream, restore, save_state
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = tiny.make_checkpoint(folder)
+    lines = tiny.draw_recording(8, 3).to_csv(index=False).splitlines()
+    began = new_stream(path, "cpu", Complaints())
+    for line in lines[:150]:
+        began.take(line)
+    about = {"format": FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "stream": began.state_dict()}
+    save_state(folder / "live.state", about)
+
+    def read(home: Path) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):
+            taken, before = new_stream(path, "cpu", Complaints()), load_state(home / "live.state", "sum")
+            restore(taken, before, home / "live.state")
+            for line in lines[140:]:
+                taken.take(line)
+            taken.finish()
+
+    return files_in(folder, "live.state"), read
+
+
+def nab(folder: Path) -> Case:
+    import nab_files
+    from data_preprocess_NAB import _label_windows, notes, read_series
+
+    times = pd.date_range("2014-04-01", periods=50, freq="5min").strftime("%Y-%m-%d %H:%M:%S")
+    text = pd.DataFrame({"timestamp": times, "value": np.arange(50.0)}).to_csv(index=False)
+    labels = json.dumps({"a/b.csv": [[times[10], times[20]]]})
+
+    def read(home: Path) -> None:
+        series = read_series(home / "b.csv", "b")
+        _label_windows(home, "a/b.csv", series)
+        notes(series, [series.segment(0, len(series.values), np.empty((0, 2), int))])
+
+    return {"b.csv": text.encode(), nab_files.LABELS: labels.encode()}, read
+
+
+def report(folder: Path) -> Case:
+    from report_page import write_report
+    from score_recordings import score_files
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = tiny.make_checkpoint(folder)
+    tiny.draw_recording(130, 3, trouble=True).to_csv(folder / "night.csv", index=False)
+    (folder / "night.events.csv").write_text("start_s,end_s,label\n")
+    if not (folder / "run").exists():
+        score_files(path, [folder / "night.csv"], folder / "run", "cpu")
+    names = ("metrics.json", "data.json", "config.json", "run.json", "events.csv", "labels.csv", "signals.npz")
+    return files_in(folder / "run", *names), write_report
+
+
+def journal(folder: Path) -> Case:
+    from config import ExperimentConfig, read_json, validate
+    from grid_journal import read_journal
+    from grid_plan import Plan
+
+    record = {"key": "k", "until": None, "status": "finished", "epochs": 3, "val_loss": -1.0, "seconds": 1.0}
+    lines = "".join(json.dumps(record | {"key": key}) + "\n" for key in "abc")
+    plan = {"format": 1, "command": [], "config": ExperimentConfig().model_dump(), "seeds": [0], "halving": False,
+            "device": "cpu", "fingerprint": "0", "runs": 1}  # fmt: skip
+
+    def read(home: Path) -> None:
+        read_journal(home / "journal.jsonl")
+        validate(Plan, read_json(home / "grid.json"), "grid.json")
+
+    return {"journal.jsonl": lines.encode(), "grid.json": json.dumps(plan).encode()}, read
+
+
+READERS: dict[str, Callable[[Path], Case]] = {
+    "table": table, "events": events, "EDF": edf, "BDF": bdf, "WFDB": wfdb, "dataset config": dataset_config,
+    "experiment and grid": experiment, "windowed CSV": windowed, "checkpoint": checkpoint, "training": training,
+    "stream lines": stream, "stream state": state, "NAB": nab, "report": report, "journal": journal,
+}  # fmt: skip

@@ -1,0 +1,464 @@
+"""Crafted checkpoints, states and run folders, and hostile names: refused in one line, or carried as plain text."""
+
+import copy
+import io
+import math
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+import collected_data_preprocess
+import export_model
+import pure_lstm_anomaly_detection_main as main_script
+import report_page
+import stream_detect
+from config import DatasetConfig, check_name, load_dataset, validate
+from data_preprocess_NAB import read_series
+from detector import Detector, load_calibrated
+from grid_journal import append_record, read_journal
+from grid_results import cells
+from live_rows import Complaints, Rows
+from resampling import _taps, grid_of
+from signal_formats import read_signals
+from tensor_files import load_tensors
+from utils import ROOT, DataError, plain_text, run_cli
+from windowing import read_windows, write_windows
+
+GIGABYTE = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny.make_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def state(checkpoint):
+    return torch.load(checkpoint, weights_only=True)
+
+
+def put(tree, path, value):
+    """Replace what a dotted path leads to."""
+    *parents, last = [int(key) if key.lstrip("-").isdigit() else key for key in path.split("/")]
+    for key in parents:
+        tree = tree[key]
+    tree[last] = value
+
+
+# ---- what a checkpoint holds ----------------------------------------------------------------
+
+NAN, INF = math.nan, math.inf
+WEIGHT = "model/lstm.weight_ih_l0"
+TAMPERED = [
+    (WEIGHT, torch.full((24, 6), NAN), "finite"), (WEIGHT, torch.zeros(24, 6, dtype=torch.int64), "torch.int64"),
+    (WEIGHT, torch.zeros(24, 6, dtype=torch.float64), "torch.float64"), (WEIGHT, torch.zeros(24, 5), "other shapes"),
+    (WEIGHT, 3.0, "no tensors"), ("model", [], "other shapes"), ("channels", ["flow", "flow", "pulse"], "different"),
+    ("channels", ["=x", "belt", "pulse"], "plain name"), ("channels", ["a/../b", "belt", "pulse"], "plain name"),
+    ("channels", "abc", "channels"), ("units", ["a\x1b[2J", "", ""], "printable"), ("measures", ["x"] * 3, "measures"),
+    ("rate_hz", 1e12, "rate_hz"), ("rate_hz", True, "rate_hz"), ("scaler/scale", [1.0, -1.0, 1.0], "scale"),
+    ("scaler/center", [0.0, INF, 0.0], "center"), ("calibration", 7, "calibration"), ("calibration", [], "calibration"),
+    ("calibration", {"tails": []}, "calibration: spread: missing"), ("calibration/spread", [1.0, NAN, 1.0], "spread"),
+    ("calibration/spread", [1.0], "3 channels"), ("calibration/tails/0/0/knots", [1.0] * 3, "calibration"),
+    ("calibration/tails/0/0/scale", 0.0, "scale"), ("calibration/tails/0/0/knots/0", 1e9, "do not rise"),
+    ("calibration/tails/0/0", None, "comparisons"), ("calibration/means", [], "comparisons"),
+    ("calibration/components/drop", [], "tails of drop"), ("calibration/components/odd", [], "calibration"),
+    ("calibration", {}, "without a calibration"), ("threshold/value", NAN, "value"), ("threshold/value", "3", "value"),
+    ("threshold/method", "magic", "method"), ("threshold/method", "dynamic", "'q'"), ("threshold", [1.0], "threshold"),
+    ("threshold/parameters", {"q": 7.0}, "expected a number in"), ("threshold/n_scores", -1, "n_scores"),
+    ("rule_thresholds", {}, "rule_thresholds"), ("rule_thresholds/odd", {}, "rule_thresholds"),
+    ("config/model/hidden_units", 10**9, "hidden_units"), ("config/model/num_layers", 10**6, "num_layers"),
+    ("config/model/horizon_s", 1e12, "GB of memory"), ("config/score/baseline_s", 1e12, "GB of memory"),
+    ("config/score/level_s", -1.0, "level_s"), ("config/score/amplitude_s", [9.0], "comparisons"),
+    ("config/model/warm_up_s", 1e308, ""), ("data/rate_hz", 7.0, "7 Hz"), ("data/channels", {}, "data: channels"),
+    ("data", 7, "data"), ("series", "yes", "series"), ("series", True, "data"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value", "told"), TAMPERED, ids=lambda value: str(value)[:30])
+def test_a_tampered_checkpoint_is_refused(tmp_path, state, path, value, told):
+    put(state, path, value)
+    torch.save(state, tmp_path / "night.pt")
+    with pytest.raises(DataError, match=r"^night\.pt: ") as error:
+        load_calibrated(tmp_path / "night.pt", "cpu")
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["pot", "dynamic"])
+def test_a_moving_threshold_needs_what_it_goes_on_from(checkpoint, state, method):
+    needs = {"pot": ({"online": True}, {"level_value": 1.0, "peaks": 3}, "excesses"),
+             "dynamic": ({}, {"history": [1.0] * 20, "breaks": [20]}, "behind its history")}  # fmt: skip
+    parameters, parts, told = needs[method]
+    state["threshold"] = {
+        "method": method,
+        "parameters": parameters,
+        "value": 1.0,
+        "n_scores": 9,
+        "fallback": "",
+    } | parts
+    with pytest.raises(DataError, match=told):
+        Detector.from_state(state, "cpu")
+
+
+def test_a_checkpoint_as_it_was_written_is_taken(checkpoint):
+    assert load_calibrated(checkpoint, "cpu")[1].threshold
+
+
+class Call:
+    """Unpickled, it calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def doubled(times):
+    tree = [1]
+    for _ in range(times):
+        tree = [tree, tree, tree]
+    return tree
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"a": torch.zeros(1).expand(10**9, 10)}, "fewer stored values"),
+        ({"a": torch.empty(10**12, device="meta")}, "rebuild_meta"),
+        ({"a": torch.eye(3).to_sparse()}, "sparse"),
+        ({"a": torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.quint8)}, "qtensor"),
+        ({"a": torch.zeros(3).half()}, "Half"),
+        ({"a": torch.zeros(3, dtype=torch.complex64)}, "Complex"),
+        ({"a": Call(bytearray, 10**11)}, "bytearray"),
+        ({"a": Call(os.mkdir, "never")}, "mkdir"),
+        ({"a": {1, 2}}, "set"),
+        (doubled(30), "more values than bytes"),
+        (doubled(60), "levels deep"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_no_plain_value_is_not_built(tmp_path, monkeypatch, content, told):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=told):
+        load_tensors(tmp_path / "x.pt")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
+
+
+def repacked(path, target, change, compress=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w", compress) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, change(entry.filename, old.read(entry)))
+    return target
+
+
+def test_a_compressed_checkpoint_is_refused_unread(tmp_path, checkpoint):
+    bomb = repacked(checkpoint, tmp_path / "bomb.pt", lambda name, part: part + bytes(10**8) * (name[-2:] == "/0"), 8)
+    assert bomb.stat().st_size < 10**6
+    with pytest.raises(DataError, match="compressed"):
+        load_calibrated(bomb, "cpu")
+
+
+HUGE = """
+import resource, sys
+from pathlib import Path
+import torch, detector, stream_detect
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)
+from utils import run_cli
+raise SystemExit(run_cli(lambda: detector.load_calibrated(Path(sys.argv[1]), "cpu") and 0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("config/model/hidden_units", 10**9), ("config/model/horizon_s", 1e12), ("config/score/baseline_s", 1e12),
+     ("rate_hz", 1e12), ("config/model/num_layers", 64), (WEIGHT, torch.zeros(1).expand(10**6, 10**5))],
+    ids=str,
+)  # fmt: skip
+def test_a_huge_checkpoint_does_not_take_the_memory(tmp_path, state, path, value):
+    put(state, path, value)
+    torch.save(state, tmp_path / "huge.pt")
+    arguments = [sys.executable, "-c", HUGE, str(tmp_path / "huge.pt"), str(GIGABYTE)]
+    done = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: huge.pt: ") and done.stderr.count("\n") == 1
+
+
+# ---- every script that reads one --------------------------------------------------------------
+
+
+def test_every_script_refuses_it_in_one_line(tmp_path, state, capsys):
+    state["threshold"]["value"] = NAN
+    torch.save(state, tmp_path / "night.pt")
+    tiny.draw_recording(30, 1).to_csv(tmp_path / "a.csv", index=False)
+    model = ["--checkpoint", str(tmp_path / "night.pt")]
+    out = ["--out", str(tmp_path / "out")]
+    for main, arguments in (
+        (main_script.main, [*model, "--score", str(tmp_path / "a.csv"), *out]),
+        (stream_detect.main, [*model, *out]),
+        (export_model.main, [*model, *out]),
+    ):
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: night.pt: threshold: value is nan")
+    assert not (tmp_path / "out").exists()
+
+
+STREAM = "stream/live"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("place", -1), ("place", "0"), ("bytes", 1.5), ("stream/taken", "many"), ("stream/first", 7),
+        ("stream/rows/header", 3), ("stream/rows/stamped", "no"), ("stream/rows/origin", "soon"),
+        ("stream/clock/last_s", "late"), ("stream/clock/back", [[1.0]]), ("stream/clock/doubted", [1.0, "x"]),
+        (f"{STREAM}/grid/next", "abc"), (f"{STREAM}/grid/next", 10**400), (f"{STREAM}/grid/repeats", []),
+        (f"{STREAM}/grid/channels/0/pending", [[1, "x"]]), (f"{STREAM}/grid/channels/0/window", torch.zeros(2)),
+        (f"{STREAM}/events/votes", [0, 0, "0"]), (f"{STREAM}/faults/begun", [0, 0, 0]), (f"{STREAM}/last_step", None),
+        (f"{STREAM}/stream/comparisons/medians/oldest", 10**6), (f"{STREAM}/stream/comparisons/seen", [1]),
+        (f"{STREAM}/stream/forecasts", {"0": torch.zeros(1)}), (f"{STREAM}/stream/threshold/fitted", {}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_tampered_state_is_refused(tmp_path, checkpoint, path, value):
+    began = stream_detect.new_stream(checkpoint, "cpu", Complaints())
+    for line in tiny.draw_recording(6, 3).to_csv(index=False).splitlines():
+        began.take(line)
+    about = {"format": stream_detect.FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10}
+    tree = copy.deepcopy(stream_detect._with_tensors(about | {"stream": began.state_dict()}))
+    put(tree, path, value)
+    torch.save(tree, tmp_path / "live.state")
+    with pytest.raises(DataError, match=r"^live\.state: ") as error:
+        before = stream_detect.load_state(tmp_path / "live.state", "sum")
+        stream_detect.restore(
+            stream_detect.new_stream(checkpoint, "cpu", Complaints()), before, tmp_path / "live.state"
+        )
+    assert "\n" not in str(error.value)
+
+
+def test_a_pickle_is_no_state(tmp_path):
+    (tmp_path / "live.state").write_bytes(pickle.dumps({"format": 1}))
+    with pytest.raises(DataError, match="not a state of this program"):
+        stream_detect.load_state(tmp_path / "live.state", "sum")
+
+
+# ---- names ----------------------------------------------------------------------------------
+
+REFUSED = (
+    "", " ", "a ", "../x", "/etc/passwd", "a\\b", ".", "..", ".x", "<script>alert(1)</script>", 'a"b',
+    "=cmd|' /C calc'!A0", "+1", "-1", "@x", "\uff1dcmd()", "\uff0bx", "a\nb", "a\tb", "a\rb", "a\0b",
+    "\x1b[2J", "a\u202eb", "a" * 101, "CON", "nul.csv", "com1", "\ud800",
+)  # fmt: skip
+CARRIED = (
+    "night 1",
+    "a,b",
+    "a'b",
+    "e\u0301\U0001f634",
+    "100 %",
+    "{x}",
+    "%s",
+    "$(x)",
+    "$frac$ $",
+    "a=b",
+    "CONTROL",
+    "\u05d0\u05d1",
+)
+
+
+@pytest.mark.parametrize("name", REFUSED, ids=ascii)
+def test_a_name_that_is_more_than_text_is_refused(name):
+    with pytest.raises(DataError, match="^recording .*expected") as error:
+        check_name(name, "recording")
+    assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", REFUSED[1:], ids=ascii)
+def test_every_name_of_a_dataset_is_checked(tmp_path, name):
+    for path in ("split/train/0", "labels/apnea", f"channels/{name or 'x'}" if "/" not in name else "split/test/0"):
+        content = copy.deepcopy(tiny.DATA) | {"labels": {"apnea": "apnea"}}
+        put(content, path, content["channels"]["flow"] if path.startswith("channels") else name)
+        with pytest.raises(DataError, match="^x: "):
+            validate(DatasetConfig, content, "x")
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_other_names_go_through_scoring_into_files_that_read_back(tmp_path, state, name):
+    """As a recording, a channel, its unit and a kind: tables read back, and the page has them as text alone."""
+    from test_report_page import Page, check_sound
+
+    raw = tiny.draw_recording(60, 4, trouble=True)
+    state["channels"][1], state["units"][1] = name, "$\\frac$ |<b>%"
+    data = state["data"]
+    data["channels"] = {name if c == "belt" else c: facts for c, facts in data["channels"].items()}
+    data["channels"][name]["unit"] = state["units"][1]
+    data["labels"] = {"apnea": name}
+    torch.save(state, tmp_path / "model.pt")
+    file = tmp_path / f"{name}.csv"
+    raw.rename(columns={"belt": name}).to_csv(file, index=False)
+    (tmp_path / f"{name}.events.csv").write_text("start_s,end_s,label\n40,55,apnea\n")
+    out = tmp_path / "out"
+    assert main_script.main(["--checkpoint", str(tmp_path / "model.pt"), "--score", str(file), "--out", str(out)]) == 0
+    scores = pd.read_csv(out / "scores.csv", dtype={"recording": str})
+    assert set(scores["recording"]) == {name} and f"residual_{name}" in scores
+    assert pd.read_csv(out / "labels.csv")["kind"].tolist() == [name]
+    text = (out / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    check_sound(text, page)
+    assert name in page.words
+    assert all(path.parent in (out, out / "plots", out / "plots" / "events") for path in out.rglob("*.*"))
+
+
+def test_a_recording_whose_file_has_a_hostile_name_is_not_scored(tmp_path, checkpoint, capsys):
+    for name in ("=cmd|' calc'!A0", "\x1b[2J", "-x", "a\nb", "+1"):
+        tiny.draw_recording(30, 1).to_csv(tmp_path / f"{name}.csv", index=False)
+        arguments = ["--checkpoint", str(checkpoint), f"--score={tmp_path / name}.csv", "--out", str(tmp_path / "out")]
+        assert main_script.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert "expected" in error and "\x1b" not in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_cannot_be_written_elsewhere(tmp_path):
+    (tmp_path / "d.json").write_text('{"../../x": {}}')
+    with pytest.raises(DataError, match="plain name"):
+        load_dataset(tmp_path / "d.json", "../../x")
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
+    assert plain_text("a\x1b[2J\u202e\ud800\tb\n\u00e9") == "a\\x1b[2J\\u202e\\ud800\tb\n\u00e9"
+
+    def fail():
+        raise DataError("x: \x1b]0;title\x07 in\nit")
+
+    assert run_cli(fail) == 2
+    assert capsys.readouterr().err == "error: x: \\x1b]0;title\\x07 in it\n"
+    raw = tiny.draw_recording(20, 1).rename(columns={"belt": "be\x1b[2Jlt"})
+    raw.to_csv(tmp_path / "a.csv", index=False)
+    assert collected_data_preprocess.main(["--inspect", str(tmp_path / "a.csv")]) == 0
+    assert "be\\x1b[2Jlt" in capsys.readouterr().out
+    Complaints().say("kind", "line 3: time '\x1b[2J'")
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_memory_that_is_not_there_is_one_line(capsys):
+    assert run_cli(lambda: len(np.empty(10**15))) == 2
+    assert run_cli(lambda: len(torch.empty(10**15))) == 2
+    assert (
+        capsys.readouterr().err == "error: not enough memory for this; use shorter recordings or a smaller model\n" * 2
+    )
+    with pytest.raises(RuntimeError):
+        run_cli(lambda: torch.zeros(2) @ torch.zeros(3))
+
+
+def test_the_time_of_a_series_is_no_formula():
+    rows = Rows("timestamp", ["value"], Complaints(), series=True)
+    rows.use_header("timestamp,value")
+    for text, written in (
+        ("2014-04-01 00:00:00", "2014-04-01 00:00:00"),
+        ("=cmd()", ""),
+        ("<b>", ""),
+        ("12.5", "12.5"),
+    ):
+        assert rows.take(f"{text},1.0") == (0.0, [1.0])
+        assert rows.timestamp(0.0) == written
+
+
+def test_a_cell_of_the_stream_is_quoted_as_csv_has_it():
+    assert [stream_detect._quoted(text) for text in ("a", "a,b", 'a"b')] == ["a", '"a,b"', '"a""b"']
+
+
+def test_a_text_in_the_table_of_a_grid_is_no_formula():
+    assert cells({"a": "=1+1", "b": -1.5, "c": ["-x"]}) == {"a": "'=1+1", "b": -1.5, "c": '["-x"]'}
+
+
+# ---- sizes and other files ------------------------------------------------------------------
+
+
+def test_a_filter_and_a_grid_have_a_largest_size():
+    with pytest.raises(DataError, match="taps"):
+        _taps(99999.7, 999, 1.0, 60.0)
+    with pytest.raises(DataError, match="steps"):
+        grid_of(np.array([0.0, 1e12]), 100.0)
+
+
+def test_timestamps_of_several_zones_and_formulas_are_refused(tmp_path):
+    for times, told in (
+        (["2014-04-01 00:00:00+02:00", "2014-04-01 00:05:00"], "time zones"),
+        (["2014-04-01 00:00:00", "=cmd()"], "row 3"),
+    ):
+        pd.DataFrame({"timestamp": times, "value": [1.0, 2.0]}).to_csv(tmp_path / "a.csv", index=False)
+        with pytest.raises(DataError, match=told):
+            read_series(tmp_path / "a.csv", "a")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"key": 1}, {"status": "odd"}, {"until": "x"}, {"val_loss": []}, {"val_loss": "low"}, {"error": 3}, {"key": None}],
+    ids=str,
+)
+def test_a_record_of_another_kind_is_refused(tmp_path, record):
+    for one in ({}, record, {}):
+        append_record(
+            tmp_path / "journal.jsonl", {"key": "a", "status": "finished", "until": None, "val_loss": 1.0} | one
+        )
+    with pytest.raises(DataError, match="line 2 is no record"):
+        read_journal(tmp_path / "journal.jsonl")
+
+
+@pytest.mark.parametrize("found", [torch.ones(2), torch.ones(0), torch.ones(1), "2", None, 2.0], ids=str)
+def test_a_format_that_is_no_number_is_refused(tmp_path, state, found):
+    torch.save(state | {"format": found}, tmp_path / "night.pt")
+    with pytest.raises(DataError, match=r"night\.pt: not a checkpoint of this program"):
+        load_calibrated(tmp_path / "night.pt", "cpu")
+
+
+def test_a_count_beyond_64_bits_in_a_windowed_csv_is_refused(tmp_path, make_meta, make_segment):
+    meta = make_meta(rows={"train": 3, "val": 0, "test": 0})
+    write_windows(tmp_path / "train.csv", [make_segment(steps=3)], ["a", "b"], 10)
+    text = (tmp_path / "train.csv").read_text()
+    (tmp_path / "train.csv").write_text(text.replace(",1,1,0", ",1,1,99999999999999999999", 1))
+    with pytest.raises(DataError, match=r"^train\.csv: "):
+        read_windows(tmp_path / "train.csv", meta, ["a", "b"])
+
+
+def test_an_annotation_of_an_unknown_code_is_a_question_mark(tmp_path):
+    wfdb = pytest.importorskip("wfdb")
+    wfdb.wrsamp("a", fs=25, units=["L"], sig_name=["flow"], p_signal=np.sin(np.arange(100.0))[:, None], fmt=["16"],
+                write_dir=str(tmp_path))  # fmt: skip
+    (tmp_path / "a.atr").write_bytes((15 << 10 | 10).to_bytes(2, "little") + bytes(2))      # code 15 is none of wfdb's
+    assert [note.text for note in read_signals(tmp_path / "a.hea").annotations] == ["?"]
+
+
+@pytest.mark.parametrize("kind", ["compressed", "header", "text"])
+def test_signals_that_promise_too_much_are_refused(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(report_page, "MOST_SIGNALS", 10**6)
+    content = io.BytesIO()
+    np.save(content, np.zeros(10**6 if kind == "compressed" else 10) if kind != "text" else np.array(["x"] * 10))
+    part = content.getvalue()
+    if kind == "header":
+        part = part.replace(b"(10,), }" + b" " * 9, b"(10000000000,), }", 1)
+        assert b"(10000000000,)" in part
+    with zipfile.ZipFile(tmp_path / "signals.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("t_0.npy", part)
+    with pytest.raises(DataError, match="unpacked" if kind == "compressed" else "promises"):
+        report_page._read_signals(tmp_path / "signals.npz")
+
+
+def test_a_picture_of_too_many_pixels_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_page, "MOST_PIXELS", 100)
+    Image.new("1", (20, 20)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="20 x 20 pixels"):
+        report_page._picture(tmp_path / "a.png", "a")
