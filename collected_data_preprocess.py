@@ -10,6 +10,8 @@ data is stands in dataset_config.json; what was dropped or filled is written to 
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import argparse
 import logging
 from collections.abc import Sequence
@@ -275,10 +277,11 @@ def _sources(files: dict[str, Path], dataset: DatasetConfig) -> dict[str, str]:
 
 
 def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
-    """Return the file of each recording; simulated ones are made if their folder is missing."""
-    if dataset.simulated and not raw.is_dir():
+    """Return the file of each recording; simulated ones are made if their folder is missing, or was cut off."""
+    unfinished = respiratory_simulator.cut_off(raw)
+    if dataset.simulated and (unfinished or not any(raw.glob("[!.]*"))):
         log.info("simulating recordings into %s", raw)
-        respiratory_simulator.write_sessions(raw)
+        respiratory_simulator.write_sessions(raw, **(unfinished or {}))
     if not raw.is_dir():
         raise DataError(f"{name}: no folder {dataset.raw_dir}; {dataset.raw_hint}")
     files = {n: raw / dataset.file_pattern.replace("{name}", n) for n in dataset.split.names}

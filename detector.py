@@ -7,6 +7,7 @@ tensors and plain values.
 from __future__ import annotations
 
 import copy
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from config import ExperimentConfig, ModelConfig, ScoreConfig, validate
 from data_loader import Scaler
 from lstm_model import StackedLSTM, State
 from trailing import Stateful
-from utils import DataError, atomic_path
+from utils import DataError, write_bytes
 
 FORMAT = 2
 PIECE = 2048                             # steps of one pass: bounds the memory of the forecasts
@@ -332,9 +333,10 @@ def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dic
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    """Write a checkpoint atomically; the same state gives the same bytes."""
+    content = io.BytesIO()                                       # torch's own writing turns a full disk into no OSError
+    torch.save(state, content)
+    write_bytes(path, content.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

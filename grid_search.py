@@ -10,6 +10,8 @@ has to be preprocessed first, see collected_data_preprocess.py.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import argparse
 import contextlib
 import functools
@@ -189,7 +191,7 @@ def command(args: argparse.Namespace) -> int:
     from grid_drive import drive
     from grid_plan import read_plan, write_plan
     from grid_progress import Board, announce, speed_here
-    from reporting import default_root, new_run, only_run_here
+    from reporting import at_work_in, default_root
 
     check_arguments(args)
     grid = read_plan(args.resume, args.datasets) if args.resume else new_grid(args)
@@ -200,14 +202,13 @@ def command(args: argparse.Namespace) -> int:
         return 0
     out = args.resume or args.out or default_root(ROOT / "experiments", f"{grid.config.dataset.name}-grid")
     out = out.absolute()
-    if not args.resume:
-        new_run(out)
-        write_plan(grid, out)
-    with only_run_here(out):
+    with at_work_in(out, new=not args.resume):
+        if not args.resume:
+            write_plan(grid, out)
         try:
             with engine_of(args, jobs, out) as engine:
                 records = drive(grid, out, engine, Board(jobs, speed), args.retry_failed)
-        except (KeyboardInterrupt, DataError):
+        except (KeyboardInterrupt, DataError, OSError):
             leave(grid, out)
             raise
         finish(grid, out, records)

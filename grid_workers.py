@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 from config import ExperimentConfig, read_json, validate
 from grid_journal import sync_folder, sync_tree
 from grid_plan import fingerprint_of
+from locks import FolderInUse
 from pure_lstm_anomaly_detection_main import run_experiment
-from reporting import FolderInUse, RunFolder
+from reporting import RunFolder
 from utils import DataError, resolve_device, write_json, write_text
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ for training, 13-18 for calibration, and 19-42 for test, with 30 events of each 
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import argparse
 import hashlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy  # its parts load when they are used: --help must not wait
 
-from utils import ROOT, lazy_import
+from locks import only_run_here
+from utils import ROOT, DataError, lazy_import, run_cli, write_json, write_text
 
 pd = lazy_import("pandas")
 
@@ -643,12 +645,10 @@ def format_cells(values: np.ndarray, decimals: int) -> list[str]:
     return text[place].tolist()
 
 
-def write_atomically(path: Path, text: str) -> str:
+def write_hashed(path: Path, text: str) -> str:
     """Write `path` all at once; return the SHA-256 of its bytes."""
-    data, temporary = text.encode(), path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-    return hashlib.sha256(data).hexdigest()
+    write_text(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def session_csv(frame: pd.DataFrame) -> str:
@@ -668,13 +668,23 @@ def is_complete(out: Path, manifest: dict) -> bool:
         return False
 
 
+def cut_off(out: Path) -> dict[str, float] | None:
+    """Return the arguments of `write_sessions` that was killed in this folder; None if there is no such folder."""
+    try:
+        return json.loads((out / "simulation.json").read_text())["unfinished"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def write_sessions(out: Path, seed: int = 0, minutes: float = 30.0, train: int = 12, calibration: int = 6,
                    test: int = 24) -> list[Path]:
     """Write the sessions, or keep them if `out` already has the very same; return their CSV paths.
 
     Raises: ValueError if `plan_sessions` finds no plan, or if `out` has sessions
     besides these: nothing is deleted, and old and new people must not mix.
+    FolderInUse if another process is writing there.
     """
+    arguments = {"seed": seed, "minutes": minutes, "train": train, "calibration": calibration, "test": test}
     plans = plan_sessions(seed, minutes, train, calibration, test)
     manifest = {"data": "simulated", "version": VERSION, "seed": seed, "minutes": minutes,
                 "sessions": json.loads(json.dumps([asdict(plan) for plan in plans]))}
@@ -685,15 +695,15 @@ def write_sessions(out: Path, seed: int = 0, minutes: float = 30.0, train: int =
     if strangers := sorted(p.name for p in out.glob("session_*.csv") if p.name not in wanted):
         raise ValueError(f"{out} has {len(strangers)} other session files, first {strangers[0]}; "
                          "give an empty folder or delete them")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "simulation.json").unlink(missing_ok=True)      # a half-written folder has no manifest
-    digests = {}
-    for plan, path in zip(plans, paths):
-        session = simulate_session(plan.seed, minutes, plan.kinds, plan.activity)
-        digests[path.name] = write_atomically(path, session_csv(session.frame))
-        labels = path.with_suffix(".events.csv")
-        digests[labels.name] = write_atomically(labels, session.events.to_csv(index=False, lineterminator="\n"))
-    write_atomically(out / "simulation.json", json.dumps(manifest | {"sha256": digests}, indent=1) + "\n")
+    with only_run_here(out):
+        write_json(out / "simulation.json", {"unfinished": arguments})       # so that nobody takes half a folder
+        digests = {}
+        for plan, path in zip(plans, paths):
+            session = simulate_session(plan.seed, minutes, plan.kinds, plan.activity)
+            digests[path.name] = write_hashed(path, session_csv(session.frame))
+            labels = path.with_suffix(".events.csv")
+            digests[labels.name] = write_hashed(labels, session.events.to_csv(index=False, lineterminator="\n"))
+        write_text(out / "simulation.json", json.dumps(manifest | {"sha256": digests}, indent=1) + "\n")
     return paths
 
 
@@ -706,16 +716,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--calibration-sessions", type=int, default=6, metavar="N", help="[6]")
     parser.add_argument("--test-sessions", type=int, default=24, metavar="N", help="[24]")
     args = parser.parse_args(argv)
-    try:
-        paths = write_sessions(args.out, args.seed, args.minutes, args.train_sessions,
-                               args.calibration_sessions, args.test_sessions)
-    except (ValueError, OSError) as error:
-        print(f"respiratory_simulator.py: {error}", file=sys.stderr)
-        return 2
-    labels = pd.concat([pd.read_csv(path.with_suffix(".events.csv")) for path in paths])
-    print(f"{args.out}: {len(paths)} simulated sessions of {args.minutes:g} min; events: "
-          + ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(labels["label"]).items())))
-    return 0
+
+    def body() -> int:
+        try:
+            paths = write_sessions(args.out, args.seed, args.minutes, args.train_sessions,
+                                   args.calibration_sessions, args.test_sessions)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        labels = pd.concat([pd.read_csv(path.with_suffix(".events.csv")) for path in paths])
+        print(f"{args.out}: {len(paths)} simulated sessions of {args.minutes:g} min; events: "
+              + ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(labels["label"]).items())))
+        return 0
+
+    return run_cli(body)
 
 
 if __name__ == "__main__":

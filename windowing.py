@@ -20,13 +20,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from pydantic import Field
 
 from config import Section, read_json, validate
-from utils import DataError, atomic_path, lazy_import, write_json
+from locks import only_run_here
+from utils import DataError, atomic_path, lazy_import, sha256_of, write_json
 
 pd = lazy_import("pandas")
 
@@ -113,6 +114,7 @@ class Meta(Section):
     config: dict[str, Any]
     notes: list[str] = []                                            # oddities of the source that stay
     series: SeriesMeta | None = None                                 # None = recordings
+    sha256: dict[str, str] = {}                                      # of the CSV of each split; {} = not known
 
     @property
     def columns(self) -> list[str]:
@@ -198,12 +200,13 @@ def fit_scaler(
 def write_dataset(
     folder: Path, splits: Mapping[str, Sequence[Segment]], window_steps: int, facts: Mapping[str, Any]
 ) -> Meta:
-    """Write a windowed dataset: three CSVs, and `meta.json` last, so that a torn set is never read.
+    """Write a windowed dataset: three CSVs, and `meta.json` last with their hashes, so that a torn set is never read.
 
     Args:
         splits: the segments of each of SPLITS.
         facts: the fields of Meta that do not follow from the segments: not format, scaler, splits, rows.
-    Raises: DataError if a split has no segment, a channel cannot be scaled or the folder not written.
+    Raises: DataError if a split has no segment, a channel cannot be scaled or the folder not written; FolderInUse if
+        another process is writing it.
     """
     for split in SPLITS:
         if not splits[split]:
@@ -212,17 +215,17 @@ def write_dataset(
             )
     channels, timestamps = list(facts["channels"]), facts.get("series") is not None
     scaler = fit_scaler(splits["train"], channels, constant_scale=1.0 if timestamps else None)
-    try:
+    paths = {split: folder / f"{split}.csv" for split in SPLITS}
+    with only_run_here(folder):
         (folder / "meta.json").unlink(missing_ok=True)
         spans = {
-            split: write_windows(folder / f"{split}.csv", splits[split], channels, window_steps, timestamps)
-            for split in SPLITS
+            split: write_windows(path, splits[split], channels, window_steps, timestamps)
+            for split, path in paths.items()
         }
         rows = {split: sum(span.steps for span in spans[split]) for split in SPLITS}
-        meta = Meta(format=FORMAT, scaler=scaler, splits=spans, rows=rows, **facts)
+        sums = {split: sha256_of(path) for split, path in paths.items()}
+        meta = Meta(format=FORMAT, scaler=scaler, splits=spans, rows=rows, sha256=sums, **facts)
         write_json(folder / "meta.json", meta.model_dump())
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
     return meta
 
 
@@ -233,16 +236,13 @@ def fingerprint_of(config: Mapping[str, Any], sources: Mapping[str, str]) -> str
 
 
 def is_current(folder: Path, fingerprint: str) -> bool:
-    """Return whether a folder holds this very dataset, complete and readable."""
+    """Return whether a folder holds this very dataset, its files as they were written."""
     try:
         meta = read_meta(folder)
-        if meta.fingerprint != fingerprint:
-            return False
-        for split in SPLITS:
-            read_windows(folder / f"{split}.csv", meta, list(meta.channels))
-    except DataError:
+        sums = {split: sha256_of(folder / f"{split}.csv") for split in SPLITS}
+    except (DataError, OSError):
         return False
-    return True
+    return meta.fingerprint == fingerprint and meta.sha256 == sums
 
 
 def write_windows(
@@ -336,10 +336,11 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
     wanted = {*texts, *numbers, *flags}
     types = {"timestamp": str, "recording": "category"}
     types |= {**dict.fromkeys(numbers, float), **dict.fromkeys(flags, np.int8)}
+    how = {"dtype": types, "keep_default_na": False, "na_values": [""], "low_memory": False}
     try:
-        frame = pd.read_csv(
-            path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""], low_memory=False
-        )
+        with path.open("rb") as file:                                # one open file: it may be replaced meanwhile
+            _check_sum(file, path, meta)
+            frame = pd.read_csv(file, usecols=wanted.__contains__, **how)
     except (ValueError, OSError, pd.errors.ParserError) as error:
         raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None
     missing = sorted(wanted - set(frame))
@@ -361,6 +362,16 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
     if frame[texts].isna().any(axis=None) or not np.isfinite(frame["t_s"].to_numpy()).all():
         raise DataError(f"{path.name}: a row has no recording or no time; preprocess again")
     return frame
+
+
+def _check_sum(file: BinaryIO, path: Path, meta: Meta) -> None:
+    """Raise DataError unless a split's open CSV, left at its start, is the one that `meta.json` was written with."""
+    if meta.sha256 and hashlib.file_digest(file, "sha256").hexdigest() != meta.sha256.get(path.stem):
+        raise DataError(
+            f"{path.name}: not the file that meta.json was written with: it was changed, or is being made at this "
+            "moment; preprocess again"
+        )
+    file.seek(0)
 
 
 def _joined(recording: np.ndarray, t: np.ndarray, rate_hz: float, path: Path) -> Iterator[tuple[int, int]]:
