@@ -311,7 +311,8 @@ def local_cluster(
         card = {"env": {"CUDA_VISIBLE_DEVICES": gpu_of_worker(k, gpus, runs_per_gpu)}} if gpus else {}
         workers[k] = {"cls": Nanny, "options": inside | card}
     with tempfile.TemporaryDirectory() as scratch, dask.config.set(SETTINGS | {"temporary-directory": scratch}):
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        for chatty in ("distributed", "tornado"):                # of connections that Ctrl-C cuts
+            logging.getLogger(chatty).setLevel(logging.CRITICAL)
         quiet_tracker()
         front = {"cls": Scheduler, "options": place}
         with SpecCluster(workers=workers, scheduler=front, silence_logs=logging.CRITICAL) as cluster:

@@ -229,6 +229,7 @@ class Stream:
             self.first = line[:FIRST]
         elif self.begins and line[:FIRST] == self.first:
             self.left = self.taken
+            self.rows.number -= 1                                # its header was counted before
             self.clock.forget_seen()
             print(f"the input begins as before: {self.left} lines are skipped", file=sys.stderr, flush=True)
         self.begins = False

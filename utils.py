@@ -22,7 +22,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -51,17 +51,20 @@ def lazy_import(name: str) -> ModuleType:
 class Stopped(KeyboardInterrupt):
     """Ctrl-C, or SIGTERM, which is to end a process as tidily."""
 
-    def __init__(self, number: int = signal.SIGINT, _frame: object = None) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
 
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise Stopped; signals that are ignored stay so."""
+    """Let SIGINT and SIGTERM raise Stopped, but not within an import; signals that are ignored stay so."""
 
-    def stop(number: int, _frame: object) -> None:
-        raise Stopped(number)
+    def stop(number: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):                                 # libraries that are half there raise anything at all
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        else:
+            raise Stopped(number)
 
     here = threading.current_thread() is threading.main_thread()
     wanted = [one for one in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(one) is not signal.SIG_IGN]
@@ -71,6 +74,12 @@ def stopped_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def run_cli(body: Callable[[], int]) -> int:
