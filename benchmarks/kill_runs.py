@@ -49,7 +49,7 @@ NAB_ENTRY = {
     "description": "made for a measurement", "val_fraction": 0.3, "normal_share": 0.6, "guard_rows": 48,
     "gap_rows": 100, "window_rows": 64,
 }  # fmt: skip
-NOT_COMPARED = ("log.txt", "run.json", "report.html")            # times and commands; the job `report` has its page
+NOT_COMPARED = ("log.txt", "run.json", "report.html", "training.png")        # all of them say how long it took
 VOLATILE = ("seconds", "command")
 TITLES = ("job", "kills", "in the middle of work", "resumed", "started over", "identical", "bytes lost", "left behind",
           "Ctrl-C untidy")  # fmt: skip
@@ -116,7 +116,7 @@ def jobs_of(root: Path, workers: int, halving: bool) -> list[Job]:
                                "--calibration-sessions", "1", "--test-sessions", "1", "--out")),
         Job("train", **go_on(train, [*main, "--device", "cpu"], "config.json"), keeps="checkpoint.pt"),
         Job("score", score, lambda out: None if (out / "report.html").exists() else score(out)),
-        Job("report", **same("report_page.py"), template=model, not_compared=("log.txt",)),
+        Job("report", **same("report_page.py"), template=model, not_compared=()),
         Job("grid", **go_on(new_grid, grid, "grid.json"), keeps="runs/*/checkpoint.pt"),
         Job("stream", stream, stream, keeps="night.state", stdin=lines, grows="night.csv"),
         Job("export", export, export),
