@@ -10,6 +10,8 @@ data is stands in dataset_config.json; what was dropped or filled is written to 
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import logging
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -276,11 +278,13 @@ def _sources(files: dict[str, Path], dataset: DatasetConfig) -> dict[str, str]:
 
 
 def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
-    """Return the file of each recording; those of the simulator are made if their folder is missing."""
+    """Return the file of each recording; the simulator's are made if their folder is missing, or was cut off."""
     simulated = {plan.name for plan in respiratory_simulator.plan_sessions()} if dataset.simulated else set()
-    if not raw.exists() and simulated.issuperset(dataset.split.names):
+    unfinished = respiratory_simulator.cut_off(raw)
+    is_new = not raw.is_file() and not any(raw.glob("[!.]*"))
+    if simulated.issuperset(dataset.split.names) and (unfinished or is_new):
         log.info("simulating recordings into %s", raw)
-        respiratory_simulator.write_sessions(raw)
+        respiratory_simulator.write_sessions(raw, **(unfinished or {}))
     if not raw.is_dir():
         raise DataError(f"{name}: no folder {dataset.raw_dir}; {dataset.raw_hint}")
     files = {n: raw / dataset.file_pattern.replace("{name}", n) for n in dataset.split.names}

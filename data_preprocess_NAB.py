@@ -12,6 +12,8 @@ out stands in its meta.json.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import argparse
 import logging
 from collections.abc import Mapping, Sequence

@@ -6,6 +6,7 @@ tensors and plain values.
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -26,7 +27,7 @@ from forecasts import LEAST_PRIME, PRIMES_A_BLOCK, Block, Forecaster, ForecastSt
 from lstm_model import StackedLSTM
 from tensor_files import load_tensors
 from trailing import Stateful
-from utils import DataError, atomic_path, one_thread_each
+from utils import DataError, one_thread_each, write_bytes
 
 FORMAT = 2
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -336,9 +337,10 @@ def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dic
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    """Write a checkpoint atomically; the same state gives the same bytes."""
+    content = io.BytesIO()                                       # torch's own writing turns a full disk into no OSError
+    torch.save(state, content)
+    write_bytes(path, content.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ what the detector gives. Needs requirements-export.txt.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import contextlib
 import copy
 import itertools
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from locks import only_writer_of
 from utils import ArgumentParser, DataError, atomic_path, git_commit, run_cli, setup_logging, sha256_of
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
@@ -344,7 +347,13 @@ def export(checkpoint: Path, folder: Path, force: bool = False) -> str:
     add_metadata(onnx_model, facts)
     content = onnx_model.SerializeToString()
     apart = largest_differences(content, detector, checkpoint.name)
-    with usable(folder), atomic_path(targets[0]) as model_file, atomic_path(targets[1]) as readme_file:
+    with (
+        usable(folder),
+        only_writer_of(targets[0]),
+        only_writer_of(targets[1]),
+        atomic_path(targets[0]) as model_file,                   # renamed last
+        atomic_path(targets[1]) as readme_file,
+    ):
         model_file.write_bytes(content)
         readme_file.write_text(readme(facts, *apart), encoding="utf-8")
     return (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +289,7 @@ def clear_pictures(run: RunFolder) -> None:
     folder = run.plots / "events"
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.png"):
-        stale.unlink()
+        stale.unlink(missing_ok=True)
 
 
 def draw_findings(run: RunFolder, findings: Findings) -> None:
@@ -303,12 +305,25 @@ def draw_findings(run: RunFolder, findings: Findings) -> None:
         context, on_interrupt = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
         pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=on_interrupt)
         try:
-            for done in as_completed([pool.submit(plots.draw_recording, *job) for job in jobs]):
+            with without_ctrl_c():                               # Ctrl-C is this process's to handle
+                drawn = [pool.submit(plots.draw_recording, *job) for job in jobs]
+            for done in as_completed(drawn):
                 done.result()
                 bar.update()
         finally:
             pool.shutdown(cancel_futures=True)
     bar.close()
+
+
+@contextlib.contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Let processes that start in here not hear of Ctrl-C, not even while they import; for this one it waits."""
+    resource_tracker.ensure_running()                            # started later, it would end this
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def draw_recording(run: RunFolder, findings: Findings, recording: TestRecording) -> None:

@@ -10,6 +10,8 @@ has to be preprocessed first, see collected_data_preprocess.py.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import argparse
 import contextlib
 import functools
@@ -190,7 +192,7 @@ def command(args: argparse.Namespace) -> int:
     from grid_journal import read_journal
     from grid_plan import read_plan, write_plan
     from grid_progress import Board, announce, speed_here
-    from reporting import check_unused, default_root, new_run, only_run_here
+    from reporting import at_work_in, check_unused, default_root
 
     check_arguments(args)
     if args.out and not args.dry_run:
@@ -205,14 +207,13 @@ def command(args: argparse.Namespace) -> int:
         return 0
     out = args.resume or args.out or default_root(ROOT / "experiments", f"{grid.config.dataset.name}-grid")
     out = out.absolute()
-    if not args.resume:
-        new_run(out)
-        write_plan(grid, out)
-    with only_run_here(out):
+    with at_work_in(out, new=not args.resume):
+        if not args.resume:
+            write_plan(grid, out)
         try:
             with engine_of(args, jobs, out) as engine:
                 records = drive(grid, out, engine, Board(jobs, speed), args.retry_failed)
-        except (KeyboardInterrupt, DataError):
+        except (KeyboardInterrupt, DataError, OSError):
             leave(grid, out)
             raise
         finish(grid, out, records)

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 from config import ExperimentConfig, read_json, validate
 from grid_journal import sync_folder, sync_tree
 from grid_plan import fingerprint_of
+from locks import FolderInUse
 from pure_lstm_anomaly_detection_main import run_experiment
-from reporting import FolderInUse, RunFolder
+from reporting import RunFolder
 from utils import DataError, resolve_device, write_json, write_text
 
 if TYPE_CHECKING:
@@ -310,7 +311,8 @@ def local_cluster(
         card = {"env": {"CUDA_VISIBLE_DEVICES": gpu_of_worker(k, gpus, runs_per_gpu)}} if gpus else {}
         workers[k] = {"cls": Nanny, "options": inside | card}
     with tempfile.TemporaryDirectory() as scratch, dask.config.set(SETTINGS | {"temporary-directory": scratch}):
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        for chatty in ("distributed", "tornado"):                # of connections that Ctrl-C cuts
+            logging.getLogger(chatty).setLevel(logging.CRITICAL)
         quiet_tracker()
         front = {"cls": Scheduler, "options": place}
         with SpecCluster(workers=workers, scheduler=front, silence_logs=logging.CRITICAL) as cluster:

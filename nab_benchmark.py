@@ -11,6 +11,8 @@ results.json hold the NAB scores. Forecasts made with the same parameters are ta
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import hashlib
 import json
 import logging
@@ -25,6 +27,7 @@ from tqdm import tqdm
 
 import data_preprocess_NAB
 from config import read_json
+from locks import only_run_here
 from metrics import NAB_PROFILES, NabSeries, nab_probation, nab_score
 from nab_files import LABELS
 from nab_halves import gain_curve, random_halves, score_by_halves
@@ -306,17 +309,18 @@ def run(nab_root: Path, out: Path, seeds: int) -> str:
     series = read_series(nab_root)
     blocks = {name: scaled_blocks(one) for name, one in series.items()}
     keys = {name: hashlib.sha256(values.tobytes()).hexdigest()[:16] for name, values in blocks.items()}
-    rows: dict[str, list[Result]] = {"range rule": [_run_detector(nab_root, out, "range", series, None, True)]}
-    for source, options, make in _sources(blocks, seeds):
-        made_from = {"source": source, "options": options, "blocks": keys}
-        forecasts = kept(out / "forecasts" / f"{source}.npz", made_from, make)
-        kind = source.partition("_seed")[0]
-        for with_range in (False, True):
-            detector = f"{source}_range" if with_range else source
-            result = _run_detector(nab_root, out, detector, series, forecasts, with_range)
-            rows.setdefault(f"{kind} + range rule" if with_range else kind, []).append(result)
-    write_json(out / "results.json", {"detectors": _plain(rows), "versions": versions()})
-    write_text(out / "tables.md", table(rows))
+    with only_run_here(out):
+        rows = {"range rule": [_run_detector(nab_root, out, "range", series, None, True)]}
+        for source, options, make in _sources(blocks, seeds):
+            made_from = {"source": source, "options": options, "blocks": keys}
+            forecasts = kept(out / "forecasts" / f"{source}.npz", made_from, make)
+            kind = source.partition("_seed")[0]
+            for with_range in (False, True):
+                detector = f"{source}_range" if with_range else source
+                result = _run_detector(nab_root, out, detector, series, forecasts, with_range)
+                rows.setdefault(f"{kind} + range rule" if with_range else kind, []).append(result)
+        write_json(out / "results.json", {"detectors": _plain(rows), "versions": versions()})
+        write_text(out / "tables.md", table(rows))
     return table(rows)
 
 

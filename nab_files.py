@@ -9,6 +9,8 @@ what is in the cache has been checked. A local copy may be another version; the 
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import difflib
 import json
 import logging

@@ -10,6 +10,8 @@ the mean over the rows before it, the offline score that over the rows around it
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from locks import only_run_here
 from metrics import suggest_buffer, vus
 from nab_benchmark import (
     PLAIN,
@@ -111,13 +114,14 @@ def run(nab_root: Path, out: Path, seeds: int) -> str:
     }
     for plain in PLAIN:
         found[plain] = [_graded(series, row_distances(series, blocks, plain_forecasts(blocks, plain)))]
-    for seed in range(seeds):
-        forecasts = frozen_forecasts(out, blocks, seed)
-        found.setdefault("LSTM", []).append(_graded(series, row_distances(series, blocks, forecasts)))
-        means = [f"{word} {np.mean(values):.3f}" for word, values in found["LSTM"][-1].items()]
-        log.info("seed %d: VUS-PR %s", seed, ", ".join(means))
-    write_json(out / "results.json", {"series": TSB_AD, "vus_pr": found, "versions": versions()})
-    write_text(out / "tables.md", tables(found))
+    with only_run_here(out):
+        for seed in range(seeds):
+            forecasts = frozen_forecasts(out, blocks, seed)
+            found.setdefault("LSTM", []).append(_graded(series, row_distances(series, blocks, forecasts)))
+            means = [f"{word} {np.mean(values):.3f}" for word, values in found["LSTM"][-1].items()]
+            log.info("seed %d: VUS-PR %s", seed, ", ".join(means))
+        write_json(out / "results.json", {"series": TSB_AD, "vus_pr": found, "versions": versions()})
+        write_text(out / "tables.md", tables(found))
     return tables(found)
 
 

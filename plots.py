@@ -24,7 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
-from utils import DataError
+from utils import DataError, atomic_path
 
 DPI = 80
 WIDTH, LEFT, RIGHT, BOTTOM, TITLE, GAP = 11.25, 1.65, 0.2, 0.5, 0.32, 0.13  # inches; 900 pixels wide
@@ -381,8 +381,6 @@ def _dot(style: Mapping) -> dict:
 
 def save(figure: Figure, path: str | Path, dpi: int = DPI) -> None:
     """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -390,11 +388,8 @@ def save(figure: Figure, path: str | Path, dpi: int = DPI) -> None:
     image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)  # a third of the bytes
     palette, corner = image.getpalette(), 3 * image.getpixel((0, 0))
     image.putpalette(palette[:corner] + [255, 255, 255] + palette[corner + 3 :])  # its white is one step off
-    try:
+    with atomic_path(Path(path), durable=False) as temporary:                     # drawn again with its report
         image.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def envelope(t: np.ndarray, y: np.ndarray, buckets: int = BUCKETS) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,8 @@ is a dataset too: one model for each of its series.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import argparse
 import logging
 import tempfile
@@ -48,6 +50,7 @@ log = logging.getLogger(__name__)
 DATASETS = ROOT / "datasets"
 FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")
 MOST_STEPS = 1_000_000                   # of a trailing span: it is kept in memory
+SUMMARY = "summary.json"                 # of a folder of several runs
 QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_size=4")
 
 
@@ -69,17 +72,19 @@ def run_experiment(
 
     from detector import Detector, build_model, load_checkpoint, save_checkpoint
     from findings import events_on_normal
+    from locks import only_run_here
     from report_page import write_report
-    from reporting import only_run_here, write_run
+    from reporting import write_run
 
     began = time.perf_counter()
-    run.plots.mkdir(exist_ok=True)
     with only_run_here(run.root), log_to_file(run.log):
+        run.plots.mkdir(exist_ok=True)
         log.info("%s on %s: %s", dataset.meta.dataset, device, ", ".join(dataset.channels))
         seed_everything(config.training.seed)
         saved = load_checkpoint(run.checkpoint) if run.checkpoint.is_file() else None
         if saved is not None:
             check_same_data(saved, dataset)
+        withdraw(run.metrics, run.report)                        # what is written from here on belongs to no old ones
         write_json(run.config, config.model_dump())
         config = config.in_seconds(dataset.meta.rate_hz)
         model = build_model(config.model, len(dataset.channels), dataset.meta.rate_hz)
@@ -199,6 +204,12 @@ def forecast_numbers(validation: Batches, detector: Detector, progress: dict[str
 
     naive = naive_losses(validation, detector.model.horizon, detector.spans.warm_up)
     return {"lstm": progress["best_loss"], "best_epoch": progress["best_epoch"]} | naive
+
+
+def withdraw(*results: Path) -> None:
+    """Remove results that are about to be made again: their files stand for a run that is finished."""
+    for path in results:
+        path.unlink(missing_ok=True)
 
 
 def check_same_data(saved: dict[str, Any], dataset: Dataset) -> None:
@@ -475,7 +486,7 @@ def run_all(
         rank: of this process in its group; only the first, 0, writes.
     """
     from report_page import write_report
-    from reporting import RUNS, RunFolder, new_run
+    from reporting import RUNS, RunFolder, at_work_in
 
     runs = planned_runs(config, seeds)
     data = {name: load_data(one, datasets) for name, one in {r.dataset.name: r for r in runs.values()}.items()}
@@ -483,22 +494,22 @@ def run_all(
         for folder, one in runs.items():
             assist(one, data[one.dataset.name], RunFolder(root / folder).checkpoint, device)
         return ""
-    if new:
-        new_run(root)
-    else:
+    several = len(runs) > 1
+    with at_work_in(root, new):
+        if not new:
+            for folder, one in runs.items():
+                check_resumable(one, data[one.dataset.name], RunFolder(root / folder))
+        if several:
+            withdraw(root / SUMMARY, RunFolder(root).report)
+            write_json(root / RUNS, {"seeds": seeds, "folders": list(runs)})
+        write_json(root / "config.json", config.model_dump())    # last: with it the folder can be gone on with
+        results: dict[str, list[dict[str, Any]]] = {}
         for folder, one in runs.items():
-            check_resumable(one, data[one.dataset.name], RunFolder(root / folder))
-    write_json(root / "config.json", config.model_dump())
-    if len(runs) > 1:
-        write_json(root / RUNS, {"seeds": seeds, "folders": list(runs)})
-    results: dict[str, list[dict[str, Any]]] = {}
-    for folder, one in runs.items():
-        run = RunFolder(root / folder)
-        run.root.mkdir(parents=True, exist_ok=True)
-        results.setdefault(one.dataset.name, []).append(run_experiment(one, data[one.dataset.name], run, device))
-    table = summarize(root if len(runs) > 1 else None, results)
-    if len(runs) > 1:
-        write_report(root)
+            run = RunFolder(root / folder)
+            results.setdefault(one.dataset.name, []).append(run_experiment(one, data[one.dataset.name], run, device))
+        table = summarize(root if several else None, results)
+        if several:
+            write_report(root)
     return table
 
 
@@ -510,7 +521,7 @@ def summarize(parent: Path | None, results: dict[str, list[dict[str, Any]]]) -> 
     if parent is not None:
         keys = ("detectors", "forecast")
         summary = {name: over_seeds([{k: one[k] for k in keys} for one in seeds]) for name, seeds in results.items()}
-        write_json(parent / "summary.json", {"seeds": len(next(iter(results.values()))), "datasets": summary})
+        write_json(parent / SUMMARY, {"seeds": len(next(iter(results.values()))), "datasets": summary})
     (first, *_), *_ = results.values()
     if "nab" in first["detectors"]["LSTM"]["deployed"]:
         return f"{forecast_table(results)}\n\n{series_table(results)}"
@@ -530,6 +541,8 @@ def resumed_config(root: Path, overrides: Sequence[str]) -> ExperimentConfig:
     """Return the config of a run to go on with; only what comes after training may be overridden."""
     if not (root / "config.json").is_file():
         raise DataError(f"{root}: no config.json there; --resume needs the folder of a run")
+    if (root / "metrics.json").is_file() and not (root / "checkpoint.pt").is_file():
+        raise DataError(f"{root}: holds scored recordings; --resume needs the folder of a run that trains")
     config, before = load_experiment(root / "config.json", overrides), load_experiment(root / "config.json")
     for section in ("dataset", "model", "training"):
         if getattr(config, section) != getattr(before, section):

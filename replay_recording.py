@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import argparse
 import contextlib
 import math

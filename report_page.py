@@ -9,6 +9,8 @@ the same to the byte.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import base64
 import io
 import json
@@ -28,6 +30,7 @@ from urllib.parse import quote
 import numpy as np
 
 from config import read_json
+from locks import only_run_here
 from reporting import (
     AFTER_ROWS,
     AFTER_S,
@@ -103,8 +106,6 @@ def read_run(root: Path) -> Run:
     Raises: DataError naming the file that is missing, or that does not fit.
     """
     folder = RunFolder(root)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected the folder of a run")
     if not folder.metrics.is_file():
         what = "not finished" if folder.config.is_file() else "no run folder"
         raise DataError(f"{root}: {what}, there is no metrics.json; go on with --resume, or name a finished run")
@@ -543,9 +544,12 @@ def write_report(root: Path) -> Path:
     Raises: DataError naming what is missing in the folder or does not fit together; then nothing is written.
     """
     began = time.perf_counter()
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; expected the folder of a run")
     try:
-        several = (root / RUNS).is_file()
-        page = _render("several", several_page(root)) if several else _render("one", run_page(read_run(root)))
+        with only_run_here(root):                                # not while a run is changing its files
+            several = (root / RUNS).is_file()
+            page = _render("several", several_page(root)) if several else _render("one", run_page(read_run(root)))
     except (*MISFITS, jinja2.TemplateError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(

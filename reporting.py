@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import socket
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +17,8 @@ import numpy as np
 from pydantic import Field
 
 from config import Section, read_json, validate
-from utils import DataError, atomic_path, git_commit, lazy_import, versions, write_json, write_text
+from locks import only_run_here
+from utils import DataError, atomic_path, git_commit, lazy_import, versions, write_json
 from windowing import Meta
 
 pd = lazy_import("pandas")
@@ -28,7 +26,6 @@ pd = lazy_import("pandas")
 RUNS = "runs.json"                          # of a folder of several runs
 BEFORE_S, AFTER_S = 30.0, 20.0              # of a close-up of a recording
 BEFORE_ROWS, AFTER_ROWS = 200, 100          # and of a series
-BEAT_S, SILENT_S = 5.0, 60.0                # a lock is touched so often; one of another machine is dead after
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
 EXPLAINED = ("overlaps", "component", "contributions")  # of an event, behind the columns that it always had
@@ -114,7 +111,7 @@ def _stem(recording: str) -> str:
 
 
 def new_run(root: Path) -> RunFolder:
-    """Create an empty run folder.
+    """Create an empty run folder; what a run that was killed at once may have left there is nothing.
 
     Raises: DataError if there is a run already, or the folder cannot be made.
     """
@@ -139,12 +136,26 @@ def read_runs(root: Path) -> SeveralRuns:
 
 
 def check_unused(root: Path) -> None:
-    """Raise DataError if there is a run already, or something that is no folder."""
+    """Raise DataError if there is a run already, or something that is no folder; one that never began is none."""
     try:
-        if root.exists() and any(root.iterdir()):
+        if root.exists() and any(not path.name.startswith(".") and path.name != RUNS for path in root.iterdir()):
             raise DataError(f"{root}: not empty; go on with --resume {root}, or name another --out")
     except OSError as error:
         raise DataError(f"{root}: cannot be used as a run folder ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def at_work_in(root: Path, new: bool) -> Iterator[None]:
+    """Hold a run folder for this process; a new one has to be empty.
+
+    Raises: DataError if it is not, or another process is at work in it.
+    """
+    if new:
+        new_run(root)
+    with only_run_here(root):
+        if new:
+            new_run(root)                                        # still: another process may have been quicker
+        yield
 
 
 def default_root(parent: Path, dataset: str) -> Path:
@@ -155,78 +166,6 @@ def default_root(parent: Path, dataset: str) -> Path:
         count += 1
         root = parent / f"{dataset}-{stamp}-{count}"
     return root
-
-
-class FolderInUse(DataError):
-    """Another process is at work in the folder."""
-
-
-@contextlib.contextmanager
-def only_run_here(root: Path) -> Iterator[None]:
-    """Hold a run folder for this process; a second run in it is an error.
-
-    A lock left by a process that is gone is taken over. Whether one of another machine is gone shows in
-    its time: whoever holds a lock touches it every few seconds.
-
-    Raises: FolderInUse naming the process.
-    """
-    lock, mine = root / ".lock", f"{os.getpid()}@{socket.gethostname()}"
-    try:
-        with lock.open("x", encoding="utf-8") as file:
-            file.write(mine)
-    except FileExistsError:
-        process, _, host = _owner(lock)
-        if _at_work(lock, process, host):
-            place = f" on {host}" if host not in ("", socket.gethostname()) else ""
-            raise FolderInUse(f"{root}: another run, process {process}{place}, is at work in it") from None
-        write_text(lock, mine)
-    stop = threading.Event()
-    beat = threading.Thread(target=_touch, args=(lock, stop), daemon=True)
-    beat.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        beat.join()
-        lock.unlink(missing_ok=True)
-
-
-def _owner(lock: Path) -> tuple[str, str, str]:
-    try:
-        return lock.read_text(encoding="utf-8").strip().partition("@")
-    except (FileNotFoundError, UnicodeDecodeError):
-        return "", "", ""
-
-
-def _at_work(lock: Path, process: str, host: str) -> bool:
-    if not process.isdigit():
-        return False
-    if host in ("", socket.gethostname()):
-        return int(process) != os.getpid() and _is_alive(int(process))
-    clock = lock.with_name(f".clock.{os.getpid()}")              # both times from the shared disk's clock
-    try:
-        clock.touch()
-        return clock.stat().st_mtime - lock.stat().st_mtime < SILENT_S
-    except FileNotFoundError:
-        return False
-    finally:
-        clock.unlink(missing_ok=True)
-
-
-def _touch(lock: Path, stop: threading.Event) -> None:
-    while not stop.wait(BEAT_S):
-        with contextlib.suppress(OSError):
-            os.utime(lock)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def write_run(run: RunFolder, *, seed: int, device: str, seconds: Mapping[str, float], simulated: bool) -> None:

@@ -12,9 +12,10 @@ for training, 13-18 for calibration, and 19-42 for test, with 30 events of each 
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import hashlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy  # its parts load when they are used: --help must not wait
 
-from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli
+from locks import only_run_here
+from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli, write_json, write_text
 
 pd = lazy_import("pandas")
 
@@ -645,12 +647,10 @@ def format_cells(values: np.ndarray, decimals: int) -> list[str]:
     return text[place].tolist()
 
 
-def write_atomically(path: Path, text: str) -> str:
+def write_hashed(path: Path, text: str) -> str:
     """Write `path` all at once; return the SHA-256 of its bytes."""
-    data, temporary = text.encode(), path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-    return hashlib.sha256(data).hexdigest()
+    write_text(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def session_csv(frame: pd.DataFrame) -> str:
@@ -670,13 +670,23 @@ def is_complete(out: Path, manifest: dict) -> bool:
         return False
 
 
+def cut_off(out: Path) -> dict[str, float] | None:
+    """Return the arguments of `write_sessions` that was killed in this folder; None if there is no such folder."""
+    try:
+        return json.loads((out / "simulation.json").read_text())["unfinished"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def write_sessions(out: Path, seed: int = 0, minutes: float = 30.0, train: int = 12, calibration: int = 6,
                    test: int = 24) -> list[Path]:
     """Write the sessions, or keep them if `out` already has the very same; return their CSV paths.
 
     Raises: ValueError if `plan_sessions` finds no plan, or if `out` has sessions
     besides these: nothing is deleted, and old and new people must not mix.
+    FolderInUse if another process is writing there.
     """
+    arguments = {"seed": seed, "minutes": minutes, "train": train, "calibration": calibration, "test": test}
     plans = plan_sessions(seed, minutes, train, calibration, test)
     manifest = {"data": "simulated", "version": VERSION, "seed": seed, "minutes": minutes,
                 "sessions": json.loads(json.dumps([asdict(plan) for plan in plans]))}
@@ -687,15 +697,15 @@ def write_sessions(out: Path, seed: int = 0, minutes: float = 30.0, train: int =
     if strangers := sorted(p.name for p in out.glob("session_*.csv") if p.name not in wanted):
         raise ValueError(f"{out} has {len(strangers)} other session files, first {strangers[0]}; "
                          "give an empty folder or delete them")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "simulation.json").unlink(missing_ok=True)      # a half-written folder has no manifest
-    digests = {}
-    for plan, path in zip(plans, paths):
-        session = simulate_session(plan.seed, minutes, plan.kinds, plan.activity)
-        digests[path.name] = write_atomically(path, session_csv(session.frame))
-        labels = path.with_suffix(".events.csv")
-        digests[labels.name] = write_atomically(labels, session.events.to_csv(index=False, lineterminator="\n"))
-    write_atomically(out / "simulation.json", json.dumps(manifest | {"sha256": digests}, indent=1) + "\n")
+    with only_run_here(out):
+        write_json(out / "simulation.json", {"unfinished": arguments})       # so that nobody takes half a folder
+        digests = {}
+        for plan, path in zip(plans, paths):
+            session = simulate_session(plan.seed, minutes, plan.kinds, plan.activity)
+            digests[path.name] = write_hashed(path, session_csv(session.frame))
+            labels = path.with_suffix(".events.csv")
+            digests[labels.name] = write_hashed(labels, session.events.to_csv(index=False, lineterminator="\n"))
+        write_text(out / "simulation.json", json.dumps(manifest | {"sha256": digests}, indent=1) + "\n")
     return paths
 
 

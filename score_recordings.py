@@ -33,7 +33,7 @@ from findings import (
 )
 from recordings import Recording, name_of
 from report_page import write_report
-from reporting import RunFolder, new_run, only_run_here, run_files, write_data, write_run
+from reporting import RunFolder, at_work_in, run_files, write_data, write_run
 from utils import DataError, log_to_file, sha256_of, write_json
 from windowing import EventMeta, Segment, segments_where
 
@@ -66,12 +66,13 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
     steps = {}
     for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
         steps[name] = sum(len(segment) for segment in read(name, file).segments)
-    run = new_run(root)
-    clear_pictures(run)
-    checked = time.perf_counter()
-    with only_run_here(run.root), log_to_file(run.log):
+    run, checked = RunFolder(root), time.perf_counter()
+    again = is_cut_off(run)
+    with at_work_in(root, new=not again), log_to_file(run.log):
+        if again:
+            log.warning("%s: a scoring was cut off here; it starts over", root)
         log.info("scoring %d recordings with %s on %s", len(paths), checkpoint, device)
-        write_json(run.config, detector.config.model_dump())
+        clear_pictures(run)
         results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read)
         seconds = {
             "checking": checked - began,
@@ -80,8 +81,15 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
         }
         write_run(run, seed=results["seed"], device=device, seconds=seconds, simulated=results["simulated"])
         write_json(run.metrics, results)
+        write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
         write_report(run.root)
-    return run.root
+    return root
+
+
+def is_cut_off(run: RunFolder) -> bool:
+    """Return whether a folder is that of a scoring that was killed: the report, its last file, is missing."""
+    is_training = run.checkpoint.is_file() or (run.config.is_file() and not run.metrics.is_file())
+    return run.log.is_file() and not run.report.is_file() and not is_training
 
 
 def _score_in_groups(

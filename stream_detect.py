@@ -13,8 +13,11 @@ never stopped, even after a crash.
 
 from __future__ import annotations
 
+import ctrl_c  # noqa: F401
+
 import argparse
 import contextlib
+import io
 import json
 import math
 import os
@@ -25,15 +28,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from locks import only_writer_of
 from utils import (
     ArgumentParser,
     DataError,
-    atomic_path,
     keep_freed_memory,
     resolve_device,
     run_cli,
     setup_logging,
     sha256_of,
+    write_bytes,
 )
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
@@ -56,13 +60,15 @@ class Output:
     """Writes steps and events as CSV or JSON lines, to stdout or a file.
 
     Args:
-        keep: bytes of the file to keep, what was written before a restart; stdout begins anew.
+        keep: bytes of the file to keep, what was written before a restart, None = there must be no file yet; stdout
+            begins anew.
     Raises: DataError if the file is shorter than that.
     """
 
-    def __init__(self, path: Path | None, as_json: bool, rows: Rows, keep: int) -> None:
+    def __init__(self, path: Path | None, as_json: bool, rows: Rows, keep: int | None) -> None:
         self.as_json, self.rows, self.path = as_json, rows, path
-        self.bytes, self.begun = keep if path is not None else 0, False
+        self.mode = "xb" if keep is None else "r+b" if keep else "wb"        # "x": not even one that came meanwhile
+        self.bytes, self.begun = (keep or 0) if path is not None else 0, False
         self.file: Any = sys.stdout.buffer if path is None else None         # a file is opened when it begins
         if self.bytes and (path.stat().st_size if path.is_file() else 0) < keep:
             raise DataError(f"--out {path}: shorter than the {keep} bytes of the saved state; delete the state")
@@ -77,7 +83,7 @@ class Output:
         self.begun = True
         if self.path is not None:
             try:
-                self.file = self.path.open("r+b" if self.bytes else "wb")
+                self.file = self.path.open(self.mode)
                 self.file.truncate(self.bytes)
                 self.file.seek(self.bytes)
             except OSError as error:
@@ -145,12 +151,12 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """
     import torch
 
+    content = io.BytesIO()
+    torch.save(_with_tensors(state), content)
     try:
-        with atomic_path(path) as temporary:
-            torch.save(_with_tensors(state), temporary)
-    except (OSError, RuntimeError) as error:                     # torch has its own for a full disk
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(f"--state {path}: cannot be written ({reason})") from None
+        write_bytes(path, content.getbuffer())
+    except OSError as error:
+        raise DataError(f"--state {path}: cannot be written ({error.strerror})") from None
 
 
 def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
@@ -240,6 +246,7 @@ class Stream:
             self.first = line[:FIRST]
         elif self.begins and line[:FIRST] == self.first:
             self.left = self.taken
+            self.rows.number -= 1                                # its header was counted before
             self.clock.forget_seen()
             print(f"the input begins as before: {self.left} lines are skipped", file=sys.stderr, flush=True)
         self.begins = False
@@ -383,6 +390,16 @@ def command(args: argparse.Namespace) -> int:
     sha = sha256_of(args.checkpoint) if args.checkpoint.is_file() else ""
     complaints = Complaints()
     stream = new_stream(args.checkpoint, resolve_device(args.device), complaints)
+    with only_writer_of(args.state) if args.state else contextlib.nullcontext():
+        return watch(stream, sha, args, complaints)
+
+
+def watch(stream: Stream, sha: str, args: argparse.Namespace, complaints: Complaints) -> int:
+    """Go on from the saved state, if there is one, until the input ends or a signal comes; return the exit code.
+
+    Args:
+        sha: SHA-256 of the checkpoint.
+    """
     before: dict[str, Any] = {"place": 0, "bytes": None}
     if args.state and args.state.exists():
         before = load_state(args.state, sha)
@@ -396,7 +413,7 @@ def command(args: argparse.Namespace) -> int:
         detector = stream.live.detector
         plot = LivePlot(detector.channels, detector.units)
     source = open_input(args.follow, before["place"])
-    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"] or 0)
+    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"])
 
     def save(place: int) -> None:
         if args.state:
@@ -416,6 +433,10 @@ def command(args: argparse.Namespace) -> int:
     except BrokenPipeError:                                      # whoever read the output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:                               # a full disk names no file
+            error.filename = str(args.out) if args.out else "stdout"
+        raise
 
 
 def restore(stream: Stream, before: dict[str, Any], path: Path) -> None:

@@ -17,12 +17,14 @@ import logging
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
@@ -72,10 +74,47 @@ class PlainFormatter(logging.Formatter):
         return plain_text(super().format(record))
 
 
-def run_cli(body: Callable[[], int]) -> int:
-    """Run the body of a script; turn errors of the user's input into one line and exit code 2."""
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, or SIGTERM, which is to end a process as tidily."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise Stopped, but not within an import; signals that are ignored stay so."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):                                 # libraries that are half there raise anything at all
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        else:
+            raise Stopped(number)
+
+    here = threading.current_thread() is threading.main_thread()
+    wanted = [one for one in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in wanted}
     try:
-        return body()
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def run_cli(body: Callable[[], int]) -> int:
+    """Run the body of a script; one line and exit code 2 for what the user or the disk has wrong, 130 for Ctrl-C."""
+    try:
+        with stopped_by_signals():
+            code = body()
+            sys.stdout.flush()
+            return code
     except DataError as error:
         print(f"error: {plain_text(' '.join(str(error).splitlines()))}", file=sys.stderr)
         return 2
@@ -87,10 +126,12 @@ def run_cli(body: Callable[[], int]) -> int:
     except OSError as error:                                         # a full disk, a folder that is not ours
         place, advice = error.filename or "files", "check the path, its permissions and the space that is left"
         print(f"error: {place}: {error.strerror or error}; {advice}", file=sys.stderr)
+        with contextlib.suppress(OSError):                           # what stdout could not take must not fail again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + getattr(stop, "number", signal.SIGINT)
 
 
 def setup_logging(verbose: bool = False) -> None:
@@ -123,15 +164,17 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Copy every log message to `path` as well, for as long as the context lasts."""
+    """Copy every log message to `path` as well, for as long as the context lasts; a full disk ends no run here."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.handleError = lambda record: None                    # else a traceback for each message
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 def seed_everything(seed: int) -> None:
@@ -187,21 +230,38 @@ def process_group(device: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it over `path` only if the block succeeds."""
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it over `path` only if the block succeeds.
+
+    Args:
+        durable: force it to disk first, so that a power cut leaves the old file or the new one, never a torn one.
+    Raises: OSError that names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     try:
         yield temporary
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and (error.filename is None or str(error.filename) == str(temporary)):
+            error.filename = str(path)                           # a full disk names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:

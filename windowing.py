@@ -27,6 +27,7 @@ from pydantic import Field, model_validator
 
 import csv_tables
 from config import Name, Section, Unit, check_name, read_json, validate
+from locks import only_run_here
 from utils import DataError, atomic_path, lazy_import, sha256_of, write_json
 
 pd = lazy_import("pandas")
@@ -213,12 +214,13 @@ def fit_scaler(
 def write_dataset(
     folder: Path, splits: Mapping[str, Sequence[Segment]], window_steps: int, facts: Mapping[str, Any]
 ) -> Meta:
-    """Write a windowed dataset: three CSVs, and `meta.json` last, so that a torn set is never read.
+    """Write a windowed dataset: three CSVs, and `meta.json` last with their hashes, so that a torn set is never read.
 
     Args:
         splits: the segments of each of SPLITS.
         facts: the fields of Meta that do not follow from the segments: not format, scaler, splits, rows, hashes.
-    Raises: DataError if a split has no segment, a channel cannot be scaled or the folder not written.
+    Raises: DataError if a split has no segment, a channel cannot be scaled or the folder not written; FolderInUse if
+        another process is writing it.
     """
     for split in SPLITS:
         if not splits[split]:
@@ -227,18 +229,17 @@ def write_dataset(
             )
     channels, timestamps = list(facts["channels"]), facts.get("series") is not None
     scaler = fit_scaler(splits["train"], channels, constant_scale=1.0 if timestamps else None)
-    try:
+    paths = {split: folder / f"{split}.csv" for split in SPLITS}
+    with only_run_here(folder):
         (folder / "meta.json").unlink(missing_ok=True)
         spans = {
-            split: write_windows(folder / f"{split}.csv", splits[split], channels, window_steps, timestamps)
-            for split in SPLITS
+            split: write_windows(path, splits[split], channels, window_steps, timestamps)
+            for split, path in paths.items()
         }
         rows = {split: sum(span.steps for span in spans[split]) for split in SPLITS}
-        hashes = {split: sha256_of(folder / f"{split}.csv") for split in SPLITS}
+        hashes = {split: sha256_of(path) for split, path in paths.items()}
         meta = Meta(format=FORMAT, scaler=scaler, splits=spans, rows=rows, hashes=hashes, **facts)
         write_json(folder / "meta.json", meta.model_dump())
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written: {error.strerror}") from None
     return meta
 
 
@@ -249,16 +250,13 @@ def fingerprint_of(config: Mapping[str, Any], sources: Mapping[str, str]) -> str
 
 
 def is_current(folder: Path, fingerprint: str) -> bool:
-    """Return whether a folder holds this very dataset, complete and readable."""
+    """Return whether a folder holds this very dataset, its files as they were written."""
     try:
         meta = read_meta(folder)
-        if meta.fingerprint != fingerprint:
-            return False
-        for split in SPLITS:
-            read_windows(folder / f"{split}.csv", meta, list(meta.channels))
-    except DataError:
+        sums = {split: sha256_of(folder / f"{split}.csv") for split in SPLITS}
+    except (DataError, OSError):
         return False
-    return True
+    return meta.fingerprint == fingerprint and meta.hashes == sums
 
 
 def write_windows(
@@ -332,7 +330,7 @@ def read_windows(path: Path, meta: Meta, channels: Sequence[str]) -> list[Segmen
 
     Raises: DataError naming file, row and column where the file does not keep to the schema.
     """
-    frame = _read_rows(path, meta, channels)
+    frame, as_written = _read_rows(path, meta, channels)
     recording, t = frame["recording"].cat, frame["t_s"].to_numpy()
     number = recording.codes.to_numpy()
     values = np.empty((len(frame), len(channels)), np.float32)
@@ -346,12 +344,16 @@ def read_windows(path: Path, meta: Meta, channels: Sequence[str]) -> list[Segmen
         replace(whole.cut(start, end), recording=str(recording.categories[number[start]]))
         for start, end in _joined(number, t, meta.rate_hz, path)
     ]
-    if meta.hashes and sha256_of(path) != meta.hashes.get(path.stem):
-        raise DataError(f"{path.name}: was changed, or is of another meta.json: SHA-256 differs; preprocess again")
+    if not as_written:                                               # said last: a wrong row says more
+        raise DataError(
+            f"{path.name}: not the file that meta.json was written with: it was changed, or is being made at this "
+            "moment; preprocess again"
+        )
     return segments
 
 
-def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
+def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> tuple[pd.DataFrame, bool]:
+    """Return the checked rows of a split, and whether its file is the one that `meta.json` was written with."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; preprocess the dataset again")
     flags = ["label", *(f"valid_{c}" for c in channels)]
@@ -360,10 +362,13 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
     wanted = {*texts, *numbers, *flags}
     types = {"timestamp": str, "recording": "category"}
     types |= {**dict.fromkeys(numbers, float), **dict.fromkeys(flags, np.int8)}
+    how = {"dtype": types, "keep_default_na": False, "na_values": [""], "low_memory": False}
     try:
-        frame = pd.read_csv(
-            path, usecols=wanted.__contains__, dtype=types, keep_default_na=False, na_values=[""], low_memory=False
-        )
+        with path.open("rb") as file:                                # one open file: it may be replaced meanwhile
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            as_written = not meta.hashes or found == meta.hashes.get(path.stem)
+            file.seek(0)
+            frame = pd.read_csv(file, usecols=wanted.__contains__, **how)
     except (ValueError, OSError, OverflowError, pd.errors.ParserError) as error:
         _tell_wrong_cell(path, numbers, flags)
         raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None
@@ -392,7 +397,7 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> pd.DataFrame:
     if strange.any():
         row = int(strange.argmax())
         raise DataError(f"{path.name}: row {row + 2}: timestamp is {frame['timestamp'].iloc[row]!r}; preprocess again")
-    return frame
+    return frame, as_written
 
 
 def _tell_wrong_cell(path: Path, numbers: Sequence[str], flags: Sequence[str]) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from utils import ROOT
 from windowing import FORMAT, EventMeta, Meta, ScalerMeta, Segment, SpanMeta
 
 
@@ -21,6 +24,25 @@ def _restore_logging():
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture
+def holder():
+    """Return what lets another process hold a folder, or a file; it holds it until it is killed."""
+    processes = []
+
+    def hold(path: Path, how: str = "only_run_here") -> subprocess.Popen:
+        code = f"import locks, pathlib, sys\nwith locks.{how}(pathlib.Path(sys.argv[1])):\n    input('held\\n')"
+        command = [sys.executable, "-uc", code, str(path)]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield hold
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -194,22 +193,21 @@ def test_wrong_input_is_one_line_and_starts_nothing(home, tmp_path, capfd, argum
     assert not (tmp_path / "x").exists()
 
 
-def test_a_folder_in_use_or_of_something_else_is_refused(home, done, tmp_path, capfd):
+def test_a_folder_in_use_or_of_something_else_is_refused(home, done, tmp_path, capfd, holder):
     assert call(home, "--out", done) == 2 and "not empty" in capfd.readouterr().err
     assert call(home, "--resume", tmp_path) == 2 and "no grid.json there" in capfd.readouterr().err
     assert call(home, "--resume", done, "--seeds", 3) == 2 and "does not" not in capfd.readouterr().out
-    (done / ".lock").write_text(f"{os.getppid()}@{socket.gethostname()}")
-    try:
-        assert call(home, "--resume", done) == 2
-        assert f"process {os.getppid()}, is at work in it" in capfd.readouterr().err
-    finally:
-        (done / ".lock").unlink()
+    other = holder(done)
+    assert call(home, "--resume", done) == 2
+    assert f"process {other.pid}, is at work in it" in capfd.readouterr().err
+    other.communicate("let go")
+    assert not (done / ".lock").exists()
 
 
 def test_other_data_is_not_mixed_in(home, done, tmp_path, capfd):
     shutil.copytree(home / "datasets", tmp_path / "datasets")
-    with (tmp_path / "datasets" / TINY / "meta.json").open("a") as file:
-        file.write("\n")
+    path = tmp_path / "datasets" / TINY / "meta.json"
+    path.write_text(path.read_text() + "\n")
     assert grid_search.main(["--resume", str(done), "--datasets", str(tmp_path / "datasets")]) == 2
     assert "no longer the data" in capfd.readouterr().err
 
@@ -309,15 +307,15 @@ def test_a_run_that_finished_unrecorded_is_not_done_again(home, done, tmp_path):
     pd.testing.assert_frame_equal(results_of(root), results_of(done))
 
 
-def test_a_run_that_an_orphan_is_still_at_is_waited_for(home, done, tmp_path):
+def test_a_run_that_an_orphan_is_still_at_is_waited_for(home, done, tmp_path, holder):
     root = tmp_path / "x"
     last = copy_without_last_record(done, root)
     (last / "result.json").rename(last / "later")
-    (last / ".lock").write_text(f"1@{socket.gethostname()}")               # a process that lives
+    orphan = holder(last)
 
     def finish():
         (last / "later").rename(last / "result.json")
-        (last / ".lock").unlink()
+        orphan.communicate("let go")
 
     timer = threading.Timer(1.5, finish)
     timer.start()

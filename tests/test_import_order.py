@@ -7,7 +7,9 @@ import pytest
 from utils import ROOT
 
 RANK = {
+    "ctrl_c": 0,
     "utils": 0,
+    "locks": 1,
     "grid_journal": 1,
     "config": 1,
     "nab_files": 1,

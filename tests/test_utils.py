@@ -1,14 +1,27 @@
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from utils import ROOT, ArgumentParser, jsonable, lazy_import, process_group, run_cli, seed_everything
+from utils import (
+    ROOT,
+    ArgumentParser,
+    DataError,
+    atomic_path,
+    jsonable,
+    lazy_import,
+    process_group,
+    run_cli,
+    seed_everything,
+)
 
 
 @pytest.mark.parametrize(("module", "absent"), [("utils", "numpy"), ("utils", "torch"), ("windowing", "pandas.core")])
@@ -88,3 +101,86 @@ def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with process_group("cpu") as rank:
         assert rank == 0 and not torch.distributed.is_initialized()
+
+
+# ---- how a script ends ----------------------------------------------------------------------
+
+
+def test_what_the_disk_refuses_is_one_line_that_names_the_file(tmp_path, capsys):
+    def body():
+        with atomic_path(tmp_path / "a.csv"):
+            raise OSError(28, "No space left on device")                     # as writing says it: no file is named
+
+    assert run_cli(body) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'a.csv'}: No space left on device\n"
+    assert run_cli(lambda: (tmp_path / "none" / "x").read_text()) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none' / 'x'}: No such file or directory\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_our_own_stay_tracebacks():
+    with pytest.raises(ZeroDivisionError):
+        run_cli(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_what_is_open_end_and_the_handlers_come_back(tmp_path, capsys, number, code):
+    before = signal.getsignal(number)
+
+    def body():
+        with atomic_path(tmp_path / "a.csv") as temporary:
+            temporary.touch()
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+
+    assert run_cli(body) == code and capsys.readouterr().err == "interrupted\n"
+    assert not list(tmp_path.iterdir()) and signal.getsignal(number) is before
+
+
+def test_a_signal_waits_for_the_end_of_an_import(tmp_path, monkeypatch, capsys):
+    """A library that is half there would raise something else, or go on."""
+    source = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.2)\nwhole = True\n"
+    (tmp_path / "slow_to_import.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def body():
+        import slow_to_import  # noqa: F401
+
+        time.sleep(5)
+
+    assert run_cli(body) == 130 and capsys.readouterr().err == "interrupted\n"
+    assert sys.modules.pop("slow_to_import").whole
+
+
+def test_ctrl_c_while_a_script_imports_is_one_line(tmp_path):
+    (tmp_path / "script.py").write_text("import ctrl_c\nprint('on', flush=True)\nimport slow\n")
+    (tmp_path / "slow.py").write_text("import time\ntry:\n    time.sleep(30)\nexcept KeyboardInterrupt:\n    pass\n")
+    (tmp_path / "ctrl_c.py").write_text((ROOT / "ctrl_c.py").read_text())
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, tmp_path / "script.py"], **pipes) as process:
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20)[1] == "interrupted\n" and process.returncode == 130
+
+
+def test_every_script_imports_that_first():
+    for script in scripts():
+        lines = [line for line in script.read_text().splitlines() if line.startswith(("import ", "from "))]
+        place = 1 if lines[0] == "from __future__ import annotations" else 0
+        assert lines[place].startswith("import ctrl_c"), script.name
+
+
+def test_a_power_cut_finds_a_file_whole_it_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr("utils.os.fsync", lambda _: done.append("fsync"))
+    monkeypatch.setattr("utils.os.replace", lambda *_: done.append("rename"))
+    for durable in (True, False):
+        with atomic_path(tmp_path / "a", durable) as temporary:
+            temporary.touch()
+    assert done == ["fsync", "rename", "rename"]
+
+
+def test_a_half_written_file_is_no_dataerror_of_its_own(tmp_path):
+    with pytest.raises(DataError, match="as it was"), atomic_path(tmp_path / "a"):
+        raise DataError("as it was")
+    assert not list(tmp_path.iterdir())
