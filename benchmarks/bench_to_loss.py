@@ -156,7 +156,7 @@ def rows_of(options: Options, figure: Path | None = None) -> list[Row]:
         plot(runs, figure)
     note = f"{LAYERS} x {hidden} units, {HORIZON} leads, simulated recordings; last step at most {limit_s:g} s"
     ends = [lowest(curve) for curve in runs[LAST]]
-    early = [curve[len(curve) // 2][1] for curve in runs[LAST]]              # halfway in the logarithm of time
+    early = [curve[len(curve) // 2][1] for curve in runs[LAST]]              # at the middle look
     return [row_of(recipe, runs[recipe], runs[LAST], marks, note) for marks in (early, ends) for recipe in DENSE]
 
 
