@@ -3,7 +3,8 @@
     VENV/bin/python benchmarks/peer_pyod.py series.npz --epochs 1 --window 100 --hidden 128 --layers 3 --threads 1
 
 Runs in PyOD's own virtual environment and imports nothing of this project. `series.npz` holds train and val (T, C),
-scaled. The error is the mean squared error of forecasts one step ahead, the only ones that this detector makes.
+scaled. Seconds are of the processor, those of training without the scores of the training series. The error is the
+mean squared error of forecasts one step ahead, the only ones that this detector makes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from pyod.models.ts_lstm import LSTMAD
+
+
+class TimedLSTMAD(LSTMAD):
+    """The detector, which counts the processor seconds of its training alone."""
+
+    train_s = 0.0
+
+    def _train_model(self, *args):
+        began = time.process_time()
+        model = super()._train_model(*args)
+        self.train_s = time.process_time() - began
+        return model
 
 
 def one_step_error(detector: LSTMAD, values: np.ndarray, window: int, batch: int = 1024) -> float:
@@ -35,16 +48,15 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     series = np.load(args.series)
-    detector = LSTMAD(window_size=args.window, hidden_size=args.hidden, n_layers=args.layers, epochs=args.epochs,
-                      lr=0.001, batch_size=32)  # fmt: skip
-    began = time.perf_counter()
+    detector = TimedLSTMAD(window_size=args.window, hidden_size=args.hidden, n_layers=args.layers, epochs=args.epochs,
+                           lr=0.001, batch_size=32)  # fmt: skip
     detector.fit(series["train"])
-    fitted = time.perf_counter()
+    began = time.process_time()
     detector.decision_function(series["val"])
-    scored = time.perf_counter()
+    score_s = time.process_time() - began
     status = Path("/proc/self/status").read_text()
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-    found = {"fit_s": fitted - began, "score_s": scored - fitted, "peak_mb": peak_kb * 1024 / 1e6}
+    found = {"train_s": detector.train_s, "score_s": score_s, "peak_mb": peak_kb * 1024 / 1e6}
     print(json.dumps(found | {"error": one_step_error(detector, series["val"], args.window)}))
     return 0
 

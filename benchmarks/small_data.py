@@ -14,23 +14,24 @@ from config import DATASET_CONFIG
 COUNTS = {"train": 2, "calibration": 2, "test": 2}
 
 
-def make_small(root: Path, minutes: int = 10) -> Path:
-    """Simulate six sessions and cut windows from them; return the folder of datasets."""
-    config, out = write_small_raw(root, minutes), root / "datasets"
+def make_small(root: Path, minutes: int = 10, counts: dict[str, int] = COUNTS) -> Path:
+    """Simulate some sessions and cut windows from them; return the folder of datasets."""
+    config, out = write_small_raw(root, minutes, counts), root / "datasets"
     arguments = ["--dataset-config", str(config), "--out", str(out / "collected-known-anomaly")]
     with contextlib.redirect_stdout(sys.stderr):
         assert collected_data_preprocess.main([*arguments, "--dataset", "simulated"]) == 0
     return out
 
 
-def write_small_raw(root: Path, minutes: int = 10) -> Path:
-    """Simulate six sessions; return the dataset_config.json that names them."""
-    arguments = [text for name, count in COUNTS.items() for text in (f"--{name}-sessions", str(count))]
+def write_small_raw(root: Path, minutes: int = 10, counts: dict[str, int] = COUNTS) -> Path:
+    """Simulate some sessions of training, validation and test; return the dataset_config.json that names them."""
+    arguments = [text for name, count in counts.items() for text in (f"--{name}-sessions", str(count))]
     with contextlib.redirect_stdout(sys.stderr):
         assert respiratory_simulator.main(["--out", str(root / "raw"), "--minutes", str(minutes), *arguments]) == 0
-    names = [f"session_{k:02d}" for k in range(1, 7)]
+    names = [f"session_{k:02d}" for k in range(1, sum(counts.values()) + 1)]
+    first, last = counts["train"], counts["train"] + counts["calibration"]
     entry = json.loads(DATASET_CONFIG.read_text())["simulated"]
-    entry |= {"raw_dir": "raw", "split": {"train": names[:2], "val": names[2:4], "test": names[4:]}}
+    entry |= {"raw_dir": "raw", "split": {"train": names[:first], "val": names[first:last], "test": names[last:]}}
     path = root / "dataset_config.json"
     path.write_text(json.dumps({"simulated": entry}))
     return path

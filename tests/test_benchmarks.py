@@ -7,8 +7,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
+from benchmarks.bench_to_loss import LastStepHead, lowest, seconds_to
 from benchmarks.floors import forward_flops
 from benchmarks.growth import slope
 from benchmarks.long_data import waves, write_raw
@@ -17,6 +19,7 @@ from benchmarks.run import PARTS, number, table
 from config import load_dataset
 from lstm_model import StackedLSTM
 from recordings import read_recording
+from trainers import forecast_loss
 from utils import ROOT
 
 
@@ -69,6 +72,23 @@ def test_a_long_recording_reads_back(tmp_path):
     for k, samples in enumerate(recording.channels.values()):
         np.testing.assert_allclose(samples.values, expected[:, k], atol=6e-4)
         np.testing.assert_allclose(samples.t, np.arange(3000) / 25, atol=1e-9)
+
+
+def test_time_to_a_loss_is_that_of_the_first_look_below_it():
+    curve = [(1.0, -2.0), (2.0, -2.6), (4.0, -2.5), (8.0, -2.9)]
+    assert lowest(curve) == -2.9
+    assert [seconds_to(curve, mark) for mark in (-2.5, -2.6, -2.9)] == [2.0, 2.0, 8.0]
+    assert seconds_to(curve, -3.0) == 8.0                                        # never: as long as it trained
+
+
+def test_the_last_step_is_all_that_a_last_step_head_forecasts_from_in_training():
+    torch.manual_seed(0)
+    network = StackedLSTM(2, 4, 1, 3)
+    x, series = torch.randn(2, 5, 2), torch.randn(2, 8, 2)
+    whole = forecast_loss(network(x)[0], series, warm_up=4)
+    network.head = LastStepHead(network.head)
+    assert torch.allclose(forecast_loss(network(x)[0], series, warm_up=4), whole)
+    assert network.train()(x)[0].shape == network.eval()(x)[0].shape
 
 
 @pytest.mark.parametrize("part", [*PARTS])
