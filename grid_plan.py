@@ -268,7 +268,7 @@ class Plan(Section):
     config: ExperimentConfig
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
     halving: bool
-    device: Literal["cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda"]
     fingerprint: str
 
 

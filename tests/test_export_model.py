@@ -222,7 +222,7 @@ def test_weights_that_are_not_finite_are_refused(checkpoint, calibrated, capsys)
     state = copy.deepcopy(calibrated.state_dict())
     state["model"]["head.bias"][3] = float("nan")
     save_checkpoint(checkpoint, state)
-    assert "differs from the detector by nan in forecast" in refused(capsys, "--checkpoint", checkpoint)
+    assert "the weights head.bias are not finite" in refused(capsys, "--checkpoint", checkpoint)
     assert not (checkpoint.parent / "onnx").exists()
 
 
