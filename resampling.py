@@ -34,7 +34,10 @@ class Grid:
     @property
     def t(self) -> np.ndarray:
         """Times of the steps (T,), seconds."""
-        return self.start_s + np.arange(self.steps) / self.rate_hz
+        t = np.arange(self.steps, dtype=float)                       # in place: one such array, not three
+        t /= self.rate_hz
+        t += self.start_s
+        return t
 
 
 @dataclass(frozen=True)
