@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import nab_files
 from config import DATASET_CONFIG, NabConfig, load_nab
@@ -271,6 +270,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def command(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     if args.list:
         print("\n".join(nab_files.series_names()))
         return 0

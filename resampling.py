@@ -15,10 +15,12 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import scipy  # its parts load when they are used: --help must not wait
 
 from recordings import Samples, equal_runs
 from trailing import Stateful
+from utils import lazy_import
+
+scipy = lazy_import("scipy")
 
 PIECE = 1 << 16                          # steps at once: bounds the memory of what is in between
 

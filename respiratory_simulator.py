@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # its parts load when they are used: --help must not wait
 
 from utils import ROOT, lazy_import
 
 pd = lazy_import("pandas")
+scipy = lazy_import("scipy")
 
 VERSION = 1                       # raise it whenever the same seed would give other numbers
 RATE_HZ = 25                      # rows a second

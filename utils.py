@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -181,6 +180,8 @@ def sha256_of(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that make the numbers."""
+    import importlib.metadata
+
     packages = ("torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "pydantic", "jinja2")
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in packages:
