@@ -138,11 +138,12 @@ def disturbed(minutes: Iterator[Minute], made: list[Faulted], seed: int = 0) -> 
     """Yield the minutes with a fault in each, noted in `made`."""
     draw, traceless, damaging = random.Random(seed), itertools.cycle(TRACELESS), itertools.cycle(DAMAGING)
     for k, (start_s, lines) in enumerate(minutes):
-        name, lasts_s = next(traceless), 0.0
-        fault = TRACELESS[name]
         if k % EVERY == EVERY // 2:
             name = next(damaging)
             fault, lasts_s = DAMAGING[name]
+        else:                                                        # a kind waits, lest the same one is never due
+            name = next(traceless)
+            fault, lasts_s = TRACELESS[name], 0.0
         at = FAULT_S * RATE_HZ
         begins_s = float(lines[at].split(",", 1)[0])
         made.append(Faulted(name, begins_s, begins_s + 1.1 * lasts_s))      # rows that never arrived make it longer
@@ -243,7 +244,8 @@ def compare(plain: Found, faulty: Found, made: Sequence[Faulted], reach: float) 
     apart = float(np.nanmax(np.abs(np.diff(pairs, axis=1)), initial=0.0))
     by = [sum(e[2] == how for e in compared["plain"]) for how in ("lstm", "mask")]
     lines = [
-        f"{len(made)} faults, {len(spans) - 1} of them damaging; {reach:.0f} s behind one may differ",
+        f"{len(made)} faults of {len({fault.name for fault in made})} kinds, {len(spans) - 1} of them damaging; "
+        f"{reach:.0f} s behind one may differ",
         f"{len(outside) / len(t):.1%} of {len(t)} steps lie outside: {lost} lost, {unlike} with a score in one stream "
         f"alone, largest difference of scores {apart:.2g}",
         f"{sum(by)} of {len(plain.events)} undisturbed events lie outside ({by[0]} by the LSTM, {by[1]} by the mask): "
