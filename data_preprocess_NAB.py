@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 import csv_tables
 import nab_files
@@ -295,6 +294,8 @@ def build_parser() -> ArgumentParser:
 
 
 def command(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     if args.list:
         print("\n".join(nab_files.series_names()))
         return 0

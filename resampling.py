@@ -15,11 +15,12 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import scipy  # its parts load when they are used: --help must not wait
 
 from recordings import Samples, equal_runs
 from trailing import Stateful
-from utils import DataError
+from utils import DataError, lazy_import
+
+scipy = lazy_import("scipy")
 
 MOST_TAPS, MOST_STEPS = 5_000_000, 1_000_000_000
 PIECE = 1 << 16                          # steps at once: bounds the memory of what is in between
@@ -36,7 +37,10 @@ class Grid:
     @property
     def t(self) -> np.ndarray:
         """Times of the steps (T,), seconds."""
-        return self.start_s + np.arange(self.steps) / self.rate_hz
+        t = np.arange(self.steps, dtype=float)                       # in place: one such array, not three
+        t /= self.rate_hz
+        t += self.start_s
+        return t
 
 
 @dataclass(frozen=True)

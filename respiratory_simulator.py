@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # its parts load when they are used: --help must not wait
 
 from locks import only_run_here
 from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli, write_json, write_text
 
 pd = lazy_import("pandas")
+scipy = lazy_import("scipy")
 
 VERSION = 1                       # raise it whenever the same seed would give other numbers
 RATE_HZ = 25                      # rows a second

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import ctypes
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -292,6 +291,8 @@ def sha256_of(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that make the numbers."""
+    import importlib.metadata
+
     packages = ("torch", "numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "pydantic", "jinja2")
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in packages:

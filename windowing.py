@@ -267,10 +267,10 @@ def write_windows(
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(",".join(csv_columns(channels, timestamps)) + "\n")
         for segment in segments:
-            windows = first_window + np.arange(len(segment)) // window_steps
             for first in range(0, len(segment), PIECE):
                 piece = segment.cut(first, first + PIECE)
-                frame = _window_frame(piece, channels, windows[first : first + PIECE])
+                windows = first_window + (first + np.arange(len(piece))) // window_steps
+                frame = _window_frame(piece, channels, windows)
                 frame.to_csv(file, header=False, index=False, lineterminator="\n")
             first_window += -(-len(segment) // window_steps)
             spans.append(
