@@ -220,6 +220,8 @@ def _reader(state: dict[str, Any], detector: Detector, where: str) -> Callable[[
     """Return what reads a file for a model: a recording on its grid, or a series."""
 
     if state.get("series"):
+        if len(detector.channels) > 1:
+            raise DataError(f"{where}: a series of {len(detector.channels)} channels; expected one, to score a file of it")
         return lambda name, file: _series_to_score(name, file, detector)
     data = validate(DatasetConfig, state.get("data"), where)
     data = data.model_copy(update={"channels": {c: data.channels[c] for c in detector.channels}})
