@@ -221,7 +221,7 @@ def _reader(state: dict[str, Any], detector: Detector, where: str) -> Callable[[
 
     if state.get("series"):
         if len(detector.channels) > 1:
-            raise DataError(f"{where}: a series of {len(detector.channels)} channels; expected one, to score a file of it")
+            raise DataError(f"{where}: a series of {len(detector.channels)} channels; expected one")
         return lambda name, file: _series_to_score(name, file, detector)
     data = validate(DatasetConfig, state.get("data"), where)
     data = data.model_copy(update={"channels": {c: data.channels[c] for c in detector.channels}})
