@@ -174,8 +174,6 @@ def _check_data(facts: Facts, data: Any, where: str) -> None:
     """Raise DataError or ValueError unless `data` says of each channel how it was recorded."""
     if facts.series or not isinstance(data, dict) or "channels" not in data:     # without, it can be exported, no more
         validate(SeriesData, data, f"{where}: data")
-        if facts.series and len(facts.channels) > 1:
-            raise ValueError(f"data: a series has one channel, not {len(facts.channels)}")
         return
     dataset = validate(DatasetConfig, data, f"{where}: data")
     unknown = [channel for channel in facts.channels if channel not in dataset.channels]

@@ -79,7 +79,7 @@ TAMPERED = [
     ("config/model/horizon_s", 1e12, "GB of memory"), ("config/score/baseline_s", 1e12, "GB of memory"),
     ("config/score/level_s", -1.0, "level_s"), ("config/score/amplitude_s", [9.0], "comparisons"),
     ("config/model/warm_up_s", 1e308, ""), ("data/rate_hz", 7.0, "7 Hz"), ("data/channels", {}, "data: channels"),
-    ("data", 7, "data"), ("series", "yes", "series"), ("series", True, "data"),
+    ("data", 7, "data"), ("series", "yes", "series"),
 ]  # fmt: skip
 
 
