@@ -353,9 +353,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = load_tensors(path)
     except Exception as error:
-        kind = type(error).__name__                                  # torch's own words speak of its versions
+        reason = error if type(error) is ValueError else type(error).__name__    # torch's words speak of its versions
         raise DataError(
-            f"{path.name}: not a readable checkpoint ({kind}): cut off, damaged, or of another program"
+            f"{path.name}: not a readable checkpoint ({reason}): cut off, damaged, or of another program"
         ) from None
     if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
         raise DataError(f"{path.name}: not a checkpoint of this program")
@@ -380,6 +380,8 @@ def recorded_data(state: dict[str, Any], detector: Detector, where: str) -> Data
     Raises: DataError naming the checkpoint.
     """
     if state.get("series"):
+        if len(detector.channels) > 1:
+            raise DataError(f"{where}: a series of {len(detector.channels)} channels; expected one")
         return None
     data = validate(DatasetConfig, state.get("data"), f"{where}: data")
     missing = [name for name in detector.channels if name not in data.channels]

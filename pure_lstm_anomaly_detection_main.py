@@ -541,7 +541,7 @@ def resumed_config(root: Path, overrides: Sequence[str]) -> ExperimentConfig:
     """Return the config of a run to go on with; only what comes after training may be overridden."""
     if not (root / "config.json").is_file():
         raise DataError(f"{root}: no config.json there; --resume needs the folder of a run")
-    if (root / "metrics.json").is_file() and not (root / "checkpoint.pt").is_file():
+    if (root / "metrics.json").is_file() and not (root / "checkpoint.pt").exists():
         raise DataError(f"{root}: holds scored recordings; --resume needs the folder of a run that trains")
     config, before = load_experiment(root / "config.json", overrides), load_experiment(root / "config.json")
     for section in ("dataset", "model", "training"):

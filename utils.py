@@ -123,8 +123,9 @@ def run_cli(body: Callable[[], int]) -> int:
         print("error: not enough memory for this; use shorter recordings or a smaller model", file=sys.stderr)
         return 2
     except OSError as error:                                         # a full disk, a folder that is not ours
-        place, advice = error.filename or "files", "check the path, its permissions and the space that is left"
-        print(f"error: {place}: {error.strerror or error}; {advice}", file=sys.stderr)
+        place = f"{error.filename}: " if error.filename is not None else ""
+        advice = "check the path, its permissions and the space that is left"
+        print(f"error: {place}{error.strerror or error}; {advice}", file=sys.stderr)
         with contextlib.suppress(OSError):                           # what stdout could not take must not fail again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2

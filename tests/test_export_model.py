@@ -248,7 +248,7 @@ def test_a_folder_in_the_place_of_a_file_is_never_replaced(tmp_path, checkpoint,
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, checkpoint, capsys, place):
     (tmp_path / "file").write_text("mine")
     said = refused(capsys, "--checkpoint", checkpoint, "--out", tmp_path / place)
-    assert f"{place}: cannot be written to" in said
+    assert place in said and "cannot be written" in said
 
 
 def test_more_weights_than_a_file_holds_are_refused(checkpoint, capsys, monkeypatch):

@@ -149,4 +149,5 @@ def test_an_answer_that_nobody_can_take_is_an_error():
     with open("/dev/full", "w") as full:
         command = [sys.executable, "collected_data_preprocess.py", "--list"]
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+    said = "error: No space left on device; check the path, its permissions and the space that is left\n"
+    assert (done.returncode, done.stderr) == (2, said)

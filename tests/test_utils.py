@@ -23,6 +23,8 @@ from utils import (
     seed_everything,
 )
 
+ADVICE = "check the path, its permissions and the space that is left"
+
 
 @pytest.mark.parametrize(("module", "absent"), [("utils", "numpy"), ("utils", "torch"), ("windowing", "pandas.core")])
 def test_an_import_waits_until_there_is_work(module, absent):
@@ -112,7 +114,7 @@ def test_what_the_disk_refuses_is_one_line_that_names_the_file(tmp_path, capsys)
             raise OSError(28, "No space left on device")                     # as writing says it: no file is named
 
     assert run_cli(body) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'a.csv'}: No space left on device\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'a.csv'}: No space left on device; {ADVICE}\n"
     assert run_cli(lambda: (tmp_path / "none" / "x").read_text()) == 2
     assert capsys.readouterr().err == f"error: {tmp_path / 'none' / 'x'}: No such file or directory\n"
     assert not list(tmp_path.iterdir())
