@@ -18,8 +18,10 @@ import logging
 import math
 import shlex
 import time
+import tokenize
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,6 +75,8 @@ VERDICTS = {
 }
 MOST_CLOSE_UPS = 600                     # on a page: false alarms and misses first
 MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, ValueError,         # what numpy and zipfile raise for a bad file
+              zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 MOST_SIGNALS = 4_000_000_000             # bytes of signals.npz, unpacked
 MOST_PIXELS = 50_000_000                 # of a picture
 FEW = 20                                 # events, below which a share is told as "3 of 10"
@@ -149,7 +153,7 @@ def _read_signals(path: Path) -> Mapping[str, np.ndarray]:
             if size > MOST_SIGNALS:
                 raise ValueError(f"{size / 1e9:.3g} GB unpacked; expected at most {MOST_SIGNALS / 1e9:g}")
             return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
-    except (ValueError, OSError, EOFError, LookupError, RuntimeError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: not readable: {' '.join(str(error).split())[:120]}; score the run again") from None
 
 

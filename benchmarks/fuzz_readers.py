@@ -107,6 +107,7 @@ def experiment(folder: Path) -> Case:
 
 def windowed(folder: Path) -> Case:
     from data_loader import load_dataset
+    from utils import write_json
     from windowing import SPLITS, EventMeta, Segment, write_dataset
 
     random, splits = np.random.default_rng(0), {}
@@ -117,10 +118,11 @@ def windowed(folder: Path) -> Case:
     facts = {
         "dataset": "tiny", "description": "x", "simulated": True, "channels": {"a": "L/min", "b": "%"},
         "measures": {"a": "airflow", "b": "other"}, "rate_hz": 5.0, "window_s": 4.0, "guard_s": 1.0, "delay_s": 0.0,
-        "fault_kinds": [], "events": {"rec2": [EventMeta(start_s=1.0, end_s=2.0, kind="cough")]}, "dropped": [],
-        "filled": [], "notes": [], "sources": {}, "fingerprint": "0", "config": {},
+        "fault_kinds": [], "events": {"rec0": [], "rec1": [], "rec2": [EventMeta(start_s=1.0, end_s=2.0, kind="cough")]},
+        "dropped": [], "filled": [], "notes": [], "sources": {}, "fingerprint": "0", "config": {},
     }  # fmt: skip
-    write_dataset(folder, splits, 20, facts)
+    meta = write_dataset(folder, splits, 20, facts)
+    write_json(folder / "meta.json", meta.model_dump() | {"hashes": {}})         # else they alone are refused
     return files_in(folder), load_dataset
 
 
@@ -211,7 +213,8 @@ def state(folder: Path) -> Case:
 
 def nab(folder: Path) -> Case:
     import nab_files
-    from data_preprocess_NAB import _label_windows, notes, read_series
+    from config import read_json
+    from data_preprocess_NAB import label_windows, notes, read_series
 
     times = pd.date_range("2014-04-01", periods=50, freq="5min").strftime("%Y-%m-%d %H:%M:%S")
     text = pd.DataFrame({"timestamp": times, "value": np.arange(50.0)}).to_csv(index=False)
@@ -219,7 +222,7 @@ def nab(folder: Path) -> Case:
 
     def read(home: Path) -> None:
         series = read_series(home / "b.csv", "b")
-        _label_windows(home, "a/b.csv", series)
+        label_windows(read_json(home / nab_files.LABELS), "a/b.csv", series.times)
         notes(series, [series.segment(0, len(series.values), np.empty((0, 2), int))])
 
     return {"b.csv": text.encode(), nab_files.LABELS: labels.encode()}, read
@@ -242,7 +245,7 @@ def report(folder: Path) -> Case:
 def journal(folder: Path) -> Case:
     from config import ExperimentConfig, read_json, validate
     from grid_journal import read_journal
-    from grid_plan import Plan
+    from grid_plan import PlanFile
 
     record = {"key": "k", "until": None, "status": "finished", "epochs": 3, "val_loss": -1.0, "seconds": 1.0}
     lines = "".join(json.dumps(record | {"key": key}) + "\n" for key in "abc")
@@ -251,7 +254,7 @@ def journal(folder: Path) -> Case:
 
     def read(home: Path) -> None:
         read_journal(home / "journal.jsonl")
-        validate(Plan, read_json(home / "grid.json"), "grid.json")
+        validate(PlanFile, read_json(home / "grid.json"), "grid.json")
 
     return {"journal.jsonl": lines.encode(), "grid.json": json.dumps(plan).encode()}, read
 

@@ -116,7 +116,7 @@ def test_what_the_disk_refuses_is_one_line_that_names_the_file(tmp_path, capsys)
     assert run_cli(body) == 2
     assert capsys.readouterr().err == f"error: {tmp_path / 'a.csv'}: No space left on device; {ADVICE}\n"
     assert run_cli(lambda: (tmp_path / "none" / "x").read_text()) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'none' / 'x'}: No such file or directory\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none' / 'x'}: No such file or directory; {ADVICE}\n"
     assert not list(tmp_path.iterdir())
 
 
