@@ -75,7 +75,7 @@ VERDICTS = {
 }
 MOST_CLOSE_UPS = 600                     # on a page: false alarms and misses first
 MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, ValueError,         # what numpy and zipfile raise for a bad file
+UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, ValueError,          # what numpy and zipfile raise
               zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 MOST_SIGNALS = 4_000_000_000             # bytes of signals.npz, unpacked
 MOST_PIXELS = 50_000_000                 # of a picture

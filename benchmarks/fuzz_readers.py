@@ -118,8 +118,8 @@ def windowed(folder: Path) -> Case:
     facts = {
         "dataset": "tiny", "description": "x", "simulated": True, "channels": {"a": "L/min", "b": "%"},
         "measures": {"a": "airflow", "b": "other"}, "rate_hz": 5.0, "window_s": 4.0, "guard_s": 1.0, "delay_s": 0.0,
-        "fault_kinds": [], "events": {"rec0": [], "rec1": [], "rec2": [EventMeta(start_s=1.0, end_s=2.0, kind="cough")]},
-        "dropped": [], "filled": [], "notes": [], "sources": {}, "fingerprint": "0", "config": {},
+        "events": {"rec0": [], "rec1": [], "rec2": [EventMeta(start_s=1.0, end_s=2.0, kind="cough")]},
+        "fault_kinds": [], "dropped": [], "filled": [], "notes": [], "sources": {}, "fingerprint": "0", "config": {},
     }  # fmt: skip
     meta = write_dataset(folder, splits, 20, facts)
     write_json(folder / "meta.json", meta.model_dump() | {"hashes": {}})         # else they alone are refused
