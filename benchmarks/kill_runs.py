@@ -6,8 +6,9 @@
 SIGKILL and Ctrl-C take turns. Every sixth moment falls into the imports, the others into the work: they are spread
 over the time from the first file to the end of the job left alone. After a kill every file under its final name has to
 be whole; after the job was done again all of them have to say what those of the one left alone say (tables, weights,
-scores, metrics; not times, commands and logs), and nothing half-written may be left. "Bytes lost" are those that were
-half-written when the kill came. Ctrl-C is untidy if it does not end with one line and code 130, as it may in the first
+scores, metrics; not times, commands and logs), and nothing half-written may be left. "Bytes lost" are those of files
+that are then missing or say something else; what was half-written when the kill came, under a temporary name, had
+nothing that is not made again. Ctrl-C is untidy if it does not end with one line and code 130, as it may in the first
 hundredths of a second, which are Python's own.
 """
 
@@ -51,8 +52,8 @@ NAB_ENTRY = {
 }  # fmt: skip
 NOT_COMPARED = ("log.txt", "run.json", "report.html", "training.png")        # all of them say how long it took
 VOLATILE = ("seconds", "command")
-TITLES = ("job", "kills", "in the middle of work", "resumed", "started over", "identical", "bytes lost", "left behind",
-          "Ctrl-C untidy")  # fmt: skip
+TITLES = ("job", "kills", "in the middle of work", "resumed", "started over", "identical", "bytes half-written",
+          "bytes lost", "left behind", "Ctrl-C untidy")  # fmt: skip
 
 Command = list[str]
 
@@ -192,10 +193,10 @@ def results_of(out: Path, but: Sequence[str]) -> dict[str, Any]:
     return {str(path.relative_to(out)): content_of(path) for path in files_of(out) if path.name not in but}
 
 
-def hidden_bytes(out: Path) -> tuple[int, int]:
-    """Return how many files are left half-written, and their bytes; locks included, which are free again."""
-    left = [path for path in out.rglob(".*") if path.is_file()]
-    return len(left), sum(path.stat().st_size for path in left if path.suffix == ".tmp")
+def half_written(out: Path) -> tuple[int, int]:
+    """Return how many files are under temporary names, and their bytes; a lock whose process is dead holds nothing."""
+    sizes = [path.stat().st_size for path in out.rglob(".*.tmp")]
+    return len(sizes), sum(sizes)
 
 
 # ---- one job --------------------------------------------------------------------------------
@@ -233,6 +234,7 @@ class Tally:
     resumed: int = 0
     over: int = 0
     identical: int = 0
+    half_written: int = 0
     bytes_lost: int = 0
     left: int = 0
     untidy: int = 0
@@ -266,6 +268,7 @@ def kill_job(job: Job, root: Path, moments: int, chance: random.Random) -> Tally
     assert process.returncode == 0, err
     work_s = time.monotonic() - began - first_s
     expected = results_of(whole, job.not_compared)
+    sizes = {name: (whole / name).stat().st_size for name in expected}
     print(f"{job.name}: first file after {first_s:.2f} s, {work_s:.2f} s of work, {len(expected)} files", flush=True)
     while tally.kills < moments:
         k, out = tally.kills, root / "killed"
@@ -276,19 +279,20 @@ def kill_job(job: Job, root: Path, moments: int, chance: random.Random) -> Tally
         if was_running:
             tally.kills += 1
             tally.in_work += has_begun
-            settle(job, out, expected, tally)
+            different = settle(job, out, expected, tally)
+            tally.bytes_lost += sum(sizes.get(name, 0) for name in different)
         else:
             work_s, first_s = 0.9 * work_s, 0.9 * first_s        # quicker than the one left alone: other load by now
         shutil.rmtree(out, ignore_errors=True)
     return tally
 
 
-def settle(job: Job, out: Path, expected: dict[str, Any], tally: Tally) -> None:
-    """Check the files that a kill left, do the job again, and count."""
+def settle(job: Job, out: Path, expected: dict[str, Any], tally: Tally) -> list[str]:
+    """Check the files that a kill left, do the job again, and count; return the files that are not as expected."""
     for path in files_of(out):
         if path.name != job.grows:
             content_of(path)
-    tally.bytes_lost += hidden_bytes(out)[1]
+    tally.half_written += half_written(out)[1]
     goes_on = bool(job.keeps) and any(out.glob(job.keeps))
     command = job.again(out)
     if command is not None:
@@ -299,12 +303,13 @@ def settle(job: Job, out: Path, expected: dict[str, Any], tally: Tally) -> None:
         process = start(job, command)
         err = process.communicate()[1].decode()
         assert process.returncode == 0, (job.name, command, err)
-        tally.left += hidden_bytes(out)[0]
+        tally.left += half_written(out)[0]
     got = results_of(out, job.not_compared)
     different = sorted(name for name in got.keys() | expected.keys() if got.get(name) != expected.get(name))
     tally.identical += not different
     if different:
         print(f"{job.name}: not identical: {', '.join(different)}", flush=True)
+    return different
 
 
 def table(tallies: dict[str, Tally]) -> str:

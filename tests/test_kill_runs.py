@@ -16,7 +16,7 @@ def jobs(tmp_path_factory):
 def test_a_job_that_was_killed_ends_as_if_undisturbed(jobs, tmp_path, name, moments):
     tally = kill_job(jobs[name], tmp_path, moments, random.Random(0))
     assert tally.kills == moments and tally.in_work >= moments // 2
-    assert (tally.identical, tally.left, tally.untidy) == (moments, 0, 0)
+    assert (tally.identical, tally.bytes_lost, tally.left, tally.untidy) == (moments, 0, 0, 0)
 
 
 def test_what_is_torn_or_differs_is_seen(tmp_path):
@@ -38,4 +38,4 @@ def test_a_job_whose_end_differs_is_counted(tmp_path):
     )
     job = Job("draws", *[lambda out: [str(script), str(out)]] * 2)
     tally = kill_job(job, tmp_path / "jobs", 2, random.Random(0))
-    assert (tally.kills, tally.over, tally.identical) == (2, 2, 0)
+    assert (tally.kills, tally.over, tally.identical, tally.bytes_lost) == (2, 2, 0, 2 * 32)
