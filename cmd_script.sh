@@ -9,7 +9,7 @@
 #                          (about 2 minutes, after installation)
 #   ./cmd_script.sh grid   a small grid search on the same recordings: 4 configs x 2 seeds, as many at once
 #                          as suit the machine -> experiments/simulated-grid (about 10 minutes)
-#   ./cmd_script.sh test   lint check and tests (about 3 minutes)
+#   ./cmd_script.sh test   lint check and tests (about 6 minutes on two CPU cores, installation included)
 #
 # PYTHON names another interpreter than python3 (3.11 or newer).
 set -euo pipefail
@@ -77,7 +77,7 @@ run_tests() {
     say "lint"
     .venv/bin/python -m ruff check .
     say "tests"
-    .venv/bin/python -m pytest "$@"
+    OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile "$@"
 }
 
 case "${1:-respiratory}" in

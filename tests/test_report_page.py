@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 import report_page
-from evaluation import TestRecording, evaluate_detector, fault_numbers
+from evaluation import TestRecording as Recording  # pytest would collect the name
+from evaluation import evaluate_detector, fault_numbers
 from events import FoundEvent
 from plots import plot_history, save
 from report_page import verdict_of, write_report
@@ -75,9 +76,9 @@ def make_run(
     missed = EventMeta.model_construct(start_s=250.0, end_s=252.0, kind=text)            # no config allows such a kind
     labels = [EventMeta(start_s=95.0, end_s=110.0, kind="central_apnea"), missed]
     labels = labels if labelled else []
-    seen = TestRecording(name, t, score, score > 3, found, faults, labels, labelled)
+    seen = Recording(name, t, score, score > 3, found, faults, labels, labelled)
     chance = np.random.default_rng(0).uniform(size=len(t))
-    random = TestRecording(name, t, chance, chance > 0.999, [], faults, labels, labelled)
+    random = Recording(name, t, chance, chance > 0.999, [], faults, labels, labelled)
     with run_files(run) as files:
         for event, kind in zip(found, ("central_apnea", ""), strict=True):
             row = {"event": event, "matched_label": kind * labelled, "overlaps": kind * labelled, "found_by": "lstm"}
