@@ -83,10 +83,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise Stopped, but not within an import; signals that are ignored stay so."""
+    """Let SIGINT and SIGTERM raise Stopped, but not where it would be lost; signals that are ignored stay so."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if _is_importing(frame):                                 # libraries that are half there raise anything at all
+        if _would_be_lost(frame):
             threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
         else:
             raise Stopped(number)
@@ -101,10 +101,18 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+def _would_be_lost(frame: FrameType | None) -> bool:
+    """Return whether an exception in a frame would come up as another one, or be printed and forgotten.
+
+    Libraries that are half imported raise anything at all; what the garbage collector calls raises to nobody.
+    """
+    while frame is not None:
+        code = frame.f_code
+        is_import = code.co_filename.startswith("<frozen importlib._bootstrap")
+        if is_import or code.co_name == "__del__" or Path(code.co_filename).name in ("weakref.py", "_weakrefset.py"):
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
 
 
 def run_cli(body: Callable[[], int]) -> int:

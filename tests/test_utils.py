@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,31 @@ def test_a_signal_waits_for_the_end_of_an_import(tmp_path, monkeypatch, capsys):
 
     assert run_cli(body) == 130 and capsys.readouterr().err == "interrupted\n"
     assert sys.modules.pop("slow_to_import").whole
+
+
+@pytest.mark.parametrize("place", ["__del__", "a weakref's callback"])
+def test_a_signal_is_not_lost_where_exceptions_are_forgotten(place, capsys):
+    interrupted = []
+
+    class Thing:
+        def __del__(self):
+            if place == "__del__":
+                interrupt()
+
+    def interrupt():
+        interrupted.append(place)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+    def body():
+        thing = Thing()
+        if place != "__del__":
+            weakref.finalize(thing, interrupt)
+        del thing
+        time.sleep(5)
+
+    assert run_cli(body) == 130 and interrupted == [place]
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_ctrl_c_while_a_script_imports_is_one_line(tmp_path):
