@@ -22,8 +22,6 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from utils import ROOT, ArgumentParser, DataError, run_cli, setup_logging, sha256_of, write_json
 
 if TYPE_CHECKING:
@@ -133,6 +131,8 @@ def _check_local_copy(root: Path, files: list[str]) -> None:
 
 def _fill_cache(cache: Path, files: list[str], base_url: str) -> None:
     """Fetch those of the files that `cache` lacks or holds damaged."""
+    from tqdm import tqdm
+
     try:
         missing = [file for file in files if not _is_right(cache, file)]
         if not missing:
