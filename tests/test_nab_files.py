@@ -420,7 +420,7 @@ def test_one_bar_counts_the_files(server, cache, monkeypatch):
         bars.append((list(files), options["unit"]))
         return files
 
-    monkeypatch.setattr(nab_files, "tqdm", bar)
+    monkeypatch.setattr("tqdm.tqdm", bar)
     write(cache, {LABELS: FILES[LABELS]})
     local_files(NAMES, None, Path(cache), server.url)
     local_files(NAMES, None, Path(cache), server.url)
