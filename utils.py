@@ -83,36 +83,39 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise Stopped, but not where it would be lost; signals that are ignored stay so."""
+    """Let SIGINT and SIGTERM raise Stopped, again where it was lost; signals that are ignored stay so."""
+
+    def again(number: int) -> None:
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if _would_be_lost(frame):
-            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        if _is_importing(frame):                                 # libraries that are half there raise anything at all
+            again(number)
         else:
             raise Stopped(number)
 
+    def forgotten(what: sys.UnraisableHookArgs) -> None:
+        if isinstance(what.exc_value, Stopped):                  # raised in what the garbage collector calls
+            again(what.exc_value.number)
+        else:
+            hook_before(what)
+
     here = threading.current_thread() is threading.main_thread()
     wanted = [one for one in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(one) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in wanted}
+    before, hook_before = {number: signal.signal(number, stop) for number in wanted}, sys.unraisablehook
+    sys.unraisablehook = forgotten
     try:
         yield
     finally:
+        sys.unraisablehook = hook_before
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _would_be_lost(frame: FrameType | None) -> bool:
-    """Return whether an exception in a frame would come up as another one, or be printed and forgotten.
-
-    Libraries that are half imported raise anything at all; what the garbage collector calls raises to nobody.
-    """
-    while frame is not None:
-        code = frame.f_code
-        is_import = code.co_filename.startswith("<frozen importlib._bootstrap")
-        if is_import or code.co_name == "__del__" or Path(code.co_filename).name in ("weakref.py", "_weakrefset.py"):
-            return True
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
         frame = frame.f_back
-    return False
+    return frame is not None
 
 
 def run_cli(body: Callable[[], int]) -> int:
