@@ -273,6 +273,8 @@ class Stream:
             getattr(self, name).load_state_dict(state[name])
         fresh = {"first": self.first, "taken": self.taken}
         self.first, self.taken = (like(fresh[name], state[name], name) for name in fresh)
+        if not self.taken:
+            self.rows.number = 0                                 # a header alone, which comes again
 
 
 class Stop:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -186,6 +187,8 @@ def plain(value: Any) -> Any:
         return {key: plain(part) for key, part in value.items() if key not in VOLATILE}
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"                                             # as it is equal to nothing
     return (str(value.dtype), value.shape, value.numpy().tobytes()) if isinstance(value, torch.Tensor) else value
 
 
