@@ -193,8 +193,8 @@ def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:
         if abs(measured / declared - 1) > RATE_TOLERANCE:
             raise DataError(
                 f"{recording.path.name}: channel {name!r} has {measured:.4g} samples a second, but "
-                f"dataset_config.json says rate_hz {declared:g}; correct channels.{name}.rate_hz, or times that are no "
-                "seconds"
+                f"{declared:g} are declared; correct channels.{name}.rate_hz of the dataset's entry, or times that are "
+                "no seconds; a trained model takes recordings of its own rates alone"
             )
 
 
@@ -295,19 +295,34 @@ def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
 
 
 def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
-    """Print what is understood of each file; change nothing."""
-    dialect, sentinels = (_dialect(dataset), _sentinels(dataset)) if dataset else (recordings.DETECT, {})
-    lines = []
+    """Print what is understood of each file; change nothing. Files of events are told of with their recordings.
+
+    Raises: DataError for the first that cannot be read, behind all others.
+    """
+    refused: list[DataError] = []
     for file in files:
-        name = recordings.name_of(file)
-        recording = recordings.read_recording(file, None, dialect, sentinels=sentinels, name=name)
-        events_file = _events_file(name, file)
-        if events_file.exists():
-            start, end = float(recording.t[0]), recording.end_s
-            events = recordings.read_events(events_file, end, None, dialect, start_s=start)
-            recording = replace(recording, events=events)
-        lines += recordings.describe(recording, dataset.labels if dataset else None)
-    print(plain_text("\n".join(lines)))
+        if len(files) > 1 and recordings.name_of(file).endswith(".events"):
+            continue
+        try:
+            print(plain_text("\n".join(_describe(file, dataset))))
+        except DataError as error:
+            refused.append(error)
+    for error in refused[1:]:
+        log.error("%s", error)
+    if refused:
+        raise refused[0]
+
+
+def _describe(file: Path, dataset: DatasetConfig | None) -> list[str]:
+    dialect, sentinels = (_dialect(dataset), _sentinels(dataset)) if dataset else (recordings.DETECT, {})
+    name = recordings.name_of(file)
+    recording = recordings.read_recording(file, None, dialect, sentinels=sentinels, name=name)
+    events_file = _events_file(name, file)
+    if events_file.exists():
+        start, end = float(recording.t[0]), recording.end_s
+        events = recordings.read_events(events_file, end, None, dialect, start_s=start)
+        recording = replace(recording, events=events)
+    return recordings.describe(recording, dataset.labels if dataset else None)
 
 
 def build_parser() -> ArgumentParser:

@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from utils import ROOT, DataError
+from utils import ROOT, DataError, run_cli
 
 EXPERIMENT_CONFIG = ROOT / "pure_lstm_config.json"
 DATASET_CONFIG = ROOT / "dataset_config.json"
@@ -616,5 +616,10 @@ def _where(path: Path) -> str:
     return path.name
 
 
-if __name__ == "__main__":
+def main() -> int:
     print("\n".join(reference()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_cli(main))

@@ -382,6 +382,8 @@ def recorded_data(state: dict[str, Any], detector: Detector, where: str) -> Data
     if state.get("series"):
         if len(detector.channels) > 1:
             raise DataError(f"{where}: a series of {len(detector.channels)} channels; expected one")
+        if "data" not in state:
+            raise DataError(f"{where}: it does not say what it was trained on; it can be exported, no more")
         return None
     data = validate(DatasetConfig, state.get("data"), f"{where}: data")
     missing = [name for name in detector.channels if name not in data.channels]

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from lstm_model import INPUT_LIMIT, StackedLSTM, State
+from trailing import like
 
 LEAST_PRIME = 512                       # steps before a block, at least; trained LSTMs forget within some 400
 PRIMES_A_BLOCK = 8                      # a block is so many times longer, which costs an eighth of the work more
@@ -135,11 +136,13 @@ class ForecastStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict()`. Raises ValueError if it belongs to another model."""
         lstm, (block, prime) = self.forecaster.model.lstm, (self.forecaster.block, self.forecaster.prime)
-        lanes = 1 + (state["seen"] % block >= block - prime)
+        self.seen = like(0, state["seen"], "seen")
+        lanes = 1 + (self.seen % block >= block - prime)
         parts = [np.asarray(state[name], np.float32) for name in ("hidden", "cell")]
         if any(part.shape != (lstm.num_layers, lanes, lstm.hidden_size) for part in parts):
             raise ValueError("the state is of another model")
-        self.seen = state["seen"]
+        if self.seen < 0 or not all(np.isfinite(part).all() for part in parts):
+            raise ValueError("the LSTM's state is not finite")
         self.state = tuple(torch.from_numpy(part).to(self.forecaster.device) for part in parts)
 
 

@@ -18,8 +18,8 @@ STATUSES = ("finished", "paused", "stopped", "failed")
 log = logging.getLogger(__name__)
 
 
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the journal's records, oldest first; a torn last line is cut off the file.
+def read_journal(path: Path, mend: bool = True) -> list[dict[str, Any]]:
+    """Return the journal's records, oldest first; a torn last line is left out and, to `mend`, cut off the file.
 
     Raises: DataError naming the line if one before the last is no record.
     """
@@ -35,7 +35,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         if record is not None:
             records.append(record)
             good += len(line)
-    if good < len(content):
+    if mend and good < len(content):
         log.warning("%s: its last line was cut off by a crash; that run counts as not done", path.name)
         os.truncate(path, good)
     return records

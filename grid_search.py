@@ -17,7 +17,6 @@ import contextlib
 import functools
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -199,7 +198,7 @@ def command(args: argparse.Namespace) -> int:
         check_unused(args.out)
     grid = read_plan(args.resume, args.datasets) if args.resume else new_grid(args)
     if args.resume:
-        read_journal(args.resume / "journal.jsonl")
+        read_journal(args.resume / "journal.jsonl", mend=False)      # another process may be at it
     jobs = jobs_of(args, grid)
     speed = speed_here(grid, resolve_device(grid.device))
     announce(grid, jobs, speed)
@@ -207,26 +206,31 @@ def command(args: argparse.Namespace) -> int:
         return 0
     out = args.resume or args.out or default_root(ROOT / "experiments", f"{grid.config.dataset.name}-grid")
     out = out.absolute()
-    with at_work_in(out, new=not args.resume):
-        if not args.resume:
-            write_plan(grid, out)
-        try:
-            with engine_of(args, jobs, out) as engine:
-                records = drive(grid, out, engine, Board(jobs, speed), args.retry_failed)
-        except (KeyboardInterrupt, DataError, OSError):
-            leave(grid, out)
-            raise
-        finish(grid, out, records)
+    try:
+        with at_work_in(out, new=not args.resume):
+            if not args.resume:
+                write_plan(grid, out)
+            try:
+                with engine_of(args, jobs, out) as engine:
+                    records = drive(grid, out, engine, Board(jobs, speed), args.retry_failed)
+            except (KeyboardInterrupt, DataError, OSError):
+                leave(grid, out, new=not args.resume)
+                raise
+            finish(grid, out, records)
+    finally:
+        with contextlib.suppress(OSError):
+            out.rmdir()                                          # if nothing is in it
     return 0
 
 
-def leave(grid: Grid, out: Path) -> None:
-    """Write the tables of what there is, and say how to go on; a folder without a run goes away."""
+def leave(grid: Grid, out: Path, new: bool) -> None:
+    """Write the tables of what there is, and say how to go on; of a new grid without a run nothing stays."""
     from grid_journal import read_journal
 
     records = read_journal(out / "journal.jsonl")
     if not records and not (out / "runs").exists():
-        shutil.rmtree(out)
+        for name in ("grid.json", "journal.jsonl") if new else ():
+            (out / name).unlink(missing_ok=True)
         return
     finish(grid, out, records, figures=False)
     print(f"\ngo on with: python grid_search.py --resume {out}", file=sys.stderr)

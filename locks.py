@@ -38,7 +38,7 @@ class FolderInUse(DataError):
 def only_run_here(root: Path) -> Iterator[None]:
     """Hold a folder for this process, and make it if need be; a second process in it is an error.
 
-    Temporary files in it are those of killed processes, and go; folders in it that have a lock are left alone.
+    Temporary files in it are those of killed processes, and go; what has a lock of its own is left alone.
 
     Raises: FolderInUse naming the process; DataError if the folder cannot be written.
     """
@@ -64,7 +64,7 @@ def _sweep(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and not (path / NAME).exists():
             _sweep(path)
-        elif TEMPORARY.fullmatch(path.name):
+        elif (match := TEMPORARY.fullmatch(path.name)) and not (folder / f".{match[1]}{NAME}").exists():
             path.unlink(missing_ok=True)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctrl_c  # noqa: F401
 
 import argparse
+import difflib
 import logging
 import tempfile
 import time
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 DATASETS = ROOT / "datasets"
 FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")
 MOST_STEPS = 1_000_000                   # of a trailing span: it is kept in memory
+FEW_BASELINES = 2                        # of the score, in calibration data that is too short to say much
 SUMMARY = "summary.json"                 # of a folder of several runs
 QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_size=4")
 
@@ -105,6 +107,7 @@ def run_experiment(
         normal_scores = detector.calibrate([segment.values for segment in normal])
         save(trainer_state)
         log.info("threshold %s: %.4f", config.threshold.method, detector.threshold["value"])
+        warn_of_little(sum(map(len, normal)) / meta.rate_hz, config.score.baseline_s)
         segments = dataset.splits["test"]
         scored = detector.detect([segment.values for segment in segments])
         scored_at = time.perf_counter()
@@ -193,9 +196,9 @@ def take_over(trainer: Trainer, saved: dict[str, Any], windows: TrainingWindows,
         training = saved["training"]
         check_training(training, trainer.model, trainer.optimizer, trainer.schedule.state_dict(), where)
         trainer.load_state_dict(training, windows)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{where}: training cannot go on from it ({type(error).__name__}: {reason})") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise DataError(f"{where}: no training to go on with ({reason}); start a new run") from None
 
 
 def forecast_numbers(validation: Batches, detector: Detector, progress: dict[str, Any]) -> dict[str, float]:
@@ -204,6 +207,15 @@ def forecast_numbers(validation: Batches, detector: Detector, progress: dict[str
 
     naive = naive_losses(validation, detector.model.horizon, detector.spans.warm_up)
     return {"lstm": progress["best_loss"], "best_epoch": progress["best_epoch"]} | naive
+
+
+def warn_of_little(calibrated_s: float, baseline_s: float) -> None:
+    """Say so if a threshold was fitted on hardly more than the score looks back."""
+    if calibrated_s < FEW_BASELINES * baseline_s:
+        log.warning(
+            "calibrated on %.0f s; a threshold from less than %.0f s says little: use more normal recordings",
+            calibrated_s, FEW_BASELINES * baseline_s,
+        )  # fmt: skip
 
 
 def withdraw(*results: Path) -> None:
@@ -245,14 +257,9 @@ def check_resumable(config: ExperimentConfig, dataset: Dataset, run: RunFolder) 
                     f"{run.config}: {section}.{key} is not what {run.checkpoint.name} was trained with; restore the "
                     "file, or start a new run"
                 )
-    try:
-        model = build_model(config.model, len(dataset.channels), rate)
-        trainer = Trainer(model, config.training, warm_up_of(config.model, rate), "cpu")
-        trainer.load_state_dict(saved["training"], SimpleNamespace(generator=torch.Generator()))
-        build_model(config.model, len(dataset.channels), rate, trainer.progress.best_model or model.state_dict())
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{run.checkpoint}: no training to go on with ({reason}); start a new run") from None
+    model = build_model(config.model, len(dataset.channels), rate)
+    trainer = Trainer(model, config.training, warm_up_of(config.model, rate), "cpu")
+    take_over(trainer, saved, SimpleNamespace(generator=torch.Generator()), str(run.checkpoint))
 
 
 def training_data(config: ExperimentConfig, dataset: Dataset) -> tuple[TrainingWindows, Batches]:
@@ -457,7 +464,10 @@ def dataset_folder(name: str, datasets: Path) -> Path:
     command = f"collected_data_preprocess.py --dataset {name}"
     if name in series_names():
         command = "data_preprocess_NAB.py" + ("" if name in known_cause() else f" --series {name}")
-    raise DataError(f"no windowed dataset {name!r} under {datasets}; make it first: python {command}")
+    made = [path.parent.name for family in FAMILIES for path in sorted((datasets / family).glob("*/meta.json"))]
+    near = difflib.get_close_matches(name, made, 1)
+    hint = f"did you mean {near[0]!r}? Else make it" if near else "make it"
+    raise DataError(f"no windowed dataset {name!r} under {datasets}; {hint} first: python {command}")
 
 
 def planned_runs(config: ExperimentConfig, seeds: int) -> dict[str, ExperimentConfig]:

@@ -298,7 +298,7 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     time = dialect.time_column or (TIME if TIME in layout.names or channels is not None else layout.names[0])
     missing = [c for c in (time, *(channels or [])) if c not in layout.names]
     if missing:
-        hint = "; see time_column" if missing[0] == time else ""
+        hint = "; see time_column" if missing[0] == time else "; an empty column stands for a sensor that was not there"
         raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {_listed(layout.names)}{hint}")
     notes: list[str] = []
     wanted = _usable_columns(layout, time, notes) if channels is None else channels

@@ -10,6 +10,7 @@ import ctrl_c  # noqa: F401
 
 import argparse
 import contextlib
+import logging
 import math
 import os
 import sys
@@ -20,6 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from utils import ArgumentParser, DataError, run_cli, setup_logging
+
+log = logging.getLogger(__name__)
 
 
 def replay(path: Path, time_column: str | None, speed: float) -> None:
@@ -38,6 +41,9 @@ def replay(path: Path, time_column: str | None, speed: float) -> None:
         column = np.full(len(times), "", dtype=object)
         column[np.searchsorted(times, samples.t)] = [repr(value) for value in samples.values.tolist()]
         columns.append(column)
+    units = [f"{name} in {samples.unit}" for name, samples in recording.channels.items() if samples.unit]
+    if units:                                                    # stream_detect.py takes numbers as they are
+        log.info("%s: values are sent in the units of the file: %s", path.name, ", ".join(units))
     print(",".join([time_column or TIME, *recording.channels]), flush=True)
     began = time.monotonic()
     for t, *cells in zip(times.tolist(), *columns, strict=True):

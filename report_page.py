@@ -550,6 +550,9 @@ def write_report(root: Path) -> Path:
     began = time.perf_counter()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected the folder of a run")
+    folder = RunFolder(root)
+    if not any(path.is_file() for path in (root / RUNS, folder.metrics, folder.config, folder.log)):
+        raise DataError(f"{root}: no run folder, there is no metrics.json; name a finished run")
     try:
         with only_run_here(root):                                # not while a run is changing its files
             several = (root / RUNS).is_file()
@@ -560,7 +563,7 @@ def write_report(root: Path) -> Path:
             f"{root}: its files do not fit together ({type(error).__name__}: {reason}); score the run again with "
             f"--resume {root}"
         ) from None
-    path = RunFolder(root).report
+    path = folder.report
     write_text(path, page)
     log.info("%s: %.1f MB in %.1f s", path, len(page.encode()) / 1e6, time.perf_counter() - began)
     return path

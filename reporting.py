@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import sys
 import time
@@ -139,9 +140,16 @@ def check_unused(root: Path) -> None:
     """Raise DataError if there is a run already, or something that is no folder; one that never began is none."""
     try:
         if root.exists() and any(not path.name.startswith(".") and path.name != RUNS for path in root.iterdir()):
-            raise DataError(f"{root}: not empty; go on with --resume {root}, or name another --out")
+            go_on = f"go on with --resume {root}, or " if _trains(RunFolder(root)) else ""
+            raise DataError(f"{root}: not empty; {go_on}name another --out")
     except OSError as error:
         raise DataError(f"{root}: cannot be used as a run folder ({error.strerror})") from None
+
+
+def _trains(run: RunFolder) -> bool:
+    """Return whether a folder is of a run that trains, or of several; one of scored recordings is not."""
+    several, is_scored = (run.root / RUNS).is_file(), run.metrics.is_file() and not run.checkpoint.is_file()
+    return several or (run.config.is_file() and not is_scored)
 
 
 @contextlib.contextmanager
@@ -159,8 +167,8 @@ def at_work_in(root: Path, new: bool) -> Iterator[None]:
 
 
 def default_root(parent: Path, dataset: str) -> Path:
-    """Return a new folder name for a run of a dataset, by date and time."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
+    """Return a new folder name for a run of a dataset, by date, time and process."""
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     root, count = parent / f"{dataset}-{stamp}", 1
     while root.exists():
         count += 1

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import time
@@ -39,6 +40,7 @@ from windowing import EventMeta, Segment, segments_where
 
 log = logging.getLogger(__name__)
 
+MARK = ".scoring"                        # in a folder, until all of it is there
 SCORED_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".edf", ".bdf", ".hea")     # of recordings in a folder
 TOGETHER = 16                           # recordings that are scored together, and
 STEPS_AT_ONCE = 200_000                  # their steps, at most: bounds the memory
@@ -68,7 +70,7 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
         steps[name] = sum(len(segment) for segment in read(name, file).segments)
     run, checked = RunFolder(root), time.perf_counter()
     again = is_cut_off(run)
-    with at_work_in(root, new=not again), log_to_file(run.log):
+    with at_work_in(root, new=not again), _marked(root), log_to_file(run.log):
         if again:
             log.warning("%s: a scoring was cut off here; it starts over", root)
         log.info("scoring %d recordings with %s on %s", len(paths), checkpoint, device)
@@ -86,10 +88,18 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
     return root
 
 
+@contextlib.contextmanager
+def _marked(root: Path) -> Iterator[None]:
+    """Mark a folder as one of a scoring that is not over; the mark stays if it is cut off."""
+    (root / MARK).touch()
+    yield
+    (root / MARK).unlink()
+
+
 def is_cut_off(run: RunFolder) -> bool:
     """Return whether a folder is that of a scoring that was killed: the report, its last file, is missing."""
     is_training = run.checkpoint.is_file() or (run.config.is_file() and not run.metrics.is_file())
-    return run.log.is_file() and not run.report.is_file() and not is_training
+    return (run.root / MARK).is_file() and not run.report.is_file() and not is_training
 
 
 def _score_in_groups(

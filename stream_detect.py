@@ -48,6 +48,7 @@ if TYPE_CHECKING:                                                # heavy imports
 FORMAT = 2                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
 FIRST = 200                              # characters that a first line is known by
+TAIL = 400                               # bytes that the end of what was written is known by
 COLUMNS = (
     "kind", "t_s", "timestamp", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
 )  # fmt: skip
@@ -62,16 +63,30 @@ class Output:
     Args:
         keep: bytes of the file to keep, what was written before a restart, None = there must be no file yet; stdout
             begins anew.
-    Raises: DataError if the file is shorter than that.
+        tail: the last of these bytes, hexadecimal.
+    Raises: DataError if the file is shorter than that, or another one.
     """
 
-    def __init__(self, path: Path | None, as_json: bool, rows: Rows, keep: int | None) -> None:
+    def __init__(self, path: Path | None, as_json: bool, rows: Rows, keep: int | None = None, tail: str = "") -> None:
         self.as_json, self.rows, self.path = as_json, rows, path
         self.mode = "xb" if keep is None else "r+b" if keep else "wb"        # "x": not even one that came meanwhile
         self.bytes, self.begun = (keep or 0) if path is not None else 0, False
         self.file: Any = sys.stdout.buffer if path is None else None         # a file is opened when it begins
-        if self.bytes and (path.stat().st_size if path.is_file() else 0) < keep:
-            raise DataError(f"--out {path}: shorter than the {keep} bytes of the saved state; delete the state")
+        self.tail = bytes.fromhex(tail)
+        if self.bytes:
+            self._check()
+
+    def _check(self) -> None:
+        """Raise DataError unless the file ends, or goes on, behind what was last written: else it would be cut."""
+        if (self.path.stat().st_size if self.path.is_file() else 0) < self.bytes:
+            found = f"shorter than the {self.bytes} bytes of the saved state"
+        else:
+            with self.path.open("rb") as file:
+                file.seek(self.bytes - len(self.tail))
+                if file.read(len(self.tail)) == self.tail:
+                    return
+            found = "not the file that the saved state was writing"
+        raise DataError(f"--out {self.path}: {found}; name that one, or delete the state")
 
     def begin(self) -> None:
         """Open the file and write the names of the columns, if that is still to be done.
@@ -118,6 +133,7 @@ class Output:
         data = line.encode() + b"\n"
         self.file.write(data)
         self.bytes += len(data)
+        self.tail = (self.tail + data)[-TAIL:]
 
     def flush(self, to_disk: bool = False) -> None:
         """Let whoever reads have it; `to_disk`: let it outlive a power cut, too."""
@@ -217,6 +233,7 @@ class Stream:
         self.live, self.rows, self.clock, self.rates = live, rows, clock, rates
         self.first, self.taken = "", 0                           # the first line behind the header; how many there were
         self.begins, self.left = True, 0                         # until that line; lines to skip behind a restart
+        self.unread: bool | None = None                          # whether of all lines none was a row; None = no line
 
     def take(self, line: str) -> list[Step | EventChange]:
         """Return what a line brings."""
@@ -224,7 +241,10 @@ class Stream:
             return []
         row = self.rows.take(line)
         if row is None:
+            if self.taken and self.unread is None:
+                self.unread = True
             return []
+        self.unread = False
         if self.rows.series:                                     # every row is a step, whatever its time says
             return self.live.push(*row)
         through, anew = self.clock.take(*row)
@@ -275,16 +295,19 @@ class Stream:
         self.first, self.taken = (like(fresh[name], state[name], name) for name in fresh)
         if not self.taken:
             self.rows.number = 0                                 # a header alone, which comes again
+        else:
+            self.unread = False
 
 
 class Stop:
-    """Notes SIGINT and SIGTERM, so that the work at hand is finished first."""
+    """Notes SIGINT and SIGTERM, so that the work at hand is finished first; signals that are ignored stay so."""
 
     def __init__(self) -> None:
         self.signal = 0
 
     def __enter__(self) -> Stop:
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        wanted = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+        self.before = {number: signal.signal(number, self._note) for number in wanted}
         return self
 
     def _note(self, number: int, _frame: Any) -> None:
@@ -324,6 +347,8 @@ def detect(
             if output.begun and time.monotonic() - saved_at > SAVE_S:
                 save(place)
                 saved_at = time.monotonic()
+        if not stop.signal and stream.unread:
+            raise DataError(f"{args.follow or 'stdin'}: no row could be read; the lines above say why")
         output.begin()
         save(place)
         if not (stop.signal and args.state):                     # a stream that is to go on has no end yet
@@ -402,7 +427,7 @@ def watch(stream: Stream, sha: str, args: argparse.Namespace, complaints: Compla
     Args:
         sha: SHA-256 of the checkpoint.
     """
-    before: dict[str, Any] = {"place": 0, "bytes": None}
+    before: dict[str, Any] = {"place": 0, "bytes": None, "tail": ""}
     if args.state and args.state.exists():
         before = load_state(args.state, sha)
         restore(stream, before, args.state)
@@ -415,13 +440,13 @@ def watch(stream: Stream, sha: str, args: argparse.Namespace, complaints: Compla
         detector = stream.live.detector
         plot = LivePlot(detector.channels, detector.units)
     source = open_input(args.follow, before["place"])
-    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"])
+    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"], before["tail"])
 
     def save(place: int) -> None:
         if args.state:
             output.flush(to_disk=True)
             about = {"format": FORMAT, "checkpoint": sha, "place": place}
-            about |= {"bytes": output.bytes if args.out else None}
+            about |= {"bytes": output.bytes, "tail": output.tail.hex()} if args.out else {"bytes": None, "tail": ""}
             try:
                 save_state(args.state, about | {"stream": stream.state_dict()})
             except DataError as error:                           # a full disk must not end the watch
@@ -451,6 +476,8 @@ def restore(stream: Stream, before: dict[str, Any], path: Path) -> None:
         for key, least in (("place", 0), ("bytes", 0 if before["bytes"] is not None else None)):
             if least is not None and (type(before[key]) is not int or not least <= before[key] < 2**53):
                 raise ValueError(f"{key} is {before[key]!r}")
+        if len(bytes.fromhex(before["tail"])) != min(before["bytes"] or 0, TAIL):
+            raise ValueError(f"tail is {before['tail']!r:.40}")
     except (ArithmeticError, AttributeError, DataError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path.name}: not a state of this checkpoint ({reason}); delete it to begin anew") from None

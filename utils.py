@@ -129,10 +129,14 @@ def run_cli(body: Callable[[], int]) -> int:
         print(f"error: {plain_text(' '.join(str(error).splitlines()))}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:                 # torch has no class of its own for the CPU's memory
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+        is_gpu = type(error).__name__ == "OutOfMemoryError"
+        if isinstance(error, RuntimeError) and not is_gpu and "allocate memory" not in str(error):
             raise
         print("error: not enough memory for this; use shorter recordings or a smaller model", file=sys.stderr)
         return 2
+    except BrokenPipeError:                                      # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:                                         # a full disk, a folder that is not ours
         place = f"{error.filename}: " if error.filename is not None else ""
         advice = "check the path, its permissions and the space that is left"

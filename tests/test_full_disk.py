@@ -13,6 +13,7 @@ import collected_data_preprocess
 import export_model
 import respiratory_simulator
 import stream_detect
+from score_recordings import MARK
 from utils import ROOT
 
 
@@ -66,7 +67,7 @@ def error_line(capsys, path, reason="File too large"):
 
 
 def nothing_half_written(folder):
-    return not [path for path in folder.rglob("*") if path.name.startswith(".")]
+    return not [path for path in folder.rglob("*") if path.name.startswith(".") and path.name != MARK]
 
 
 @pytest.mark.parametrize("below", ["config.json", "checkpoint.pt", "report.html"])
@@ -89,6 +90,7 @@ def test_a_scoring_without_room_says_so_and_starts_over(home, run, tmp_path, cap
     assert error_line(capsys, root) and nothing_half_written(root)
     assert call(home, "--resume", root) == 2 and "no config.json" in capsys.readouterr().err     # it trains nothing
     assert call(home, *command) == 0 and "a scoring was cut off here; it starts over" in capsys.readouterr().err
+    assert not (root / MARK).exists()
     assert call(home, *command) == 2 and "not empty" in capsys.readouterr().err
     assert call(home, "--resume", root) == 2 and "holds scored recordings" in capsys.readouterr().err
 

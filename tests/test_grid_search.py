@@ -56,7 +56,7 @@ def start(home, *arguments):
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
 
 
-def wait_until(there, seconds=60):
+def wait_until(there, seconds=300):                              # a busy machine
     deadline = time.monotonic() + seconds
     while not there() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -202,6 +202,30 @@ def test_a_folder_in_use_or_of_something_else_is_refused(home, done, tmp_path, c
     assert f"process {other.pid}, is at work in it" in capfd.readouterr().err
     other.communicate("let go")
     assert not (done / ".lock").exists()
+
+
+def test_a_grid_that_cannot_start_takes_nothing_of_others_with_it(home, done, tmp_path, capfd):
+    dead = ("--scheduler", "tcp://127.0.0.1:9")
+    new, mine = tmp_path / "new", tmp_path / "mine"
+    mine.mkdir()
+    (mine / ".env").write_text("mine")
+    for out in (new, mine):
+        assert call(home, *dead, "--out", out) == 2 and "no Dask scheduler" in capfd.readouterr().err
+    assert not new.exists() and [path.name for path in mine.iterdir()] == [".env"]
+    shutil.copy(done / "grid.json", mine)
+    assert call(home, *dead, "--resume", mine) == 2 and "no Dask scheduler" in capfd.readouterr().err
+    assert sorted(path.name for path in mine.iterdir()) == [".env", "grid.json"]
+
+
+def test_a_grid_that_is_refused_leaves_the_journal_of_the_one_at_work(home, done, tmp_path, capfd, holder):
+    root = tmp_path / "x"
+    root.mkdir()
+    torn = (done / "journal.jsonl").read_bytes()[:-10]
+    (root / "journal.jsonl").write_bytes(torn)
+    shutil.copy(done / "grid.json", root)
+    holder(root)
+    assert call(home, "--resume", root) == 2 and "is at work in it" in capfd.readouterr().err
+    assert (root / "journal.jsonl").read_bytes() == torn
 
 
 def test_other_data_is_not_mixed_in(home, done, tmp_path, capfd):

@@ -105,7 +105,10 @@ def test_a_file_has_one_writer_and_only_its_own_leftovers_go(tmp_path, holder):
         (tmp_path / name).touch()
     with pytest.raises(FolderInUse, match="night.state: another run"), only_writer_of(tmp_path / "night.state"):
         pass
-    assert (tmp_path / ".night.state.17.tmp").exists()
+    with only_run_here(tmp_path):
+        pass
+    assert (tmp_path / ".night.state.17.tmp").exists() and not (tmp_path / ".day.state.17.tmp").exists()
+    (tmp_path / ".day.state.17.tmp").touch()
     other.kill()
     other.wait()
     with only_writer_of(tmp_path / "night.state"), only_writer_of(tmp_path / "day"):

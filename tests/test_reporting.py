@@ -37,6 +37,9 @@ def test_a_used_folder_is_refused_and_left_alone(tmp_path):
     with pytest.raises(DataError, match=r"not empty; go on with --resume .* or name another --out"):
         new_run(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+    (tmp_path / "metrics.json").write_text("{}")                 # of scored recordings: nothing there can be resumed
+    with pytest.raises(DataError, match="not empty; name another --out"):
+        new_run(tmp_path)
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):

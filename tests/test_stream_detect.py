@@ -345,9 +345,15 @@ def test_a_state_that_does_not_fit_is_refused(home, call, refused, tmp_path):
     for wrong in ({"format": 1}, {"format": 9}, [1], torch.zeros(3)):
         torch.save(wrong, path)
         assert "night.state: not a state of this program" in refused(b"", "--state", path)
-    for name in ("stream", "place", "bytes"):
+    for name in ("stream", "place", "bytes", "tail"):
         torch.save({key: value for key, value in whole.items() if key != name}, path)
         assert "night.state: not a state of this checkpoint" in refused(b"", "--state", path)
+    lstm = whole["stream"]["live"]["stream"]["forecasts"]
+    for name, value in (("seen", 0.5), ("seen", -1), ("hidden", lstm["hidden"] * torch.nan)):
+        before, lstm[name] = lstm[name], value
+        torch.save(whole, path)
+        assert "night.state: not a state of this checkpoint" in refused(b"", "--state", path)
+        lstm[name] = before
     for change in ({"live": {}}, {"rows": {"header": "a,b"}}, {"clock": None}):
         torch.save(whole | {"stream": whole["stream"] | change}, path)
         assert "night.state" in refused(b"", "--state", path)
@@ -361,12 +367,37 @@ def test_an_output_that_is_there_or_too_short_is_refused_and_left_alone(home, ca
     call(b"".join(home.lines[:300]), "--state", state)                       # to stdout: no file belongs to the state
     assert "is there already" in refused(b"", "--out", out, "--state", state)
     out.unlink()
+    state.unlink()
     call(b"".join(home.lines[:600]), "--state", state, "--out", out)
     kept = out.read_bytes()
     out.write_bytes(kept[:50])
     assert "shorter than the" in refused(b"", "--out", out, "--state", state)
     out.unlink()
     assert "shorter than the" in refused(b"", "--out", out, "--state", state)
+    recording = tmp_path / "recording.csv"                                   # named by mistake: it must not be cut
+    recording.write_bytes(b"".join(home.lines) * 3)
+    assert "not the file that the saved state was writing" in refused(b"", "--out", recording, "--state", state)
+    out.write_bytes(kept + b"what came behind the last save")
+    code, _, err = call(b"", "--out", out, "--state", state)
+    assert code == 0 and not err and out.read_bytes().startswith(kept)
+
+
+def test_an_input_without_a_row_that_can_be_read_is_an_error(home, call):
+    header, *rows = home.lines[:40]
+    code, _, err = call(header + b"".join(b"23:40:00," + row.split(b",", 1)[1] for row in rows))
+    assert code == 2 and err[-1] == "error: stdin: no row could be read; the lines above say why"
+    assert call(header)[0] == 0 and call(header + b"junk\n" + rows[0])[0] == 0
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stream_detect.Stop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_paths_that_cannot_be_used_are_refused(home, refused, tmp_path):

@@ -171,6 +171,9 @@ def test_a_second_grid_search_in_a_folder_is_refused(home, tmp_path, holder, cap
 
 def test_no_page_is_made_while_a_run_is_at_work_or_was_cut_off(home, tmp_path, holder, capsys, monkeypatch):
     root = tmp_path / "run"
+    (tmp_path / ".thesis.42.tmp").touch()
+    assert report_page.main([str(tmp_path)]) == 2 and "no run folder" in capsys.readouterr().err
+    assert (tmp_path / ".thesis.42.tmp").exists()                # a folder of anything is not tidied up
     assert call(home, "--out", root) == 0
     page = (root / "report.html").read_bytes()
     other = holder(root)

@@ -140,6 +140,22 @@ def test_a_signal_lets_what_is_open_end_and_the_handlers_come_back(tmp_path, cap
     assert not list(tmp_path.iterdir()) and signal.getsignal(number) is before
 
 
+def test_too_little_memory_is_one_line_on_the_gpu_too(capsys):
+    def body():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    assert run_cli(body) == 2 and "not enough memory" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    code = "from utils import run_cli\nrun_cli(lambda: print('line\\n' * 100_000) or 0)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 0
+
+
 def test_a_signal_waits_for_the_end_of_an_import(tmp_path, monkeypatch, capsys):
     """A library that is half there would raise something else, or go on."""
     source = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.2)\nwhole = True\n"
