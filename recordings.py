@@ -283,9 +283,9 @@ def _describe_annotations(annotations: Sequence[Event], labels: Mapping[str, str
 
 
 def equal_runs(values: np.ndarray) -> np.ndarray:
-    """Return the maximal runs of equal neighbours of (n,) values as rows [start, end), (k, 2)."""
-    edges = np.flatnonzero(np.diff(values) != 0) + 1
-    return np.column_stack([np.r_[0, edges], np.r_[edges, len(values)]])
+    """Return the maximal runs of two or more equal values of (n,) as rows [start, end), (k, 2)."""
+    same = np.r_[False, values[1:] == values[:-1], False]        # a byte a value: recordings are long
+    return np.flatnonzero(same[1:] != same[:-1]).reshape(-1, 2) + [0, 1]
 
 
 def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tuple[Recording, dict[str, float]]:

@@ -260,4 +260,5 @@ def test_describe_is_quiet_about_a_clean_channel(read):
 
 def test_measured_rate_and_equal_runs_by_hand():
     assert measured_rate(np.array([0, 0.04, 0.08, 5.0])) == pytest.approx(25)
-    assert equal_runs(np.array([1.0, 1, 2, 3, 3, 3])).tolist() == [[0, 2], [2, 3], [3, 6]]
+    assert equal_runs(np.array([1.0, 1, 2, 3, 3, 3])).tolist() == [[0, 2], [3, 6]]
+    assert equal_runs(np.array([1.0, 2, 1])).shape == equal_runs(np.array([1.0])).shape == (0, 2)
