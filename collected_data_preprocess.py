@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
-
 import recordings
 import respiratory_simulator
 from config import DATASET_CONFIG, DatasetConfig, dataset_names, load_dataset
+from lazily import np
 from recordings import Dialect, Event, Recording, Samples
 from resampling import grid_of, significant, to_grid
 from signal_formats import companions

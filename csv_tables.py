@@ -18,11 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from utils import DataError, lazy_import
-
-pd = lazy_import("pandas")
+from lazily import np, pd
+from utils import DataError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1"}             # cp1252 is what Windows makes of Latin-1

@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import csv_tables
 import nab_files
 from config import DATASET_CONFIG, NabConfig, load_nab, read_json
+from lazily import np, pd
 from recordings import LARGEST
-from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli, setup_logging, sha256_of
+from utils import ROOT, ArgumentParser, DataError, run_cli, setup_logging, sha256_of
 from windowing import (
     TIMESTAMP,
     EventMeta,
@@ -41,7 +40,6 @@ from windowing import (
     write_dataset,
 )
 
-pd = lazy_import("pandas")
 log = logging.getLogger(__name__)
 
 OUT = ROOT / "datasets" / "NAB-known-anomaly"

@@ -21,15 +21,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import scipy  # its parts load when they are used: --help must not wait
-from numpy.typing import ArrayLike
+from lazily import np, pd, scipy
 
-from utils import lazy_import
-
-pd = lazy_import("pandas")
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 NAN = float("nan")
 

@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
 import data_preprocess_NAB
 from config import read_json
+from lazily import np, pd
 from locks import only_run_here
 from metrics import NAB_PROFILES, NabSeries, nab_probation, nab_score
 from nab_files import LABELS
@@ -38,7 +38,6 @@ from utils import (
     ArgumentParser,
     DataError,
     atomic_path,
-    lazy_import,
     run_cli,
     setup_logging,
     versions,
@@ -49,7 +48,6 @@ from utils import (
 if TYPE_CHECKING:
     from online_lstm import OnlineOptions
 
-pd = lazy_import("pandas")
 log = logging.getLogger(__name__)
 
 OUT = ROOT / "experiments" / "nab"

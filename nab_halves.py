@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from lazily import np
 from metrics import NAB_PROFILES, NabSeries, nab_series_score
 
 STANDARD = NAB_PROFILES["standard"]

@@ -18,8 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
+from lazily import np, pd
 from locks import only_run_here
 from metrics import suggest_buffer, vus
 from nab_benchmark import (
@@ -33,9 +32,8 @@ from nab_benchmark import (
     scaled_blocks,
 )
 from tail_scores import errors_by_lead
-from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli, setup_logging, versions, write_json, write_text
+from utils import ROOT, ArgumentParser, DataError, run_cli, setup_logging, versions, write_json, write_text
 
-pd = lazy_import("pandas")
 log = logging.getLogger(__name__)
 
 OUT = ROOT / "experiments" / "nab_vus"

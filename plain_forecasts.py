@@ -6,7 +6,7 @@ values up to t only; NaN where there is none.
 
 from __future__ import annotations
 
-import numpy as np
+from lazily import np
 
 ORDER = 16                              # past values that the autoregression sees
 FORGETTING = 0.999                      # a value of 1000 steps ago counts about a third

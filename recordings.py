@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 import csv_tables
 import signal_formats
+from lazily import np
 from utils import DataError
 
 if TYPE_CHECKING:                                                    # --help must not wait for pandas

@@ -18,8 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from lazily import np
 from utils import ArgumentParser, DataError, run_cli, setup_logging
 
 log = logging.getLogger(__name__)

@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from config import read_json
+from lazily import lazy_import, np, pd
 from locks import only_run_here
 from reporting import (
     AFTER_ROWS,
@@ -53,9 +52,9 @@ from reporting import (
     series_rows,
 )
 from svg_figures import Panel, Span, Tick, clock, score_panel, signal_panel, ticks_of, time_ticks
-from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli, write_text
+from utils import ROOT, ArgumentParser, DataError, run_cli, write_text
 
-jinja2, pd = lazy_import("jinja2"), lazy_import("pandas")
+jinja2 = lazy_import("jinja2")
 log = logging.getLogger(__name__)
 
 TEMPLATE = "report_template.html"

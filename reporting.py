@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 from pydantic import Field
 
 from config import Section, read_json, validate
+from lazily import np, pd
 from locks import only_run_here
-from utils import DataError, atomic_path, git_commit, lazy_import, versions, write_json
+from utils import DataError, atomic_path, git_commit, versions, write_json
 from windowing import Meta
-
-pd = lazy_import("pandas")
 
 RUNS = "runs.json"                          # of a folder of several runs
 BEFORE_S, AFTER_S = 30.0, 20.0              # of a close-up of a recording

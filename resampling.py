@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
+from lazily import np, scipy
 from recordings import Samples, equal_runs
 from trailing import Stateful
-from utils import DataError, lazy_import
-
-scipy = lazy_import("scipy")
+from utils import DataError
 
 MOST_TAPS, MOST_STEPS = 5_000_000, 1_000_000_000
 PIECE = 1 << 16                          # steps at once: bounds the memory of what is in between

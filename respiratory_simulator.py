@@ -24,13 +24,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from lazily import np, pd, scipy
 from locks import only_run_here
-from utils import ROOT, ArgumentParser, DataError, lazy_import, run_cli, write_json, write_text
-
-pd = lazy_import("pandas")
-scipy = lazy_import("scipy")
+from utils import ROOT, ArgumentParser, DataError, run_cli, write_json, write_text
 
 VERSION = 1                       # raise it whenever the same seed would give other numbers
 RATE_HZ = 25                      # rows a second

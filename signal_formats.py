@@ -16,8 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
+from lazily import np
 from utils import DataError
 
 EDF = (".edf", ".bdf")

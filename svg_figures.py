@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from utils import lazy_import
+from lazily import lazy_import, np
 
 plots = lazy_import("plots")
 

@@ -10,11 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-import numpy as np
-
-from utils import lazy_import
-
-pd = lazy_import("pandas")
+from lazily import np, pd
 
 TAIL_SHARE = 0.02                       # of the past that the power law is fitted to
 FEWEST_IN_TAIL = 5

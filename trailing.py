@@ -10,7 +10,7 @@ import bisect
 import math
 from typing import Any
 
-import numpy as np
+from lazily import np
 
 FEW = 16                                 # pieces of fewer rows go through sorted lists
 

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import ctypes
 import hashlib
-import importlib.util
 import json
 import logging
 import math
@@ -23,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
@@ -45,20 +44,6 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
         self.exit(2, f"error: {message}; {self.prog} --help lists the arguments\n")
-
-
-def lazy_import(name: str) -> ModuleType:
-    """Return a module that is loaded when something of it is first used: `--help` must not wait for pandas."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def plain_text(text: str) -> str:

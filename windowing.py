@@ -22,15 +22,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
 import csv_tables
 from config import Name, Section, Unit, check_name, read_json, validate
+from lazily import np, pd
 from locks import only_run_here
-from utils import DataError, atomic_path, lazy_import, sha256_of, write_json
-
-pd = lazy_import("pandas")
+from utils import DataError, atomic_path, sha256_of, write_json
 
 TIMESTAMP = r"\d[\d:., TZ+-]*"          # no formula, no markup
 SPLITS = ("train", "val", "test")

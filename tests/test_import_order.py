@@ -9,6 +9,7 @@ from utils import ROOT
 RANK = {
     "ctrl_c": 0,
     "utils": 0,
+    "lazily": 0,
     "locks": 1,
     "grid_journal": 1,
     "config": 1,

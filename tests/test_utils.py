@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from lazily import lazy_import
 from utils import (
     ROOT,
     ArgumentParser,
     DataError,
     atomic_path,
     jsonable,
-    lazy_import,
     process_group,
     run_cli,
     seed_everything,
@@ -27,7 +27,11 @@ from utils import (
 ADVICE = "check the path, its permissions and the space that is left"
 
 
-@pytest.mark.parametrize(("module", "absent"), [("utils", "numpy"), ("utils", "torch"), ("windowing", "pandas.core")])
+WAITING = [("utils", "numpy"), ("utils", "torch"), ("collected_data_preprocess", "pandas.core"),
+           ("collected_data_preprocess", "numpy._core"), ("report_page", "numpy._core")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "absent"), WAITING)
 def test_an_import_waits_until_there_is_work(module, absent):
     code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -51,7 +55,7 @@ def test_help_waits_for_nothing_heavy(script):
 
 def test_a_lazy_module_is_loaded_when_it_is_used_and_a_missing_one_is_an_error():
     code = (
-        "import sys\nfrom utils import lazy_import\npd = lazy_import('pandas')\n"
+        "import sys\nfrom lazily import lazy_import\npd = lazy_import('pandas')\n"
         "assert 'pandas.core' not in sys.modules and lazy_import('pandas') is pd\n"
         "import pandas\nassert pandas is pd and pd.Series([1, 2]).sum() == 3 and 'pandas.core' in sys.modules\n"
     )
