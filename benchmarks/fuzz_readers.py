@@ -197,8 +197,8 @@ def state(folder: Path) -> Case:
     began = new_stream(path, "cpu", Complaints())
     for line in lines[:150]:
         began.take(line)
-    about = {"format": FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "stream": began.state_dict()}
-    save_state(folder / "live.state", about)
+    about = {"format": FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "tail": "00" * 10}
+    save_state(folder / "live.state", about | {"stream": began.state_dict()})
 
     def read(home: Path) -> None:
         with contextlib.redirect_stderr(io.StringIO()):

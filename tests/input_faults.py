@@ -438,6 +438,9 @@ FAULTS = [
         "raw CSV, --inspect", "collected_data_preprocess --inspect raw/one.csv",
         ("no such file", remove(ONE), "one.csv"),
         ("a header alone", put(ONE, HEADER), "one.csv"),
+    ),
+    *of(
+        "raw CSV, --inspect", "collected_data_preprocess --inspect",
         ("an unknown suffix", "raw/one.xlsx", "one.xlsx"),
         ("a folder", "raw", "raw"),
     ),

@@ -341,6 +341,10 @@ def test_inspect_prints_and_changes_nothing(project, capsys):
     assert sorted(project.folder.rglob("*")) == before
     assert main(["--inspect", str(project.raw / "none.csv")]) == 2
     assert capsys.readouterr().err.endswith("none.csv: no such file\n")
+    files = [project.raw / name for name in ("none.csv", "night_c.events.csv", "night_a.csv")]
+    assert main(["--inspect", *map(str, files)]) == 2            # what can be read is told of all the same
+    out, err = capsys.readouterr()
+    assert "night_a.csv: 3000 rows" in out and "night_c" not in out and err.endswith("none.csv: no such file\n")
 
 
 def test_list_names_every_entry(capsys):

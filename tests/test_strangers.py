@@ -222,7 +222,8 @@ STREAM = "stream/live"
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("place", -1), ("place", "0"), ("bytes", 1.5), ("stream/taken", "many"), ("stream/first", 7),
+        ("place", -1), ("place", "0"), ("bytes", 1.5), ("tail", "0x"), ("tail", 7),
+        ("stream/taken", "many"), ("stream/first", 7),
         ("stream/rows/header", 3), ("stream/rows/stamped", "no"), ("stream/rows/origin", "soon"),
         ("stream/clock/last_s", "late"), ("stream/clock/back", [[1.0]]), ("stream/clock/doubted", [1.0, "x"]),
         (f"{STREAM}/grid/next", "abc"), (f"{STREAM}/grid/next", 10**400), (f"{STREAM}/grid/repeats", []),
@@ -237,7 +238,7 @@ def test_a_tampered_state_is_refused(tmp_path, checkpoint, path, value):
     began = stream_detect.new_stream(checkpoint, "cpu", Complaints())
     for line in tiny.draw_recording(6, 3).to_csv(index=False).splitlines():
         began.take(line)
-    about = {"format": stream_detect.FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10}
+    about = {"format": stream_detect.FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "tail": "00" * 10}
     tree = copy.deepcopy(stream_detect._with_tensors(about | {"stream": began.state_dict()}))
     put(tree, path, value)
     torch.save(tree, tmp_path / "live.state")
