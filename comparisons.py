@@ -120,9 +120,11 @@ class ComparisonStream(Stateful):
         self.signal.update(np.concatenate([value, value * value, known], axis=1))    # (n, 3C)
         settled = self.signal.over(self.spans.settle)[:, -self.channels :] >= self.spans.settle
         warm = self.seen + np.arange(n) >= self.spans.warm_up
-        forecast = np.where((settled & warm[:, None])[:, None], forecast, np.nan)
+        every = np.concatenate([self.forecast, forecast])                        # (H + n, H, C)
+        forecast = every[self.horizon :]                                         # a copy: the caller's stays
+        forecast.transpose(0, 2, 1)[~(settled & warm[:, None])] = np.nan
         self.seen += n
-        made = self._made(forecast)                                              # (n, H, C)
+        made = self._made(every)                                                 # (n, H, C)
         squares = self._squares(observed, made)                                  # all leads, the near ones
         finite = [np.isfinite(square) for square in squares]
         whole = [np.where(known, square, 0.0) for known, square in zip(finite, squares, strict=True)]
@@ -133,13 +135,12 @@ class ComparisonStream(Stateful):
         features = np.stack([*ratios, quiet, error, jolt, level], axis=2)        # (n, C, F)
         return Comparisons(features, np.sqrt(squares[0]), made[:, (self.horizon - 1) // 2])
 
-    def _made(self, forecast: np.ndarray) -> np.ndarray:
-        """Return the forecasts that were made for the n new steps, one a lead (n, H, C), as a view.
+    def _made(self, every: np.ndarray) -> np.ndarray:
+        """Return the forecasts that were made for the n new steps, one a lead (n, H, C), as a view of (H + n, H, C).
 
         That for step t at lead h, counted from 0, was made at step t - 1 - h.
         """
-        n, horizon = len(forecast), self.horizon
-        every = np.concatenate([self.forecast, forecast])                        # (H + n, H, C)
+        n, horizon = len(every) - self.horizon, self.horizon
         self.forecast = every[n:].copy()
         step, lead, channel = every.strides
         shape, strides = (n, horizon, self.channels), (step, lead - step, channel)

@@ -7,7 +7,7 @@ tensors and plain values.
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
@@ -185,8 +185,9 @@ class Detector:
                 forecast = at_hand(scaled)[:, None] + changes                                # (n, H, C)
                 take(k, self.in_units(streams[k].update(scaled, forecast)))
 
-        with one_thread_each() as pool:
-            for made in ahead(pool, forecast, forecaster.blocks([len(values) for values in recordings])):
+        passes = forecaster.blocks([len(values) for values in recordings])
+        with one_thread_each() as (pool, threads):
+            for made in ahead(pool, threads, forecast, passes):
                 list(pool.map(compare, made.keys(), made.values()))
 
     def in_units(self, comparisons: Comparisons) -> Comparisons:
@@ -308,16 +309,15 @@ class DetectorStream(Stateful):
         return detector.scored(detector.in_units(comparisons), self.threshold)
 
 
-def ahead(pool: Executor, job: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield the job's result for each item in order, while the pool works on the next one."""
-    waiting: Future[Result] | None = None
+def ahead(pool: Executor, several: int, job: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield the job's result for each item in order, while the pool works on the next several ones."""
+    waiting: deque[Future[Result]] = deque()
     for item in items:
-        coming = pool.submit(job, item)
-        if waiting is not None:
-            yield waiting.result()
-        waiting = coming
-    if waiting is not None:
-        yield waiting.result()
+        waiting.append(pool.submit(job, item))
+        if len(waiting) > several:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dict | None = None) -> StackedLSTM:

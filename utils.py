@@ -199,14 +199,19 @@ def resolve_device(name: str) -> str:
 
 
 @contextlib.contextmanager
-def one_thread_each() -> Iterator[Executor]:
-    """Give a pool of as many threads as torch computes with here; within each of them, torch computes with one."""
+def one_thread_each() -> Iterator[tuple[Executor, int]]:
+    """Give a pool of as many threads as torch computes with here, and their number; each computes alone.
+
+    Numpy's products otherwise have threads of their own, which go on spinning when a product is done.
+    """
     import torch
+    from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
+        with threadpool_limits(1, user_api="blas"), pool:
+            yield pool, threads
     finally:
         torch.set_num_threads(threads)
 

@@ -43,11 +43,16 @@ def test_blocks_hold_every_step_once_and_each_recordings_in_order(forecaster, mo
     monkeypatch.setattr(forecasts, "FORECASTS_AT_ONCE", 3 * 6 * (PRIME + BLOCK))
     lengths = [BLOCK, 1, 5 * BLOCK + 7, 2 * BLOCK - 1]
     passes = list(forecaster.blocks(lengths))
-    assert [len(blocks) for blocks in passes] == [3, 3, 3, 1]
+    assert [len(blocks) for blocks in passes] == [2, 3, 2, 3]
     for k, length in enumerate(lengths):
         own = [block for blocks in passes for block in blocks if block.recording == k]
         assert [step for block in own for step in range(block.first, block.last)] == list(range(length))
         assert all(block.start == max(block.first - PRIME, 0) for block in own)
+
+
+def test_a_pass_on_a_cpu_leaves_work_for_other_threads(forecaster):
+    sizes = [len(blocks) for blocks in forecaster.blocks([13 * BLOCK])]
+    assert sum(sizes) == 13 and len(sizes) == 4 and max(sizes) - min(sizes) <= 1
 
 
 def test_blocks_of_one_pass_are_about_as_long(forecaster):
