@@ -187,7 +187,8 @@ class Detector:
 
         passes = forecaster.blocks([len(values) for values in recordings])
         with one_thread_each() as (pool, threads):
-            for made in ahead(pool, threads, forecast, passes):
+            several = threads if self.device == "cpu" else 1                             # a GPU is filled by one
+            for made in ahead(pool, several, forecast, passes):
                 list(pool.map(compare, made.keys(), made.values()))
 
     def in_units(self, comparisons: Comparisons) -> Comparisons:
