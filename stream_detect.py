@@ -190,8 +190,8 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
     try:
         if not isinstance(state, dict):
             raise ValueError("holds no state")
-        if state["format"] != FORMAT:
-            raise ValueError(f"format {state['format']}, expected {FORMAT}")
+        if type(state["format"]) is not int or state["format"] != FORMAT:
+            raise ValueError(f"format {state['format']!r:.40}, expected {FORMAT}")
         checkpoint = state["checkpoint"]
     except (KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]

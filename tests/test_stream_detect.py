@@ -342,7 +342,7 @@ def test_a_state_that_does_not_fit_is_refused(home, call, refused, tmp_path):
     for content in (b"", b"nothing of use", (tmp_path / "mine.state").read_bytes()[:-300]):
         path.write_bytes(content)
         assert "night.state: not a state of this program" in refused(b"", "--state", path)
-    for wrong in ({"format": 1}, {"format": 9}, [1], torch.zeros(3)):
+    for wrong in ({"format": 1}, {"format": 9}, {"format": torch.zeros(2)}, [1], torch.zeros(3)):
         torch.save(wrong, path)
         assert "night.state: not a state of this program" in refused(b"", "--state", path)
     for name in ("stream", "place", "bytes", "tail"):
