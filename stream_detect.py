@@ -37,6 +37,7 @@ from utils import (
     run_cli,
     setup_logging,
     sha256_of,
+    signals_to_stop,
     write_bytes,
 )
 
@@ -306,8 +307,7 @@ class Stop:
         self.signal = 0
 
     def __enter__(self) -> Stop:
-        wanted = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
-        self.before = {number: signal.signal(number, self._note) for number in wanted}
+        self.before = {number: signal.signal(number, self._note) for number in signals_to_stop()}
         return self
 
     def _note(self, number: int, _frame: Any) -> None:
@@ -457,9 +457,6 @@ def watch(stream: Stream, sha: str, args: argparse.Namespace, complaints: Compla
     try:
         with contextlib.closing(output):
             return detect(stream, source, output, args, save, plot)
-    except BrokenPipeError:                                      # whoever read the output is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         if error.filename is None:                               # a full disk names no file
             error.filename = str(args.out) if args.out else "stdout"

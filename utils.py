@@ -66,6 +66,11 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+def signals_to_stop() -> list[signal.Signals]:
+    """Return those of SIGINT and SIGTERM that are not ignored: who ignores one wants it to stay so."""
+    return [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+
+
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """Let SIGINT and SIGTERM raise Stopped, again where it was lost; signals that are ignored stay so."""
@@ -86,7 +91,7 @@ def stopped_by_signals() -> Iterator[None]:
             hook_before(what)
 
     here = threading.current_thread() is threading.main_thread()
-    wanted = [one for one in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(one) is not signal.SIG_IGN]
+    wanted = signals_to_stop() if here else []
     before, hook_before = {number: signal.signal(number, stop) for number in wanted}, sys.unraisablehook
     sys.unraisablehook = forgotten
     try:

@@ -389,7 +389,7 @@ def test_an_input_without_a_row_that_can_be_read_is_an_error(home, call):
     assert call(header)[0] == 0 and call(header + b"junk\n" + rows[0])[0] == 0
 
 
-def test_a_signal_that_is_ignored_stays_so(monkeypatch):
+def test_a_signal_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with stream_detect.Stop() as stop:

@@ -27,8 +27,9 @@ from utils import (
 ADVICE = "check the path, its permissions and the space that is left"
 
 
-WAITING = [("utils", "numpy"), ("utils", "torch"), ("collected_data_preprocess", "pandas.core"),
-           ("collected_data_preprocess", "numpy._core"), ("report_page", "numpy._core")]  # fmt: skip
+WAITING = [("utils", "numpy"), ("utils", "torch"), ("windowing", "pandas.core"),
+           ("collected_data_preprocess", "pandas.core"), ("collected_data_preprocess", "numpy._core"),
+           ("report_page", "numpy._core")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("module", "absent"), WAITING)
