@@ -37,7 +37,7 @@ MOST_WEIGHTS = 500_000_000                                           # of the LS
 M = TypeVar("M", bound=BaseModel)
 Duration = Annotated[float, Field(le=1e9)]                           # 30 years: whole numbers of steps stay such
 MEASURES = ("airflow", "effort", "other")
-SCORE_COMPONENTS = ("drop", "error", "jolt", "level", "joint")
+SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}
 NAB = "NAB"                                                          # entry of dataset_config.json
@@ -179,25 +179,25 @@ class ScoreConfig(Timed):
     )
     baseline_s: Duration = Field(180.0, gt=0, description="trailing span of the medians that are taken off")
     error_s: Duration = Field(1.0, gt=0, description="trailing span of the error over all leads")
-    near_s: Duration = Field(0.2, gt=0, description="leads up to here count for a jolt")
-    jolt_s: Duration = Field(0.6, gt=0, description="trailing span of the error of the near leads")
+    near_s: Duration = Field(0.2, gt=0, description="leads up to here count for transient_error")
+    transient_s: Duration = Field(0.6, gt=0, description="trailing span of the error of the near leads")
     level_s: Duration = Field(15.0, gt=0, description="trailing span of the mean that counts as the level")
     settle_s: Duration = Field(
         3.0, gt=0, description="a channel's forecasts are not used for so long after it was missing"
     )
     weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {
-            "drop:airflow": 1.0,
-            "drop:effort": 0.01,
+            "amplitude_drop:airflow": 1.0,
+            "amplitude_drop:effort": 0.01,
             "error:airflow": 0.001,
             "error:effort": 0.001,
-            "jolt:airflow": 0.03,
-            "jolt:effort": 0.03,
+            "transient_error:airflow": 0.03,
+            "transient_error:effort": 0.03,
             "joint": 0.01,
         },
         min_length=1,
-        description="weight of a component (drop, error, jolt, level, joint), or of it on channels that measure "
-        "airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
+        description="weight of a component (amplitude_drop, error, transient_error, level, joint), or of it on "
+        "channels that measure airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
     )
 
     calibrate_on: list[Literal["train", "val"]] = Field(
@@ -273,7 +273,7 @@ class ChannelConfig(Section):
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
     low_pass_hz: float | None = Field(None, gt=0, description="cut-off before resampling")
     sentinels: list[float] = Field([], description="values that mean 'no measurement'")
-    stuck_s: Duration | None = Field(
+    flatline_s: Duration | None = Field(
         None,
         gt=0,
         description="the very same value for longer than this means a dead sensor; null = 30 s of airflow or effort, "
@@ -287,7 +287,7 @@ class ChannelConfig(Section):
         A sensor of breathing that died on a value would alarm for good, and hide what the others see. No breath
         is held to the last digit for so long, and what breathing does within it is scored before.
         """
-        return FLAT_S if self.stuck_s is None and self.measures != "other" else self.stuck_s
+        return FLAT_S if self.flatline_s is None and self.measures != "other" else self.flatline_s
 
 
 class SplitConfig(Section):
@@ -440,7 +440,7 @@ def load_experiment(path: Path, overrides: typing.Sequence[str] = ()) -> Experim
     return validate(ExperimentConfig, content, _where(path))
 
 
-def load_dataset(path: Path, name: str) -> DatasetConfig:
+def load_dataset_config(path: Path, name: str) -> DatasetConfig:
     """Read one entry of dataset_config.json; the entry's name is checked first."""
     entries = _respiratory_entries(path)
     if name not in entries:
@@ -616,8 +616,19 @@ def _where(path: Path) -> str:
     return path.name
 
 
+REFERENCE = """# Configuration
+
+Every key of `pure_lstm_config*.json`, its default and its meaning. Durations are in seconds; a key that ends in `_s`
+may be given in rows instead, as `_rows`. `--set training.epochs=3` overrides a key for one run. This page is what
+`python config.py` prints.
+
+| key | default | meaning |
+|---|---|---|
+"""
+
+
 def main() -> int:
-    print("\n".join(reference()))
+    print(REFERENCE + "\n".join(reference()))
     return 0
 
 

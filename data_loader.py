@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recordings.windowing import SPLITS, Meta, ScalerMeta, Segment, read_meta, read_windows
 from utils import DataError
-from windowing import SPLITS, Meta, ScalerMeta, Segment, read_meta, read_windows
 
 
 @dataclass(frozen=True)

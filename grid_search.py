@@ -10,8 +10,6 @@ has to be preprocessed first, see collected_data_preprocess.py.
 
 from __future__ import annotations
 
-import ctrl_c  # noqa: F401
-
 import argparse
 import contextlib
 import functools
@@ -26,8 +24,8 @@ from config import EXPERIMENT_CONFIG, load_experiment
 from utils import ROOT, ArgumentParser, DataError, keep_freed_memory, resolve_device, run_cli, setup_logging
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
-    from grid_drive import Engine
-    from grid_plan import Grid
+    from grid.drive import Engine
+    from grid.plan import GridPlan
 
 log = logging.getLogger("grid_search")
 
@@ -39,7 +37,7 @@ DATASETS = ROOT / "datasets"
 @contextlib.contextmanager
 def engine_of(args: argparse.Namespace, jobs: int, out: Path) -> Iterator[Engine]:
     """Give what does the runs: this process, processes of this machine, or a cluster."""
-    import grid_workers as workers
+    from grid import workers as workers
 
     if args.scheduler:
         with workers.running_cluster(args.scheduler, out) as client:
@@ -55,18 +53,18 @@ def engine_of(args: argparse.Namespace, jobs: int, out: Path) -> Iterator[Engine
 def gpus_here() -> list[str]:
     import torch
 
-    from grid_workers import visible_gpus
+    from grid.workers import visible_gpus
 
     return visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def jobs_of(args: argparse.Namespace, grid: Grid) -> int:
+def jobs_of(args: argparse.Namespace, grid: GridPlan) -> int:
     """Return how many runs to have at once on this machine.
 
     Raises: DataError if Dask or a GPU is missing for what was asked.
     """
-    import grid_workers as workers
-    from grid_progress import memory_of
+    from grid import workers as workers
+    from grid.progress import memory_of
 
     if args.scheduler:
         workers.need_dask("--scheduler")
@@ -91,11 +89,11 @@ def jobs_of(args: argparse.Namespace, grid: Grid) -> int:
     return min(args.jobs, len(grid.runs))
 
 
-def finish(grid: Grid, out: Path, records: Sequence[Mapping[str, Any]], figures: bool = True) -> None:
+def finish(grid: GridPlan, out: Path, records: Sequence[Mapping[str, Any]], figures: bool = True) -> None:
     """Write tables, the winner's config and figures; print what to take, why, and how sure that is."""
-    import grid_results as results
-    from grid_drive import first_records
-    from grid_plan import loss_differs_by
+    from grid import results as results
+    from grid.drive import first_records
+    from grid.plan import loss_differs_by
 
     criterion = results.criterion_of(grid.runs)
     rows = results.rows_of(grid.runs, records)
@@ -175,8 +173,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         resolve_device(args.device)
 
 
-def new_grid(args: argparse.Namespace) -> Grid:
-    from grid_plan import plan
+def new_grid(args: argparse.Namespace) -> GridPlan:
+    from grid.plan import plan
 
     overrides = [*args.set, *([f"dataset.name={args.dataset}"] if args.dataset else [])]
     config = load_experiment(args.config or EXPERIMENT_CONFIG, overrides)
@@ -187,11 +185,11 @@ def new_grid(args: argparse.Namespace) -> Grid:
 
 
 def command(args: argparse.Namespace) -> int:
-    from grid_drive import drive
-    from grid_journal import read_journal
-    from grid_plan import read_plan, write_plan
-    from grid_progress import Board, announce, speed_here
-    from reporting import at_work_in, check_unused, default_root
+    from grid.drive import drive
+    from grid.journal import read_journal
+    from grid.plan import read_plan, write_plan
+    from grid.progress import ProgressDisplay, announce, speed_here
+    from reports.run_folder import at_work_in, check_unused, default_root
 
     check_arguments(args)
     if args.out and not args.dry_run:
@@ -212,9 +210,9 @@ def command(args: argparse.Namespace) -> int:
                 write_plan(grid, out)
             try:
                 with engine_of(args, jobs, out) as engine:
-                    records = drive(grid, out, engine, Board(jobs, speed), args.retry_failed)
+                    records = drive(grid, out, engine, ProgressDisplay(jobs, speed), args.retry_failed)
             except (KeyboardInterrupt, DataError, OSError):
-                leave(grid, out, new=not args.resume)
+                report_interruption(grid, out, new=not args.resume)
                 raise
             finish(grid, out, records)
     finally:
@@ -223,9 +221,9 @@ def command(args: argparse.Namespace) -> int:
     return 0
 
 
-def leave(grid: Grid, out: Path, new: bool) -> None:
+def report_interruption(grid: GridPlan, out: Path, new: bool) -> None:
     """Write the tables of what there is, and say how to go on; of a new grid without a run nothing stays."""
-    from grid_journal import read_journal
+    from grid.journal import read_journal
 
     records = read_journal(out / "journal.jsonl")
     if not records and not (out / "runs").exists():

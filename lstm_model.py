@@ -42,19 +42,19 @@ class StackedLSTM(nn.Module):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the forecasts (B, T, H, C) and the state behind the last step."""
         change, state = self.changes(x, state)
-        return at_hand(x).unsqueeze(2) + change, state
+        return network_input(x).unsqueeze(2) + change, state
 
     def changes(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return what the forecasts (B, T, H, C) add to the step at hand, and the state behind the last step."""
         if x.ndim != 3 or x.shape[2] != self.channels:
             raise ValueError(f"x must be (B, T, {self.channels}), got {tuple(x.shape)}")
         present = ~torch.isnan(x)
-        steps = torch.cat([at_hand(x), present.to(x.dtype)], dim=2)        # (B, T, 2C)
+        steps = torch.cat([network_input(x), present.to(x.dtype)], dim=2)        # (B, T, 2C)
         hidden, state = self.lstm(steps, state)                            # (B, T, D)
         flat = self.head(hidden)                                           # (B, T, H*C)
         return flat.unflatten(-1, (self.horizon, self.channels)), state    # (B, T, H, C)
 
 
-def at_hand(x: Tensor) -> Tensor:
+def network_input(x: Tensor) -> Tensor:
     """Return the values of steps (B, T, C) as the network sees them."""
     return torch.nan_to_num(x, nan=0.0).clamp(-INPUT_LIMIT, INPUT_LIMIT)

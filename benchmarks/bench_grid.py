@@ -47,9 +47,9 @@ def loop(out: Path, overrides: Sequence[str], datasets: Path) -> None:
     from threadpoolctl import threadpool_limits
 
     from config import EXPERIMENT_CONFIG, load_experiment
-    from grid_plan import plan
-    from pure_lstm_anomaly_detection_main import run_experiment
-    from reporting import new_run
+    from experiment import run_experiment
+    from grid.plan import plan
+    from reports.run_folder import new_run
 
     keep_freed_memory()
     torch.set_num_threads(1)

@@ -39,8 +39,8 @@ def train(root: Path, steps: int) -> None:
     from benchmarks.bench_training import WARM_UP
     from config import EXPERIMENT_CONFIG, load_experiment
     from data_loader import load_dataset
-    from detector import build_model
-    from pure_lstm_anomaly_detection_main import training_data
+    from detection.detector import build_model
+    from experiment import training_data
     from trainers import Trainer
 
     config = load_experiment(EXPERIMENT_CONFIG, ["training.epochs=1", "training.updates_per_epoch=4"])
@@ -67,9 +67,9 @@ def main_script(root: Path, steps: int) -> None:
 
 
 def nothing(root: Path, steps: int) -> None:
-    import detector
     import pure_lstm_anomaly_detection_main
     import trainers
+    from detection import detector
 
     assert detector and pure_lstm_anomaly_detection_main and trainers
 

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-import metrics
+from evaluation import metrics
+from evaluation.nab_score import nab_score
+from recordings.nab_series import load_series_labels
 
 
 def measure(job: Callable[[], object], repeats: int) -> str:
@@ -58,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:44}", measure(partial(metrics.vus, labels, scores, args.buffer), 5))
     if args.nab_root.exists():
         rng = np.random.default_rng(0)
-        scores = {name: rng.random(part.n_rows) for name, part in metrics.load_nab_windows(args.nab_root).items()}
+        scores = {name: rng.random(part.n_rows) for name, part in load_series_labels(args.nab_root).items()}
         print(f"{f'nab_score, {len(scores)} series, with reading':44}",
-              measure(lambda: metrics.nab_score(scores, args.nab_root), 3))
+              measure(lambda: nab_score(scores, load_series_labels(args.nab_root)), 3))
     else:
         print(f"nab_score: skipped, {args.nab_root} is absent")
     print(f"{'whole process':44} {'':11} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:8.1f} MB")

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import collected_data_preprocess
 from benchmarks.long_data import write_raw
 from benchmarks.measure import Options, Row, paired, run_part, seconds_of
-from config import load_dataset
-from windowing import SPLITS, read_meta, read_windows
+from config import load_dataset_config
+from recordings import preprocessing
+from recordings.windowing import SPLITS, read_meta, read_windows
 
 PART = "preprocessing"
 
@@ -29,12 +29,12 @@ def rows_of(options: Options) -> list[Row]:
     rows = 50_000 if options.quick else 1_000_000
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        config = load_dataset(write_raw(root, rows), "long")
+        config = load_dataset_config(write_raw(root, rows), "long")
         out = root / "out"
 
         def make() -> None:
             shutil.rmtree(out, ignore_errors=True)
-            collected_data_preprocess.preprocess("long", config, root, out, force=True)
+            preprocessing.preprocess("long", config, root, out, force=True)
 
         def rate(job, count: int) -> float:
             return count / seconds_of(job, time.process_time)

@@ -18,7 +18,7 @@ from benchmarks.long_data import RATE_HZ, waves
 from benchmarks.measure import Options, Row, paired, run_part, seconds_of
 from config import EXPERIMENT_CONFIG, load_experiment
 from data_loader import Scaler
-from detector import Detector, DetectorStream, build_model
+from detection.detector import Detector, DetectorStream, build_model
 from lstm_model import StackedLSTM
 from utils import keep_freed_memory
 

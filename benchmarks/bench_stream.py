@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from live_rows import Complaints
-from respiratory_simulator import session_csv, simulate_session
-from stream_detect import Output, new_stream
+from live.rows import InputWarnings
+from live.stream import Output, new_stream
+from recordings.simulator import session_csv, simulate_session
 from utils import ROOT
 
 RATE_HZ = 25
@@ -39,7 +39,7 @@ def memory_mib() -> float:
 def measure(checkpoint: Path, lines: list[str], out: Path) -> None:
     """Time each line; print lines a second, quantiles, and the memory after each hour."""
     torch.set_num_threads(1)
-    stream = new_stream(checkpoint, "cpu", Complaints())
+    stream = new_stream(checkpoint, "cpu", InputWarnings())
     output = Output(out, False, stream.rows, 0)
     output.begin()
     seconds, memory, began = np.empty(len(lines)), [], time.perf_counter()

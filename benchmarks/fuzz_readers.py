@@ -25,9 +25,9 @@ def files_in(folder: Path, *names: str) -> dict[str, bytes]:
 
 
 def table(folder: Path) -> Case:
-    from collected_data_preprocess import load_recording, on_grid
     from config import DatasetConfig
-    from recordings import describe, read_recording
+    from recordings.preprocessing import load_recording, on_grid
+    from recordings.reading import describe, read_recording
 
     data = DatasetConfig(**tiny.DATA)
     frame = tiny.draw_recording(20, 1)
@@ -41,7 +41,7 @@ def table(folder: Path) -> Case:
 
 
 def events(folder: Path) -> Case:
-    from recordings import read_events
+    from recordings.reading import read_events
 
     content = b"start_s,end_s,label\n1,2,cough\n3.5,9,central apnea\n"
     return {"a.events.csv": content}, lambda home: read_events(home / "a.events.csv", 60.0, None)
@@ -50,7 +50,7 @@ def events(folder: Path) -> Case:
 def edf(folder: Path, suffix: str = "edf") -> Case:
     import pyedflib
 
-    from recordings import describe, read_recording
+    from recordings.reading import describe, read_recording
 
     folder.mkdir(parents=True, exist_ok=True)
     kind = pyedflib.FILETYPE_EDFPLUS if suffix == "edf" else pyedflib.FILETYPE_BDFPLUS
@@ -71,7 +71,7 @@ def bdf(folder: Path) -> Case:
 def wfdb(folder: Path) -> Case:
     import wfdb
 
-    from recordings import describe, read_recording
+    from recordings.reading import describe, read_recording
 
     folder.mkdir(parents=True, exist_ok=True)
     signal = np.sin(np.arange(1000)[:, None] / 5) * [1.0, 2.0]
@@ -94,7 +94,7 @@ def dataset_config(folder: Path) -> Case:
 
 def experiment(folder: Path) -> Case:
     from config import EXPERIMENT_CONFIG, load_experiment
-    from grid_plan import plan_runs
+    from grid.plan import plan_runs
 
     content = json.loads(EXPERIMENT_CONFIG.read_text())
     content["grid"] = {"model.hidden_units": [32, 64], "training.learning_rate": [0.001, 0.01]}
@@ -107,8 +107,8 @@ def experiment(folder: Path) -> Case:
 
 def windowed(folder: Path) -> Case:
     from data_loader import load_dataset
+    from recordings.windowing import SPLITS, EventMeta, Segment, write_dataset
     from utils import write_json
-    from windowing import SPLITS, EventMeta, Segment, write_dataset
 
     random, splits = np.random.default_rng(0), {}
     for k, split in enumerate(SPLITS):
@@ -127,7 +127,7 @@ def windowed(folder: Path) -> Case:
 
 
 def checkpoint(folder: Path) -> Case:
-    from detector import load_calibrated
+    from detection.detector import load_calibrated
 
     folder.mkdir(parents=True, exist_ok=True)
     tiny.make_checkpoint(folder)
@@ -146,8 +146,8 @@ def training(folder: Path) -> Case:
 
     from config import ModelConfig, TrainingConfig
     from data_loader import TrainingWindows, validation_batches
-    from detector import build_model, load_checkpoint, save_checkpoint
-    from pure_lstm_anomaly_detection_main import take_over
+    from detection.detector import build_model, load_checkpoint, save_checkpoint
+    from experiment import restore_trainer
     from trainers import Trainer
 
     torch.manual_seed(0)
@@ -163,22 +163,22 @@ def training(folder: Path) -> Case:
 
     def read(home: Path) -> None:
         again = Trainer(build_model(model, 2, 5.0), config, 2, "cpu")
-        take_over(again, load_checkpoint(home / "checkpoint.pt"), windows, "checkpoint.pt")
+        restore_trainer(again, load_checkpoint(home / "checkpoint.pt"), windows, "checkpoint.pt")
         again.fit(windows, validation_batches(values, **shape))
 
     return files_in(folder, "checkpoint.pt"), read
 
 
 def stream(folder: Path) -> Case:
-    from live_rows import Complaints
-    from stream_detect import new_stream
+    from live.rows import InputWarnings
+    from live.stream import new_stream
 
     folder.mkdir(parents=True, exist_ok=True)
     path = tiny.make_checkpoint(folder)
 
     def read(home: Path) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
-            taken = new_stream(path, "cpu", Complaints())
+            taken = new_stream(path, "cpu", InputWarnings())
             for line in (home / "lines.csv").read_bytes().split(b"\n"):
                 found = taken.take(line.decode("utf-8", errors="replace").rstrip("\r"))
                 [taken.rows.timestamp(one.t_s) for one in found]
@@ -188,13 +188,13 @@ def stream(folder: Path) -> Case:
 
 
 def state(folder: Path) -> Case:
-    from live_rows import Complaints
-    from stream_detect import FORMAT, load_state, new_stream, restore, save_state
+    from live.rows import InputWarnings
+    from live.stream import FORMAT, load_state, new_stream, restore, save_state
 
     folder.mkdir(parents=True, exist_ok=True)
     path = tiny.make_checkpoint(folder)
     lines = tiny.draw_recording(8, 3).to_csv(index=False).splitlines()
-    began = new_stream(path, "cpu", Complaints())
+    began = new_stream(path, "cpu", InputWarnings())
     for line in lines[:150]:
         began.take(line)
     about = {"format": FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "tail": "00" * 10}
@@ -202,7 +202,7 @@ def state(folder: Path) -> Case:
 
     def read(home: Path) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
-            taken, before = new_stream(path, "cpu", Complaints()), load_state(home / "live.state", "sum")
+            taken, before = new_stream(path, "cpu", InputWarnings()), load_state(home / "live.state", "sum")
             restore(taken, before, home / "live.state")
             for line in lines[140:]:
                 taken.take(line)
@@ -212,9 +212,9 @@ def state(folder: Path) -> Case:
 
 
 def nab(folder: Path) -> Case:
-    import nab_files
     from config import read_json
-    from data_preprocess_NAB import label_windows, notes, read_series
+    from recordings import nab_files
+    from recordings.nab_series import label_windows, notes, read_series
 
     times = pd.date_range("2014-04-01", periods=50, freq="5min").strftime("%Y-%m-%d %H:%M:%S")
     text = pd.DataFrame({"timestamp": times, "value": np.arange(50.0)}).to_csv(index=False)
@@ -229,8 +229,8 @@ def nab(folder: Path) -> Case:
 
 
 def report(folder: Path) -> Case:
-    from report_page import write_report
-    from score_recordings import score_files
+    from reports.page import write_report
+    from reports.scoring import score_files
 
     folder.mkdir(parents=True, exist_ok=True)
     path = tiny.make_checkpoint(folder)
@@ -244,8 +244,8 @@ def report(folder: Path) -> Case:
 
 def journal(folder: Path) -> Case:
     from config import ExperimentConfig, read_json, validate
-    from grid_journal import read_journal
-    from grid_plan import PlanFile
+    from grid.journal import read_journal
+    from grid.plan import PlanFile
 
     record = {"key": "k", "until": None, "status": "finished", "epochs": 3, "val_loss": -1.0, "seconds": 1.0}
     lines = "".join(json.dumps(record | {"key": key}) + "\n" for key in "abc")

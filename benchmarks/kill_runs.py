@@ -36,8 +36,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
-import nab_files
 from benchmarks.small_data import make_small
+from recordings import nab_files
 from utils import ROOT
 
 SHORT = {
@@ -114,11 +114,11 @@ def jobs_of(root: Path, workers: int, halving: bool) -> list[Job]:
         Job("NAB preprocess", **same("data_preprocess_NAB.py", "--nab-root", str(nab), "--series", *NAB_SERIES,
                                      "--dataset-config", str(nab / "dataset_config.json"), "--out"),
             keeps="*/meta.json"),
-        Job("simulate", **same("respiratory_simulator.py", "--minutes", "10", "--train-sessions", "2",
+        Job("simulate", **same("-m", "recordings.simulator", "--minutes", "10", "--train-sessions", "2",
                                "--calibration-sessions", "1", "--test-sessions", "1", "--out")),
         Job("train", **go_on(train, [*main, "--device", "cpu"], "config.json"), keeps="checkpoint.pt"),
         Job("score", score, lambda out: None if (out / "report.html").exists() else score(out)),
-        Job("report", **same("report_page.py"), template=model, not_compared=()),
+        Job("report", **same("-m", "reports.page"), template=model, not_compared=()),
         Job("grid", **go_on(new_grid, grid, "grid.json"), keeps="runs/*/checkpoint.pt"),
         Job("stream", stream, stream, keeps="night.state", stdin=lines, grows="night.csv"),
         Job("export", export, export),

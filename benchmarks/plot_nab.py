@@ -16,16 +16,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import plots
-from metrics import nab_score
-from nab_benchmark import Series, read_series
+from evaluation.nab_score import nab_score
+from nab.benchmark import BenchmarkSeries, read_series
+from recordings.nab_series import load_series_labels
+from reports import plots
 from utils import DataError, run_cli, setup_logging
 
 COUNT = 10
 PANEL_HEIGHT, WIDTH = 1.05, 11.25        # inches
 
 
-def read_scores(out: Path, detector: str, series: dict[str, Series]) -> dict[str, np.ndarray]:
+def read_scores(out: Path, detector: str, series: dict[str, BenchmarkSeries]) -> dict[str, np.ndarray]:
     """Return a detector's scores (n,) of each series. Raises DataError naming the file that is missing."""
     scores = {}
     for name in series:
@@ -37,9 +38,11 @@ def read_scores(out: Path, detector: str, series: dict[str, Series]) -> dict[str
     return scores
 
 
-def plot_costliest(series: dict[str, Series], scores: dict[str, np.ndarray], nab_root: Path, title: str) -> Figure:
+def plot_costliest(
+    series: dict[str, BenchmarkSeries], scores: dict[str, np.ndarray], nab_root: Path, title: str
+) -> Figure:
     """Return the figure of the series that lose most of their windows' points, or alarm for nothing."""
-    result = nab_score(scores, nab_root)["standard"]
+    result = nab_score(scores, load_series_labels(nab_root))["standard"]
     windows = sum(len(one.labels.windows) for one in series.values())
     cost = {name: 100 * len(one.labels.windows) / windows - result["series"][name] for name, one in series.items()}
     worst = sorted(cost, key=lambda name: -cost[name])[:COUNT]
@@ -51,7 +54,7 @@ def plot_costliest(series: dict[str, Series], scores: dict[str, np.ndarray], nab
     return figure
 
 
-def _draw(axes: Axes, series: Series, alarms: np.ndarray) -> None:
+def _draw(axes: Axes, series: BenchmarkSeries, alarms: np.ndarray) -> None:
     """Draw values, windows and the probationary period (both shaded), and the alarms that are graded."""
     rows = np.arange(len(series.values))
     axes.plot(rows, series.values, **plots.OBSERVED | {"linewidth": 0.6})

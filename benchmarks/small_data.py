@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import collected_data_preprocess
-import respiratory_simulator
 from config import DATASET_CONFIG
+from recordings import simulator
 
 COUNTS = {"train": 2, "calibration": 2, "test": 2}
 
@@ -27,7 +27,7 @@ def write_small_raw(root: Path, minutes: int = 10, counts: dict[str, int] = COUN
     """Simulate some sessions of training, validation and test; return the dataset_config.json that names them."""
     arguments = [text for name, count in counts.items() for text in (f"--{name}-sessions", str(count))]
     with contextlib.redirect_stdout(sys.stderr):
-        assert respiratory_simulator.main(["--out", str(root / "raw"), "--minutes", str(minutes), *arguments]) == 0
+        assert simulator.main(["--out", str(root / "raw"), "--minutes", str(minutes), *arguments]) == 0
     names = [f"session_{k:02d}" for k in range(1, sum(counts.values()) + 1)]
     first, last = counts["train"], counts["train"] + counts["calibration"]
     entry = json.loads(DATASET_CONFIG.read_text())["simulated"]

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from respiratory_simulator import CHANNELS, KINDS, RATE_HZ, session_csv, simulate_session
+from recordings.simulator import CHANNELS, KINDS, RATE_HZ, session_csv, simulate_session
 from utils import ROOT, run_cli
 
 Minute = tuple[int, list[str]]                                       # when it begins in s, and its lines
@@ -204,7 +204,7 @@ def read_output(path: Path) -> Found:
 
 def reach_s(checkpoint: Path) -> float:
     """Return how far back in s a score looks: warm-up, and the longest chain of the spans that it is made from."""
-    from detector import load_calibrated
+    from detection.detector import load_calibrated
 
     _, detector = load_calibrated(checkpoint, "cpu")
     spans = detector.spans
@@ -242,7 +242,7 @@ def compare(plain: Found, faulty: Found, made: Sequence[Faulted], reach: float) 
     pairs = np.array([(plain.scores[one], faulty.scores[one]) for one in outside if one in faulty.scores])
     unlike = int((np.isnan(pairs[:, 0]) != np.isnan(pairs[:, 1])).sum())
     apart = float(np.nanmax(np.abs(np.diff(pairs, axis=1)), initial=0.0))
-    by = [sum(e[2] == how for e in compared["plain"]) for how in ("lstm", "mask")]
+    by = [sum(e[2] == how for e in compared["plain"]) for how in ("lstm", "signal_loss")]
     lines = [
         f"{len(made)} faults of {len({fault.name for fault in made})} kinds, {len(spans) - 1} of them damaging; "
         f"{reach:.0f} s behind one may differ",
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             minutes = disturbed(minutes, made) if found else minutes
             code, memory[stream], speed = run(args.checkpoint, minutes, out)
             said = out.with_suffix(".err").read_text(errors="replace").splitlines()
-            print(f"{stream}: exit code {code}, {speed:.0f} lines a second, {len(said)} complaints", flush=True)
+            print(f"{stream}: exit code {code}, {speed:.0f} lines a second, {len(said)} input_warnings", flush=True)
             after = [f"{mib:.1f} after {hour:g} h" for hour, mib in memory[stream] if hour in HOURS]
             print(f"{stream}: MiB in use: {', '.join(after) or 'not for an hour'}", flush=True)
             steady = [mib for hour, mib in memory[stream] if hour >= 1] or [0.0]

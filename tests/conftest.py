@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recordings.windowing import FORMAT, EventMeta, Meta, ScalerMeta, Segment, SpanMeta
 from utils import ROOT
-from windowing import FORMAT, EventMeta, Meta, ScalerMeta, Segment, SpanMeta
 
 
 @pytest.fixture(autouse=True)

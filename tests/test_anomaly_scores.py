@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from breaths import SPANS, breathe, compare, cut
 
-from anomaly_scores import (
+from detection.anomaly_scores import (
     COMPONENTS,
     KNOTS,
+    MAX_SURPRISAL,
     MOST_PATTERNS,
-    MOST_SURPRISE,
     TAIL_LEVEL,
     JointDistance,
     Scorer,
@@ -24,20 +24,20 @@ from anomaly_scores import (
 NAN = math.nan
 FLOW, BELT = 0, 1
 MEASURES = ("airflow", "effort")
-EQUAL = {"drop": 1.0, "error": 1.0, "jolt": 1.0, "level": 1.0, "joint": 1.0}
+EQUAL = {"amplitude_drop": 1.0, "error": 1.0, "transient_error": 1.0, "level": 1.0, "joint": 1.0}
 
 
-def surprise(values, tail):
-    """Return the surprise (T,) of the values (T,) of one column."""
-    return Tails([tail]).surprise(np.asarray(values, float)[:, None])[:, 0]
+def surprisal(values, tail):
+    """Return the surprisal (T,) of the values (T,) of one column."""
+    return Tails([tail]).surprisal(np.asarray(values, float)[:, None])[:, 0]
 
 
-# ---- surprise -------------------------------------------------------------------------------
+# ---- surprisal -------------------------------------------------------------------------------
 
 
 def test_surprise_is_minus_log10_of_the_share_above():
     tail = fit_tail(np.arange(10001.0))
-    got = surprise(np.array([-5.0, 0, 5000, 9000, 9800, NAN]), tail)
+    got = surprisal(np.array([-5.0, 0, 5000, 9000, 9800, NAN]), tail)
     np.testing.assert_allclose(got, [0, 0, math.log10(2), 1, math.log10(50), NAN], atol=1e-3)
 
 
@@ -45,7 +45,7 @@ def test_beyond_calibration_the_tail_is_exponential():
     random = np.random.default_rng(0)
     tail = fit_tail(random.exponential(2.0, size=200_000))
     assert tail["scale"] == pytest.approx(2.0, rel=0.05)
-    twenty, thirty = surprise(np.array([20.0, 30.0]), tail)
+    twenty, thirty = surprisal(np.array([20.0, 30.0]), tail)
     assert thirty - twenty == pytest.approx(10 / (tail["scale"] * math.log(10)))
     assert twenty == pytest.approx(20 / 2 / math.log(10), rel=0.05)            # P(x >= 20) = exp(-10)
 
@@ -53,27 +53,27 @@ def test_beyond_calibration_the_tail_is_exponential():
 def test_surprise_is_capped_rises_with_the_value_and_stays_nan():
     tail = fit_tail(np.random.default_rng(0).normal(size=500))
     values = np.linspace(-9, 9, 400)
-    assert (np.diff(surprise(values, tail)) >= 0).all()
-    assert surprise(np.array([1e30]), tail)[0] == MOST_SURPRISE
-    assert np.isnan(surprise(np.array([NAN, np.inf, -np.inf]), tail)).all()
-    assert np.isnan(surprise(values, None)).all()
+    assert (np.diff(surprisal(values, tail)) >= 0).all()
+    assert surprisal(np.array([1e30]), tail)[0] == MAX_SURPRISAL
+    assert np.isnan(surprisal(np.array([NAN, np.inf, -np.inf]), tail)).all()
+    assert np.isnan(surprisal(values, None)).all()
 
 
 def test_constant_calibration_calls_the_constant_normal():
     tail = fit_tail(np.full(100, 3.0))
-    at, above, below = surprise(np.array([3.0, 4.0, 2.0]), tail)
+    at, above, below = surprisal(np.array([3.0, 4.0, 2.0]), tail)
     assert at == below == 0.0                       # every calibration value is at least as high
-    assert math.log10(50) < above < MOST_SURPRISE
+    assert math.log10(50) < above < MAX_SURPRISAL
 
 
 def test_a_value_that_calibration_often_had_is_no_surprise():
-    """A slow sensor that stands still half of the time has its highest `quiet` half of the time."""
+    """A slow sensor that stands still half of the time has its highest `low_range` half of the time."""
     tail = fit_tail(np.r_[np.linspace(0, 1, 500), np.full(500, 2.0)])
-    assert surprise(np.array([2.0]), tail)[0] == pytest.approx(math.log10(2), abs=0.01)
+    assert surprisal(np.array([2.0]), tail)[0] == pytest.approx(math.log10(2), abs=0.01)
 
 
 def naive_surprise(value, tail):
-    """Return the surprise of one value, knot by knot; what equals several knots has the share above the lowest."""
+    """Return the surprisal of one value, knot by knot; what equals several knots has the share above the lowest."""
     if tail is None or not math.isfinite(value):
         return NAN
     knots, levels = tail["knots"], np.linspace(0.0, TAIL_LEVEL, KNOTS)
@@ -85,7 +85,7 @@ def naive_surprise(value, tail):
         k = next(k for k in range(KNOTS) if knots[k] >= value)           # knots[k - 1] < value <= knots[k]
         share = 1 - np.interp(value, knots[k - 1 : k + 1], levels[k - 1 : k + 1])
     beyond = max(value - knots[-1], 0.0) / tail["scale"] / math.log(10)
-    return min(-math.log10(share) + beyond, MOST_SURPRISE)
+    return min(-math.log10(share) + beyond, MAX_SURPRISAL)
 
 
 def draw_tails():
@@ -119,15 +119,15 @@ def draw_values(tails, count=3000):
 def test_a_step_has_the_very_same_surprise_alone_and_among_many(piece):
     tails = draw_tails()
     values, table = draw_values(tails), Tails(tails)
-    pieces = [table.surprise(part) for part in np.split(values, range(piece, len(values), piece))]
-    np.testing.assert_array_equal(np.concatenate(pieces), table.surprise(values))
+    pieces = [table.surprisal(part) for part in np.split(values, range(piece, len(values), piece))]
+    np.testing.assert_array_equal(np.concatenate(pieces), table.surprisal(values))
 
 
 def test_surprise_is_that_of_a_slow_look_at_every_knot():
     tails = draw_tails()
     values = draw_values(tails, 400)
     expected = [[naive_surprise(value, tail) for value, tail in zip(row, tails, strict=True)] for row in values]
-    np.testing.assert_allclose(Tails(tails).surprise(values), expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(Tails(tails).surprisal(values), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("count", [0, 49, 50])
@@ -138,7 +138,7 @@ def test_a_tail_needs_fifty_values(count):
 
 def test_normal_scores_are_normal_quantiles():
     np.testing.assert_allclose(normal_scores(np.array([math.log10(2), -math.log10(0.02275)])), [0, 2], atol=1e-3)
-    assert np.isfinite(normal_scores(np.array([0.0, MOST_SURPRISE]))).all()
+    assert np.isfinite(normal_scores(np.array([0.0, MAX_SURPRISAL]))).all()
 
 
 # ---- scores ---------------------------------------------------------------------------------
@@ -161,8 +161,8 @@ def test_ordinary_breathing_stays_low(calibration):
 
 
 def test_a_drop_needs_all_of_its_comparisons(calibration):
-    drop = scored(*breathe(400, seed=3), calibration, {"drop": 1.0}).score
-    first = SPANS.amplitudes[-1] + SPANS.settle - 1 + round(0.3 * SPANS.expected) - 1       # `quiet` is there at 44
+    drop = scored(*breathe(400, seed=3), calibration, {"amplitude_drop": 1.0}).score
+    first = SPANS.amplitudes[-1] + SPANS.settle - 1 + round(0.3 * SPANS.expected) - 1       # `low_range` is there at 44
     assert np.isnan(drop[:first]).all() and np.isfinite(drop[first:]).all()
 
 
@@ -170,16 +170,16 @@ def test_a_stop_of_breathing_raises_drop(calibration):
     observed, forecast = breathe(1500, seed=3)
     observed[1000:1100, 0] = 0.01 * np.random.default_rng(0).normal(size=100)
     forecast[1020:1100, :, 0] *= 0.1                      # the network soon expects nothing any more
-    drop = scored(observed, forecast, calibration, {"drop": 1.0})
+    drop = scored(observed, forecast, calibration, {"amplitude_drop": 1.0})
     assert drop.score[1045:1100].min() > 4 > 3 > np.nanmax(drop.score[300:1000])
     assert set(drop.channel[1045:1100]) == {FLOW}
-    assert set(drop.component[1045:1100]) == {COMPONENTS.index("drop")}
+    assert set(drop.component[1045:1100]) == {COMPONENTS.index("amplitude_drop")}
 
 
-def test_a_spike_raises_error_and_jolt(calibration):
+def test_a_spike_raises_error_and_transient_error(calibration):
     observed, forecast = breathe(1500, seed=3)
     observed[1000:1003, 1] += 4
-    for component in ("error", "jolt"):
+    for component in ("error", "transient_error"):
         result = scored(observed, forecast, calibration, {component: 1.0})
         peak = 1000 + int(np.nanargmax(result.score[1000:1010]))
         assert result.score[peak] > 5 > np.nanmax(result.score[300:1000])
@@ -196,7 +196,7 @@ def test_a_dead_channel_does_not_silence_the_other(calibration, dead):
     beside = scored(observed, forecast, calibration)
     assert np.isfinite(beside.score[300:]).all()
     assert beside.score[1545:1600].min() > 4
-    only_flow = {"drop:airflow": 1.0, "error:airflow": 1.0}
+    only_flow = {"amplitude_drop:airflow": 1.0, "error:airflow": 1.0}
     flow = scored(observed, forecast, calibration, only_flow).score
     assert (beside.score[1545:1600] >= flow[1545:1600] - 1e-9).all() and (flow[1545:1600] > 4).all()
     if math.isnan(dead):
@@ -210,19 +210,20 @@ def test_without_any_value_there_is_no_score(calibration):
 
 
 def test_weights_are_resolved_by_what_a_channel_measures_and_the_largest_is_one():
-    weights = {"drop": 0.02, "drop:airflow": 0.5, "error:effort": 0.1, "joint": 0.05}
+    weights = {"amplitude_drop": 0.02, "amplitude_drop:airflow": 0.5, "error:effort": 0.1, "joint": 0.05}
     resolved = resolve_weights(weights, ("airflow", "effort", "other"))
-    expected = {"drop": [1, 0.04, 0.04], "error": [0, 0.2, 0], "jolt": [0, 0, 0], "level": [0, 0, 0], "joint": [0.1]}
+    expected = {"amplitude_drop": [1, 0.04, 0.04], "error": [0, 0.2, 0], "joint": [0.1]}
+    expected |= {"transient_error": [0, 0, 0], "level": [0, 0, 0]}
     assert resolved.keys() == expected.keys()
     for name, values in expected.items():
         assert resolved[name].tolist() == pytest.approx(values)
-    nothing = resolve_weights({"drop:airflow": 1.0}, ("other",))
+    nothing = resolve_weights({"amplitude_drop:airflow": 1.0}, ("other",))
     assert not any(values.any() for values in nothing.values())
 
 
 def test_score_is_the_largest_weighted_surprise(calibration):
     features = compare(*breathe(600, seed=3))[0]
-    weights = resolve_weights({"drop": 0.5, "error": 0.2, "jolt": 1.0, "joint": 0.1}, MEASURES)
+    weights = resolve_weights({"amplitude_drop": 0.5, "error": 0.2, "transient_error": 1.0, "joint": 0.1}, MEASURES)
     zero = {name: np.zeros_like(values) for name, values in weights.items()}
     apart = [Scorer(calibration, zero | {name: weights[name]}).score(features).score for name in weights]
     np.testing.assert_allclose(Scorer(calibration, weights).score(features).score, np.fmax.reduce(apart))
@@ -263,10 +264,10 @@ def test_the_joint_distance_names_the_strangest_channel(calibration):
 def test_drop_is_the_sum_of_the_normal_scores_of_ratios_and_quiet(calibration):
     features = compare(*breathe(800, seed=3))[0]
     parts = [*range(len(SPANS.amplitudes)), len(SPANS.amplitudes)]
-    z = [normal_scores(surprise(features[:, FLOW, f], calibration["tails"][FLOW][f])) for f in parts]
+    z = [normal_scores(surprisal(features[:, FLOW, f], calibration["tails"][FLOW][f])) for f in parts]
     drop = sum(z) / calibration["spread"][FLOW]
-    expected = surprise(drop, calibration["components"]["drop"][FLOW])
-    score = Scorer(calibration, resolve_weights({"drop:airflow": 1.0}, MEASURES)).score(features).score
+    expected = surprisal(drop, calibration["components"]["amplitude_drop"][FLOW])
+    score = Scorer(calibration, resolve_weights({"amplitude_drop:airflow": 1.0}, MEASURES)).score(features).score
     np.testing.assert_allclose(score, expected, atol=1e-12)
 
 
@@ -276,13 +277,13 @@ def test_joint_distance_is_the_mahalanobis_distance_a_comparison(calibration):
     z = np.full((*features.shape[:2], 5), NAN)                # all comparisons but the level
     for c in range(2):
         for f in range(5):
-            z[:, c, f] = normal_scores(surprise(features[:, c, f], calibration["tails"][c][f]))
+            z[:, c, f] = normal_scores(surprisal(features[:, c, f], calibration["tails"][c][f]))
     flat = z.reshape(len(z), -1) - np.array(calibration["means"])
     whole = np.isfinite(flat).all(axis=1)
     expected = [row @ np.linalg.solve(np.array(calibration["covariance"]), row) for row in flat[whole]]
     score = Scorer(calibration, resolve_weights({"joint": 1.0}, MEASURES)).score(features).score[whole]
     tail = calibration["components"]["joint"][0]
-    np.testing.assert_allclose(score, surprise(np.cbrt(np.array(expected) / 10), tail), atol=1e-9)
+    np.testing.assert_allclose(score, surprisal(np.cbrt(np.array(expected) / 10), tail), atol=1e-9)
 
 
 def test_the_rule_uses_no_forecast(calibration):

@@ -16,9 +16,9 @@ from benchmarks.growth import slope
 from benchmarks.long_data import waves, write_raw
 from benchmarks.measure import Row, last_json, paired
 from benchmarks.run import PARTS, number, table
-from config import load_dataset
+from config import load_dataset_config
 from lstm_model import StackedLSTM
-from recordings import read_recording
+from recordings.reading import read_recording
 from trainers import forecast_loss
 from utils import ROOT
 
@@ -66,7 +66,7 @@ def test_a_slope_is_the_exponent():
 
 
 def test_a_long_recording_reads_back(tmp_path):
-    config = load_dataset(write_raw(tmp_path, 3000, channels=2), "long")
+    config = load_dataset_config(write_raw(tmp_path, 3000, channels=2), "long")
     recording = read_recording(tmp_path / "recording.csv", list(config.channels))
     expected = waves(3000, 2, rate_hz=25.0)
     for k, samples in enumerate(recording.channels.values()):

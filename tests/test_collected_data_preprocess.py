@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import windowing
 from collected_data_preprocess import main
-from config import DATASET_CONFIG, load_dataset
+from config import DATASET_CONFIG, load_dataset_config
 from data_loader import check_splits_apart
+from recordings import windowing
 from utils import ROOT, sha256_of
 
 SPLITS = ("train", "val", "test")
@@ -204,7 +204,7 @@ def test_gaps_sentinels_and_stuck_samples_are_masked_and_listed(project):
     flow[2250:2500] = 1.5                                            # 90 to 100 s: stuck after 2 s
     spo2 = np.where(k % 25 == 0, 95.0 + k // 25 % 4, np.nan)
     spo2[500:1000:25] = 127                                          # 20 to 40 s
-    project.entry["channels"]["flow"]["stuck_s"] = 2.0
+    project.entry["channels"]["flow"]["flatline_s"] = 2.0
     project.record("night_c", flow=flow, spo2=spo2)
     project.run()
     (segment,) = project.segments("test")
@@ -369,7 +369,7 @@ def test_help_does_not_wait_for_torch():
 
 @pytest.mark.parametrize("name", ["nk_rest_5min", "nk_rest_8min", "cpap_airsense"])
 def test_real_recordings_preprocess(name, tmp_path, capsys):
-    dataset = load_dataset(DATASET_CONFIG, name)
+    dataset = load_dataset_config(DATASET_CONFIG, name)
     if not (ROOT / dataset.raw_dir).is_dir():
         pytest.skip(f"{dataset.raw_dir} is not here; {dataset.raw_hint}")
     assert main(["--dataset", name, "--out", str(tmp_path)]) == 0

@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 from breaths import SPANS, breathe, compare, cut
 
-from comparisons import (
+from detection.comparisons import (
     AMPLITUDE_FLOOR,
     ERROR,
     ERROR_FLOOR,
-    JOLT,
     LEVEL,
     LEVEL_FLOOR,
-    QUIET,
+    LOW_RANGE,
+    TRANSIENT,
     Comparisons,
     ComparisonStream,
-    Gathered,
     Spans,
+    StepBuffer,
 )
-from stream_detect import load_state, save_state
+from live.stream import load_state, save_state
 
 NAN = math.nan
-SMALL = Spans(warm_up=3, settle=4, near=2, jolt=3, error=4, amplitudes=(5, 8), expected=6, baseline=12, level=7)
+SMALL = Spans(warm_up=3, settle=4, near=2, transient=3, error=4, amplitudes=(5, 8), expected=6, baseline=12, level=7)
 SIZES = ([1], [2], [7], [15], [16], [17], [1000], [3, 1, 250, 17, 499, 2, 64, 1, 163])
 
 
@@ -58,11 +58,11 @@ def naive_comparisons(x, forecast, spans):
         padded = np.concatenate([np.full((spans.expected - 1, channels), NAN), expected])
         before[span:] = naive.trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
         features[:, :, k] = before - np.log(naive.trailing(x, span, 0.8, np.std) + AMPLITUDE_FLOOR)
-    features[:, :, QUIET] = -np.log(naive.trailing(x, spans.amplitudes[0], 0.8, np.ptp) + AMPLITUDE_FLOOR)
+    features[:, :, LOW_RANGE] = -np.log(naive.trailing(x, spans.amplitudes[0], 0.8, np.ptp) + AMPLITUDE_FLOOR)
     features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
-    features[:, :, JOLT] = np.log(np.sqrt(naive.trailing(near, spans.jolt, 0.8, np.mean)) + ERROR_FLOOR)
+    features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    for f in (*range(len(spans.amplitudes)), JOLT):
+    for f in (*range(len(spans.amplitudes)), TRANSIENT):
         features[:, :, f] = naive_less_usual(features[:, :, f], spans.baseline, spans.amplitudes[0])
     return features, residual, made[:, (horizon - 1) // 2]
 
@@ -80,7 +80,7 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
 
 
 def test_names_stand_for_the_last_axis():
-    assert SPANS.names == ("ratio_0", "ratio_1", "quiet", "error", "jolt", "level")
+    assert SPANS.names == ("ratio_0", "ratio_1", "low_range", "error", "transient_error", "level")
     assert compare(*breathe(20, 0))[0].shape == (20, 2, 6)
 
 
@@ -153,8 +153,8 @@ def test_a_glitch_is_forgotten_when_it_left_the_spans():
     observed[500] = 1e9
     shaken = compare(observed, forecast)[0]
     later = slice(500 + SPANS.amplitudes[-1], None)
-    quiet, error = SPANS.names.index("quiet"), SPANS.names.index("error")
-    np.testing.assert_allclose(shaken[later, :, quiet], calm[later, :, quiet], atol=1e-9)
+    low_range, error = SPANS.names.index("low_range"), SPANS.names.index("error")
+    np.testing.assert_allclose(shaken[later, :, low_range], calm[later, :, low_range], atol=1e-9)
     np.testing.assert_allclose(shaken[later, :, error], calm[later, :, error], atol=1e-6)
 
 
@@ -166,7 +166,7 @@ def joined_arrays(parts):
 def test_gathered_pieces_are_the_joined_ones(pieces):
     random = np.random.default_rng(0)
     parts = [Comparisons(*(random.normal(size=(n, 2, 3)[:dims]) for dims in (3, 2, 2))) for n in pieces]
-    gathered = Gathered(100)
+    gathered = StepBuffer(100)
     for part in parts:
         gathered.add(part)
     for name, array in joined_arrays(parts).items():

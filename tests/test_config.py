@@ -4,6 +4,7 @@ import re
 import pytest
 from pydantic import ValidationError
 
+import config
 from config import (
     DATASET_CONFIG,
     FLAT_S,
@@ -12,10 +13,9 @@ from config import (
     ExperimentConfig,
     dataset_names,
     expand_grid,
-    load_dataset,
+    load_dataset_config,
     load_experiment,
     read_json,
-    reference,
     validate,
 )
 from utils import ROOT, DataError
@@ -44,7 +44,7 @@ def message(tmp_path):
         path = tmp_path / "some.json"
         path.write_text(text if text is not None else json.dumps({"x": content} if dataset else content))
         with pytest.raises(DataError) as caught:
-            load_dataset(path, "x") if dataset else load_experiment(path, overrides)
+            load_dataset_config(path, "x") if dataset else load_experiment(path, overrides)
         line = str(caught.value)
         assert "\n" not in line and "pydantic" not in line
         assert line.startswith("some.json")
@@ -62,7 +62,7 @@ def test_every_shipped_config_validates(path):
 
 @pytest.mark.parametrize("name", dataset_names(DATASET_CONFIG))
 def test_every_dataset_entry_validates(name):
-    assert load_dataset(DATASET_CONFIG, name).channels
+    assert load_dataset_config(DATASET_CONFIG, name).channels
 
 
 def test_shipped_key_parameters():
@@ -123,7 +123,7 @@ def test_every_key_is_described():
         ({"dataset": {"channels": ["a", 1]}}, "dataset.channels.1 is 1; expected a string"),
         ({"dataset": {"name": ""}}, "dataset.name is ''; expected 1 to 100 printable characters"),
         ({"model": {"hidden_units": 8192}}, "model: hidden_units 8192 and num_layers 3 make about 1,610,612,736"),
-        ({"score": {"weights": {"drp": 1}}}, "score: weights: 'drp' is no component; did you mean 'drop'?"),
+        ({"score": {"weights": {"eror": 1}}}, "score: weights: 'eror' is no component; did you mean 'error'?"),
         ({"score": {"amplitude_s": [15.0, 9.0]}}, "score: amplitude_s has to rise"),
         ({"grid": {"training.epochs": 3}}, "grid.training.epochs is 3; expected a list"),
         ({"two\nlines": 1}, "two lines: unknown key"),
@@ -173,11 +173,11 @@ def test_the_mark_that_notepad_writes_is_read_over(tmp_path):
 # ---------------------------------------------------------------- datasets
 
 @pytest.mark.parametrize(
-    ("measures", "stuck_s", "expected"),
+    ("measures", "flatline_s", "expected"),
     [("airflow", None, FLAT_S), ("effort", None, FLAT_S), ("other", None, None), ("effort", 900.0, 900.0)],
 )
-def test_a_sensor_of_breathing_may_not_repeat_one_value_for_ever(measures, stuck_s, expected):
-    channel = ChannelConfig(unit="a.u.", measures=measures, rate_hz=5.0, stuck_s=stuck_s)
+def test_a_sensor_of_breathing_may_not_repeat_one_value_for_ever(measures, flatline_s, expected):
+    channel = ChannelConfig(unit="a.u.", measures=measures, rate_hz=5.0, flatline_s=flatline_s)
     assert channel.longest_flat_s == expected
 
 
@@ -218,7 +218,7 @@ def test_a_wrong_dataset_is_named_with_what_would_be_right(message, changes, exp
 def test_an_entry_that_is_no_object_and_an_unknown_entry(message, tmp_path):
     assert message(3, dataset=True) == "some.json: x: found 3; expected an object"
     with pytest.raises(DataError, match="^some.json: no dataset 'y'; expected one of x$"):
-        load_dataset(tmp_path / "some.json", "y")
+        load_dataset_config(tmp_path / "some.json", "y")
 
 
 def test_an_entry_beginning_with_an_underscore_is_a_comment(tmp_path):
@@ -288,9 +288,9 @@ def test_expand_grid_is_every_permutation():
     assert expand_grid(ExperimentConfig()) == [{}]
 
 
-def test_readme_lists_every_key_with_its_default_and_meaning():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [row for row in reference() if row not in readme] == []
+def test_the_configuration_page_is_what_config_py_prints(capsys):
+    config.main()
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == capsys.readouterr().out
 
 
 # ---- durations in rows ----------------------------------------------------------------------

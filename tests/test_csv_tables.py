@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from csv_tables import is_number, layout_of, seconds_of
-from recordings import Dialect, describe, read_events, read_recording
+from recordings.reading import Dialect, describe, read_events, read_recording
+from recordings.tables import is_number, layout_of, seconds_of
 from utils import DataError
 
 EXPECTED = {"t": [0, 0.04, 0.08], "flow": [-1.25, 1000.5, 2e-3]}

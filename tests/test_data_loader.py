@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from data_loader import Scaler, TrainingWindows, check_splits_apart, load_dataset, validation_batches
+from recordings.windowing import ScalerMeta, write_windows
 from utils import DataError
-from windowing import ScalerMeta, write_windows
 
 SPLITS = ("train", "val", "test")
 

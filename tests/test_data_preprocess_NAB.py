@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 import data_preprocess_NAB as script
-import nab_files
 from config import DATASET_CONFIG, load_nab
 from data_loader import load_dataset
+from recordings import nab_files
+from recordings.windowing import SPLITS, read_meta
 from utils import ROOT
-from windowing import SPLITS, read_meta
 
 SHARED = ROOT / ".." / "shared" / "data" / "nab"
 NAME, PATH = "nyc_taxi", "realKnownCause/nyc_taxi.csv"

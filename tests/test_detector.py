@@ -9,11 +9,10 @@ import pytest
 import torch
 from breaths import cut
 
-import forecasts
-import thresholds
 from config import ExperimentConfig, ModelConfig, ScoreConfig, TrainingConfig
 from data_loader import Scaler
-from detector import (
+from detection import forecasts, thresholds
+from detection.detector import (
     Detector,
     DetectorStream,
     build_model,
@@ -24,7 +23,7 @@ from detector import (
     steps,
     warm_up_of,
 )
-from stream_detect import load_state, save_state
+from live.stream import load_state, save_state
 from utils import DataError
 
 RATE = 5.0
@@ -104,7 +103,7 @@ def test_more_recordings_than_go_together_keep_their_order(calibrated):
 @pytest.mark.parametrize("method", ["quantile", "dynamic"])
 def test_streaming_gives_what_detect_gives(calibrated, recordings, sizes, method, monkeypatch):
     values = recordings[2]
-    monkeypatch.setattr(forecasts, "LEAST_PRIME", 50)                # so that there are several blocks
+    monkeypatch.setattr(forecasts, "MIN_BURN_IN", 50)                # so that there are several blocks
     if method == "dynamic":                                          # one that moves along
         with_scores = [one.score for one in calibrated.detect([draw_breathing(1500, seed) for seed in (1, 2)])]
         monkeypatch.setattr(calibrated, "threshold", thresholds.fit("dynamic", with_scores, history=200, block=20))
@@ -345,10 +344,10 @@ def test_seconds_become_steps():
 def test_spans_follow_the_rate_and_never_vanish():
     score, model = ScoreConfig(), ModelConfig(horizon_s=6.0, warm_up_s=10.0)
     spans = spans_of(score, model, 5.0)
-    assert (spans.warm_up, spans.settle, spans.near, spans.jolt, spans.error) == (50, 15, 1, 3, 5)
+    assert (spans.warm_up, spans.settle, spans.near, spans.transient, spans.error) == (50, 15, 1, 3, 5)
     assert (spans.amplitudes, spans.expected, spans.baseline) == ((45, 60, 75), 150, 900)
     slow = spans_of(score, model, 0.05)
-    assert min(slow.settle, slow.near, slow.jolt, slow.error, slow.expected) == 1 and min(slow.amplitudes) == 2
+    assert min(slow.settle, slow.near, slow.transient, slow.error, slow.expected) == 1 and min(slow.amplitudes) == 2
     assert spans_of(score.model_copy(update={"near_s": 99.0}), model, 5.0).near == 30
 
 

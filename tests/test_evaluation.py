@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from evaluation import TestRecording as Recording  # pytest would collect the name
-from evaluation import (
+from detection.events import FoundEvent
+from evaluation.evaluate import TestRecording as Recording  # pytest would collect the name
+from evaluation.evaluate import (
     evaluate_detector,
     fault_numbers,
     kinds_at_alarms,
@@ -13,9 +14,8 @@ from evaluation import (
     normal_hours,
     over_seeds,
 )
-from events import FoundEvent
+from recordings.windowing import EventMeta
 from utils import jsonable
-from windowing import EventMeta
 
 TOLERANCE_S = 5.0
 FAULTS = ("dropout",)

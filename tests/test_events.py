@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from events import END, START, EventStream, FaultStream, fault_events, find_events, merge_spans
+from detection.events import END, START, EventStream, FaultStream, fault_events, find_events, merge_spans
 
 CHANNELS = ("flow", "belt")
 

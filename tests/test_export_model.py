@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-import export_model
 from config import ExperimentConfig, ModelConfig
 from data_loader import Scaler
-from detector import Detector, build_model, save_checkpoint
-from export_model import build_onnx, main, open_session, run_onnx
+from detection import onnx_export
+from detection.detector import Detector, build_model, save_checkpoint
+from detection.onnx_export import build_onnx, open_session, run_onnx
+from export_model import main
 from utils import ROOT, sha256_of
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -r requirements-export.txt")
@@ -127,7 +128,7 @@ def test_a_center_far_from_zero_costs_no_more_than_rounding():
 def test_the_check_allows_for_the_last_place_of_large_values():
     detector = make_detector(Scaler(("pascal",), np.array([101325.123]), np.array([10.0])))
     content = build_onnx(detector.model, detector.scaler).SerializeToString()
-    forecasts, states = export_model.largest_differences(content, detector, "here")
+    forecasts, states = onnx_export.largest_differences(content, detector, "here")
     assert 1e-5 < forecasts < 2e-3 and states < 1e-5
 
 
@@ -211,7 +212,7 @@ def torchs_order(lstm, layer):
 
 
 def test_a_file_that_computes_something_else_is_not_written(checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr(export_model, "lstm_constants", torchs_order)
+    monkeypatch.setattr(onnx_export, "lstm_constants", torchs_order)
     said = refused(capsys, "--checkpoint", checkpoint)
     assert "checkpoint.pt: onnxruntime differs from the detector" in said
     assert [file.name for file in checkpoint.parent.iterdir()] == ["checkpoint.pt"]
@@ -252,7 +253,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, checkpoint, capsys, pla
 
 
 def test_more_weights_than_a_file_holds_are_refused(checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr(export_model, "LARGEST", 1000)
+    monkeypatch.setattr(onnx_export, "LARGEST", 1000)
     assert "one ONNX file holds less than 2" in refused(capsys, "--checkpoint", checkpoint)
 
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from breaths import cut
 
-import forecasts
-from forecasts import Forecaster, ForecastStream, at_hand
+from detection import forecasts
+from detection.forecasts import Forecaster, ForecastStream, network_input
 from lstm_model import INPUT_LIMIT, StackedLSTM
 
 PRIME, BLOCK = 40, 320
@@ -13,7 +13,7 @@ EXACT = {"rtol": 0, "atol": 1e-6}        # the same bits with oneDNN; elsewhere,
 
 @pytest.fixture
 def forecaster(monkeypatch):
-    monkeypatch.setattr(forecasts, "LEAST_PRIME", PRIME)
+    monkeypatch.setattr(forecasts, "MIN_BURN_IN", PRIME)
     torch.manual_seed(0)
     return Forecaster(StackedLSTM(2, 8, 2, horizon=3), "cpu", window=10)
 
@@ -62,8 +62,8 @@ def test_blocks_of_one_pass_are_about_as_long(forecaster):
 
 def test_the_prime_is_two_training_windows_or_what_a_trained_lstm_forgets_within():
     model = StackedLSTM(1, 4, 1, horizon=1)
-    assert Forecaster(model, "cpu", window=10).prime == 512
-    assert Forecaster(model, "cpu", window=1000).prime == 2000
+    assert Forecaster(model, "cpu", window=10).burn_in == 512
+    assert Forecaster(model, "cpu", window=1000).burn_in == 2000
 
 
 @pytest.mark.parametrize("sizes", [[1], [2], [7], [16], [1000], [1, PRIME, 3, BLOCK, 60]], ids=str)
@@ -122,5 +122,5 @@ def test_changes_are_added_to_what_the_network_sees(forecaster):
     change, _ = forecaster.run(scaled[None], None)
     with torch.inference_mode():
         expected, _ = forecaster.model(torch.from_numpy(scaled)[None])
-    np.testing.assert_allclose(at_hand(scaled)[:, None] + change[0], expected[0].numpy(), rtol=0, atol=1e-5)
-    assert np.abs(at_hand(scaled)).max() == INPUT_LIMIT and at_hand(scaled).dtype == float
+    np.testing.assert_allclose(network_input(scaled)[:, None] + change[0], expected[0].numpy(), rtol=0, atol=1e-5)
+    assert np.abs(network_input(scaled)).max() == INPUT_LIMIT and network_input(scaled).dtype == float

@@ -11,9 +11,9 @@ from test_main import assert_same_weights, call, make_datasets, weights_of
 
 import collected_data_preprocess
 import export_model
-import respiratory_simulator
 import stream_detect
-from score_recordings import MARK
+from recordings import simulator
+from reports.scoring import MARK
 from utils import ROOT
 
 
@@ -101,7 +101,7 @@ def test_preprocessing_simulating_exporting_and_streaming_without_room_say_so(ho
     live = ["--follow", str(home / "raw" / "three.csv"), "--out", str(tmp_path / "live" / "out.csv")]
     jobs = {
         "windows": (collected_data_preprocess, [*config, "--dataset", "tiny", "--out", str(tmp_path / "windows")]),
-        "raw": (respiratory_simulator, [*small, "--out", str(tmp_path / "raw")]),
+        "raw": (simulator, [*small, "--out", str(tmp_path / "raw")]),
         "onnx": (export_model, ["--checkpoint", checkpoint, "--out", str(tmp_path / "onnx")]),
         "live": (stream_detect, ["--checkpoint", checkpoint, *live]),
     }

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 from config import ExperimentConfig
-from grid_drive import drive, first_records
-from grid_journal import read_journal
-from grid_plan import Grid, plan_runs, rungs
-from grid_progress import Board
-from grid_results import criterion_of, rows_of, standings_of, verdict, write_best, write_tables
+from grid.drive import drive, first_records
+from grid.journal import read_journal
+from grid.plan import GridPlan, plan_runs, rungs
+from grid.progress import ProgressDisplay
+from grid.results import criterion_of, rows_of, standings_of, verdict, write_best, write_tables
 
 
-class Board0(Board):
+class Board0(ProgressDisplay):
     """A progress board without costs: they need a dataset."""
 
     def rung(self, due, place):
@@ -54,7 +54,7 @@ def make_grid(rates=(0.1, 0.2, 0.3), seeds=(0, 1), halving=False, **lists):
     meta = SimpleNamespace(channels=["a"], simulated=True, rate_hz=5.0)
     dataset = SimpleNamespace(meta=meta, channels=("a",))
     fractions = rungs(9) if halving else []
-    return Grid(config, list(seeds), fractions, "cpu", "data", "data", runs, lambda channels: dataset)
+    return GridPlan(config, list(seeds), fractions, "cpu", "data", "data", runs, lambda channels: dataset)
 
 
 def run_all(grid, out, engine, retry_failed=False):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from grid_journal import append_record, read_journal
+from grid.journal import append_record, read_journal
 from utils import DataError
 
 ONE, TWO = {"key": "a", "status": "finished", "val_loss": 0.5}, {"key": "b", "status": "failed", "error": "x"}

@@ -3,7 +3,7 @@
 import pytest
 
 from config import ExperimentConfig
-from grid_plan import key_of, loss_differs_by, plan_runs, rungs, training_differs, yardstick_of
+from grid.plan import key_of, loss_differs_by, plan_runs, rungs, shared_validation_of, training_differs
 from utils import DataError
 
 
@@ -90,12 +90,12 @@ def test_the_yardstick_is_what_all_runs_share():
     grid = {"model.horizon_s": [6.0, 2.0], "model.warm_up_s": [5.0, 10.0]}
     grid |= {"dataset.channels": [None, ["c", "b"], ["b"]]}
     shared = {"horizon_s": 2.0, "warm_up_s": 10.0, "window_s": 50.0, "channels": ["b"]}
-    assert yardstick_of(plan(grid), ["a", "b", "c"], 5.0) == shared
+    assert shared_validation_of(plan(grid), ["a", "b", "c"], 5.0) == shared
 
 
 def test_the_yardstick_of_series_is_in_seconds_too():
     runs = plan({"model.horizon_rows": [24, 6]}, model={"warm_up_rows": 10}, training={"window_rows": 128})
-    shared = yardstick_of(runs, ["value"], 1 / 300)
+    shared = shared_validation_of(runs, ["value"], 1 / 300)
     assert [shared[key] for key in ("horizon_s", "warm_up_s", "window_s")] == pytest.approx([1800, 3000, 38400])
 
 

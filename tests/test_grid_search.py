@@ -15,12 +15,11 @@ import pandas as pd
 import pytest
 from test_main import CONFIG, make_datasets
 
-import grid_plan
 import grid_search
-import grid_workers
 import trainers
 from config import load_experiment
-from detector import load_checkpoint
+from detection.detector import load_checkpoint
+from grid import plan, workers
 
 SCRIPT = Path(grid_search.__file__)
 GRID = {"training.learning_rate": [0.01, 0.003], "model.hidden_units": [4, 8]}
@@ -100,9 +99,9 @@ def test_a_grid_fills_its_folder(home, done):
 
 def test_the_skill_in_the_results_is_that_of_the_checkpoint(home, done):
     row = results_of(done).iloc[0]
-    grid = grid_plan.read_plan(done, home / "datasets")
+    grid = plan.read_plan(done, home / "datasets")
     state = load_checkpoint(done / "runs" / row["run"] / "checkpoint.pt")
-    skill = grid_workers.skill_of(state, grid.dataset_of(None), grid.yardstick, "cpu")
+    skill = workers.skill_of(state, grid.dataset_of(None), grid.shared_validation, "cpu")
     assert row["val_skill"] == pytest.approx(skill, rel=1e-6)
 
 
@@ -176,7 +175,7 @@ def test_halving_pauses_the_training_that_it_would_have_been(home, tmp_path):
 
 
 WRONG = [
-    (["--set", 'grid={"score.weights": [{"drop:other": 1.0}]}'], "score.weights: none is for a channel"),
+    (["--set", 'grid={"score.weights": [{"amplitude_drop:other": 1.0}]}'], "score.weights: none is for a channel"),
     (["--set", 'grid={"dataset.channels": [["nose"]]}'], "no channel 'nose'"),
     (["--seeds", 5000], "20,000 runs; say --yes"),
     (["--runs-per-gpu", 2, "--device", "cpu"], "do not go with it"),
@@ -256,7 +255,7 @@ def test_without_dask_one_run_at_a_time_works_and_more_say_what_is_missing(home,
 
 
 def test_what_fails_is_recorded_and_the_rest_goes_on(home, tmp_path, capfd, monkeypatch):
-    run, validate = grid_workers.run_experiment, trainers.Trainer.validate
+    run, validate = workers.run_experiment, trainers.Trainer.validate
 
     def failing(config, *arguments, **named):
         if config.model.hidden_units == 5:
@@ -268,7 +267,7 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(home, tmp_path, capfd, monk
     def without_number(trainer, batches):
         return float("nan") if trainer.model.lstm.hidden_size == 7 else validate(trainer, batches)
 
-    monkeypatch.setattr(grid_workers, "run_experiment", failing)
+    monkeypatch.setattr(workers, "run_experiment", failing)
     monkeypatch.setattr(trainers.Trainer, "validate", without_number)
     config = write_config(tmp_path / "c.json", {"model.hidden_units": [5, 6, 7, 4]})
     assert call(home, "--config", config, "--out", tmp_path / "x") == 0
@@ -290,7 +289,7 @@ def test_a_grid_that_fails_altogether_says_so(home, tmp_path, capfd, monkeypatch
     def failing(*arguments, **named):
         raise MemoryError
 
-    monkeypatch.setattr(grid_workers, "run_experiment", failing)
+    monkeypatch.setattr(workers, "run_experiment", failing)
     assert call(home, "--out", tmp_path / "x") == 2
     assert "all 4 runs failed" in capfd.readouterr().err and not (tmp_path / "x" / "best_config.json").exists()
     assert results_of(tmp_path / "x")["error"].tolist() == ["out of memory: MemoryError"] * 4
@@ -402,9 +401,9 @@ def test_a_run_that_kills_its_worker_each_time_is_recorded_and_the_rest_goes_on(
             os.kill(os.getpid(), 9)
         return {"key": task["key"], "until": None, "status": "finished"}
 
-    monkeypatch.setattr(grid_workers, "one_run", deadly)
+    monkeypatch.setattr(workers, "one_run", deadly)
     tasks = [{"key": key, "until": None} for key in ("a", "bad", "b", "c")]
-    records = {record["key"]: record for record in grid_workers.on_dask(cluster, tasks, lambda running: None)}
+    records = {record["key"]: record for record in workers.on_dask(cluster, tasks, lambda running: None)}
     assert {key: record["status"] for key, record in records.items()} == {
         "a": "finished", "b": "finished", "c": "finished", "bad": "failed",
     }  # fmt: skip
@@ -413,15 +412,15 @@ def test_a_run_that_kills_its_worker_each_time_is_recorded_and_the_rest_goes_on(
 
 def test_workers_that_do_not_see_the_folder_are_refused(cluster, monkeypatch, tmp_path):
     cluster.wait_for_workers(2)
-    monkeypatch.setattr(grid_workers, "look_around", lambda proof: {"versions": {}, "sees_folder": False})
-    with pytest.raises(grid_workers.DataError, match="does not see .*; share it at the same path"):
-        grid_workers.check_workers(cluster, "tcp://x", tmp_path)
+    monkeypatch.setattr(workers, "look_around", lambda proof: {"versions": {}, "sees_folder": False})
+    with pytest.raises(workers.DataError, match="does not see .*; share it at the same path"):
+        workers.check_workers(cluster, "tcp://x", tmp_path)
 
 
 @pytest.fixture(scope="module")
 def cluster():
     pytest.importorskip("distributed")
-    with grid_workers.local_cluster(2, None) as client:
+    with workers.local_cluster(2, None) as client:
         yield client
 
 
@@ -433,13 +432,13 @@ def cluster():
     [(8, 100, 10, 99, 8), (8, 35, 10, 99, 3), (8, 5, 10, 99, 1), (8, 99, 1, 2, 2)],
 )
 def test_jobs_by_cores_memory_and_runs(cores, free, one, runs, jobs):
-    assert grid_workers.jobs_for(cores, free, one, runs) == jobs
+    assert workers.jobs_for(cores, free, one, runs) == jobs
 
 
 def test_runs_per_gpu_are_dealt_out_evenly():
-    gpus = grid_workers.visible_gpus(2, "3, GPU-a1")
-    assert gpus == ["3", "GPU-a1"] and grid_workers.visible_gpus(2, None) == ["0", "1"]
-    dealt = [grid_workers.gpu_of_worker(k, gpus, 3) for k in range(6)]
+    gpus = workers.visible_gpus(2, "3, GPU-a1")
+    assert gpus == ["3", "GPU-a1"] and workers.visible_gpus(2, None) == ["0", "1"]
+    dealt = [workers.gpu_of_worker(k, gpus, 3) for k in range(6)]
     assert dealt == ["3", "GPU-a1"] * 3
     with pytest.raises(ValueError, match="worker 6"):
-        grid_workers.gpu_of_worker(6, gpus, 3)
+        workers.gpu_of_worker(6, gpus, 3)

@@ -7,8 +7,8 @@ from test_main import CONFIG, make_datasets
 
 from config import ExperimentConfig
 from data_loader import load_dataset
-from detector import build_model
-from grid_workers import one_thread, reason_of, skill_of
+from detection.detector import build_model
+from grid.workers import one_thread, reason_of, skill_of
 from utils import DataError
 
 YARDSTICK = {"horizon_s": 1.0, "warm_up_s": 2.0, "window_s": 20.0, "channels": ["thorax_au", "flow_lpm"]}

@@ -1,116 +1,69 @@
-"""Imports point down only, so any file can be read knowing just the rows beneath it."""
+"""Imports point one way: scripts to folders, later folders to earlier ones, without a circle."""
 
 import ast
+import graphlib
 
 import pytest
 
 from utils import ROOT
 
-RANK = {
-    "ctrl_c": 0,
-    "utils": 0,
-    "lazily": 0,
-    "locks": 1,
-    "grid_journal": 1,
-    "config": 1,
-    "nab_files": 1,
-    "csv_tables": 1,
-    "signal_formats": 1,
-    "units": 1,
-    "tensor_files": 1,
-    "checkpoint_content": 3,
-    "recordings": 2,
-    "windowing": 2,
-    "thresholds": 2,
-    "metrics": 2,
-    "plots": 2,
-    "respiratory_simulator": 2,
-    "lstm_model": 2,
-    "forecasts": 3,
-    "resampling": 3,
-    "events": 3,
-    "trailing": 1,
-    "comparisons": 2,
-    "anomaly_scores": 3,
-    "data_loader": 3,
-    "reporting": 4,
-    "trainers": 4,
-    "detector": 4,
-    "evaluation": 4,
-    "findings": 5,
-    "svg_figures": 3,
-    "report_page": 5,
-    "collected_data_preprocess": 5,
-    "data_preprocess_NAB": 5,
-    "score_recordings": 6,
-    "pure_lstm_anomaly_detection_main": 7,
-    "live_rows": 2,
-    "live_detection": 5,
-    "stream_detect": 6,
-    "replay_recording": 6,
-    "export_model": 6,
-    "grid_plan": 8,
-    "grid_workers": 9,
-    "grid_results": 9,
-    "grid_progress": 10,
-    "grid_drive": 11,
-    "grid_search": 12,
-    "tail_scores": 1,
-    "plain_forecasts": 1,
-    "online_lstm": 3,
-    "nab_halves": 3,
-    "nab_benchmark": 7,
-    "nab_vus": 8,
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for pattern in ("*.py", "*/*.py")
+    for path in sorted(ROOT.glob(pattern))
+    if path.parent.name not in ("tests", "benchmarks")
 }
-NEVER_TORCH = (
-    "metrics", "thresholds", "anomaly_scores", "comparisons", "trailing", "windowing", "events", "recordings",
-    "resampling", "config", "nab_files", "live_rows", "csv_tables", "signal_formats", "units", "tail_scores",
-    "plain_forecasts", "nab_halves",
-)  # fmt: skip
-MODULES = sorted(ROOT.glob("*.py"))
+SCRIPTS = {name for name, path in MODULES.items() if path.parent == ROOT and
+            "ArgumentParser(__doc__)" in path.read_text()}
+WITHOUT_TORCH = ("recordings", "evaluation")
 
 
-def imports_of(source: str, *, at_import: bool = False) -> set[str]:
-    """Return the top-level names that a module imports, or only those it imports when it is imported."""
-    tree = ast.parse(source)
-    nodes = list(ast.walk(tree))
-    if at_import:
-        functions = [n for n in nodes if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))]
-        later = {id(inner) for function in functions for inner in ast.walk(function)}
-        nodes = [node for node in nodes if id(node) not in later]
+def imports_of(path):
+    """Return the dotted names that a module imports, wherever the import stands; `from a import b` may be a.b."""
     found = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "flat modules have no relative imports"
-            found.add(node.module.partition(".")[0])
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
     return found
 
 
-def test_imports_are_seen_wherever_they_stand():
-    source = "import a.b, c\nfrom d.e import f\nif c:\n    import g\ndef h():\n    import i\nclass J:\n    import k\n"
-    assert imports_of(source) == {"a", "c", "d", "g", "i", "k"}
-    assert imports_of(source, at_import=True) == {"a", "c", "d", "g", "k"}
+GRAPH = {name: imports_of(path) & MODULES.keys() - {name} for name, path in MODULES.items()}
 
 
-def test_every_module_has_a_rank():
-    assert {path.stem for path in MODULES} <= set(RANK)
+def room(name):
+    """Return the folder of a module; a module on top is a room of its own."""
+    return name.partition(".")[0]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_imports_point_down_only(path):
-    ours = imports_of(path.read_text()) & set(RANK)
-    up = {name for name in ours if RANK[name] >= RANK.get(path.stem, 0)}
-    assert not up, f"{path.stem} (row {RANK.get(path.stem)}) imports {', '.join(sorted(up))} of no lower row"
+def test_no_module_and_no_folder_is_in_a_circle():
+    graphlib.TopologicalSorter(GRAPH).prepare()
+    rooms = {room(name): set() for name in GRAPH}
+    for name, imported in GRAPH.items():
+        rooms[room(name)] |= {room(other) for other in imported} - {room(name)}
+    graphlib.TopologicalSorter(rooms).prepare()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_third_party_imports_stay_where_they_belong(path):
-    name, source = path.stem, path.read_text()
-    if name != "plots":
-        assert "matplotlib" not in imports_of(source)
-    if name in NEVER_TORCH:
-        assert "torch" not in imports_of(source)
-    if RANK.get(name, 9) <= 2 and name != "lstm_model":
-        assert "torch" not in imports_of(source, at_import=True)
+def test_nothing_imports_a_script():
+    assert len(SCRIPTS) >= 7
+    for name, imported in GRAPH.items():
+        assert not imported & SCRIPTS, name
+
+
+@pytest.mark.parametrize("folder", WITHOUT_TORCH)
+def test_a_folder_of_plain_numbers_never_needs_torch(folder):
+    reached, to_see = set(), [name for name in GRAPH if room(name) == folder]
+    while to_see:
+        name = to_see.pop()
+        if name not in reached:
+            reached.add(name)
+            to_see += GRAPH[name]
+    for name in reached - {"utils"}:                             # utils: the process's seeds, threads and device
+        assert not {"torch"} & {room(other) for other in imports_of(MODULES[name])}, name
+
+
+def test_matplotlib_is_imported_where_figures_are_drawn():
+    drawing = {name for name, path in MODULES.items() if "matplotlib" in {room(n) for n in imports_of(path)}}
+    assert drawing == {"reports.plots"}

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import tiny
 
-import score_recordings
 from config import DatasetConfig
-from detector import Detector, load_checkpoint
-from live_detection import EventChange, LiveDetection, Step
-from stream_detect import load_state, save_state
+from detection.detector import Detector, load_checkpoint
+from live.detection import EventChange, LiveDetection, Step
+from live.stream import load_state, save_state
+from reports import scoring
 
 KINDS = ("recording", "series")
 EVENT = ["start_s", "end_s", "channel", "found_by"]
@@ -27,8 +27,8 @@ class Case:
         self.data = None if series else DatasetConfig(**tiny.DATA)
         self.frame = tiny.draw_series(400, 3, trouble=True) if series else tiny.draw_recording(130, 3, trouble=True)
         self.frame.to_csv(folder / "live.csv", index=False)
-        monkeypatch.setattr(score_recordings, "draw_recording", lambda *_: None)
-        score_recordings.score_files(path, [folder / "live.csv"], folder / f"{kind}-scored", "cpu")
+        monkeypatch.setattr(scoring, "draw_recording", lambda *_: None)
+        scoring.score_files(path, [folder / "live.csv"], folder / f"{kind}-scored", "cpu")
         self.scores, self.events = (pd.read_csv(folder / f"{kind}-scored" / f"{n}.csv") for n in ("scores", "events"))
         numbers = self.frame.to_numpy()[:, 1:].astype(float)
         times = np.zeros(len(numbers)) if series else self.frame["t_s"].to_numpy()
@@ -90,14 +90,15 @@ def test_events_are_those_of_the_batch_path(case, found):
         if row.found_by == "lstm":
             (peak,) = [p for (by, start_s), p in peaks.items() if by == "lstm" and abs(start_s - row.start_s) < 1e-3]
             assert peak == pytest.approx((row.peak_score, row.peak_t_s), abs=1e-3)
-    assert {"lstm", "mask"} >= set(case.events["found_by"]) > set() and len(over) >= (1 if case.data is None else 6)
+    assert {"lstm", "signal_loss"} >= set(case.events["found_by"]) > set()
+    assert len(over) >= (1 if case.data is None else 6)
 
 
 def test_events_begin_and_end_in_turn_and_are_said_in_time(case, found):
     running, step_s = {}, 1 / case.detector.rate_hz
     for one in found:
         if isinstance(one, EventChange):
-            key = (one.found_by, one.event.channel if one.found_by == "mask" else "")
+            key = (one.found_by, one.event.channel if one.found_by == "signal_loss" else "")
             assert (key in running) == (one.change == "end")
             if one.change == "end":
                 assert running.pop(key) == one.event.start_s

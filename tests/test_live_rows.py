@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from live_rows import CHUNK, JUMP_S, LONGEST, RESET_S, Clock, Complaints, RateCheck, Rows, read_lines
+from live.rows import CHUNK, JUMP_S, LONGEST, RESET_S, Clock, InputWarnings, RateCheck, Rows, read_lines
 from utils import DataError
 
 CHANNELS = ("flow", "belt")
@@ -13,7 +13,7 @@ HEADER = "t_s,flow,belt"
 
 
 def make_rows(header=HEADER, series=False):
-    rows = Rows("t_s", CHANNELS, Complaints(), series)
+    rows = Rows("t_s", CHANNELS, InputWarnings(), series)
     assert rows.take(header) is None
     return rows
 
@@ -28,24 +28,24 @@ def said(capsys):
     return capsys.readouterr().err.splitlines()
 
 
-# ---- complaints -----------------------------------------------------------------------------
+# ---- input_warnings -----------------------------------------------------------------------------
 
 
 def test_a_complaint_is_said_the_first_second_fourth_eighth_time(capsys):
-    complaints = Complaints()
+    input_warnings = InputWarnings()
     for k in range(1, 101):
-        complaints.say("bad lines", f"line {k}")
-    complaints.say("gaps", "a gap")
+        input_warnings.say("bad lines", f"line {k}")
+    input_warnings.say("gaps", "a gap")
     expected = ["line 1", *(f"line {k} (bad lines: {k})" for k in (2, 4, 8, 16, 32, 64)), "a gap"]
     assert said(capsys) == expected
 
 
 def test_a_muted_complaint_is_not_counted(capsys):
-    complaints = Complaints()
-    complaints.muted = True
-    complaints.say("gaps", "one")
-    complaints.muted = False
-    complaints.say("gaps", "two")
+    input_warnings = InputWarnings()
+    input_warnings.muted = True
+    input_warnings.say("gaps", "one")
+    input_warnings.muted = False
+    input_warnings.say("gaps", "two")
     assert said(capsys) == ["two"]
 
 
@@ -216,7 +216,7 @@ def test_times_of_a_series_are_kept_as_they_are_written(capsys):
 @pytest.mark.parametrize("series", [False, True])
 @pytest.mark.parametrize("first", ["3", "2024-05-01T22:30:00+02:00"])
 def test_rows_go_on_from_their_state(capsys, series, first):
-    before, after = make_rows("belt;x;flow;t_s", series), Rows("t_s", CHANNELS, Complaints(), series)
+    before, after = make_rows("belt;x;flow;t_s", series), Rows("t_s", CHANNELS, InputWarnings(), series)
     taken(before, f"1;;2;{first}")
     state = json.loads(json.dumps(before.state_dict()))
     after.load_state_dict(state)
@@ -231,7 +231,7 @@ def test_rows_go_on_from_their_state(capsys, series, first):
 
 def make_clock(*times):
     """Return a clock that has taken rows; the first of them was confirmed, too."""
-    clock = Clock(Complaints())
+    clock = Clock(InputWarnings())
     for t in times:
         clock.take(t, [t])
     if len(times) == 1:
@@ -256,7 +256,7 @@ def test_rising_times_go_through(capsys):
 @pytest.mark.parametrize("first", [-1e308, -1e15, 1e15, 1e308])
 def test_a_first_time_far_from_all_others_is_left_out(capsys, first):
     assert through(make_clock(), first, 5.0, 5.2) == [[], [], [5, 5.2]]
-    assert said(capsys) == [f"time leaps to {first:g} s, the next row is at 5 s; left out"]
+    assert said(capsys) == [f"time jumps to {first:g} s, the next row is at 5 s"]
 
 
 @pytest.mark.parametrize("strays", [(400.0, 411.0 + JUMP_S), (-1e308, 400.0)])
@@ -282,7 +282,7 @@ def test_a_leap_goes_through_with_the_row_that_confirms_it(capsys):
 def test_a_leap_without_a_second_row_is_left_out(capsys, second):
     got = through(make_clock(10.0), 1000.0, second)
     assert got == [[], [second] if second < 10 + JUMP_S else []]
-    assert said(capsys) == [f"time leaps to 1000 s, the next row is at {second:g} s; left out"]
+    assert said(capsys) == [f"time jumps to 1000 s, the next row is at {second:g} s"]
 
 
 def test_one_leap_behind_another_is_confirmed_on_its_own(capsys):
@@ -292,7 +292,7 @@ def test_one_leap_behind_another_is_confirmed_on_its_own(capsys):
 
 def test_the_row_behind_a_leap_is_not_lost_at_the_end():
     assert make_clock(9.8, 10.0, 1000.0).rest() == [(1000.0, [1000.0])] and make_clock(9.8, 10.0).rest() == []
-    clock = Clock(Complaints())
+    clock = Clock(InputWarnings())
     clock.take(10.0, [10.0])
     assert clock.rest() == [(10.0, [10.0])]                      # nor the only one
 
@@ -301,7 +301,7 @@ def test_a_clock_set_back_is_a_new_recording_once_it_ran_for_a_while(capsys):
     clock = make_clock(500.0)
     times = [0.0, 4.0, 8.0, RESET_S, 11.0]
     assert through(clock, *times) == [[], [], [], ["new", 0, 4, 8, RESET_S], [11]]
-    assert said(capsys)[-1] == "the clock was set back to 0 s: a new recording begins"
+    assert said(capsys)[-1] == "clock set back to 0 s: a new recording begins"
 
 
 def test_rows_that_come_again_now_and_then_are_no_new_clock(capsys):
@@ -328,13 +328,13 @@ def test_a_recorder_that_begins_at_zero_behind_a_restart_is_not_skipped_all_nigh
     again.load_state_dict(make_clock(0.0, 0.2, 30_000.0, 30_000.2).state_dict())
     capsys.readouterr()
     assert through(again, 0.0, 5.0, RESET_S, 11.0) == [[], [], ["new", 0, 5, RESET_S], [11]]
-    assert said(capsys)[-1] == "the clock was set back to 0 s: a new recording begins"
+    assert said(capsys)[-1] == "clock set back to 0 s: a new recording begins"
 
 
 @pytest.mark.parametrize("at", range(10))
 def test_a_clock_goes_on_from_its_state_wherever_it_was(at):
     times = [0.8, 1.0, 900.0, 901.0, 0.0, 5.0, 9.0, 12.0, 13.0, 14.0]
-    whole, clock, again = through(make_clock(), *times), Clock(Complaints()), make_clock()
+    whole, clock, again = through(make_clock(), *times), Clock(InputWarnings()), make_clock()
     through(clock, *times[:at])
     again.load_state_dict(json.loads(json.dumps(clock.state_dict())))
     again.seen_s = -math.inf                                                     # the rows go on behind the state
@@ -349,7 +349,7 @@ def lines_of(path, follow, until=None):
     found = []
     with path.open("rb") as file:
         enough = [] if until is None else [until]
-        for line, place in read_lines(file, path if follow else None, lambda: len(found) in enough, Complaints()):
+        for line, place in read_lines(file, path if follow else None, lambda: len(found) in enough, InputWarnings()):
             if line is not None:
                 found.append((line, place))
     return found
@@ -394,7 +394,7 @@ def test_a_file_that_grows_is_read_on_and_one_that_became_shorter_from_its_start
     path.write_text("a\nb\nhalf")
     found = []
     with path.open("rb") as file:
-        for line, place in read_lines(file, path, lambda: len(found) >= 6, Complaints()):
+        for line, place in read_lines(file, path, lambda: len(found) >= 6, InputWarnings()):
             if line is not None:
                 found.append((line, place))
             elif len(found) == 2:
@@ -411,7 +411,7 @@ def test_a_file_is_followed_from_a_place_on(tmp_path):
     path.write_text("a\nbb\nccc\n")
     with path.open("rb") as file:
         file.seek(2)
-        lines = read_lines(file, path, lambda: False, Complaints())
+        lines = read_lines(file, path, lambda: False, InputWarnings())
         assert [next(lines) for _ in range(2)] == [("bb", 5), ("ccc", 9)]
 
 
@@ -421,7 +421,7 @@ def test_a_pipe_gives_its_lines_as_they_come_and_none_while_there_is_none():
     os.write(write, b"a\n")
     writer.start()
     with os.fdopen(read, "rb") as file:
-        found = [line for line, _ in read_lines(file, None, lambda: False, Complaints())]
+        found = [line for line, _ in read_lines(file, None, lambda: False, InputWarnings())]
     writer.join()
     assert [line for line in found if line is not None] == ["a", "b", "c"] and None in found
 
@@ -436,17 +436,17 @@ def test_stopping_leaves_the_lines_that_were_not_taken(tmp_path):
 
 
 def test_a_comma_is_a_decimal_sign_where_it_separates_no_cells():
-    rows = Rows("t_s", CHANNELS, Complaints())
+    rows = Rows("t_s", CHANNELS, InputWarnings())
     assert rows.take("t_s;flow;belt") is None
     assert rows.take("0,04;-1,5;2") == (0.04, [-1.5, 2.0])
-    quoted = Rows("t_s", CHANNELS, Complaints(), layout={"decimal": ",", "delimiter": ",", "time_format": None})
+    quoted = Rows("t_s", CHANNELS, InputWarnings(), layout={"decimal": ",", "delimiter": ",", "time_format": None})
     quoted.take("t_s,flow,belt")
     assert quoted.take('"0,04","-1,5",2') == (0.04, [-1.5, 2.0])
 
 
 def test_timestamps_are_read_as_declared_or_with_the_day_first_where_points_say_so():
-    declared = Rows("t_s", CHANNELS, Complaints(), layout={"time_format": "%m/%d/%Y %H:%M:%S"})
-    pointed = Rows("t_s", CHANNELS, Complaints())
+    declared = Rows("t_s", CHANNELS, InputWarnings(), layout={"time_format": "%m/%d/%Y %H:%M:%S"})
+    pointed = Rows("t_s", CHANNELS, InputWarnings())
     for rows, first, second in (
         (declared, "12/31/2024 23:59:59", "01/01/2025 00:00:01"),
         (pointed, "31.12.2024 23:59:59,5", "01.01.2025 00:00:01,5"),
@@ -457,13 +457,13 @@ def test_timestamps_are_read_as_declared_or_with_the_day_first_where_points_say_
 
 
 def test_rows_far_apart_are_no_leaps_where_that_is_their_usual_distance():
-    clock = Clock(Complaints(), period_s=300.0)
+    clock = Clock(InputWarnings(), period_s=300.0)
     assert [len(clock.take(300.0 * k, [0.0])[0]) for k in range(4)] == [0, 2, 1, 1]  # the first waits for the second
 
 
 @pytest.mark.parametrize(("every_s", "told"), [(0.04, False), (0.045, False), (0.02, True), (0.2, True)])
 def test_a_channel_at_another_rate_is_said_once(every_s, told, capsys):
-    check = RateCheck(("flow", "belt"), (25.0, 5.0), Complaints())
+    check = RateCheck(("flow", "belt"), (25.0, 5.0), InputWarnings())
     for k in range(800):
         t = 0.001 * round(1000 * every_s * k)
         check.take(t, [1.0, 2.0 if k % max(round(0.2 / every_s), 1) == 0 else math.nan])

@@ -16,13 +16,12 @@ import torch
 from test_report_page import check_sound, page_of
 
 import collected_data_preprocess
-import findings
 import pure_lstm_anomaly_detection_main as script
-import score_recordings
 import trainers
 from data_loader import load_dataset
-from detector import Detector
-from recordings import read_recording
+from detection.detector import Detector
+from recordings.reading import read_recording
+from reports import findings, scoring
 
 SCRIPT = Path(script.__file__)
 CONFIG = {
@@ -152,7 +151,7 @@ def test_a_run_ends_with_a_page_in_which_every_event_can_be_reached(run):
     events, labels = (pd.read_csv(run / name, keep_default_na=False) for name in ("events.csv", "labels.csv"))
     for letter, count in (
         ("e", (events["found_by"] == "lstm").sum()),
-        ("f", (events["found_by"] == "mask").sum()),
+        ("f", (events["found_by"] == "signal_loss").sum()),
         ("m", (labels["found_by"] == "").sum()),
     ):
         keys = {f"{letter}{k + 1}" for k in range(count)}
@@ -164,7 +163,7 @@ def test_a_run_ends_with_a_page_in_which_every_event_can_be_reached(run):
 def test_labels_say_what_found_them_and_agree_with_the_metrics(run):
     labels = pd.read_csv(run / "labels.csv", keep_default_na=False)
     assert labels[["recording", "kind", "found_by"]].to_numpy().tolist() == [
-        ["three", "central_apnea", "lstm"], ["four", "sensor_dropout", "mask"],
+        ["three", "central_apnea", "lstm"], ["four", "sensor_dropout", "signal_loss"],
     ]  # fmt: skip
     events = pd.read_csv(run / "events.csv", keep_default_na=False)
     deployed = read(run / "metrics.json")["detectors"]["LSTM"]["deployed"]["events"]
@@ -172,7 +171,8 @@ def test_labels_say_what_found_them_and_agree_with_the_metrics(run):
     assert (mine["overlaps"] == "").sum() == deployed["false_events"]
     assert ((mine["matched_label"] == "") | (mine["matched_label"] == mine["overlaps"])).all()
     shares = mine["contributions"].str.findall(r"(\d+) %").map(lambda found: sum(map(int, found)))
-    assert shares.between(90, 101).all() and mine["component"].isin(["drop", "error", "jolt", "joint"]).all()
+    components = ["amplitude_drop", "error", "transient_error", "joint"]
+    assert shares.between(90, 101).all() and mine["component"].isin(components).all()
 
 
 def test_signals_hold_what_was_drawn(run, home):
@@ -204,7 +204,7 @@ def test_the_apnea_is_found_by_the_score_and_the_dead_belt_by_the_mask(run):
     events = pd.read_csv(run / "events.csv")
     apnea = events[(events["recording"] == "three") & (events["matched_label"] == "central_apnea")]
     assert len(apnea) == 1 and APNEA[0] < apnea["start_s"].iloc[0] < APNEA[1] + 5
-    fault = events[events["found_by"] == "mask"]
+    fault = events[events["found_by"] == "signal_loss"]
     assert fault[["recording", "channel", "matched_label"]].to_numpy().tolist() == [
         ["four", "thorax_au", "sensor_dropout"]
     ]
@@ -214,7 +214,7 @@ def test_the_apnea_is_found_by_the_score_and_the_dead_belt_by_the_mask(run):
 
 def test_baselines_stand_beside_the_lstm(run):
     detectors = read(run / "metrics.json")["detectors"]
-    assert list(detectors) == ["LSTM", "rule without a model", "random scores"]
+    assert list(detectors) == ["LSTM", "amplitude baseline", "random scores"]
 
 
 def test_the_answer_names_the_folder_and_the_results(home, tmp_path, capsys):
@@ -441,7 +441,7 @@ def test_scoring_raw_recordings_gives_the_scores_of_the_run(home, run, tmp_path,
     pd.testing.assert_frame_equal(expected, got)
     assert (out / "plots" / "three.png").is_file()
     numbers, before = (read(root / "metrics.json") for root in (out, run))
-    for name in ("LSTM", "rule without a model"):                            # labels stand beside: the same numbers
+    for name in ("LSTM", "amplitude baseline"):                            # labels stand beside: the same numbers
         for part in ("events", "kinds", "point"):
             assert numbers["detectors"][name]["deployed"][part] == before["detectors"][name]["deployed"][part]
     text, page = page_of(out)
@@ -470,7 +470,7 @@ def test_scoring_needs_no_label_and_no_other_channel(home, run, tmp_path):
 
 def test_many_recordings_are_scored_in_small_groups_as_one_by_one(home, run, tmp_path, monkeypatch):
     raw, sizes, detect = home / "raw", [], Detector.detect
-    monkeypatch.setattr(score_recordings, "STEPS_AT_ONCE", 900)
+    monkeypatch.setattr(scoring, "STEPS_AT_ONCE", 900)
     monkeypatch.setattr(Detector, "detect", lambda self, many: sizes.append(len(many)) or detect(self, many))
     words = ("--checkpoint", run / "checkpoint.pt", "--score")
     files = [raw / f"{name}.csv" for name in ("three", "one", "two")]
@@ -494,7 +494,7 @@ def test_a_channel_that_is_dead_in_one_recording_does_not_refuse_the_others(home
     words = ("--checkpoint", run / "checkpoint.pt", "--score", tmp_path / "dead.csv", home / "raw" / "four.csv")
     assert call(home, *words, "--out", tmp_path / "out") == 0
     events = pd.read_csv(tmp_path / "out" / "events.csv")
-    fault = events[(events["recording"] == "dead") & (events["found_by"] == "mask")]
+    fault = events[(events["recording"] == "dead") & (events["found_by"] == "signal_loss")]
     assert fault["channel"].tolist() == ["thorax_au"] and (fault["end_s"] - fault["start_s"]).iloc[0] > 145
     apnea = events[(events["recording"] == "dead") & (events["found_by"] == "lstm")]
     assert apnea["start_s"].between(*APNEA).any()                            # the airflow alone still shows it
@@ -504,10 +504,10 @@ def test_a_channel_that_is_dead_in_one_recording_does_not_refuse_the_others(home
 
 
 def test_groups_hold_few_long_recordings_or_many_short_ones(monkeypatch):
-    monkeypatch.setattr(score_recordings, "STEPS_AT_ONCE", 100)
-    few = score_recordings.groups_of({"a": 60, "b": 40, "c": 1, "d": 300, "e": 5})
+    monkeypatch.setattr(scoring, "STEPS_AT_ONCE", 100)
+    few = scoring.groups_of({"a": 60, "b": 40, "c": 1, "d": 300, "e": 5})
     assert list(few) == [["a", "b"], ["c"], ["d"], ["e"]]
-    many = list(score_recordings.groups_of({str(k): 1 for k in range(40)}))
+    many = list(scoring.groups_of({str(k): 1 for k in range(40)}))
     assert [len(group) for group in many] == [16, 16, 8]
 
 
@@ -515,10 +515,10 @@ def test_a_folder_a_pattern_and_a_shells_wildcard_name_the_same_recordings(tmp_p
     for name in ("b.csv", "a.csv.gz", "a.events.csv", "notes.txt"):
         (tmp_path / name).write_text("")
     wanted = {"a": tmp_path / "a.csv.gz", "b": tmp_path / "b.csv"}
-    assert score_recordings.files_to_score([tmp_path]) == wanted
-    assert score_recordings.files_to_score([tmp_path / "*.csv*"]) == wanted
-    assert score_recordings.files_to_score(sorted(tmp_path.glob("*.csv*"))) == wanted
-    assert score_recordings.files_to_score([tmp_path, tmp_path / "b.csv"]) == wanted   # the same file twice is one
+    assert scoring.files_to_score([tmp_path]) == wanted
+    assert scoring.files_to_score([tmp_path / "*.csv*"]) == wanted
+    assert scoring.files_to_score(sorted(tmp_path.glob("*.csv*"))) == wanted
+    assert scoring.files_to_score([tmp_path, tmp_path / "b.csv"]) == wanted   # the same file twice is one
 
 
 # ---- the user's mistakes --------------------------------------------------------------------

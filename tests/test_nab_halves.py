@@ -3,15 +3,16 @@ import json
 import numpy as np
 import pytest
 
-from metrics import NabSeries, nab_score
-from nab_halves import Curve, gain_curve, random_halves, score_by_halves
+from evaluation.nab_score import nab_score
+from nab.split_halves import Curve, gain_curve, random_halves, score_by_halves
+from recordings.nab_series import SeriesLabels, load_series_labels
 
 
 def test_a_curve_by_hand():
     """Of 100 rows, 15 are not graded; a window at 50..59; an early alarm before it, one in its first row."""
     scores = np.zeros(100)
     scores[[20, 50]] = 2.0, 3.0
-    curve = gain_curve(NabSeries(100, np.array([[50, 59]])), scores)
+    curve = gain_curve(SeriesLabels(100, np.array([[50, 59]])), scores)
     np.testing.assert_allclose(curve.thresholds, [np.inf, 3, 2])
     np.testing.assert_allclose(curve.gains, [0, 1, 1 - 0.11 / 2])
     np.testing.assert_allclose(curve.at(np.array([4.0, 3.0, 2.5, 2.0, 0.1])), [0, 1, 1, 1 - 0.055, 1 - 0.055])
@@ -30,12 +31,12 @@ def test_curves_add_up_to_the_published_score(tmp_path):
         labels[name] = [[times[start], times[start + 30]]]
         scores[name] = generator.exponential(size=300).round(2) * (generator.random(300) > 0.8)
         scores[name][start + 5] += 3
-        curves[name] = gain_curve(NabSeries(300, np.array([[start, start + 30]])), scores[name])
+        curves[name] = gain_curve(SeriesLabels(300, np.array([[start, start + 30]])), scores[name])
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "combined_windows.json").write_text(json.dumps(labels))
     every = np.unique(np.concatenate([curve.thresholds for curve in curves.values()]))
     best = max(100 * sum(curve.at(every) for curve in curves.values()) / 4)
-    assert best == pytest.approx(nab_score(scores, tmp_path)["standard"]["score"])
+    assert best == pytest.approx(nab_score(scores, load_series_labels(tmp_path))["standard"]["score"])
 
 
 def test_halves_take_half_of_each_category():

@@ -4,16 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import nab_vus
-from metrics import NabSeries, suggest_buffer, vus
-from nab_benchmark import Series
-from nab_vus import SPAN, causal, distance_to_median, distances, main, offline, vus_pr
+from evaluation import metrics
+from evaluation.metrics import suggest_buffer
+from nab import vus
+from nab.benchmark import BenchmarkSeries
+from nab.vus import SPAN, causal, distance_to_median, distances, main, offline, vus_pr
+from recordings.nab_series import SeriesLabels
 
 
-def make_series(rows: int = 600) -> Series:
+def make_series(rows: int = 600) -> BenchmarkSeries:
     values = np.sin(np.arange(rows) / 7) + 0.1 * np.random.default_rng(0).normal(size=rows)
     values[300:341] += 5
-    return Series(np.arange(rows).astype(str), values, NabSeries(rows, np.array([[300, 340]])))
+    return BenchmarkSeries(np.arange(rows).astype(str), values, SeriesLabels(rows, np.array([[300, 340]])))
 
 
 def make_errors(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +62,7 @@ def test_vus_pr_is_that_of_the_tsb_ad_file():
     scores = distance_to_median(series)
     labels = np.zeros(599, dtype=int)
     labels[300:340] = 1                                      # rows 301..340 of the series
-    expected = vus(labels, scores[1:], suggest_buffer(series.values[1:]))[1]
+    expected = metrics.vus(labels, scores[1:], suggest_buffer(series.values[1:]))[1]
     assert vus_pr(series, scores) == pytest.approx(expected)
     assert expected > 0.9
 
@@ -68,9 +70,9 @@ def test_vus_pr_is_that_of_the_tsb_ad_file():
 def test_the_table_has_series_and_means(tmp_path, capsys, monkeypatch):
     rows, labels = 1600, {}
     names = ("real/a.csv", "real/b.csv")
-    monkeypatch.setattr(nab_vus, "TSB_AD", names)
+    monkeypatch.setattr(vus, "TSB_AD", names)
     zeros = lambda blocks, seed, options: {name: np.zeros((len(v), 10, 2)) for name, v in blocks.items()}  # noqa: E731
-    monkeypatch.setattr(nab_vus, "lstm_forecasts", zeros)
+    monkeypatch.setattr(vus, "lstm_forecasts", zeros)
     for name in names:
         values = make_series(rows).values
         times = pd.date_range("2020-01-01", periods=rows, freq="5min").strftime("%Y-%m-%d %H:%M:%S")

@@ -16,14 +16,15 @@ import pure_lstm_anomaly_detection_main as main_script
 import stream_detect
 from config import FLAT_S
 from data_loader import load_dataset
-from detector import DetectorStream, load_calibrated
+from detection.detector import DetectorStream, load_calibrated
 
 APNEA, DIES_S = (120.0, 140.0), 60.0
 PREPROCESS = "--dataset-config dataset_config.json --dataset tiny --out datasets/collected-known-anomaly"
 TRAINED = CONFIG | {
     "model": {"hidden_units": 16, "num_layers": 1, "horizon_s": 2.0, "warm_up_s": 2.0},
     "training": CONFIG["training"] | {"epochs": 4, "updates_per_epoch": 40, "batch_size": 16, "channel_dropout": 0.3},
-    "score": CONFIG["score"] | {"weights": {"drop": 1.0, "error": 0.01, "jolt": 0.01, "joint": 0.01}},
+    "score": CONFIG["score"]
+    | {"weights": {"amplitude_drop": 1.0, "error": 0.01, "transient_error": 0.01, "joint": 0.01}},
     "threshold": {"method": "quantile", "parameters": {"q": 0.995}},
 }
 
@@ -165,7 +166,7 @@ def test_a_dead_channel_does_not_silence_the_others(score, odd):
         found = events[(events["found_by"] == "lstm") & events["start_s"].between(APNEA[0], APNEA[0] + 10)]
         assert found["channel"].tolist() == ["flow_lpm" if odd else found["channel"].item()]
         assert found["end_s"].item() > APNEA[1] - 2
-        faults = events[(events["found_by"] == "mask") & (events["end_s"] - events["start_s"] > 60)]
+        faults = events[(events["found_by"] == "signal_loss") & (events["end_s"] - events["start_s"] > 60)]
         assert faults["channel"].tolist() == ["thorax_au"] * bool(odd)
 
 

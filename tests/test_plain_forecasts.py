@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from plain_forecasts import ORDER, autoregression, past_mean, persistence
+from nab.plain_forecasts import ORDER, autoregression, past_mean, persistence
 
 
 def test_persistence_repeats_the_newest_value():

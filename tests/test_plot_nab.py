@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.plot_nab import main, plot_costliest
-from nab_benchmark import read_series, write_scores
+from nab.benchmark import read_series, write_scores
 
 ROWS = 400
 

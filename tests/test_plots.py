@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-import plots
-from plots import (
+from reports import plots
+from reports.plots import (
     OBSERVED,
     RecordingView,
     envelope,

@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from recordings import (
+from recordings.reading import (
     Dialect,
     Event,
     check_events,

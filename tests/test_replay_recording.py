@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import tiny
 
-import replay_recording
-from recordings import read_recording
-from utils import ROOT
+from live import replay
+from recordings.reading import read_recording
 
-SCRIPT = ROOT / "replay_recording.py"
+SCRIPT = ("-m", "live.replay")
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def night(tmp_path):
 def replayed(capsys, *arguments):
     """Return the exit code and the lines on stdout."""
     capsys.readouterr()
-    code = replay_recording.main([str(word) for word in arguments])
+    code = replay.main([str(word) for word in arguments])
     return code, capsys.readouterr().out
 
 
@@ -56,7 +55,7 @@ def test_a_row_comes_when_it_is_due(tmp_path, monkeypatch):
             return super().write(text)
 
     monkeypatch.setattr(sys, "stdout", Output())
-    assert replay_recording.main([str(path), "--speed", "10"]) == 0
+    assert replay.main([str(path), "--speed", "10"]) == 0
     rows = np.array(came[1:]) - came[1]
     due = np.arange(51) / 250
     assert len(rows) == 51 and (rows >= due - 0.02).all()            # never before its time
@@ -64,7 +63,7 @@ def test_a_row_comes_when_it_is_due(tmp_path, monkeypatch):
 
 
 def test_a_reader_that_goes_away_is_no_error(night):
-    command = [sys.executable, str(SCRIPT), str(night), "--speed", "0"]
+    command = [sys.executable, *SCRIPT, str(night), "--speed", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == b"t_s,flow,belt,pulse\n"
     process.stdout.close()

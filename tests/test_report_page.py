@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import report_page
-from evaluation import TestRecording as Recording  # pytest would collect the name
-from evaluation import evaluate_detector, fault_numbers
-from events import FoundEvent
-from plots import plot_history, save
-from report_page import verdict_of, write_report
-from reporting import HISTORY, RunFolder, run_files, write_data, write_history
+from detection.events import FoundEvent
+from evaluation.evaluate import TestRecording as Recording  # pytest would collect the name
+from evaluation.evaluate import evaluate_detector, fault_numbers
+from recordings.windowing import EventMeta
+from reports import page as report_page
+from reports.page import verdict_of, write_report
+from reports.plots import plot_history, save
+from reports.run_folder import HISTORY, RunFolder, run_files, write_data, write_history
 from utils import DataError, write_json
-from windowing import EventMeta
 
 VOID = {"meta", "img", "br", "path", "link", "hr"}
 NASTY = "<script>alert(1)</script> \"q\" 'a' & ../../etc/passwd\nzweite Zeile \u00e4\u00f6\u03b2\U0001f634 " + "x" * 300
@@ -82,8 +82,8 @@ def make_run(
     with run_files(run) as files:
         for event, kind in zip(found, ("central_apnea", ""), strict=True):
             row = {"event": event, "matched_label": kind * labelled, "overlaps": kind * labelled, "found_by": "lstm"}
-            files.events.append(row | {"component": "drop", "contributions": f"{channels[0]} 100 %"})
-        files.events.append({"event": faults[0], "matched_label": "", "overlaps": "", "found_by": "mask"})
+            files.events.append(row | {"component": "amplitude_drop", "contributions": f"{channels[0]} 100 %"})
+        files.events.append({"event": faults[0], "matched_label": "", "overlaps": "", "found_by": "signal_loss"})
         for label, by in zip(labels, ("lstm", ""), strict=labelled):
             files.labels.append({"recording": name, **label.model_dump(), "found_by": by})
         about = {"name": name, "start_s": 0.0, "end_s": float(t[-1]), "steps": len(t), "is_labelled": labelled}
@@ -98,7 +98,7 @@ def make_run(
         "sources": {text: "00ff"},
     }  # fmt: skip
     write_data(run, facts, files.recordings)
-    detectors = {"LSTM": [seen], "rule without a model": [random], "random scores": [random]}
+    detectors = {"LSTM": [seen], "amplitude baseline": [random], "random scores": [random]}
     metrics = {
         "dataset": "tiny", "simulated": simulated, "seed": 0, "fault_kinds": [], "rate_hz": 5.0,
         "threshold": {"method": "quantile", "parameters": {"q": 0.99}, "value": 3.0}, "events": {"tolerance_s": 5.0},
@@ -159,7 +159,7 @@ def test_every_event_of_the_run_has_an_anchor_that_a_link_points_to(root):
     check_sound(text, page)
     found_by = pd.read_csv(root / "events.csv")["found_by"].tolist()
     keys = {"e1", "e2", "f1", "m1"}
-    assert (found_by.count("lstm"), found_by.count("mask")) == (2, 1)
+    assert (found_by.count("lstm"), found_by.count("signal_loss")) == (2, 1)
     assert keys == {key for key in page.ids if re.fullmatch(r"[efm]\d+", key)}
     assert keys <= {link[1:] for link in page.links}
 
@@ -180,7 +180,7 @@ def test_numbers_config_versions_and_data_are_there(root):
     _, page = page_of(root)
     for words in (
         "The LSTM found 1 of 1 apneas and 0 of 1 other labelled events",
-        "rule without a model", "random scores", "Oracle", "An upper bound, no result", "dataset.name", "python 3.11",
+        "amplitude baseline", "random scores", "Oracle", "An upper bound, no result", "dataset.name", "python 3.11",
         "main.py --out fine", "not under version control", "Dropped: 1 stretches", "1 × guard", "airflow",
         "no medical device", "1 event in 2.0 hours", "mostly less movement than expected",
     ):  # fmt: skip
@@ -293,7 +293,7 @@ def test_the_verdict_counts_and_names_the_rule_and_what_is_behind():
         "LSTM": detector(
             {"central_apnea": 30, "hypopnea": 24, "obstructive_apnea": 27, "tachypnea": 3, "lost": 30}, 1.66, 0.4
         ),
-        "rule without a model": detector(
+        "amplitude baseline": detector(
             {"central_apnea": 30, "hypopnea": 15, "obstructive_apnea": 30, "tachypnea": 0, "lost": 30}, 6.85, 0.45
         ),
         "random scores": detector(
@@ -303,10 +303,10 @@ def test_the_verdict_counts_and_names_the_rule_and_what_is_behind():
     sentences = verdict_of({"detectors": detectors, "fault_kinds": ["lost"]}, is_series=False)
     assert [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in sentences] == [
         "The LSTM found 95 % of 60 apneas, 80 % of 30 hypopneas and 10 % of 30 other labelled events at 1.7 false "
-        "events an hour; the rule without a model found 100 %, 50 % and 0 % at 6.8 false events an hour.",
-        "Found more often without the LSTM: obstructive apnea (27 of 30; rule without a model 30) and tachypnea "
+        "events an hour; the amplitude baseline found 100 %, 50 % and 0 % at 6.8 false events an hour.",
+        "Found more often without the LSTM: obstructive apnea (27 of 30; amplitude baseline 30) and tachypnea "
         "(3 of 30; random scores 6).",
-        "By average precision the LSTM is behind: rule without a model, 0.45 against 0.40.",
+        "By average precision the LSTM is behind: amplitude baseline, 0.45 against 0.40.",
     ]
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from events import FoundEvent
-from reporting import (
+from detection.events import FoundEvent
+from reports.run_folder import (
     HISTORY,
     RunFolder,
     default_root,
@@ -115,20 +115,21 @@ def test_files_of_a_run_that_fails_are_left_as_they_were(tmp_path):
 
 def test_events_come_back_as_they_were(tmp_path):
     breath = {"event": FoundEvent("first", 10.2, 15.8, 4.25, 11.4, "flow, mask"), "matched_label": "apnea"}
-    why = {"overlaps": "apnea", "component": "drop", "contributions": "flow, mask 90 %, belt 10 %"}
+    why = {"overlaps": "apnea", "component": "amplitude_drop", "contributions": "flow, mask 90 %, belt 10 %"}
     lost = {"event": FoundEvent("first", 20.0, 30.0, math.nan, 20.0, "belt"), "matched_label": ""}
-    write_events(RunFolder(tmp_path), [breath | {"found_by": "lstm"} | why, lost | {"found_by": "mask"}])
+    write_events(RunFolder(tmp_path), [breath | {"found_by": "lstm"} | why, lost | {"found_by": "signal_loss"}])
     frame = pd.read_csv(tmp_path / "events.csv")
     assert list(frame) == [
         "recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by",
         "overlaps", "component", "contributions",
     ]  # fmt: skip
     row = [
-        "first", 10.2, 15.8, 4.25, 11.4, "flow, mask", "apnea", "lstm", "apnea", "drop", "flow, mask 90 %, belt 10 %",
+        "first", 10.2, 15.8, 4.25, 11.4, "flow, mask", "apnea", "lstm", "apnea",
+        "amplitude_drop", "flow, mask 90 %, belt 10 %",
     ]
     assert frame.loc[0].tolist() == row
     empty = ["peak_score", "matched_label", "overlaps", "component", "contributions"]
-    assert frame.loc[1].drop(empty).tolist() == ["first", 20.0, 30.0, 20.0, "belt", "mask"]
+    assert frame.loc[1].drop(empty).tolist() == ["first", 20.0, 30.0, 20.0, "belt", "signal_loss"]
     assert frame.loc[1, empty].isna().all()
 
 

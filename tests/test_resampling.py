@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.signal import firwin
 
-from recordings import Samples
-from resampling import Grid, GridStream, grid_of, significant, to_grid
+from recordings.reading import Samples
+from recordings.resampling import ResampleStream, TimeGrid, grid_of, significant, to_grid
 
 DELAY_S = 0.8
 OPTIONS = {"delay_s": DELAY_S, "fill_s": 0.5}
@@ -84,7 +84,7 @@ def test_later_samples_never_change_earlier_steps(rate, grid_rate, low_pass, see
     keep = rng.random(len(whole.t)) > 0.1
     samples = Samples(whole.t[keep], whole.values[keep])
     grid = grid_of(whole.t, grid_rate)
-    options = OPTIONS | {"low_pass_hz": low_pass, "stuck_s": 2.0}
+    options = OPTIONS | {"low_pass_hz": low_pass, "flatline_s": 2.0}
     before = to_grid(samples, rate, grid, **options).values
     for now in rng.uniform(2, 18, 4):
         later = samples.t > now
@@ -126,7 +126,7 @@ def test_a_short_gap_is_held_and_a_long_one_is_missing(rate, low_pass):
 def test_nothing_looks_across_a_long_gap(rate, low_pass):
     samples = without(noise(rate, 40.0), (10.0, 14.0))
     other = Samples(samples.t, np.where(samples.t < 10, samples.values + 1000, samples.values))
-    grid = Grid(0.0, 5.0, 200)
+    grid = TimeGrid(0.0, 5.0, 200)
     a, b = (to_grid(s, rate, grid, low_pass_hz=low_pass, **OPTIONS).values for s in (samples, other))
     behind = grid.t >= 14.0
     np.testing.assert_array_equal(a[behind], b[behind])
@@ -134,7 +134,7 @@ def test_nothing_looks_across_a_long_gap(rate, low_pass):
 
 
 def test_the_first_steps_are_missing_until_the_filter_is_full():
-    grid = Grid(0.0, 5.0, 100)
+    grid = TimeGrid(0.0, 5.0, 100)
     values = to_grid(noise(25.0, 20.0), 25.0, grid, low_pass_hz=1.5, **OPTIONS).values
     assert np.flatnonzero(np.isfinite(values))[0] == 8               # 2 x 0.8 s at 5 Hz
     held = to_grid(noise(1.0, 20.0), 1.0, grid, **OPTIONS).values
@@ -144,7 +144,7 @@ def test_the_first_steps_are_missing_until_the_filter_is_full():
 def test_no_samples_at_all_is_all_missing():
     empty = Samples(np.array([]), np.array([]))
     for rate in (25.0, 5.0, 1.0):
-        result = to_grid(empty, rate, Grid(0.0, 5.0, 50), low_pass_hz=None, **OPTIONS)
+        result = to_grid(empty, rate, TimeGrid(0.0, 5.0, 50), low_pass_hz=None, **OPTIONS)
         assert np.isnan(result.values).all() and (result.held, result.stuck) == (0, 0)
 
 
@@ -152,14 +152,14 @@ def test_no_samples_at_all_is_all_missing():
 
 def test_an_equal_rate_is_the_samples_themselves_delayed():
     samples = noise(5.0, 20.0)
-    result = to_grid(samples, 5.0, Grid(0.0, 5.0, 100), **OPTIONS)
+    result = to_grid(samples, 5.0, TimeGrid(0.0, 5.0, 100), **OPTIONS)
     np.testing.assert_array_equal(result.values[4:], samples.values[:-4])
     assert np.isnan(result.values[:4]).all() and result.held == 0
 
 
 def test_a_slow_channel_holds_its_last_sample_for_a_period_and_fill_s():
     samples = Samples(np.array([0.0, 1.0, 4.0]), np.array([10.0, 11.0, 14.0]))
-    values = to_grid(samples, 1.0, Grid(0.0, 5.0, 26), delay_s=0.0, fill_s=0.5).values
+    values = to_grid(samples, 1.0, TimeGrid(0.0, 5.0, 26), delay_s=0.0, fill_s=0.5).values
     expected = [10.0] * 5 + [11.0] * 8 + [np.nan] * 7 + [14.0] * 6
     np.testing.assert_array_equal(values, expected)
 
@@ -182,7 +182,7 @@ def test_exactly_fill_s_is_held_at_an_equal_rate(fill_s, held):
 @pytest.mark.parametrize(("rate", "low_pass"), [(12.5, 1.5), (25.0, 1.5), (25.0, None), (5.0, 1.5)])
 def test_agrees_with_direct_convolution(rate, low_pass):
     samples = without(noise(rate, 24.0), (6.0, 6.4), (12.0, 14.0))
-    grid = Grid(0.0, 5.0, 115)
+    grid = TimeGrid(0.0, 5.0, 115)
     values = to_grid(samples, rate, grid, low_pass_hz=low_pass, **OPTIONS).values
     expected = naive_fir(samples, rate, grid, low_pass, DELAY_S, 0.5)
     both = np.isfinite(values) & np.isfinite(expected)
@@ -257,18 +257,18 @@ def test_a_stuck_sensor_is_missing_once_it_was_stuck_for_stuck_s():
     values = np.arange(100.0)
     values[40:70] = 40.0                                             # 6 s of the very same value
     samples = Samples(np.arange(100) / 5, values)
-    result = to_grid(samples, 5.0, Grid(0.0, 5.0, 100), delay_s=0.0, fill_s=0.0, stuck_s=2.0)
+    result = to_grid(samples, 5.0, TimeGrid(0.0, 5.0, 100), delay_s=0.0, fill_s=0.0, flatline_s=2.0)
     assert np.flatnonzero(np.isnan(result.values)).tolist() == list(range(50, 70))
     assert result.stuck == 20
-    assert to_grid(samples, 5.0, Grid(0.0, 5.0, 100), stuck_s=6.0).stuck == 0
-    assert to_grid(samples, 5.0, Grid(0.0, 5.0, 100)).stuck == 0
+    assert to_grid(samples, 5.0, TimeGrid(0.0, 5.0, 100), flatline_s=6.0).stuck == 0
+    assert to_grid(samples, 5.0, TimeGrid(0.0, 5.0, 100)).stuck == 0
 
 
 def test_a_stuck_fast_channel_is_missing_too():
     samples = noise(25.0, 40.0)
     samples.values[250:500] = 3.0                                    # 10 to 20 s
-    grid = Grid(0.0, 5.0, 200)
-    result = to_grid(samples, 25.0, grid, low_pass_hz=1.5, stuck_s=3.0, **OPTIONS)
+    grid = TimeGrid(0.0, 5.0, 200)
+    result = to_grid(samples, 25.0, grid, low_pass_hz=1.5, flatline_s=3.0, **OPTIONS)
     missing = grid.t[np.isnan(result.values) & (grid.t > 5)]
     assert result.stuck == 175
     assert (missing.min(), missing.max()) == (pytest.approx(13.6, abs=0.21), pytest.approx(21.4, abs=0.21))
@@ -279,8 +279,9 @@ def test_a_stuck_fast_channel_is_missing_too():
 RECORDER_RATES = [1.0, 4.0, 5.0, 5.5, 7.3, 12.5, 25.0, 100.0]
 
 
-def channel(rate_hz, low_pass_hz=None, stuck_s=None, sentinels=()):
-    return SimpleNamespace(rate_hz=rate_hz, low_pass_hz=low_pass_hz, longest_flat_s=stuck_s, sentinels=list(sentinels))
+def channel(rate_hz, low_pass_hz=None, flatline_s=None, sentinels=()):
+    facts = {"rate_hz": rate_hz, "low_pass_hz": low_pass_hz, "longest_flat_s": flatline_s}
+    return SimpleNamespace(**facts, sentinels=list(sentinels))
 
 
 def draw_recording(random, seconds=60):
@@ -313,13 +314,14 @@ def on_whole_grid(channels, t, values, grid_hz, delay_s, fill_s):
     grid, columns = grid_of(t, grid_hz), []
     for one, column in zip(channels, values.T, strict=True):
         there = np.isfinite(column) & ~np.isin(column, one.sentinels)
-        options = {"low_pass_hz": one.low_pass_hz, "stuck_s": one.longest_flat_s, "delay_s": delay_s, "fill_s": fill_s}
+        options = {"low_pass_hz": one.low_pass_hz, "flatline_s": one.longest_flat_s, "delay_s": delay_s}
+        options["fill_s"] = fill_s
         columns.append(significant(to_grid(Samples(t[there], column[there]), one.rate_hz, grid, **options).values))
     return grid, np.column_stack(columns)
 
 
 def on_live_grid(stream, t, values, steps, restore=lambda stream: stream):
-    """Return what a GridStream makes of the rows (T, C); the steps have to come in their order, the last one too."""
+    """Return what a ResampleStream makes of the rows (T, C); the steps come in their order."""
     found, last = np.full((steps, values.shape[1]), np.nan), -1
     for row in range(len(t) + 1):
         stream = restore(stream) if row % 50 == 7 else stream
@@ -353,7 +355,7 @@ def test_rows_one_by_one_give_the_grid_of_the_whole_recording(seed):
     grid, expected = on_whole_grid(channels, t, values, grid_hz, delay_s, fill_s)
 
     def make():
-        return GridStream(channels, grid_hz, delay_s, fill_s)
+        return ResampleStream(channels, grid_hz, delay_s, fill_s)
 
     found = on_live_grid(make(), t, values, grid.steps, saved_and_loaded(make))
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)          # NaN in the same places, too
@@ -373,7 +375,7 @@ def test_the_random_recordings_have_every_kind_of_trouble():
 @pytest.mark.parametrize("hours", [10, 100_000])
 def test_a_gap_of_hours_costs_no_time(hours):
     channels = [channel(25.0, 1.5), channel(5.0), channel(1.0)]
-    stream = GridStream(channels, 5.0, 0.8, 0.5)
+    stream = ResampleStream(channels, 5.0, 0.8, 0.5)
     t = np.r_[np.arange(500) / 25, hours * 3600 + np.arange(500) / 25]
     random = np.random.default_rng(0)
     began, steps = time.perf_counter(), []
@@ -387,13 +389,13 @@ def test_a_gap_of_hours_costs_no_time(hours):
 
 
 def test_a_step_comes_as_soon_as_no_later_row_can_change_it():
-    stream = GridStream([channel(5.0)], 5.0, 0.0, 0.0)
+    stream = ResampleStream([channel(5.0)], 5.0, 0.0, 0.0)
     came = [stream.push(at, [at]) for at in (10.0, 10.2, 10.4, 10.7)]
     assert [[step for step, _ in steps] for steps in came] == [[], [0], [1], [2, 3]]
 
 
 def test_a_repeated_value_is_missing_after_stuck_s_and_a_sentinel_is_no_value():
-    stream = GridStream([channel(5.0, stuck_s=0.6, sentinels=[127.0])], 5.0, 0.0, 0.0)
+    stream = ResampleStream([channel(5.0, flatline_s=0.6, sentinels=[127.0])], 5.0, 0.0, 0.0)
     raw = [1.0, 127.0, 2, 2, 127, 2, 2, 2, 3]
     steps = [pair for k, value in enumerate(raw) for pair in stream.push(k / 5, [value])] + stream.finish()
     values = [on_grid.item() for _, on_grid in steps]

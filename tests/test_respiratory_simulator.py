@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import respiratory_simulator as simulator
-from respiratory_simulator import CHANNELS, KINDS, plan_sessions, simulate_session, write_sessions
+from recordings import simulator as simulator
+from recordings.simulator import CHANNELS, KINDS, plan_sessions, simulate_session, write_sessions
 
 SEEDS = (1, 2, 3)
 ASLEEP = [kind for kind in KINDS if KINDS[kind].asleep_only]

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import windowing
 from collected_data_preprocess import main
-from recordings import Dialect, describe, name_of, read_recording
-from signal_formats import companions, read_signals
+from recordings import windowing
+from recordings.reading import Dialect, describe, name_of, read_recording
+from recordings.signal_files import companions, read_signals
 from utils import DataError, sha256_of
 
 pyedflib = pytest.importorskip("pyedflib", reason="pip install -r requirements-formats.txt")

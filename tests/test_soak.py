@@ -5,20 +5,20 @@ import re
 import pytest
 import tiny
 
-import collected_data_preprocess as preprocess
 from benchmarks import soak
 from benchmarks.soak import DAMAGING, TRACELESS, Faulted, Found, compare
-from config import DATASET_CONFIG, load_dataset
-from respiratory_simulator import session_csv, simulate_session
+from config import DATASET_CONFIG, load_dataset_config
+from recordings import preprocessing
+from recordings.simulator import session_csv, simulate_session
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A small detector of the simulator's six channels, calibrated but not trained."""
-    folder, data = tmp_path_factory.mktemp("soak"), load_dataset(DATASET_CONFIG, "simulated")
+    folder, data = tmp_path_factory.mktemp("soak"), load_dataset_config(DATASET_CONFIG, "simulated")
     (folder / "normal.csv").write_text(session_csv(simulate_session(1, 10).frame))
-    recording = preprocess.load_recording(folder / "normal.csv", "session_13", data)
-    return tiny.save_detector(folder / "f.pt", [preprocess.on_grid(recording, data, []).values], tiny.CONFIG, data)
+    recording = preprocessing.load_recording(folder / "normal.csv", "session_13", data)
+    return tiny.save_detector(folder / "f.pt", [preprocessing.on_grid(recording, data, []).values], tiny.CONFIG, data)
 
 
 def test_every_fault_is_survived_and_leaves_the_rest_alone(checkpoint, tmp_path, monkeypatch, capsys):
@@ -42,7 +42,7 @@ def test_an_event_that_is_missed_outside_the_faulted_spans_is_told():
     plain = Found([(120.0, 130.0, "lstm", "flow"), (390.0, 410.0, "lstm", "flow")], scores)
     for events, right in [
         ([(395.0, 396.0, "lstm", "flow")], True),                        # what is behind the gap does not count
-        ([(395.0, 396.0, "mask", "flow")], False),
+        ([(395.0, 396.0, "signal_loss", "flow")], False),
         ([(395.0, 396.0, "lstm", "flow"), (700.0, 701.0, "lstm", "flow")], False),
         ([], False),
     ]:

@@ -19,19 +19,20 @@ from PIL import Image
 import collected_data_preprocess
 import export_model
 import pure_lstm_anomaly_detection_main as main_script
-import report_page
 import stream_detect
-from config import DatasetConfig, check_name, load_dataset, validate
-from data_preprocess_NAB import read_series
-from detector import Detector, load_calibrated
-from grid_journal import append_record, read_journal
-from grid_results import cells
-from live_rows import Complaints, Rows
-from resampling import _taps, grid_of
-from signal_formats import read_signals
-from tensor_files import load_tensors
+from config import DatasetConfig, check_name, load_dataset_config, validate
+from detection.detector import Detector, load_calibrated
+from detection.tensor_files import load_tensors
+from grid.journal import append_record, read_journal
+from grid.results import cells
+from live import stream
+from live.rows import InputWarnings, Rows
+from recordings.nab_series import read_series
+from recordings.resampling import _taps, grid_of
+from recordings.signal_files import read_signals
+from recordings.windowing import read_windows, write_windows
+from reports import page
 from utils import ROOT, DataError, plain_text, run_cli
-from windowing import read_windows, write_windows
 
 GIGABYTE = 1 << 30
 
@@ -70,7 +71,8 @@ TAMPERED = [
     ("calibration/spread", [1.0], "3 channels"), ("calibration/tails/0/0/knots", [1.0] * 3, "calibration"),
     ("calibration/tails/0/0/scale", 0.0, "scale"), ("calibration/tails/0/0/knots/0", 1e9, "do not rise"),
     ("calibration/tails/0/0", None, "comparisons"), ("calibration/means", [], "comparisons"),
-    ("calibration/components/drop", [], "tails of drop"), ("calibration/components/odd", [], "calibration"),
+    ("calibration/components/amplitude_drop", [], "tails of amplitude_drop"),
+    ("calibration/components/odd", [], "calibration"),
     ("calibration", {}, "without a calibration"), ("threshold/value", NAN, "value"), ("threshold/value", "3", "value"),
     ("threshold/method", "magic", "method"), ("threshold/method", "dynamic", "'q'"), ("threshold", [1.0], "threshold"),
     ("threshold/parameters", {"q": 7.0}, "expected a number in"), ("threshold/n_scores", -1, "n_scores"),
@@ -172,7 +174,8 @@ def test_a_compressed_checkpoint_is_refused_unread(tmp_path, checkpoint):
 HUGE = """
 import resource, sys
 from pathlib import Path
-import torch, detector, stream_detect
+import torch, live.stream
+from detection import detector
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)
 from utils import run_cli
@@ -235,17 +238,17 @@ STREAM = "stream/live"
     ids=str,
 )  # fmt: skip
 def test_a_tampered_state_is_refused(tmp_path, checkpoint, path, value):
-    began = stream_detect.new_stream(checkpoint, "cpu", Complaints())
+    began = stream.new_stream(checkpoint, "cpu", InputWarnings())
     for line in tiny.draw_recording(6, 3).to_csv(index=False).splitlines():
         began.take(line)
-    about = {"format": stream_detect.FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "tail": "00" * 10}
-    tree = copy.deepcopy(stream_detect._with_tensors(about | {"stream": began.state_dict()}))
+    about = {"format": stream.FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "tail": "00" * 10}
+    tree = copy.deepcopy(stream._with_tensors(about | {"stream": began.state_dict()}))
     put(tree, path, value)
     torch.save(tree, tmp_path / "live.state")
     with pytest.raises(DataError, match=r"^live\.state: ") as error:
-        before = stream_detect.load_state(tmp_path / "live.state", "sum")
-        stream_detect.restore(
-            stream_detect.new_stream(checkpoint, "cpu", Complaints()), before, tmp_path / "live.state"
+        before = stream.load_state(tmp_path / "live.state", "sum")
+        stream.restore(
+            stream.new_stream(checkpoint, "cpu", InputWarnings()), before, tmp_path / "live.state"
         )
     assert "\n" not in str(error.value)
 
@@ -253,7 +256,7 @@ def test_a_tampered_state_is_refused(tmp_path, checkpoint, path, value):
 def test_a_pickle_is_no_state(tmp_path):
     (tmp_path / "live.state").write_bytes(pickle.dumps({"format": 1}))
     with pytest.raises(DataError, match="not a state of this program"):
-        stream_detect.load_state(tmp_path / "live.state", "sum")
+        stream.load_state(tmp_path / "live.state", "sum")
 
 
 # ---- names ----------------------------------------------------------------------------------
@@ -335,7 +338,7 @@ def test_a_recording_whose_file_has_a_hostile_name_is_not_scored(tmp_path, check
 def test_a_dataset_cannot_be_written_elsewhere(tmp_path):
     (tmp_path / "d.json").write_text('{"../../x": {}}')
     with pytest.raises(DataError, match="plain name"):
-        load_dataset(tmp_path / "d.json", "../../x")
+        load_dataset_config(tmp_path / "d.json", "../../x")
 
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
@@ -350,7 +353,7 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
     raw.to_csv(tmp_path / "a.csv", index=False)
     assert collected_data_preprocess.main(["--inspect", str(tmp_path / "a.csv")]) == 0
     assert "be\\x1b[2Jlt" in capsys.readouterr().out
-    Complaints().say("kind", "line 3: time '\x1b[2J'")
+    InputWarnings().say("kind", "line 3: time '\x1b[2J'")
     assert "\x1b" not in capsys.readouterr().err
 
 
@@ -365,7 +368,7 @@ def test_memory_that_is_not_there_is_one_line(capsys):
 
 
 def test_the_time_of_a_series_is_no_formula():
-    rows = Rows("timestamp", ["value"], Complaints(), series=True)
+    rows = Rows("timestamp", ["value"], InputWarnings(), series=True)
     rows.use_header("timestamp,value")
     for text, written in (
         ("2014-04-01 00:00:00", "2014-04-01 00:00:00"),
@@ -378,7 +381,7 @@ def test_the_time_of_a_series_is_no_formula():
 
 
 def test_a_cell_of_the_stream_is_quoted_as_csv_has_it():
-    assert [stream_detect._quoted(text) for text in ("a", "a,b", 'a"b')] == ["a", '"a,b"', '"a""b"']
+    assert [stream._quoted(text) for text in ("a", "a,b", 'a"b')] == ["a", '"a,b"', '"a""b"']
 
 
 def test_a_text_in_the_table_of_a_grid_is_no_formula():
@@ -445,7 +448,7 @@ def test_an_annotation_of_an_unknown_code_is_a_question_mark(tmp_path):
 
 @pytest.mark.parametrize("kind", ["compressed", "header", "text"])
 def test_signals_that_promise_too_much_are_refused(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(report_page, "MOST_SIGNALS", 10**6)
+    monkeypatch.setattr(page, "MOST_SIGNALS", 10**6)
     content = io.BytesIO()
     np.save(content, np.zeros(10**6 if kind == "compressed" else 10) if kind != "text" else np.array(["x"] * 10))
     part = content.getvalue()
@@ -455,11 +458,11 @@ def test_signals_that_promise_too_much_are_refused(tmp_path, kind, monkeypatch):
     with zipfile.ZipFile(tmp_path / "signals.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("t_0.npy", part)
     with pytest.raises(DataError, match="unpacked" if kind == "compressed" else "promises"):
-        report_page._read_signals(tmp_path / "signals.npz")
+        page._read_signals(tmp_path / "signals.npz")
 
 
 def test_a_picture_of_too_many_pixels_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_page, "MOST_PIXELS", 100)
+    monkeypatch.setattr(page, "MOST_PIXELS", 100)
     Image.new("1", (20, 20)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="a.png: not a readable PNG"):
-        report_page._picture(tmp_path / "a.png", "a")
+        page._picture(tmp_path / "a.png", "a")

@@ -17,7 +17,8 @@ import tiny
 import torch
 
 import stream_detect
-from live_detection import LiveDetection
+from live import stream
+from live.detection import LiveDetection
 from utils import ROOT
 
 SCRIPT = ROOT / "stream_detect.py"
@@ -88,11 +89,11 @@ def test_a_line_a_step_and_one_at_both_ends_of_an_event(home, call, expected):
     code, out, err = call(b"".join(home.lines))
     assert (code, out, err) == (0, expected["live.csv"], [])
     found = table(out)
-    assert list(found) == list(stream_detect.COLUMNS)
+    assert list(found) == list(stream.COLUMNS)
     steps, starts, ends = (found[found["kind"] == kind] for kind in ("step", "event_start", "event_end"))
     assert len(steps) + len(starts) + len(ends) == len(found) and steps["t_s"].is_monotonic_increasing
     assert steps[["threshold", "alarm"]].notna().all(axis=None) and steps["alarm"].sum() > 10
-    assert len(ends) == len(starts) >= 6 and set(ends["found_by"]) == {"lstm", "mask"}
+    assert len(ends) == len(starts) >= 6 and set(ends["found_by"]) == {"lstm", "signal_loss"}
     assert starts["end_s"].isna().all() and (ends["end_s"] >= ends["start_s"]).all()
     assert starts["start_s"].isin(ends["start_s"]).all()
     apnea = ends[(ends["found_by"] == "lstm") & ends["start_s"].between(40, 57)]
@@ -103,7 +104,7 @@ def test_json_lines_say_the_same(expected):
     lines = [json.loads(line) for line in expected["live.jsonl"].splitlines()]
     found = table(expected["live.csv"])
     assert [line["kind"] for line in lines] == found["kind"].tolist()
-    again = pd.DataFrame(lines, columns=[*stream_detect.COLUMNS]).drop(columns="timestamp")
+    again = pd.DataFrame(lines, columns=[*stream.COLUMNS]).drop(columns="timestamp")
     pd.testing.assert_frame_equal(again, found.drop(columns="timestamp"), check_dtype=False)
     assert "score" not in lines[0] and all(value not in ("", None) for line in lines for value in line.values())
 
@@ -140,7 +141,7 @@ def test_trouble_is_said_on_stderr_and_changes_nothing_else(home, call, expected
 def test_a_clock_set_back_begins_a_new_recording(home, call, expected):
     code, out, err = call(b"".join([*home.lines, *home.lines[1:]]))
     assert code == 0 and out == expected["live.csv"] + expected["live.csv"].partition(b"\n")[2]
-    assert err[-1] == "the clock was set back to 0 s: a new recording begins"
+    assert err[-1] == "clock set back to 0 s: a new recording begins"
 
 
 # ---- going on -------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def test_after_a_crash_the_output_is_that_of_an_undisturbed_run(
 ):
     arguments = ["--state", tmp_path / "state", "--out", tmp_path / "out"]
     with monkeypatch.context() as patch:
-        patch.setattr(stream_detect, "SAVE_S", save_s)
+        patch.setattr(stream, "SAVE_S", save_s)
         kill_after(patch, rows)
         with pytest.raises(SystemExit):
             call(b"".join(home.lines), *arguments)
@@ -275,7 +276,7 @@ def test_a_followed_file_that_became_shorter_is_read_from_its_start(home, call, 
     thread.join()
     assert code == 128 + signal.SIGTERM
     assert err[0] == "night.csv became shorter; reading it from its start"
-    assert err[-1] == "the clock was set back to 0 s: a new recording begins"
+    assert err[-1] == "clock set back to 0 s: a new recording begins"
     steps = expected["live.csv"].splitlines()[1:]
     got = out.read_bytes().removeprefix(expected["live.csv"]).splitlines()
     assert len(got) >= 150 and got[:-12] == steps[: len(got) - 12]           # the end brings what it brings anywhere
@@ -294,7 +295,7 @@ def test_a_reader_that_goes_away_is_no_error(home):
         process.stdout.close()
         err = process.stderr.read()
         process.stderr.close()
-    assert process.wait(timeout=30) == 0 and not err and first.decode().strip() == ",".join(stream_detect.COLUMNS)
+    assert process.wait(timeout=30) == 0 and not err and first.decode().strip() == ",".join(stream.COLUMNS)
 
 
 def test_help_shows_commands_and_does_not_wait_for_torch():
@@ -392,7 +393,7 @@ def test_an_input_without_a_row_that_can_be_read_is_an_error(home, call):
 def test_a_signal_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with stream_detect.Stop() as stop:
+        with stream.Stop() as stop:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal == signal.SIGTERM and signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from svg_figures import (
+from reports.svg_figures import (
     HEIGHT,
     WIDTH,
     Span,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tail_scores import FEWEST_IN_PAST, keep_peaks, mean_error, overshoot, range_scores, tail_scores
+from nab.tail_scores import FEWEST_IN_PAST, keep_peaks, mean_error, overshoot, range_scores, tail_scores
 
 FLOOR = 0.05
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import genpareto
 
-import thresholds
-from thresholds import (
+from detection import thresholds
+from detection.thresholds import (
     MIN_SCORES,
     TailError,
     ThresholdStream,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from breaths import cut
 
-from stream_detect import load_state, save_state
-from trailing import FEW, Delay, SpanMedian, SpanRange, SpanSums
+from detection.trailing import FEW, Delay, SpanMedian, SpanRange, SpanSums
+from live.stream import load_state, save_state
 
 NAN = math.nan
 SIZES = ([1], [2], [7], [15], [FEW], [17], [1000], [3, 40, 1, 0, 15, 16, 200, 2])

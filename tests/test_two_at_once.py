@@ -15,10 +15,10 @@ from tiny import draw_recording, make_checkpoint
 
 import collected_data_preprocess
 import grid_search
-import report_page
-import respiratory_simulator
 from data_loader import load_dataset
-from reporting import at_work_in
+from recordings import simulator
+from reports import page as report_page
+from reports.run_folder import at_work_in
 from utils import ROOT, DataError
 
 SMALL = {"seed": 0, "minutes": 10.0, "train": 1, "calibration": 0, "test": 1}
@@ -107,16 +107,16 @@ def test_while_a_dataset_is_made_again_training_reads_one_of_the_two_or_is_refus
 
 def test_two_simulators_at_once_leave_one_whole_folder(tmp_path):
     arguments = [text for key in ("train", "calibration", "test") for text in (f"--{key}-sessions", SMALL[key])]
-    said = both("respiratory_simulator.py", "--minutes", SMALL["minutes"], *arguments, "--out", tmp_path / "raw")
+    said = both("-m", "recordings.simulator", "--minutes", SMALL["minutes"], *arguments, "--out", tmp_path / "raw")
     assert said[0][0] == 0
     assert said[1][0] == 0 or (said[1][0] == 2 and "is at work in it" in said[1][1]), said[1]
-    respiratory_simulator.write_sessions(tmp_path / "alone", **SMALL)
+    simulator.write_sessions(tmp_path / "alone", **SMALL)
     alone = {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == alone
 
 
 def test_a_simulation_that_was_cut_off_is_finished_by_preprocessing(tmp_path, monkeypatch, capsys):
-    raw, one = tmp_path / "raw", respiratory_simulator.simulate_session
+    raw, one = tmp_path / "raw", simulator.simulate_session
 
     def cut_off(seed, *arguments):
         if list(raw.glob("session_02*")) or list(raw.glob("session_01.csv")):
@@ -124,16 +124,16 @@ def test_a_simulation_that_was_cut_off_is_finished_by_preprocessing(tmp_path, mo
         return one(seed, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(respiratory_simulator, "simulate_session", cut_off)
+        patch.setattr(simulator, "simulate_session", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            respiratory_simulator.write_sessions(raw, **SMALL)
-    assert respiratory_simulator.cut_off(raw) == SMALL and not (raw / "session_02.csv").exists()
+            simulator.write_sessions(raw, **SMALL)
+    assert simulator.cut_off(raw) == SMALL and not (raw / "session_02.csv").exists()
     entry = json.loads((ROOT / "dataset_config.json").read_text())["simulated"]
     split = {"train": ["session_01"], "test": ["session_02"], "val_fraction": 0.3}
     (tmp_path / "dataset_config.json").write_text(json.dumps({"simulated": entry | {"raw_dir": "raw", "split": split}}))
     command = ["--dataset-config", str(tmp_path / "dataset_config.json"), "--out", str(tmp_path / "out")]
     assert collected_data_preprocess.main(command) == 0, capsys.readouterr().err
-    assert respiratory_simulator.cut_off(raw) is None and len(list(raw.glob("*.csv"))) == 4
+    assert simulator.cut_off(raw) is None and len(list(raw.glob("*.csv"))) == 4
 
 
 # ---- runs, grids, pages, streams ------------------------------------------------------------

@@ -1,6 +1,6 @@
 import pytest
 
-from units import factor_between, is_known, says_nothing
+from recordings.units import factor_between, is_known, says_nothing
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils import DataError
-from windowing import (
+from recordings.windowing import (
     Segment,
     chronological_borders,
     csv_columns,
@@ -18,6 +17,7 @@ from windowing import (
     segments_where,
     write_windows,
 )
+from utils import DataError
 
 CHANNELS = ["a", "b"]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-import collected_data_preprocess as preprocess
 from config import DatasetConfig, ExperimentConfig
 from data_loader import Scaler
-from detector import Detector, build_model, save_checkpoint
+from detection.detector import Detector, build_model, save_checkpoint
+from recordings import preprocessing
 
 DATA = {
     "description": "three channels of breathing, made by a test",
@@ -16,7 +16,7 @@ DATA = {
     "raw_hint": "the test makes them",
     "channels": {
         "flow": {"unit": "L/min", "measures": "airflow", "rate_hz": 25.0, "low_pass_hz": 1.5},
-        "belt": {"unit": "a.u.", "measures": "effort", "rate_hz": 12.5, "stuck_s": 2.0},
+        "belt": {"unit": "a.u.", "measures": "effort", "rate_hz": 12.5, "flatline_s": 2.0},
         "pulse": {"unit": "bpm", "rate_hz": 1.0, "sentinels": [127.0]},
     },
     "rate_hz": 5.0,
@@ -76,8 +76,8 @@ def make_checkpoint(folder):
     data, segments = DatasetConfig(**DATA), []
     for seed in (1, 2):
         draw_recording(120, seed).to_csv(folder / f"normal{seed}.csv", index=False)
-        recording = preprocess.load_recording(folder / f"normal{seed}.csv", "two", data)
-        segments.append(preprocess.on_grid(recording, data, []).values[8:])
+        recording = preprocessing.load_recording(folder / f"normal{seed}.csv", "two", data)
+        segments.append(preprocessing.on_grid(recording, data, []).values[8:])
     return save_detector(folder / "checkpoint.pt", segments, CONFIG, data)
 
 

@@ -1,0 +1,1 @@
+"""Forecast and fact in, events out: features, scores, a frozen threshold; the detector and its checkpoint."""

@@ -1,0 +1,393 @@
+"""Everything behind a trained model: comparisons along recordings, scores, threshold, checkpoint.
+
+A `Detector` needs no training data: it is calibrated once, frozen, and read back from one file of
+tensors and plain values.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from config import DatasetConfig, ExperimentConfig, ModelConfig, ScoreConfig, validate
+from data_loader import Scaler
+from detection import thresholds
+from detection.anomaly_scores import Scorer, Scores, fit_calibration, resolve_weights, series_rules
+from detection.checkpoint_content import check_facts, check_memory, check_weights
+from detection.comparisons import Comparisons, ComparisonStream, Spans, StepBuffer
+from detection.forecasts import BURN_INS_PER_BLOCK, MIN_BURN_IN, Block, Forecaster, ForecastStream, network_input
+from detection.tensor_files import load_tensors
+from lstm_model import StackedLSTM
+from recordings.stateful import Stateful
+from utils import DataError, one_thread_each, write_bytes
+
+FORMAT = 2
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One recording, scored: all (T,) but residual and forecast (T, C), in physical units.
+
+    rules: the scores of the baselines without a model.
+    """
+
+    score: np.ndarray
+    threshold: np.ndarray
+    alarm: np.ndarray
+    channel: np.ndarray
+    component: np.ndarray
+    residual: np.ndarray
+    forecast: np.ndarray
+    rules: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def steps(seconds: float, rate_hz: float, least: int = 1) -> int:
+    """Return a duration as a whole number of steps, at least `least`."""
+    return max(round(seconds * rate_hz), least)
+
+
+def horizon_of(model: ModelConfig, rate_hz: float) -> int:
+    """Return the horizon H in steps."""
+    return steps(model.horizon_s, rate_hz)
+
+
+def warm_up_of(model: ModelConfig, rate_hz: float) -> int:
+    """Return the warm-up in steps."""
+    return steps(model.warm_up_s, rate_hz, least=0)
+
+
+def spans_of(score: ScoreConfig, model: ModelConfig, rate_hz: float) -> Spans:
+    """Return the spans of the comparisons in steps of a rate."""
+    return Spans(
+        warm_up=warm_up_of(model, rate_hz),
+        settle=steps(score.settle_s, rate_hz),
+        near=min(steps(score.near_s, rate_hz), horizon_of(model, rate_hz)),
+        transient=steps(score.transient_s, rate_hz),
+        error=steps(score.error_s, rate_hz),
+        amplitudes=tuple(steps(span, rate_hz, least=2) for span in score.amplitude_s),
+        expected=steps(score.expected_s, rate_hz),
+        baseline=steps(score.baseline_s, rate_hz),
+        level=steps(score.level_s, rate_hz),
+    )
+
+
+def memory_of(config: ExperimentConfig, channels: int, rate_hz: float) -> list[tuple[str, float]]:
+    """Return how many bytes the parts of scoring need that grow with a duration: what it is, bytes."""
+    spans, horizon = spans_of(config.score, config.model, rate_hz), horizon_of(config.model, rate_hz)
+    row = 8 * channels * (len(spans.amplitudes) + 4)                 # of one step in a trailing span
+    longest = max(*spans.amplitudes, *(getattr(spans, name) for name in ("settle", "error", "transient", "expected")))
+    longest = max(longest, spans.baseline, spans.level, spans.warm_up)
+    return [
+        ("model.horizon", 8 * channels * horizon * (horizon + (1 + BURN_INS_PER_BLOCK) * MIN_BURN_IN)),
+        ("the longest span of score", row * longest),
+    ]
+
+
+class Detector:
+    """A trained forecaster with its scaler, calibration and frozen threshold."""
+
+    def __init__(
+        self,
+        model: StackedLSTM,
+        scaler: Scaler,
+        units: Sequence[str],
+        measures: Sequence[str],
+        rate_hz: float,
+        config: ExperimentConfig,
+        device: str,
+    ) -> None:
+        self.model, self.scaler = model, scaler
+        self.units, self.measures = tuple(units), tuple(measures)
+        self.rate_hz, self.config, self.device = rate_hz, config, device
+        self.spans = spans_of(config.score, config.model, rate_hz)
+        self.weights = resolve_weights(config.score.weights, measures)
+        self.calibration: dict[str, Any] = {}
+        self.scorer: Scorer | None = None                        # None = not calibrated yet
+        self.threshold: dict[str, Any] = {}
+        self.rule_thresholds: dict[str, dict[str, Any]] = {}
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self.scaler.channels
+
+    def calibrate(self, normal: Sequence[np.ndarray]) -> list[Scores]:
+        """Fit what turns comparisons into scores, and the thresholds, on normal data; freeze them.
+
+        Args:
+            normal: calibration stretches, (T, C) physical values each, NaN = missing.
+        Returns: the scores of these stretches.
+        Raises: DataError if there is too little of it.
+        """
+        features = [comparisons.features for comparisons in self.compare(normal)]
+        method = self.config.threshold.method
+        parameters = dict(self.config.threshold.parameters)
+        try:
+            self._use(fit_calibration(features))
+            scores = [self.scorer.score(part) for part in features]
+            self.threshold = thresholds.fit(method, [part.score for part in scores], **parameters)
+            rules = [self._rules(self.scorer.rule(part), values) for part, values in zip(features, normal, strict=True)]
+            self.rule_thresholds = {
+                name: thresholds.fit(method, [one[name] for one in rules], **parameters) for name in rules[0]
+            }
+        except ValueError as error:
+            raise DataError(f"calibration: {error}; give the val split more normal data") from None
+        return scores
+
+    def _use(self, calibration: dict[str, Any]) -> None:
+        self.calibration = calibration
+        self.scorer = Scorer(calibration, self.weights)
+
+    def _rules(self, low_range: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the scores (T,) of the baselines without a model, for the scores of low_range (T,) and values (T, C).
+
+        Little movement, where channels breathe; else two rules for any series.
+        """
+        if self.weights["amplitude_drop"].any():
+            return {"amplitude baseline": low_range}
+        return series_rules(self.scaler.scaled(values), self.spans.level)
+
+    def new_forecaster(self) -> Forecaster:
+        """Return the model as it is now, ready to go along recordings."""
+        return Forecaster(self.model, self.device, steps(self.config.training.window_s, self.rate_hz))
+
+    def compare(self, recordings: Sequence[np.ndarray]) -> list[Comparisons]:
+        """Return the comparisons of recordings of physical values (T, C), several at a time."""
+        parts = [StepBuffer(len(values)) for values in recordings]
+        self._go_along(recordings, lambda k, comparisons: parts[k].add(comparisons))
+        return [part.whole() for part in parts]
+
+    def _go_along(self, recordings: Sequence[np.ndarray], take: Callable[[int, Comparisons], None]) -> None:
+        """Compare recordings with their forecasts; `take` gets which one and its next steps, each one's in order.
+
+        Its calls for different recordings may come from several threads at once.
+        """
+        streams, forecaster = [self.new_comparisons() for _ in recordings], self.new_forecaster()
+
+        def forecast(blocks: list[Block]) -> dict[int, list[tuple[Block, np.ndarray]]]:
+            parts = [self.scaler.scaled(recordings[block.recording][block.start : block.last]) for block in blocks]
+            by_recording = defaultdict(list)
+            for block, changes in zip(blocks, forecaster.changes(blocks, parts), strict=True):
+                by_recording[block.recording].append((block, changes))
+            return by_recording
+
+        def compare(k: int, made: list[tuple[Block, np.ndarray]]) -> None:
+            for block, changes in made:
+                scaled = self.scaler.scaled(recordings[k][block.first : block.last])         # (n, C)
+                forecast = network_input(scaled)[:, None] + changes                                # (n, H, C)
+                take(k, self.in_units(streams[k].update(scaled, forecast)))
+
+        passes = forecaster.blocks([len(values) for values in recordings])
+        with one_thread_each() as (pool, threads):
+            several = threads if self.device == "cpu" else 1                             # a GPU is filled by one
+            for made in ahead(pool, several, forecast, passes):
+                list(pool.map(compare, made.keys(), made.values()))
+
+    def in_units(self, comparisons: Comparisons) -> Comparisons:
+        """Return comparisons with residual and forecast in physical units."""
+        residual, forecast = comparisons.residual * self.scaler.scale, self.scaler.physical(comparisons.forecast)
+        return Comparisons(comparisons.features, residual, forecast)
+
+    def new_comparisons(self) -> ComparisonStream:
+        """Return what compares a recording with its forecasts, from its first step on."""
+        return ComparisonStream(len(self.channels), self.model.horizon, self.spans)
+
+    def detect(self, recordings: Sequence[np.ndarray]) -> list[Scored]:
+        """Return scores, thresholds and alarms of recordings of physical values (T, C).
+
+        Of each step only these are kept, so that memory grows with little more than the recordings themselves.
+        """
+        parts = [StepBuffer(len(values)) for values in recordings]
+        low_range: list[list[np.ndarray]] = [[] for _ in recordings]
+        streams = [thresholds.ThresholdStream(self.threshold) for _ in recordings]
+
+        def take(k: int, comparisons: Comparisons) -> None:
+            parts[k].add(self.scored(comparisons, streams[k]))
+            low_range[k].append(self.scorer.rule(comparisons.features))
+
+        self._go_along(recordings, take)
+        return [
+            replace(parts[k].whole(), rules=self._rules(np.concatenate(low_range[k]), values))
+            for k, values in enumerate(recordings)
+        ]
+
+    def scored(self, comparisons: Comparisons, threshold_stream: thresholds.ThresholdStream) -> Scored:
+        """Return the next steps of a recording with their scores, thresholds and alarms; without rules."""
+        scores = self.scorer.score(comparisons.features)
+        threshold = threshold_stream.update(scores.score)
+        return Scored(
+            scores.score,
+            threshold,
+            thresholds.alarms(scores.score, threshold),
+            scores.channel,
+            scores.component,
+            comparisons.residual,
+            comparisons.forecast,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values; `from_state` makes the same detector again."""
+        return {
+            "format": FORMAT,
+            "model": {name: tensor.cpu() for name, tensor in self.model.state_dict().items()},
+            "config": self.config.model_dump(),
+            "channels": list(self.channels),
+            "units": list(self.units),
+            "measures": list(self.measures),
+            "rate_hz": float(self.rate_hz),
+            "scaler": {"center": self.scaler.center.tolist(), "scale": self.scaler.scale.tolist()},
+            "calibration": self.calibration,
+            "threshold": self.threshold,
+            "rule_thresholds": self.rule_thresholds,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: str, where: str = "checkpoint") -> Detector:
+        """Return the detector that a checkpoint's state describes.
+
+        Raises: DataError if something is missing or does not fit together.
+        """
+        try:
+            config = validate(ExperimentConfig, state["config"], where)
+            check_facts(state, where)
+            channels, rate_hz = state["channels"], float(state["rate_hz"])
+            center, scale = (np.array(state["scaler"][key], float) for key in ("center", "scale"))
+            check_memory(memory_of(config, len(channels), rate_hz))
+            model = build_model(config.model, len(channels), rate_hz, dict(state["model"]))
+            scaler = Scaler(tuple(channels), center, scale)
+            detector = cls(model, scaler, state["units"], state["measures"], rate_hz, config, device)
+            if state["calibration"]:
+                detector._use(state["calibration"])
+            detector.threshold, detector.rule_thresholds = state["threshold"], state["rule_thresholds"]
+            detector._check_calibrated()
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{where}: not a checkpoint of this program ({type(error).__name__}: {reason})") from None
+        return detector
+
+    def _check_calibrated(self) -> None:
+        """Raise ValueError if the calibration is of other comparisons, or thresholds of other rules, than ours."""
+        if not self.threshold:
+            return
+        widths = {len(row) for row in self.calibration["tails"]}
+        if widths != {len(self.spans.names)}:
+            raise ValueError(f"calibration: tails of {widths} comparisons; expected {len(self.spans.names)}")
+        rules = self._rules(np.zeros(1), np.zeros((1, len(self.channels)))).keys()
+        if self.rule_thresholds.keys() != rules:
+            raise ValueError(f"rule_thresholds are {sorted(self.rule_thresholds)}; expected {sorted(rules)}")
+
+
+class DetectorStream(Stateful):
+    """A recording as it comes: pieces of any size, single steps too, get the scores that `Detector.detect` gives."""
+
+    STATE = ("forecasts", "comparisons", "threshold")
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.forecasts = ForecastStream(detector.new_forecaster())
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new recording, or a new stretch of one behind a gap."""
+        self.forecasts.restart()
+        self.comparisons = self.detector.new_comparisons()
+        self.threshold = thresholds.ThresholdStream(self.detector.threshold)
+
+    def update(self, values: np.ndarray) -> Scored:
+        """Return the next steps, physical values (n, C), NaN = missing, scored; without rules."""
+        detector = self.detector
+        scaled = detector.scaler.scaled(values)
+        forecast = network_input(scaled)[:, None] + self.forecasts.update(scaled)
+        comparisons = self.comparisons.update(scaled, forecast)
+        return detector.scored(detector.in_units(comparisons), self.threshold)
+
+
+def ahead(pool: Executor, several: int, job: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield the job's result for each item in order, while the pool works on the next several ones."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(job, item))
+        if len(waiting) > several:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dict | None = None) -> StackedLSTM:
+    """Return the forecaster of a config, with the weights of a checkpoint where they are given.
+
+    Raises: ValueError if the weights have other shapes or are not finite; nothing large is allocated before that.
+    """
+    horizon = horizon_of(config, rate_hz)
+    if weights is not None:
+        with torch.device("meta"):
+            expected = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon).state_dict()
+        check_weights(weights, expected)
+    model = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon, config.dropout)
+    if weights is not None:
+        model.load_state_dict(weights)
+    return model
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; the same state gives the same bytes."""
+    content = io.BytesIO()                                       # torch's own writing turns a full disk into no OSError
+    torch.save(state, content)
+    write_bytes(path, content.getbuffer())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of tensors and plain values; anything else in it is refused.
+
+    Raises: DataError naming the file.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a checkpoint.pt")
+    try:
+        state = load_tensors(path)
+    except Exception as error:
+        reason = error if type(error) is ValueError else type(error).__name__    # torch's words speak of its versions
+        raise DataError(
+            f"{path.name}: not a readable checkpoint ({reason}): cut off, damaged, or of another program"
+        ) from None
+    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
+        raise DataError(f"{path.name}: not a checkpoint of this program")
+    return state
+
+
+def load_calibrated(path: Path, device: str) -> tuple[dict[str, Any], Detector]:
+    """Read a checkpoint whose training was finished; return its state and its detector.
+
+    Raises: DataError naming the file.
+    """
+    state = load_checkpoint(path)
+    detector = Detector.from_state(state, device, path.name)
+    if not detector.threshold:
+        raise DataError(f"{path.name}: its training was not finished, it has no threshold; resume the run first")
+    return state, detector
+
+
+def recorded_data(state: dict[str, Any], detector: Detector, where: str) -> DatasetConfig | None:
+    """Return what a checkpoint says of raw recordings, of the detector's channels alone; None = it is of a series.
+
+    Raises: DataError naming the checkpoint.
+    """
+    if state.get("series"):
+        if len(detector.channels) > 1:
+            raise DataError(f"{where}: a series of {len(detector.channels)} channels; expected one")
+        if "data" not in state:
+            raise DataError(f"{where}: it does not say what it was trained on; it can be exported, no more")
+        return None
+    data = validate(DatasetConfig, state.get("data"), f"{where}: data")
+    missing = [name for name in detector.channels if name not in data.channels]
+    if missing:
+        raise DataError(f"{where}: data: no channel {missing[0]!r}; expected {', '.join(map(str, detector.channels))}")
+    return data.model_copy(update={"channels": {name: data.channels[name] for name in detector.channels}})

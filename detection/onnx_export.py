@@ -1,0 +1,370 @@
+"""A trained model in, an ONNX file out: the graph node by node, checked by onnxruntime against the detector."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from locks import only_writer_of
+from utils import DataError, atomic_path, git_commit, sha256_of
+
+if TYPE_CHECKING:                                                # heavy imports wait for the work
+    from onnx import ModelProto, NodeProto
+    from onnxruntime import InferenceSession
+    from torch import nn
+
+    from data_loader import Scaler
+    from detection.detector import Detector
+    from lstm_model import StackedLSTM
+
+MODEL, README = "model.onnx", "README.md"
+INPUTS, OUTPUTS = ("values", "hidden", "cell"), ("forecast", "next_hidden", "next_cell")
+OPSET, IR_VERSION = 17, 8                # of ONNX 1.12, 2022: the runtimes of small devices are not the newest
+LARGEST = 2**31 - 2**20                  # bytes of weights: one ONNX file holds less than 2 GiB
+TOLERANCE = 1e-5                         # in scaled units
+CHECKED_BATCHES = (1, 3)
+CHECKED_CUTS = ((308,), (1, 7, 300))     # steps of each call
+
+
+# ---- the graph ------------------------------------------------------------------------------
+
+
+def build_onnx(model: StackedLSTM, scaler: Scaler) -> ModelProto:
+    """Return `model` with its scaler as an ONNX model, node by node; one LSTM node a layer.
+
+    Inputs: values (B, T, C), physical, NaN = missing; hidden, cell (layers, B, D).
+    Outputs: forecast (B, T, H, C), physical; next_hidden, next_cell (layers, B, D).
+    """
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    layers, units = model.lstm.num_layers, model.lstm.hidden_size
+    state = [layers, "batch", units]
+    shapes = {
+        "values": ["batch", "steps", model.channels],
+        "forecast": ["batch", "steps", model.horizon, model.channels],
+    }
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes.get(name, state)) for name in names]
+        for names in (INPUTS, OUTPUTS)
+    )
+    weights = constants(model, scaler)
+    initializers = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(list(nodes(layers, units)), "stacked_lstm", inputs, outputs, initializers)
+    onnx_model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="export_model.py"
+    )
+    checker.check_model(onnx_model, full_check=True)
+    return onnx_model
+
+
+def constants(model: StackedLSTM, scaler: Scaler) -> dict[str, np.ndarray]:
+    """Return the tensors of the graph by name.
+
+    A center is the sum of two 32-bit numbers: at 96.2 % with a scale of 1 %, one alone is off by 3e-6.
+    """
+    from lstm_model import INPUT_LIMIT
+
+    center = scaler.center.astype(np.float32)
+    tensors = {
+        "center": center,
+        "center_rest": (scaler.center - center).astype(np.float32),
+        "scale": scaler.scale.astype(np.float32),
+        "zero": np.zeros((), np.float32),
+        "lowest": np.array(-INPUT_LIMIT, np.float32),
+        "highest": np.array(INPUT_LIMIT, np.float32),
+        "direction_axis": np.array([1]),
+        "horizon_axis": np.array([2]),
+        "forecast_shape": np.array([0, 0, model.horizon, model.channels]),           # 0 = as it is
+        "head_weight": model.head.weight.detach().cpu().numpy().T,                   # (D, H*C)
+        "head_bias": model.head.bias.detach().cpu().numpy(),
+    }
+    for layer in range(model.lstm.num_layers):
+        tensors |= lstm_constants(model.lstm, layer)
+    return tensors
+
+
+def lstm_constants(lstm: nn.LSTM, layer: int) -> dict[str, np.ndarray]:
+    """Return W (1, 4D, inputs), R (1, 4D, D) and B (1, 8D) of a layer, its gates in ONNX's order."""
+
+    def reordered(name: str) -> np.ndarray:
+        i, f, c, o = np.split(getattr(lstm, f"{name}_l{layer}").detach().cpu().numpy(), 4)
+        return np.concatenate([i, o, f, c])[None]
+
+    return {
+        f"W{layer}": reordered("weight_ih"),
+        f"R{layer}": reordered("weight_hh"),
+        f"B{layer}": np.concatenate([reordered("bias_ih"), reordered("bias_hh")], axis=1),
+    }
+
+
+def nodes(layers: int, units: int) -> Iterator[NodeProto]:
+    """Yield the nodes, the same computation as `StackedLSTM.forward` between scaling and its reverse."""
+    from onnx import TensorProto
+    from onnx.helper import make_node
+
+    yield make_node("Sub", ["values", "center"], ["above_center"])
+    yield make_node("Sub", ["above_center", "center_rest"], ["centered"])
+    yield make_node("Div", ["centered", "scale"], ["scaled"])
+    yield make_node("IsNaN", ["values"], ["missing"])
+    yield make_node("Not", ["missing"], ["present"])
+    yield make_node("Where", ["missing", "zero", "scaled"], ["filled"])
+    yield make_node("Clip", ["filled", "lowest", "highest"], ["clipped"])
+    yield make_node("Cast", ["present"], ["mask"], to=TensorProto.FLOAT)
+    yield make_node("Concat", ["clipped", "mask"], ["with_mask"], axis=2)                     # (B, T, 2C)
+    yield make_node("Transpose", ["with_mask"], ["layer0"], perm=[1, 0, 2])                   # (T, B, 2C)
+    for name in ("hidden", "cell"):
+        yield make_node("Split", [name], [f"{name}{k}" for k in range(layers)], axis=0)       # (1, B, D) each
+    for k in range(layers):
+        given = [f"layer{k}", f"W{k}", f"R{k}", f"B{k}", "", f"hidden{k}", f"cell{k}"]
+        made = [f"directions{k}", f"next_hidden{k}", f"next_cell{k}"]
+        yield make_node("LSTM", given, made, hidden_size=units)                               # (T, 1, B, D)
+        yield make_node("Squeeze", [made[0], "direction_axis"], [f"layer{k + 1}"])            # (T, B, D)
+    for name in ("next_hidden", "next_cell"):
+        yield make_node("Concat", [f"{name}{k}" for k in range(layers)], [name], axis=0)      # (layers, B, D)
+    yield make_node("MatMul", [f"layer{layers}", "head_weight"], ["weighted"])
+    yield make_node("Add", ["weighted", "head_bias"], ["flat"])                               # (T, B, H*C)
+    yield make_node("Reshape", ["flat", "forecast_shape"], ["step_first"])
+    yield make_node("Transpose", ["step_first"], ["change"], perm=[1, 0, 2, 3])               # (B, T, H, C)
+    yield make_node("Unsqueeze", ["clipped", "horizon_axis"], ["network_input"])
+    yield make_node("Add", ["network_input", "change"], ["scaled_forecast"])
+    yield make_node("Mul", ["scaled_forecast", "scale"], ["spread"])
+    yield make_node("Add", ["spread", "center_rest"], ["spread_rest"])
+    yield make_node("Add", ["spread_rest", "center"], ["forecast"])
+
+
+# ---- the check ------------------------------------------------------------------------------
+
+
+def largest_differences(content: bytes, detector: Detector, where: str) -> tuple[float, float]:
+    """Return how far onnxruntime is from the detector at most: forecasts, states.
+
+    Random recordings with missing values, missing stretches and spikes go through the detector's
+    model in 64 bits in one go, and through onnxruntime in one go and in pieces with the state carried on.
+    A forecast's difference is in scaled units, a state's as a share of the larger of 1 and the state.
+
+    Raises: DataError if one is above TOLERANCE (and, for a forecast, a 32-bit value's last place).
+    """
+    import torch
+
+    scaler, worst, session = detector.scaler, [0.0, 0.0], open_session(content)
+    reference = copy.deepcopy(detector.model).cpu().double().eval()
+    with np.errstate(over="ignore", invalid="ignore"):
+        for batch, cuts in itertools.product(CHECKED_BATCHES, CHECKED_CUTS):
+            values = draw_values(batch, sum(cuts), scaler)
+            with torch.inference_mode():
+                scaled, expected_state = reference(torch.from_numpy(scaler.scaled(values)).double())
+            expected = scaler.physical(scaled.numpy())
+            forecast, *state = run_onnx(session, values, cuts, detector.model)
+            last_place = np.spacing(np.abs(expected).astype(np.float32)) / scaler.scale
+            pairs = [(np.abs(forecast - expected) / scaler.scale, TOLERANCE + last_place)]
+            for made, tensor in zip(state, expected_state):
+                pairs.append((np.abs(made - tensor.numpy()) / np.maximum(1.0, np.abs(tensor.numpy())), TOLERANCE))
+            for k, (difference, limit) in enumerate(pairs):
+                worst[min(k, 1)] = np.maximum(worst[min(k, 1)], difference.max())
+                if not (difference <= limit).all():                                  # NaN too
+                    raise DataError(
+                        f"{where}: onnxruntime differs from the detector by {difference.max():.1e} in "
+                        f"{OUTPUTS[k]}, more than {TOLERANCE:g}; nothing was written"
+                    )
+    return float(worst[0]), float(worst[1])
+
+
+def draw_values(batch: int, length: int, scaler: Scaler) -> np.ndarray:
+    """Return seeded random physical values (B, T, C) in 32 bits, with what is rare in recordings."""
+    random = np.random.default_rng(batch)
+    shape = (batch, length, len(scaler.channels))
+    scaled = np.sin(np.arange(length) / 3.0)[None, :, None] + random.normal(size=shape)
+    scaled[random.random(shape) < 0.02] *= 30.0                                      # spikes
+    scaled[random.random(shape) < 0.1] = np.nan
+    scaled[:, length // 2 : length // 2 + 20, 0] = np.nan
+    return scaler.physical(scaled).astype(np.float32)
+
+
+def open_session(content: bytes) -> InferenceSession:
+    """Return an ONNX model ready to run on one thread of the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(
+    session: InferenceSession, values: np.ndarray, cuts: Sequence[int], model: StackedLSTM
+) -> list[np.ndarray]:
+    """Return forecasts (B, T, H, C) and the last state of values (B, T, C), given in pieces of `cuts` steps."""
+    state = [np.zeros((model.lstm.num_layers, len(values), model.lstm.hidden_size), np.float32)] * 2
+    parts = []
+    for piece in np.split(values, np.cumsum(cuts)[:-1], axis=1):
+        forecast, *state = session.run(list(OUTPUTS), dict(zip(INPUTS, [piece, *state])))
+        parts.append(forecast)
+    return [np.concatenate(parts, axis=1), *state]
+
+
+# ---- what is said about it ------------------------------------------------------------------
+
+
+def facts_of(detector: Detector, state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Return what a user of the file has to know, as plain values."""
+    from lstm_model import INPUT_LIMIT
+
+    data, model = state.get("data"), detector.model
+    return {
+        "channels": list(detector.channels),
+        "units": list(detector.units),
+        "measures": list(detector.measures),
+        "center": detector.scaler.center.tolist(),
+        "scale": detector.scaler.scale.tolist(),
+        "rate_hz": detector.rate_hz,
+        "horizon": model.horizon,
+        "warm_up": detector.spans.warm_up,
+        "num_layers": model.lstm.num_layers,
+        "hidden_units": model.lstm.hidden_size,
+        "input_limit": INPUT_LIMIT,
+        "series_of_rows": bool(state.get("series")),
+        "simulated": isinstance(data, dict) and data.get("simulated") is True,
+        "commit": git_commit(),
+        "checkpoint_sha256": sha256_of(checkpoint),
+    }
+
+
+def add_metadata(onnx_model: ModelProto, facts: dict[str, Any]) -> None:
+    """Write the facts into the ONNX file, each as JSON."""
+    onnx_model.producer_version = facts["commit"] or ""
+    for key, value in facts.items():
+        onnx_model.metadata_props.add(key=key, value=json.dumps(value))
+
+
+def readme(facts: dict[str, Any], forecasts_apart: float, states_apart: float) -> str:
+    """Return the text that goes beside the ONNX file."""
+    layers, units, horizon = facts["num_layers"], facts["hidden_units"], facts["horizon"]
+    rate, channels = facts["rate_hz"], len(facts["channels"])
+    grid, a_step = f"{rate:g} Hz", f"Steps come at {rate:g} Hz, one every {1 / rate:g} s."
+    if facts["series_of_rows"]:
+        grid, a_step = "one row a step", "A step is a row of the series."
+    origin = "Trained on **simulated** recordings. " if facts["simulated"] else ""
+    columns = (facts["channels"], facts["units"], facts["center"], facts["scale"])
+    cell = str.maketrans({"|": "\\|", "`": "\\`", "<": "&lt;"})
+    columns = ([text.translate(cell) for text in texts] if k < 2 else texts for k, texts in enumerate(columns))
+    table = "\n".join(f"| {k} | {c} | {u} | {m:.9g} | {s:.9g} |" for k, (c, u, m, s) in enumerate(zip(*columns)))
+    typical = ", ".join(f"{value:.4g}" for value in facts["center"])
+    return f"""# {MODEL}: an LSTM that forecasts the next {horizon} steps at every step
+
+{origin}{a_step}
+All tensors are float32; `batch` (recordings side by side) and `steps` are free.
+
+| input | shape | |
+|---|---|---|
+| `values` | (batch, steps, {channels}) | what was measured, in the units below, not scaled; **NaN = missing** |
+| `hidden`, `cell` | ({layers}, batch, {units}) | zeros at the start of a recording, then those of the call before |
+
+| output | shape | |
+|---|---|---|
+| `forecast` | (batch, steps, {horizon}, {channels}) | `forecast[b, t, h]` is for step t + 1 + h; those units, no NaN |
+| `next_hidden`, `next_cell` | ({layers}, batch, {units}) | the state behind the last step, for the next call |
+
+Pieces of any length give the same forecasts as the whole recording, if the state is carried on. The first
+{facts["warm_up"]} steps of a recording are warm-up: their forecasts are not to be relied on.
+
+| | channel | unit | center | scale |
+|---|---|---|---|---|
+{table}
+
+The model itself computes (value - center) / scale, holds it within ±{facts["input_limit"]:g}, and turns the forecast
+back. A sensor that fails is NaN in its channel; the others go on. A step at which nothing came is a step
+of NaN, not one left out.
+
+```python
+import numpy as np
+import onnxruntime
+
+model = onnxruntime.InferenceSession("{MODEL}", providers=["CPUExecutionProvider"])
+state = dict.fromkeys(["hidden", "cell"], np.zeros(({layers}, 1, {units}), np.float32))
+for measured in [[{typical}]] * 5:  # one step at a time
+    values = np.array(measured, np.float32).reshape(1, 1, {channels})
+    forecast, state["hidden"], state["cell"] = model.run(None, {{"values": values, **state}})
+    print(forecast[0, 0, 0])  # the next step of every channel
+```
+
+Not in this file:
+
+- Resampling: bringing raw signals to one causal grid ({grid}), as the training data were
+  (`resampling.py`, `dataset_config.json`). A sensor's own marks for a missing value have to become NaN.
+- Scores, threshold, alarms and events (`anomaly_scores.py`, `thresholds.py`, `events.py`): they compare
+  forecasts with what came; their calibration is in the checkpoint.
+
+Checked on random recordings when it was made: onnxruntime's forecasts differ from the detector's by at most
+{forecasts_apart:.1e} of a channel's scale, its states by {states_apart:.1e} (share of the larger of 1 and the state).
+The file's `metadata_props` hold the numbers above in full, as JSON. Opset {OPSET}.
+Commit {facts["commit"] or "unknown"};
+SHA-256 of the checkpoint {facts["checkpoint_sha256"]}.
+"""
+
+
+# ---- command line ---------------------------------------------------------------------------
+
+
+def export(checkpoint: Path, folder: Path, force: bool = False) -> str:
+    """Write the ONNX file and its README into `folder`; return one line about them.
+
+    Raises: DataError if the checkpoint or the folder cannot be used, a package is missing, or
+        onnxruntime does not give what the detector gives. Nothing is written then.
+    """
+    check_packages()
+    from detection.detector import Detector, load_checkpoint
+
+    targets = [folder / MODEL, folder / README]
+    state = load_checkpoint(checkpoint)
+    with usable(folder):
+        taken = [target for target in targets if target.is_dir() or (target.exists() and not force)]
+    if taken:
+        raise DataError(f"{taken[0]}: already there; name another --out, or replace it with --force")
+    detector = Detector.from_state(state, "cpu", checkpoint.name)
+    if not detector.threshold:
+        raise DataError(f"{checkpoint.name}: its training was not finished; resume the run first")
+    size = 4 * sum(parameter.numel() for parameter in detector.model.parameters())
+    if size > LARGEST:
+        raise DataError(f"{checkpoint.name}: {size / 2**30:.1f} GiB of weights; one ONNX file holds less than 2")
+    facts = facts_of(detector, state, checkpoint)
+    onnx_model = build_onnx(detector.model, detector.scaler)
+    add_metadata(onnx_model, facts)
+    content = onnx_model.SerializeToString()
+    apart = largest_differences(content, detector, checkpoint.name)
+    with (
+        usable(folder),
+        only_writer_of(targets[0]),
+        only_writer_of(targets[1]),
+        atomic_path(targets[0]) as model_file,                   # renamed last
+        atomic_path(targets[1]) as readme_file,
+    ):
+        model_file.write_bytes(content)
+        readme_file.write_text(readme(facts, *apart), encoding="utf-8")
+    return (
+        f"{targets[0]}: {len(content) / 1e6:.2f} MB; onnxruntime differs from the detector by at most {apart[0]:.1e} "
+        f"of a channel's scale, its state by {apart[1]:.1e}"
+    )
+
+
+@contextlib.contextmanager
+def usable(folder: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
+
+
+def check_packages() -> None:
+    """Raise DataError if what this script needs besides is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise DataError(f"{error.name} is missing; pip install -r requirements-export.txt") from None

@@ -1,0 +1,140 @@
+"""Statistics over trailing spans of columns that come piece by piece.
+
+Pieces of any size, down to single rows, give the same, bit for bit. A class keeps no more rows than its longest
+span; `state_dict()` is what a later process needs to go on, plain numbers and arrays.
+"""
+
+from __future__ import annotations
+
+import bisect
+from typing import Any
+
+import numpy as np
+
+from recordings.stateful import Stateful
+
+FEW = 16                                 # pieces of fewer rows go through sorted lists
+
+
+class SpanSums(Stateful):
+    """Sums of the last rows, for several spans at once.
+
+    Rows are added two and two, four and four, and so on, and a span is put together from these: unlike differences
+    of a running sum, that keeps no rounding of what has left the span.
+    """
+
+    STATE = ("past", "seen")
+
+    def __init__(self, columns: int, longest: int) -> None:
+        self.past, self.seen = np.zeros((longest - 1, columns)), 0
+        self.sums: list[np.ndarray] = []                         # of 1, 2, 4, ... neighbouring rows
+
+    def update(self, rows: np.ndarray) -> None:
+        """Take the next rows (n, K), finite."""
+        every = np.concatenate([self.past, rows])
+        self.seen += len(rows)
+        self.sums, width = [every], 1
+        while 2 * width <= len(self.past) + 1:
+            self.sums.append(self.sums[-1][width:] + self.sums[-1][:-width])
+            width *= 2
+        self.past = every[len(rows) :].copy()
+
+    def over(self, span: int) -> np.ndarray:
+        """Return the sums (n, K) over the last `span` rows, of each new row; NaN before there are so many."""
+        n = len(self.sums[0]) - len(self.past)
+        total, at = np.zeros((n, self.past.shape[1])), len(self.past) + 1 - span
+        for power, sums in enumerate(self.sums):
+            if span >> power & 1:
+                total += sums[at : at + n]
+                at += 1 << power
+        total[: max(span - 1 - (self.seen - n), 0)] = np.nan
+        return total
+
+
+class SpanRange(Stateful):
+    """Highest less lowest of the last `span` rows, of the values that are there."""
+
+    STATE = ("past",)
+
+    def __init__(self, columns: int, span: int) -> None:
+        self.past = np.full((span - 1, 2 * columns), -np.inf)
+
+    def update(self, rows: np.ndarray) -> np.ndarray:
+        """Take the next rows (n, K), NaN = missing; return their ranges (n, K), -inf where all is missing."""
+        known = np.isfinite(rows)
+        both = np.concatenate([np.where(known, rows, -np.inf), np.where(known, -rows, -np.inf)], axis=1)
+        every, span = np.concatenate([self.past, both]), len(self.past) + 1
+        self.past = every[len(rows) :].copy()
+        high, width = every, 1
+        while 2 * width <= span:
+            high, width = np.maximum(high[width:], high[:-width]), 2 * width
+        high = np.maximum(high[span - width :], high[: len(high) - (span - width)])
+        return high[:, : rows.shape[1]] + high[:, rows.shape[1] :]
+
+
+class SpanMedian(Stateful):
+    """Median of the values among the last `span` rows that are there."""
+
+    STATE = ("past", "oldest")
+
+    def __init__(self, columns: int, span: int) -> None:
+        self.past, self.oldest = np.full((span, columns), np.nan), 0         # a ring: a row costs no copy
+        self.lists: list[list[float]] | None = None                          # the same, sorted; None = not kept up
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict()`."""
+        super().load_state_dict(state)
+        if not 0 <= self.oldest < len(self.past) or np.isinf(self.past).any():
+            raise ValueError(f"oldest is {self.oldest}; expected a row of {len(self.past)}, finite or missing")
+        self.lists = None
+
+    def update(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take the next rows (n, K), NaN = missing.
+
+        Returns: medians (n, K), NaN where there is no value, and of how many values each is (n, K).
+        """
+        rows = np.where(np.isfinite(rows), rows, np.nan)
+        return self._by_lists(rows) if len(rows) < FEW else self._at_once(rows)
+
+    def _at_once(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        import bottleneck
+
+        n, span = len(rows), len(self.past)
+        every = np.concatenate([np.roll(self.past, -self.oldest, axis=0), rows])
+        self.past, self.oldest, self.lists = every[n:].copy(), 0, None
+        count = np.cumsum(np.isfinite(every), axis=0)
+        median = bottleneck.move_median(every, span, min_count=1, axis=0)
+        return median[span:], (count[span:] - count[:n]).astype(float)
+
+    def _by_lists(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.lists is None:
+            self.lists = [sorted(column[np.isfinite(column)].tolist()) for column in self.past.T]
+        median, count = np.full(rows.shape, np.nan), np.zeros(rows.shape)
+        for row, values in enumerate(rows.tolist()):
+            gone = self.past[self.oldest].tolist()
+            for k, ordered in enumerate(self.lists):
+                if gone[k] == gone[k]:                                       # not NaN
+                    del ordered[bisect.bisect_left(ordered, gone[k])]
+                if values[k] == values[k]:
+                    bisect.insort(ordered, values[k])
+                count[row, k] = size = len(ordered)
+                if size:
+                    median[row, k] = (ordered[(size - 1) // 2] + ordered[size // 2]) / 2
+            self.past[self.oldest] = rows[row]
+            self.oldest = (self.oldest + 1) % len(self.past)
+        return median, count
+
+
+class Delay(Stateful):
+    """Gives back rows as they came `lag` rows ago; NaN before there are so many."""
+
+    STATE = ("waiting",)
+
+    def __init__(self, columns: int, lag: int) -> None:
+        self.waiting = np.full((lag, columns), np.nan)
+
+    def update(self, rows: np.ndarray) -> np.ndarray:
+        """Take the next rows (n, K); return those of `lag` rows before (n, K)."""
+        every = np.concatenate([self.waiting, rows])
+        self.waiting = every[len(rows) :].copy()
+        return every[: len(rows)]

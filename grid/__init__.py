@@ -1,0 +1,1 @@
+"""A config with lists in, a ranking of its permutations out: plan, engines, results."""

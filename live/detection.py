@@ -1,0 +1,140 @@
+"""Detection on rows as they come: a row in, the steps that it completes and the events that begin or end out.
+
+It does what `--score` does with a recording that is there as a whole: the same grid, scores, thresholds and events come
+out, in the order in which they happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from config import DatasetConfig
+from detection.detector import Detector, DetectorStream, Scored
+from detection.events import Change, EventStream, FaultStream, FoundEvent
+from recordings.resampling import ResampleStream
+from recordings.stateful import Stateful
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step, scored: values and forecast (C,) in physical units; score NaN = none yet."""
+
+    t_s: float
+    values: np.ndarray
+    forecast: np.ndarray
+    score: float
+    threshold: float
+    alarm: bool
+    channel: str                         # the one that the score comes from; "" = none
+
+
+@dataclass(frozen=True)
+class EventChange:
+    """An event that begins or is over, known at a time; found by the LSTM or by the mask of missing values."""
+
+    t_s: float
+    change: Literal["start", "end"]
+    event: FoundEvent
+    found_by: Literal["lstm", "signal_loss"]
+
+
+class SeriesGrid(Stateful):
+    """The rows of a series: every row is a step, whatever its time says."""
+
+    STATE = ("next",)
+
+    def __init__(self, rate_hz: float) -> None:
+        self.rate_hz, self.next = rate_hz, 0
+
+    def push(self, t: float, values: Sequence[float]) -> list[tuple[int, np.ndarray]]:
+        """Take a row; return its step and values (C,)."""
+        self.next += 1
+        return [(self.next - 1, np.array(values, float))]
+
+    def finish(self) -> list[tuple[int, np.ndarray]]:
+        """Return the steps that are left, at the end: none."""
+        return []
+
+    def t_of(self, step: int) -> float:
+        """Return the time of a step in s: rows times the usual distance of two rows."""
+        return step / self.rate_hz
+
+
+class LiveDetection(Stateful):
+    """One recording as it comes, from rows of raw samples to steps and events.
+
+    Args:
+        data: what the recording is; None = a series whose every row is a step.
+    """
+
+    STATE = ("grid", "stream", "events", "faults", "last_step")
+
+    def __init__(self, detector: Detector, data: DatasetConfig | None, name: str = "live") -> None:
+        self.detector, self.data, self.name = detector, data, name
+        self.stream = DetectorStream(detector)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new recording."""
+        detector, data, events = self.detector, self.data, self.detector.config.events
+        self.grid: ResampleStream | SeriesGrid = SeriesGrid(detector.rate_hz)
+        if data is not None:
+            channels = [data.channels[name] for name in detector.channels]
+            self.grid = ResampleStream(channels, data.rate_hz, data.delay_s, data.fill_s)
+        gaps = {"merge_gap_s": events.merge_gap_s, "min_duration_s": events.min_duration_s}
+        self.events = EventStream(self.name, detector.channels, **gaps)
+        self.faults = FaultStream(self.name, detector.channels, events.fault_min_s, 1 / detector.rate_hz)
+        self.last_step = -1                                      # of the stretch that goes on; -1 = none
+        self.stream.restart()
+
+    def push(self, t: float, values: Sequence[float]) -> list[Step | EventChange]:
+        """Take a row, its time in s, later than the last one's, and a value a channel, NaN = none."""
+        found: list[Step | EventChange] = []
+        for step, on_grid in self.grid.push(t, values):
+            found += self._take(step, on_grid)
+        return found
+
+    def finish(self) -> list[Step | EventChange]:
+        """Return what is left when the recording is over."""
+        found: list[Step | EventChange] = []
+        for step, on_grid in self.grid.finish():
+            found += self._take(step, on_grid)
+        if self.grid.next:
+            t = self.grid.t_of(self.grid.next - 1)
+            found += self._changes(t, self.faults.close(), "signal_loss")
+            found += self._changes(t, self.events.close(), "lstm")
+        return found
+
+    def _take(self, step: int, values: np.ndarray) -> list[Step | EventChange]:
+        t, missing = self.grid.t_of(step), np.isnan(values)
+        found = self._changes(t, self.faults.update(t, missing.tolist()), "signal_loss")
+        gone = self.data is not None and missing.all()           # nothing to score: the stretch is over
+        if self.last_step >= 0 and (gone or step > self.last_step + 1):
+            found += self._changes(t, self.events.close(), "lstm")
+            self.stream.restart()
+            self.last_step = -1
+        if gone:
+            return found
+        self.last_step = step
+        scored = self._scored(t, values, self.stream.update(values[None]))
+        channel = self.detector.channels.index(scored.channel) if scored.channel else -1
+        return [scored, *found, *self._changes(t, self.events.update(t, scored.score, scored.alarm, channel), "lstm")]
+
+    def _scored(self, t: float, values: np.ndarray, scored: Scored) -> Step:
+        k = int(scored.channel[0])
+        return Step(
+            t_s=t,
+            values=values,
+            forecast=scored.forecast[0],
+            score=float(scored.score[0]),
+            threshold=float(scored.threshold[0]),
+            alarm=bool(scored.alarm[0]),
+            channel=self.detector.channels[k] if k >= 0 else "",
+        )
+
+    def _changes(self, t: float, changes: Sequence[Change], found_by: Any) -> list[EventChange]:
+        return [EventChange(t, change, event, found_by) for change, event in changes]

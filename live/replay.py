@@ -1,0 +1,76 @@
+"""Replay a recording as a recorder would send it: CSV lines on stdout, at its own pace or any other.
+
+    python -m live.replay night.csv.gz --speed 20 | python stream_detect.py --checkpoint F
+    python -m live.replay night.csv.gz --speed 0 > lines.csv            # as fast as possible
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils import ArgumentParser, DataError, run_cli, setup_logging
+
+log = logging.getLogger(__name__)
+
+
+def replay(path: Path, time_column: str | None, speed: float) -> None:
+    """Write the rows of a recording, a row when it is due; in the units of its file.
+
+    Args:
+        speed: seconds of the recording in one second; 0 = as fast as possible.
+    """
+    from recordings.reading import TIME, Dialect, read_recording
+
+    recording = read_recording(path, dialect=Dialect(time_column=time_column))
+    if not recording.channels:
+        raise DataError(f"{path.name}: no channel to replay; {'; '.join(recording.notes) or 'the time stands alone'}")
+    times, columns = recording.t, []
+    for samples in recording.channels.values():
+        column = np.full(len(times), "", dtype=object)
+        column[np.searchsorted(times, samples.t)] = [repr(value) for value in samples.values.tolist()]
+        columns.append(column)
+    units = [f"{name} in {samples.unit}" for name, samples in recording.channels.items() if samples.unit]
+    if units:                                                    # stream_detect.py takes numbers as they are
+        log.info("%s: values are sent in the units of the file: %s", path.name, ", ".join(units))
+    print(",".join([time_column or TIME, *recording.channels]), flush=True)
+    began = time.monotonic()
+    for t, *cells in zip(times.tolist(), *columns, strict=True):
+        ahead_s = (t - times[0]) / speed - (time.monotonic() - began) if speed else 0.0
+        if ahead_s > 0:
+            sys.stdout.flush()
+            time.sleep(ahead_s)
+        sys.stdout.write(f"{t!r},{','.join(cells)}\n")
+    sys.stdout.flush()
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("recording", type=Path)
+    parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="times as fast; 0 = as fast as possible")
+    parser.add_argument("--time-column", metavar="NAME", help="of a table (t_s, or else its first column)")
+    return parser
+
+
+def command(args: argparse.Namespace) -> int:
+    if not 0 <= args.speed < math.inf:
+        raise DataError(f"--speed {args.speed}: expected 0 or more")
+    replay(args.recording, args.time_column, args.speed)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    setup_logging()
+    return run_cli(lambda: command(args))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

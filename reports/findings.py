@@ -1,0 +1,425 @@
+"""From the scores of recordings to findings: alarms and events by recording, their files and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from config import SCORE_COMPONENTS
+from detection import thresholds
+from detection.anomaly_scores import Scores
+from detection.detector import Detector, Scored
+from detection.events import FoundEvent, fault_events, find_events
+from evaluation.evaluate import TestRecording, evaluate_detector, fault_numbers, match_recording
+from recordings.windowing import EventMeta, Segment
+from reports import plots
+from reports.run_folder import AFTER_ROWS, AFTER_S, BEFORE_ROWS, BEFORE_S, RunFiles, RunFolder
+
+ENDS = ("start", "end")
+WORTH_PROCESSES = 60                     # pictures, from which on several processes pay their start
+LEAST_SHARE = 0.05                       # of an event's alarms, for a channel to be named
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One segment as one detector sees it: score, alarm and the channel that contributed most (T,)."""
+
+    score: np.ndarray
+    alarm: np.ndarray
+    channel: np.ndarray
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a detector made of some recordings; `scored` stands beside `segments`, one by one."""
+
+    detector: Detector
+    segments: Sequence[Segment]
+    scored: Sequence[Scored]
+    recordings: Sequence[TestRecording]
+    simulated: bool
+    fault_kinds: Sequence[str] = ()
+
+    @property
+    def tolerance_s(self) -> float:
+        return self.detector.config.events.tolerance_s
+
+    @property
+    def is_series(self) -> bool:
+        return is_series(self.segments)
+
+    def of(self, recording: str) -> list[int]:
+        """Return the places of a recording's segments."""
+        return [k for k, segment in enumerate(self.segments) if segment.recording == recording]
+
+    def joined(self, recording: str, name: str) -> np.ndarray:
+        """Return an array of `scored` over the steps of a recording (T, ...)."""
+        return np.concatenate([getattr(self.scored[k], name) for k in self.of(recording)])
+
+
+def is_series(segments: Sequence[Segment]) -> bool:
+    """Return whether the segments are rows of series."""
+    return segments[0].timestamp is not None
+
+
+# ---- alarms and events ----------------------------------------------------------------------
+
+
+class RandomScores:
+    """Scores by chance, and their threshold, fitted as the detector's is, on so many calibration steps."""
+
+    def __init__(self, detector: Detector, calibration_steps: int) -> None:
+        rule = detector.config.threshold
+        self.random = np.random.default_rng(detector.config.training.seed)
+        uniform = self.random.uniform(size=calibration_steps)
+        self.threshold = thresholds.fit(rule.method, uniform, **dict(rule.parameters))
+
+    def of(self, segments: Sequence[Segment]) -> list[np.ndarray]:
+        """Return the scores (T,) of segments."""
+        return [self.random.uniform(size=len(segment)) for segment in segments]
+
+
+def recordings_as_seen(
+    detector: Detector,
+    segments: Sequence[Segment],
+    scored: Sequence[Scored],
+    labelled: Mapping[str, Sequence[EventMeta]],
+    chance: RandomScores,
+) -> dict[str, list[TestRecording]]:
+    """Return the test recordings as the LSTM, the baselines without a model and random scores see them."""
+    seen = {"LSTM": seen_by_lstm(scored)}
+    others = {name: ([s.rules[name] for s in scored], rule) for name, rule in detector.rule_thresholds.items()}
+    others["random scores"] = chance.of(segments), chance.threshold
+    for name, (scores, threshold) in others.items():
+        seen[name] = [_seen(score, np.zeros(len(score), int), threshold) for score in scores]
+    return {name: group_recordings(detector, segments, one, labelled) for name, one in seen.items()}
+
+
+def seen_by_lstm(scored: Sequence[Scored]) -> list[Seen]:
+    """Return what the detector itself saw, with the alarms that it has raised already."""
+    return [Seen(s.score, s.alarm, s.channel) for s in scored]
+
+
+def _seen(score: np.ndarray, channel: np.ndarray, threshold: Mapping[str, Any]) -> Seen:
+    return Seen(score, thresholds.alarms(score, thresholds.apply(threshold, score)), channel)
+
+
+def events_on_normal(
+    detector: Detector, segments: Sequence[Segment], scores: Sequence[Scores]
+) -> dict[str, float]:
+    """Return how many events the threshold leaves on the normal data that it was fitted on, and in how long.
+
+    These are false alarms without a label having been read; on other data there are rather more.
+    """
+    found = 0
+    for segment, part in zip(segments, scores, strict=True):
+        found += len(_events(detector, segment, _seen(part.score, part.channel, detector.threshold)))
+    hours = sum(len(segment) for segment in segments) / detector.rate_hz / 3600
+    return {"events": found, "hours": hours, "events_per_hour": found / hours}
+
+
+def group_recordings(
+    detector: Detector,
+    segments: Sequence[Segment],
+    seen: Sequence[Seen],
+    labelled: Mapping[str, Sequence[EventMeta]],
+) -> list[TestRecording]:
+    """Return each recording with its alarms, found events and faults, segments joined.
+
+    In series every row counts, also one without a score yet, as the least strange.
+
+    Args:
+        labelled: recording -> its labelled events; one that is not in it was never looked through.
+    """
+    recordings = []
+    for name in dict.fromkeys(segment.recording for segment in segments):
+        mine = [(segment, one) for segment, one in zip(segments, seen, strict=True) if segment.recording == name]
+        t = np.concatenate([segment.t for segment, _ in mine])
+        score, alarm = (np.concatenate([getattr(one, key) for _, one in mine]) for key in ("score", "alarm"))
+        if is_series(segments):
+            score = np.nan_to_num(score, nan=0.0)
+        found = [event for segment, one in mine for event in _events(detector, segment, one)]
+        faults = _faults(name, [segment for segment, _ in mine], detector)
+        events = list(labelled.get(name, []))
+        recordings.append(TestRecording(name, t, score, alarm, found, faults, events, name in labelled))
+    return recordings
+
+
+def _events(detector: Detector, segment: Segment, seen: Seen) -> list[FoundEvent]:
+    """Return the events that the alarms of a segment make."""
+    config = detector.config.events
+    gaps = {"merge_gap_s": config.merge_gap_s, "min_duration_s": config.min_duration_s}
+    steps = (segment.t, seen.score, seen.alarm, seen.channel)
+    return find_events(segment.recording, *steps, detector.channels, **gaps)
+
+
+def _faults(name: str, segments: Sequence[Segment], detector: Detector) -> list[FoundEvent]:
+    """Return the faults of a recording; what lies between two test spans of a series is no fault."""
+    spans = [[segment] for segment in segments] if is_series(segments) else [segments]
+    least_s, found = detector.config.events.fault_min_s, []
+    for parts in spans:
+        t, values = (np.concatenate([getattr(part, key) for part in parts]) for key in ("t", "values"))
+        found += fault_events(name, t, values, detector.channels, least_s, 1 / detector.rate_hz)
+    return found
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+def write_findings(files: RunFiles, findings: Findings) -> None:
+    """Write scores and signals; add the events, the labelled ones and the recordings to their tables."""
+    for segment, scored in zip(findings.segments, findings.scored, strict=True):
+        files.add_scores(
+            {
+                "recording": segment.recording,
+                "t_s": segment.t,
+                **({} if segment.timestamp is None else {"timestamp": segment.timestamp}),
+                "score": scored.score,
+                "threshold": scored.threshold,
+                "alarm": scored.alarm.astype(int),
+                "label": segment.label,
+            }
+            | {f"residual_{c}": scored.residual[:, k] for k, c in enumerate(findings.detector.channels)}
+        )
+    stamps = timestamps_of(findings.segments)
+    for recording in findings.recordings:
+        files.events += _event_rows(findings, recording, stamps)
+        view = view_of(findings, recording)
+        for (start_s, end_s, kind, _), by in zip(view.labelled, _found_by(findings, recording), strict=True):
+            row = {"recording": recording.name, "start_s": start_s, "end_s": end_s, "kind": kind, "found_by": by}
+            files.labels.append(row | _stamped(stamps, recording.name, start_s, end_s))
+        about = {
+            "name": recording.name,
+            "start_s": float(view.t[0]),
+            "end_s": float(view.t[-1]),
+            "steps": len(view.t),
+            "is_labelled": recording.is_labelled,
+            "lead_s": view.lead_s,
+        }
+        drawn = ("values", "forecast", "score", "threshold")
+        signals = {name: np.asarray(getattr(view, name), np.float32) for name in drawn}
+        files.add_recording(about, signals | {"t": view.t})
+
+
+def _event_rows(
+    findings: Findings, recording: TestRecording, stamps: Mapping[tuple[str, float], str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `events.csv` of one recording: what the LSTM found, then what the mask reports."""
+    due_to = tuple(findings.joined(recording.name, name) for name in ("channel", "component"))
+    for found_by, events in (("lstm", recording.found), ("signal_loss", recording.faults)):
+        match = match_recording(recording, events, findings.tolerance_s)
+        for event, k in zip(events, match.match, strict=True):
+            row = {"event": event, "matched_label": recording.labelled[k].kind if k >= 0 else "", "found_by": found_by}
+            row["overlaps"] = row["matched_label"] or _overlapped(event, recording.labelled, findings.tolerance_s)
+            row |= _explained(findings.detector.channels, recording, event, *due_to) if found_by == "lstm" else {}
+            yield row | _stamped(stamps, recording.name, event.start_s, event.end_s)
+
+
+def _overlapped(event: FoundEvent, labelled: Sequence[EventMeta], tolerance_s: float) -> str:
+    """Return the kind of the first labelled event that an event overlaps, "" if there is none."""
+    hits = (e.kind for e in labelled if e.start_s <= event.end_s and event.start_s <= e.end_s + tolerance_s)
+    return next(hits, "")
+
+
+def _explained(
+    channels: Sequence[str], recording: TestRecording, event: FoundEvent, channel: np.ndarray, component: np.ndarray
+) -> dict[str, str]:
+    """Return what an event is due to: the component, and the share of its alarms that each channel led.
+
+    Args:
+        channel, component: (T,) of the recording's scores.
+    """
+    part = slice(*np.searchsorted(recording.t, [event.start_s, np.nextafter(event.end_s, np.inf)]))
+    channel, component = channel[part], component[part]
+    inside = recording.alarm[part] & (channel >= 0)
+    share = np.bincount(channel[inside], minlength=len(channels)) / max(inside.sum(), 1)
+    named = [k for k in np.argsort(-share, kind="stable") if share[k] >= LEAST_SHARE]
+    most = np.bincount(component[inside], minlength=1).argmax()
+    return {
+        "component": SCORE_COMPONENTS[most],
+        "contributions": ", ".join(f"{channels[k]} {100 * share[k]:.0f} %" for k in named),
+    }
+
+
+def _found_by(findings: Findings, recording: TestRecording) -> list[str]:
+    """Return what found each labelled event, "" = nothing: the LSTM, or of kinds that are faults the mask."""
+    match, by_mask = (
+        match_recording(recording, events, findings.tolerance_s).is_found
+        for events in (recording.found, recording.faults)
+    )
+    return [
+        ("signal_loss" if gone else "") if event.kind in findings.fault_kinds else ("lstm" if hit else "")
+        for event, hit, gone in zip(recording.labelled, match, by_mask, strict=True)
+    ]
+
+
+def _stamped(
+    stamps: Mapping[tuple[str, float], str], recording: str, start_s: float, end_s: float
+) -> dict[str, str | None]:
+    times = zip(ENDS, (start_s, end_s), strict=True)
+    return {f"{end}_timestamp": stamps.get((recording, at)) for end, at in times} if stamps else {}
+
+
+def timestamps_of(segments: Sequence[Segment]) -> dict[tuple[str, float], str]:
+    """Return the timestamp of each row of series by recording and time; none of recordings."""
+    return {
+        (segment.recording, t): str(stamp)
+        for segment in segments
+        if segment.timestamp is not None
+        for t, stamp in zip(segment.t.tolist(), segment.timestamp, strict=True)
+    }
+
+
+# ---- pictures -------------------------------------------------------------------------------
+
+
+def clear_pictures(run: RunFolder) -> None:
+    """Make the folders of the pictures; remove the close-ups of an earlier scoring."""
+    folder = run.plots / "events"
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.png"):
+        stale.unlink(missing_ok=True)
+
+
+def draw_findings(run: RunFolder, findings: Findings) -> None:
+    """Draw each test recording, and a close-up of each event found or missed, on several cores if that pays."""
+    jobs = [_pictures(run, findings, recording) for recording in findings.recordings]
+    bar = tqdm(total=len(jobs), desc="plots", unit="recording", disable=None)
+    workers = min(_cores(), len(jobs))
+    if workers == 1 or sum(1 + len(close_ups) for *_, close_ups in jobs) < WORTH_PROCESSES:
+        for job in jobs:
+            plots.draw_recording(*job)
+            bar.update()
+    else:                                                        # spawn: torch has threads, which no fork survives
+        context, on_interrupt = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+        pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=on_interrupt)
+        try:
+            with without_ctrl_c():                               # Ctrl-C is this process's to handle
+                drawn = [pool.submit(plots.draw_recording, *job) for job in jobs]
+            for done in as_completed(drawn):
+                done.result()
+                bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    bar.close()
+
+
+@contextlib.contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Let processes that start in here not hear of Ctrl-C, not even while they import; for this one it waits."""
+    resource_tracker.ensure_running()                            # started later, it would end this
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def draw_recording(run: RunFolder, findings: Findings, recording: TestRecording) -> None:
+    """Draw one recording, and a close-up of each of its events found or missed."""
+    plots.draw_recording(*_pictures(run, findings, recording))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pictures(
+    run: RunFolder, findings: Findings, recording: TestRecording
+) -> tuple[plots.RecordingView, Path, list[plots.CloseUp]]:
+    """Return what `plots.draw_recording` needs for one recording."""
+    span, stamps = close_up_span(findings), timestamps_of(findings.segments)
+    name, view = recording.name, view_of(findings, recording)
+    close_ups = []
+    for start_s, end_s, verdict, what in _close_ups(view):
+        title = f"{name}: {what} at {stamps.get((name, start_s), f'{start_s:.1f} s')}"
+        close_ups.append(plots.CloseUp(start_s, end_s, title, *span, run.close_up(name, start_s, verdict)))
+    return view, run.overview(name), close_ups
+
+
+def close_up_span(findings: Findings) -> tuple[float, float]:
+    """Return how much a close-up shows before and after its event, in s."""
+    if findings.is_series:
+        return BEFORE_ROWS / findings.detector.rate_hz, AFTER_ROWS / findings.detector.rate_hz
+    return BEFORE_S, AFTER_S
+
+
+def _close_ups(view: plots.RecordingView) -> Iterator[tuple[float, float, str, str]]:
+    """Yield (start_s, end_s, verdict, in words) of what is drawn close up."""
+    for start_s, end_s, is_true, channel in view.found:
+        verdict, word = ("false", "false alarm") if is_true is False else ("found", "found")
+        yield start_s, end_s, verdict, f"{word} ({channel})"
+    for start_s, end_s, kind, is_found in view.labelled:
+        if not is_found:
+            yield start_s, end_s, "missed", f"missed {kind}"
+
+
+def view_of(findings: Findings, recording: TestRecording) -> plots.RecordingView:
+    """Return what the plots of one recording need."""
+    detector = findings.detector
+    match = match_recording(recording, recording.found, findings.tolerance_s)
+    found_by = _found_by(findings, recording)
+    return plots.RecordingView(
+        name=recording.name,
+        t=recording.t,
+        values=np.concatenate([findings.segments[k].values for k in findings.of(recording.name)]),
+        forecast=findings.joined(recording.name, "forecast"),
+        lead_s=((detector.model.horizon - 1) // 2 + 1) / detector.rate_hz,
+        score=recording.score,
+        threshold=findings.joined(recording.name, "threshold"),
+        channels=detector.channels,
+        units=detector.units,
+        found=[
+            (e.start_s, e.end_s, bool(true) if recording.is_labelled else None, e.channel)
+            for e, true in zip(recording.found, match.is_true, strict=True)
+        ],
+        labelled=[
+            (e.start_s, e.end_s, e.kind, bool(by)) for e, by in zip(recording.labelled, found_by, strict=True)
+        ],
+        faults=[(e.start_s, e.end_s, e.channel) for e in recording.faults],
+        note="simulated data" if findings.simulated else "",
+        gaps_missing=not findings.is_series,
+    )
+
+
+def compute_metrics(
+    detector: Detector,
+    dataset: str,
+    simulated: bool,
+    fault_kinds: Sequence[str],
+    seen: Mapping[str, Sequence[TestRecording]],
+    buffer: int,
+) -> dict[str, Any]:
+    """Return what `metrics.json` says of recordings as the detectors see them.
+
+    Args:
+        seen: detector -> recordings; without any, nothing is said of detectors.
+        buffer: of VUS, in steps.
+    """
+    tolerance = detector.config.events.tolerance_s
+    return {
+        "dataset": dataset,
+        "simulated": simulated,
+        "channels": list(detector.channels),
+        "seed": detector.config.training.seed,
+        "fault_kinds": list(fault_kinds),
+        "threshold": {key: detector.threshold[key] for key in ("method", "parameters", "value")},
+        "events": detector.config.events.model_dump(),
+        "detectors": {
+            name: evaluate_detector(several, fault_kinds, detector.rate_hz, tolerance, buffer)
+            for name, several in seen.items()
+        },
+        "faults": fault_numbers(seen.get("LSTM", []), fault_kinds, tolerance),
+        "rate_hz": detector.rate_hz,
+    }

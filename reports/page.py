@@ -1,0 +1,782 @@
+"""Make the report page of a run folder: one self-contained file, report.html, from what lies in the folder.
+
+    python -m reports.page experiments/simulated            # of one run
+    python -m reports.page experiments/simulated-seeds      # of several: a table over them, and links to their pages
+
+The page needs no network and no script. The main script writes it at the end of every run; made again, it is
+the same to the byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import math
+import shlex
+import time
+import tokenize
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from config import read_json
+from locks import only_run_here
+from reports.run_folder import (
+    AFTER_ROWS,
+    AFTER_S,
+    BEFORE_ROWS,
+    BEFORE_S,
+    EVENTS,
+    EXPLAINED,
+    HISTORY,
+    LABELS,
+    RUNS,
+    SIGNALS,
+    STAMPS,
+    RunFolder,
+    deployed_rows,
+    forecast_rows,
+    oracle_rows,
+    read_runs,
+    series_rows,
+)
+from reports.svg_figures import Panel, Span, Tick, clock, score_panel, signal_panel, ticks_of, time_ticks
+from utils import ArgumentParser, DataError, run_cli, write_text
+
+log = logging.getLogger(__name__)
+
+TEMPLATE = "page_template.html"
+COMPONENTS = {
+    "amplitude_drop": "less movement than expected",
+    "error": "a large forecast error",
+    "transient_error": "a sudden forecast error",
+    "level": "an unusual level",
+    "joint": "an odd combination of channels",
+}
+VERDICTS = {
+    "hit": "found as labelled",
+    "false": "false alarm",
+    "plain": "found",
+    "missed": "missed",
+    "fault": "fault",
+}
+MOST_CLOSE_UPS = 600                     # on a page: false alarms and misses first
+MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, ValueError,          # what numpy and zipfile raise
+              zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+MOST_SIGNALS = 4_000_000_000             # bytes of signals.npz, unpacked
+MOST_PIXELS = 50_000_000                 # of a picture
+FEW = 20                                 # events, below which a share is told as "3 of 10"
+
+
+# ---- reading --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What lies in a finished run folder, read and checked."""
+
+    folder: RunFolder
+    metrics: dict[str, Any]
+    data: dict[str, Any]
+    config: dict[str, Any]
+    made: dict[str, Any]
+    events: pd.DataFrame
+    labels: pd.DataFrame
+    history: pd.DataFrame | None
+    signals: Mapping[str, np.ndarray]
+
+    @property
+    def is_series(self) -> bool:
+        return bool(self.data["is_series"])
+
+
+def read_run(root: Path) -> RunView:
+    """Read a finished run.
+
+    Raises: DataError naming the file that is missing, or that does not fit.
+    """
+    folder = RunFolder(root)
+    if not folder.metrics.is_file():
+        what = "not finished" if folder.config.is_file() else "no run folder"
+        raise DataError(f"{root}: {what}, there is no metrics.json; go on with --resume, or name a finished run")
+    metrics, data, config, made = (read_json(path) for path in (folder.metrics, folder.data, folder.config, folder.run))
+    stamps = STAMPS if data.get("is_series") else ()
+    numbers = ("start_s", "end_s")
+    events = _read_table(folder.events, (*EVENTS, *EXPLAINED, *stamps), numbers)
+    labels = _read_table(folder.labels, (*LABELS, *stamps), numbers)
+    history = _read_table(folder.history, HISTORY, HISTORY) if folder.history.is_file() else None
+    return RunView(folder, metrics, data, config, made, events, labels, history, _read_signals(folder.signals))
+
+
+def _read_table(path: Path, columns: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV as text, some columns as finite numbers; DataError naming file, row and column."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; score the run again with --resume {path.parent}")
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        raise DataError(f"{path}: not a readable CSV: {' '.join(str(error).split())}") from None
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise DataError(f"{path}: no column {missing[0]!r}; score the run again with --resume {path.parent}")
+    for column in numbers:
+        values = pd.to_numeric(frame[column], errors="coerce").to_numpy(float)
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if len(wrong):
+            found = frame[column].iloc[wrong[0]][:40]
+            raise DataError(f"{path}: row {wrong[0] + 2}: {column} is {found!r}; expected a number")
+        frame[column] = values
+    return frame
+
+
+def _read_signals(path: Path) -> Mapping[str, np.ndarray]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; score the run again with --resume {path.parent}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            size = sum(entry.file_size for entry in entries)
+            if size > MOST_SIGNALS:
+                raise ValueError(f"{size / 1e9:.3g} GB unpacked; expected at most {MOST_SIGNALS / 1e9:g}")
+            return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not readable: {' '.join(str(error).split())[:120]}; score the run again") from None
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """Return an array of numbers; its header has to promise the bytes that are there, before they are allocated."""
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, kind = read(file)
+        promised, found = math.prod(shape) * kind.itemsize, entry.file_size - file.tell()
+    if kind.kind != "f" or promised != found:
+        raise ValueError(f"{entry.filename} has {found} bytes of {kind}; its header promises {promised} of floats")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def check_run(run: RunView) -> None:
+    """Raise DataError if the files of a run do not tell of the same recordings and events."""
+    names = [recording["name"] for recording in run.data["recordings"]]
+    for path, table in ((run.folder.events, run.events), (run.folder.labels, run.labels)):
+        strange = table[~table["recording"].isin(names)]
+        if len(strange):
+            found = strange["recording"].iloc[0][:60]
+            raise DataError(f"{path}: row {strange.index[0] + 2}: recording {found!r} is not in data.json")
+    found = int((run.events["found_by"] == "lstm").sum())
+    detectors, scored = run.metrics["detectors"], run.metrics.get("found")
+    wanted = scored["events"] if scored else detectors["LSTM"]["deployed"]["events"]["found_events"]
+    if found != wanted:
+        raise DataError(
+            f"{run.folder.events}: {found} events found by the LSTM, but metrics.json says {wanted}; "
+            f"score the run again with --resume {run.folder.root}"
+        )
+    channels = len(run.data["channels"])
+    for k in range(len(names)):
+        shapes = [run.signals[f"{name}_{k}"].shape for name in SIGNALS]
+        steps = shapes[0][0]
+        if not steps or shapes != [(steps,), (steps, channels), (steps, channels), (steps,), (steps,)]:
+            raise DataError(f"{run.folder.signals}: the arrays of {names[k]!r} have other shapes than data.json says")
+
+
+# ---- what was found -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An event found, missed, or reported by the mask; `key` is its anchor, `verdict` one of VERDICTS."""
+
+    key: str
+    verdict: str
+    recording: str
+    start_s: float
+    end_s: float
+    when: str
+    kind: str = ""
+    channel: str = ""
+    why: str = ""
+    contributions: str = ""
+    peak: str = ""
+
+    @property
+    def code(self) -> str:
+        return self.key.upper()
+
+    @property
+    def length_s(self) -> str:
+        return f"{self.end_s - self.start_s:.1f}"
+
+    @property
+    def words(self) -> str:
+        """What it is, in words: for links and descriptions."""
+        kind = f": {self.kind}" if self.kind else ""
+        return f"{self.code}, {VERDICTS[self.verdict]}{kind}, {self.when}"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A stretch of a figure, in per cent: a shade, or a link to a finding."""
+
+    style: str
+    left: float
+    width: float
+    finding: Finding | None = None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: panels below each other, shaded stretches over all of them, ticks of the time below."""
+
+    panels: list[Panel]
+    shades: list[Mark]
+    links: list[Mark]
+    ticks: list[Tick]
+    words: str
+
+
+@dataclass
+class RecordingPage:
+    """One recording of a run with its findings; arrays (T,) and (T, C)."""
+
+    run: RunView
+    place: int
+    found: list[Finding] = field(default_factory=list)
+    missed: list[Finding] = field(default_factory=list)
+    faults: list[Finding] = field(default_factory=list)
+    labelled: list[tuple[float, float, bool]] = field(default_factory=list)
+    drawn: set[str] = field(default_factory=set)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return self.run.data["recordings"][self.place]
+
+    @property
+    def name(self) -> str:
+        return self.about["name"]
+
+    @property
+    def key(self) -> str:
+        return f"r{self.place + 1}"
+
+    @property
+    def length(self) -> str:
+        steps = self.about["steps"]
+        return f"{steps} rows" if self.run.is_series else f"{clock(steps / self.run.data['rate_hz'])} long"
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What has a close-up, in time order."""
+        return sorted(self.found + self.missed, key=lambda finding: finding.start_s)
+
+    @property
+    def summary(self) -> str:
+        """How many of each verdict there are, in words."""
+        counts = {word: sum(one.verdict == verdict for one in self.found) for verdict, word in VERDICTS.items()}
+        counts |= {"missed": len(self.missed), "false alarms": counts.pop("false alarm")}
+        counts.pop("fault")
+        counts["faults"] = len(self.faults)
+        return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing found"
+
+    def signal(self, name: str) -> np.ndarray:
+        return self.run.signals[f"{name}_{self.place}"]
+
+    @cached_property
+    def overview(self) -> Drawing:
+        """The score of the whole recording, with a link for each finding."""
+        span, t = self.span, self.signal("t")
+        panel = score_panel(span, t, self.signal("score"), self.signal("threshold"))
+        links = [Mark(one.verdict, *span.part(one.start_s, one.end_s), one) for one in self.findings + self.faults]
+        words = f"Score of {self.name}: {self.summary}."
+        return Drawing([panel], self._shades(span), links, self._ticks(span), words)
+
+    @cached_property
+    def channels(self) -> Drawing:
+        """All channels over the whole recording."""
+        span = self.span
+        panels = self._panels(span, slice(None), forecast=False)
+        names = ", ".join(panel.name for panel in panels)
+        shades = self._shades(span) + self._bars(span)
+        return Drawing(panels, shades, [], self._ticks(span), f"{names} over the whole of {self.name}.")
+
+    def picture_of(self, finding: Finding) -> str:
+        """Return where the picture of a finding lies in the run folder."""
+        verdict = {"false": "false", "missed": "missed"}.get(finding.verdict, "found")
+        path = self.run.folder.close_up(self.name, finding.start_s, verdict)
+        return path.relative_to(self.run.folder.root).as_posix()
+
+    def close_up(self, finding: Finding) -> Drawing:
+        """A finding with its surroundings: every channel, what was expected of it, and the score."""
+        before, after = (BEFORE_ROWS, AFTER_ROWS) if self.run.is_series else (BEFORE_S, AFTER_S)
+        unit = 1 / self.run.data["rate_hz"] if self.run.is_series else 1.0
+        span = Span(finding.start_s - before * unit, finding.end_s + after * unit)
+        t = self.signal("t")
+        part = slice(np.searchsorted(t, span.start_s), np.searchsorted(t, span.end_s, side="right"))
+        panels = self._panels(span, part, forecast=True)
+        panels.append(score_panel(span, t[part], self.signal("score")[part], self.signal("threshold")[part]))
+        return Drawing(panels, self._shades(span) + self._bars(span), [], self._ticks(span), self.words_on(finding))
+
+    @property
+    def span(self) -> Span:
+        return Span(self.about["start_s"], self.about["end_s"])
+
+    def _panels(self, span: Span, part: slice, forecast: bool) -> list[Panel]:
+        t, values, expected = self.signal("t")[part], self.signal("values")[part], self.signal("forecast")[part]
+        return [
+            signal_panel(c["name"], c["unit"], span, t, values[:, k], expected[:, k] if forecast else None)
+            for k, c in enumerate(self.run.data["channels"])
+        ]
+
+    def _shades(self, span: Span) -> list[Mark]:
+        return [
+            Mark("label" if hit else "nolabel", *span.part(start_s, end_s))
+            for start_s, end_s, hit in self.labelled
+            if start_s <= span.end_s and end_s >= span.start_s
+        ]
+
+    def _bars(self, span: Span) -> list[Mark]:
+        inside = [one for one in self.found if one.start_s <= span.end_s and one.end_s >= span.start_s]
+        return [Mark(one.verdict, *span.part(one.start_s, one.end_s)) for one in inside]
+
+    def _ticks(self, span: Span) -> list[Tick]:
+        if self.run.is_series:
+            rate = self.run.data["rate_hz"]
+            rows = ticks_of(span.start_s * rate, span.end_s * rate)
+            return [Tick(span.percent(row / rate), f"row {text}") for row, text in rows if row >= 0]
+        return [Tick(at, clock(t)) for at, t in time_ticks(span)]
+
+    def words_on(self, finding: Finding) -> str:
+        """What a close-up shows, in words."""
+        if finding.verdict == "missed":
+            near = [o.code for o in self.found if o.start_s <= finding.end_s and o.end_s >= finding.start_s]
+            also = f" {_and(near)} overlaps it, but counts for another label." if near else ""
+            return f"Labelled {finding.when}: {finding.kind}. No event counts for it.{also}"
+        told = f"Event from {finding.when}, highest score {float(finding.peak):.2f}."
+        return told + (f" Labelled: {finding.kind}." if finding.kind else "")
+
+
+def recordings_of(run: RunView) -> list[RecordingPage]:
+    """Return the recordings of a run with all that was found in them, missed, and reported by the mask."""
+    recordings = [RecordingPage(run, k) for k in range(len(run.data["recordings"]))]
+    by_name = {recording.name: recording for recording in recordings}
+    counts = {"e": 0, "f": 0, "m": 0}
+    for row in run.events.to_dict("records"):
+        recording, by_mask = by_name[row["recording"]], row["found_by"] == "signal_loss"
+        letter = "f" if by_mask else "e"
+        counts[letter] += 1
+        verdict = "fault" if by_mask else _verdict_on(row, recording)
+        finding = Finding(
+            f"{letter}{counts[letter]}",
+            verdict,
+            recording.name,
+            row["start_s"],
+            row["end_s"],
+            _when(row, run),
+            _plain(row["overlaps"]),
+            row["channel"],
+            COMPONENTS.get(row["component"], row["component"]),
+            row["contributions"],
+            row["peak_score"],
+        )
+        (recording.faults if by_mask else recording.found).append(finding)
+    for row in run.labels.to_dict("records"):
+        recording = by_name[row["recording"]]
+        recording.labelled.append((row["start_s"], row["end_s"], bool(row["found_by"])))
+        if not row["found_by"]:
+            counts["m"] += 1
+            ends, kind = (row["start_s"], row["end_s"]), _plain(row["kind"])
+            finding = Finding(f"m{counts['m']}", "missed", recording.name, *ends, _when(row, run), kind)
+            recording.missed.append(finding)
+    findings = [(recording, finding) for recording in recordings for finding in recording.findings]
+    first = sorted(findings, key=lambda pair: pair[1].verdict not in ("false", "missed"))
+    for recording, finding in first[:MOST_CLOSE_UPS]:
+        recording.drawn.add(finding.key)
+    return recordings
+
+
+def _verdict_on(row: Mapping[str, Any], recording: RecordingPage) -> str:
+    if not recording.about["is_labelled"]:
+        return "plain"
+    return "hit" if row["overlaps"] else "false"
+
+
+def _when(row: Mapping[str, Any], run: RunView) -> str:
+    if run.is_series:
+        return f"{row[STAMPS[0]]} to {row[STAMPS[1]]}"
+    return f"{clock(row['start_s'], 1)} to {clock(row['end_s'], 1)}"
+
+
+def _plain(kind: str) -> str:
+    return kind.replace("_", " ")
+
+
+# ---- the verdict ----------------------------------------------------------------------------
+
+
+def verdict_of(metrics: Mapping[str, Any], is_series: bool) -> list[str]:
+    """Return what a run amounts to, in sentences; the first one is the verdict."""
+    if not metrics["detectors"]:
+        found = metrics["found"]
+        amount = "rows of series" if is_series else "recordings"
+        per_hour = "" if is_series or not found["hours"] else f", {found['events'] / found['hours']:.1f} an hour"
+        return [
+            f"The LSTM found {_count(found['events'], 'event')} in {found['hours']:.1f} hours of "
+            f"{found['recordings']} {amount}{per_hour}.",
+            "Nothing is labelled here: whether they are true, and what was missed, is not known.",
+        ]
+    deployed = {name: one["deployed"] for name, one in metrics["detectors"].items()}
+    first = _series_verdict(deployed) if is_series else _breathing_verdict(deployed, metrics["fault_kinds"])
+    return [first, *_behind(deployed)]
+
+
+def _breathing_verdict(deployed: Mapping[str, Any], fault_kinds: Sequence[str]) -> str:
+    lstm, *others = deployed
+    groups = _groups(deployed[lstm]["kinds"], fault_kinds)
+    if not groups:
+        events = deployed[lstm]["events"]
+        return f"No event is labelled in the test recordings; the LSTM found {_count(events['found_events'], 'event')}."
+    parts = [_share(deployed[lstm]["kinds"], kinds, name) for name, kinds in groups.items()]
+    text = f"The LSTM found {_and(parts)} at {_per_hour(deployed[lstm])}"
+    rules = [name for name in others if name != "random scores"]
+    for name in rules[:1]:
+        shares = [_share(deployed[name]["kinds"], kinds) for kinds in groups.values()]
+        text += f"; the {name} found {_and(shares)} at {_per_hour(deployed[name])}"
+    return f"{text}."
+
+
+def _groups(kinds: Mapping[str, Any], fault_kinds: Sequence[str]) -> dict[str, list[str]]:
+    """Return what labelled kinds are called together: apneas, hypopneas, the others."""
+    groups: dict[str, list[str]] = {"apneas": [], "hypopneas": [], "others": []}
+    for kind in kinds:
+        if kind not in fault_kinds:
+            name = "hypopneas" if kind.endswith("hypopnea") else "apneas" if kind.endswith("apnea") else "others"
+            groups[name].append(kind)
+    if groups["others"]:
+        name = "other labelled events" if groups["apneas"] or groups["hypopneas"] else "labelled events"
+        groups[name] = groups.pop("others")
+    return {name: members for name, members in groups.items() if members}
+
+
+def _share(kinds: Mapping[str, Any], members: Sequence[str], name: str = "") -> str:
+    found, labelled = (sum(kinds[kind][key] for kind in members) for key in ("found", "labelled"))
+    if labelled < FEW:
+        return f"{found} of {labelled} {name}".rstrip()
+    share = f"{100 * found / labelled:.0f}\N{NO-BREAK SPACE}%"
+    return f"{share} of {labelled} {name}" if name else share
+
+
+def _series_verdict(deployed: Mapping[str, Any]) -> str:
+    lstm, *others = deployed
+    events, rest = deployed[lstm]["events"], [name for name in others if name != "random scores"]
+    best = max(rest or others, key=lambda name: deployed[name]["threshold_free"]["auc_pr"] or 0.0)
+    windows = _count(events["labelled_events"], "label window")
+    return (
+        f"The LSTM found {events['matched_events']} of {windows} with {_count(events['found_events'], 'event')}, of "
+        f"which {events['false_events']} are false; its average precision is {_precision(deployed[lstm])}, the best "
+        f"amplitude baseline, {best}, has {_precision(deployed[best])}."
+    )
+
+
+def _behind(deployed: Mapping[str, Any]) -> list[str]:
+    """Return sentences on where a detector without a model is ahead of the LSTM."""
+    lstm, *others = deployed
+    sentences, kinds = [], []
+    for kind, row in deployed[lstm]["kinds"].items():
+        better = max(others, key=lambda name: deployed[name]["kinds"][kind]["found"])
+        most = deployed[better]["kinds"][kind]["found"]
+        if most > row["found"]:
+            kinds.append(f"{_plain(kind)} ({row['found']} of {row['labelled']}; {better} {most})")
+    if kinds:
+        sentences.append(f"Found more often without the LSTM: {_and(kinds)}.")
+    precision = {name: one["threshold_free"]["auc_pr"] or 0.0 for name, one in deployed.items()}
+    ahead = max(others, key=precision.__getitem__)
+    if precision[ahead] > precision[lstm]:
+        both = f"{_precision(deployed[ahead])} against {_precision(deployed[lstm])}"
+        sentences.append(f"By average precision the LSTM is behind: {ahead}, {both}.")
+    return sentences
+
+
+def _per_hour(deployed: Mapping[str, Any]) -> str:
+    rate = deployed["events"]["false_events_per_hour"]
+    return "an unknown number of false events" if rate is None else f"{rate:.1f} false events an hour"
+
+
+def _precision(deployed: Mapping[str, Any]) -> str:
+    value = deployed["threshold_free"]["auc_pr"]
+    return "unknown" if value is None else f"{value:.2f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _and(parts: Sequence[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+# ---- the page -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture inside the page."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+
+
+def write_report(root: Path) -> Path:
+    """Write `report.html` of a run folder, or of a folder of several runs; log how large it is, return its path.
+
+    Raises: DataError naming what is missing in the folder or does not fit together; then nothing is written.
+    """
+    began = time.perf_counter()
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; expected the folder of a run")
+    folder = RunFolder(root)
+    if not any(path.is_file() for path in (root / RUNS, folder.metrics, folder.config, folder.log)):
+        raise DataError(f"{root}: no run folder, there is no metrics.json; name a finished run")
+    try:
+        with only_run_here(root):                                # not while a run is changing its files
+            several = (root / RUNS).is_file()
+            page = _render("several", several_page(root)) if several else _render("one", run_page(read_run(root)))
+    except (*MISFITS, jinja2.TemplateError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(
+            f"{root}: its files do not fit together ({type(error).__name__}: {reason}); score the run again with "
+            f"--resume {root}"
+        ) from None
+    path = folder.report
+    write_text(path, page)
+    log.info("%s: %.1f MB in %.1f s", path, len(page.encode()) / 1e6, time.perf_counter() - began)
+    return path
+
+
+def _render(kind: str, content: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(kind=kind, **content)
+
+
+def run_page(run: RunView) -> dict[str, Any]:
+    """Return what the page of one run shows."""
+    check_run(run)
+    recordings, metrics, detectors = recordings_of(run), run.metrics, run.metrics["detectors"]
+    first, *remarks = verdict_of(metrics, run.is_series)
+    return {
+        "title": f"{run.data['dataset']}, seed {metrics['seed']}" if "found" not in metrics else "New recordings",
+        "simulated": bool(run.data["simulated"]),
+        "is_scored": "found" in metrics,
+        "is_series": run.is_series,
+        "verdict": first,
+        "remarks": remarks,
+        "facts": _facts(run),
+        "deployed": _deployed_table(run) if detectors else None,
+        "oracle": _oracle([metrics]) if detectors and not run.is_series else None,
+        "upper": _upper_bounds(detectors["LSTM"]["oracle"]) if detectors else None,
+        "tolerance_s": metrics["events"]["tolerance_s"],
+        "fault_kinds": [_plain(kind) for kind in metrics["fault_kinds"]],
+        "calibration": None if run.is_series else metrics.get("calibration"),
+        "recordings": recordings,
+        "false_alarms": [one for recording in recordings for one in recording.found if one.verdict == "false"],
+        "missed": [one for recording in recordings for one in recording.missed],
+        "faults": sum(len(recording.faults) for recording in recordings),
+        "is_labelled": any(recording.about["is_labelled"] for recording in recordings),
+        "lead_s": f"{run.data['recordings'][0]['lead_s']:g}" if not run.is_series else "",
+        "training": _training(run),
+        "forecast": forecast_rows({run.data["dataset"]: [metrics]}) if "forecast" in metrics else None,
+        "data": run.data,
+        "description": run.data["description"][:1].upper() + run.data["description"][1:],
+        "dropped": _by_reason(run.data["dropped"]),
+        "config": _flat(run.config),
+        "made": run.made,
+        "command": shlex.join(run.made["command"]),
+        "threshold": metrics["threshold"],
+    }
+
+
+def several_page(root: Path) -> dict[str, Any]:
+    """Return what the page of a folder of several runs shows: tables over the runs, and their links."""
+    folders = read_runs(root).folders
+    runs, results = [], {}
+    for folder in folders:
+        path = root / folder
+        if Path(folder).is_absolute() or ".." in Path(folder).parts:
+            raise DataError(f"{root / RUNS}: folder {folder!r} leads out of this one")
+        if not RunFolder(path).metrics.is_file():
+            raise DataError(f"{path}: not finished, there is no metrics.json; go on with --resume {root}")
+        metrics = read_json(RunFolder(path).metrics)
+        results.setdefault(metrics["dataset"], []).append(metrics)
+        link = quote(f"{folder}/report.html") if RunFolder(path).report.is_file() else None
+        is_series = "nab" in metrics["detectors"]["LSTM"]["deployed"]
+        runs.append((folder, link, verdict_of(metrics, is_series)))
+    if is_series:
+        rows = [[row[0].strip("*"), *row[1:]] for row in series_rows(results)]
+        tables = [("Results at the deployed threshold", rows)]
+    else:
+        tables = [(f"{name}, at the deployed threshold", _deployed(seeds)) for name, seeds in results.items()]
+    tables.append(("Validation loss, beside forecasts that learn nothing", forecast_rows(results)))
+    oracles = [] if is_series else [_oracle(one) for one in results.values()]
+    return {
+        "title": ", ".join(results) if len(results) < 4 else f"{len(results)} series",
+        "simulated": any(one["simulated"] for seeds in results.values() for one in seeds),
+        "runs": runs,
+        "seeds": len(next(iter(results.values()))),
+        "tables": tables,
+        "oracles": oracles,
+    }
+
+
+def _facts(run: RunView) -> list[tuple[str, str]]:
+    """Return the few numbers that stand on top of a page."""
+    metrics, detectors = run.metrics, run.metrics["detectors"]
+    threshold = (f"threshold ({metrics['threshold']['method']})", f"{metrics['threshold']['value']:.2f}")
+    if not detectors:
+        found = metrics["found"]
+        return [
+            ("events found", str(found["events"])),
+            ("hours scored", f"{found['hours']:.1f}"),
+            ("recordings", str(found["recordings"])),
+            ("faults", str(found["faults"])),
+            threshold,
+        ]
+    deployed = detectors["LSTM"]["deployed"]
+    events, free = deployed["events"], deployed["threshold_free"]
+    facts = [
+        ("labelled events found", f"{events['matched_events']} of {events['labelled_events']}"),
+        ("false events", f"{events['false_events']} of {events['found_events']}"),
+    ]
+    if run.is_series:
+        facts.append(("NAB score", _number(deployed["nab"]["standard"], 0)))
+        facts.append(("rows tested", str(sum(recording["steps"] for recording in run.data["recordings"]))))
+    else:
+        facts.append(("false events an hour", _number(events["false_events_per_hour"], 2)))
+        facts.append(("normal hours tested", _number(events["normal_hours"], 1)))
+        facts.append(("median delay", f"{_number(events['delay_median_s'], 1)} s"))
+    return [*facts, ("average precision", _number(free["auc_pr"], 2)), threshold]
+
+
+def _number(value: float | None, places: int) -> str:
+    return "\N{EN DASH}" if value is None else f"{value:.{places}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _deployed_table(run: RunView) -> list[list[str]]:
+    if run.is_series:
+        return [row[1:] for row in series_rows({run.data["dataset"]: [run.metrics]})]
+    return _deployed([run.metrics])
+
+
+def _deployed(seeds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    header, *rows = deployed_rows(seeds)
+    return [["measure", *header[1:]], *([_plain(row[0]), *row[1:]] for row in rows)]
+
+
+def _oracle(seeds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    header, *rows = oracle_rows(seeds)
+    return [["kind", *header[1:]], *([_plain(row[0].rpartition(": ")[2]), *row[1:]] for row in rows)]
+
+
+def _upper_bounds(oracle: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the best F1 values that a threshold read off the test labels would give the LSTM."""
+    rows = []
+    for key, value in oracle.items():
+        if key.startswith("oracle_") and not isinstance(value, Mapping):
+            rows.append((_plain(key), _number(value, 2)))
+    adjusted = oracle["oracle_point_adjusted_f1"]
+    text = f"{_number(adjusted['value'], 2)} (random scores {_number(adjusted['random_scores'], 2)})"
+    return [*rows, (_plain("oracle_point_adjusted_f1"), text)]
+
+
+def _training(run: RunView) -> list[Picture]:
+    """Return the pictures of the training, if the run has trained."""
+    if run.history is None or not len(run.history):
+        return []
+    losses, epochs = run.history["val_loss"].to_numpy(), run.history["epoch"].to_numpy()
+    best = int(run.metrics["forecast"]["best_epoch"])
+    curve = (
+        f"Training curve: loss on training and validation data over {len(losses)} epochs. The validation loss goes "
+        f"from {losses[0]:.3f} at epoch {epochs[0]:.0f} to {run.metrics['forecast']['lstm']:.3f} at epoch {best}, its "
+        f"lowest, and ends at {losses[-1]:.3f}."
+    )
+    names = ", ".join(c["name"] for c in run.data["channels"])
+    stretch = f"A stretch of validation data, {names}: forecasts after the last epoch, drawn over what was observed."
+    pictures = {"training": curve, "progress": stretch}
+    return [_picture(run.folder.plots / f"{name}.png", alt) for name, alt in pictures.items()]
+
+
+def _picture(path: Path, alt: str) -> Picture:
+    """Return a PNG as it is, for the page.
+
+    Raises: DataError if it is missing, or no PNG.
+    """
+    from PIL import Image
+
+    try:
+        content = path.read_bytes()
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            size = image.size
+            if math.prod(size) > MOST_PIXELS:
+                raise ValueError(f"{size[0]} x {size[1]} pixels")
+            image.load()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; score the run again with --resume {path.parent.parent}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise DataError(f"{path}: not a readable PNG; score the run again with --resume {path.parent.parent}") from None
+    return Picture(f"data:image/png;base64,{base64.b64encode(content).decode()}", *size, alt)
+
+
+def _by_reason(lines: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the reasons behind lines such as `name: 3 to 4 s, 5 steps: reason`, and how often each stands there."""
+    reasons: dict[str, int] = {}
+    for line in lines:
+        reason = line.split(" steps: ", 1)[-1] if " steps: " in line else line.rsplit(": ", 2)[-1]
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return list(reasons.items())
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return a nested config as (dotted key, value as JSON)."""
+    rows = []
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", json.dumps(value, ensure_ascii=False)))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a finished run, or of several")
+    args = parser.parse_args(argv)
+
+    def body() -> int:
+        print(write_report(args.run))
+        return 0
+
+    return run_cli(body)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

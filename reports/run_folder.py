@@ -1,0 +1,427 @@
+"""The run folder: the one place that knows its layout, creates it and fills it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from config import Section, read_json, validate
+from locks import only_run_here
+from recordings.windowing import Meta
+from utils import DataError, atomic_path, git_commit, versions, write_json
+
+RUNS = "runs.json"                          # of a folder of several runs
+BEFORE_S, AFTER_S = 30.0, 20.0              # of a close-up of a recording
+BEFORE_ROWS, AFTER_ROWS = 200, 100          # and of a series
+HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
+EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
+EXPLAINED = ("overlaps", "component", "contributions")  # of an event, behind the columns that it always had
+LABELS = ("recording", "start_s", "end_s", "kind", "found_by")
+STAMPS = ("start_timestamp", "end_timestamp")
+SIGNALS = ("t", "values", "forecast", "score", "threshold")
+LONG_NAME = 100                             # bytes; a longer name is cut in the names of pictures
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run, `experiments/<name>/`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "plots"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data.json"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.csv"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores.csv"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.csv"
+
+    @property
+    def labels(self) -> Path:
+        return self.root / "labels.csv"
+
+    @property
+    def signals(self) -> Path:
+        return self.root / "signals.npz"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def overview(self, recording: str) -> Path:
+        """Return where the picture of a whole recording goes."""
+        return self.plots / f"{_stem(recording)}.png"
+
+    def close_up(self, recording: str, start_s: float, verdict: str) -> Path:
+        """Return where the picture of an event goes; verdict: found, false or missed."""
+        return self.plots / "events" / f"{_stem(recording)}_{start_s:07.1f}_{verdict}.png"
+
+
+def _stem(recording: str) -> str:
+    """Return a recording's name as a part of a file's name: no path, and not too long."""
+    plain = re.sub(r"[/\\\x00]", "_", recording)
+    if len(plain.encode()) <= LONG_NAME:
+        return plain
+    return f"{plain[: LONG_NAME // 4]}-{hashlib.sha256(recording.encode()).hexdigest()[:8]}"
+
+
+def new_run(root: Path) -> RunFolder:
+    """Create an empty run folder; what a run that was killed at once may have left there is nothing.
+
+    Raises: DataError if there is a run already, or the folder cannot be made.
+    """
+    check_unused(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{root}: cannot be used as a run folder ({error.strerror})") from None
+    return RunFolder(root)
+
+
+class SeveralRuns(Section):
+    """`runs.json`: what a folder of several runs holds."""
+
+    seeds: int = Field(gt=0)
+    folders: list[str] = Field(min_length=1)
+
+
+def read_runs(root: Path) -> SeveralRuns:
+    """Read `runs.json` of a folder of several runs."""
+    return validate(SeveralRuns, read_json(root / RUNS), RUNS)
+
+
+def check_unused(root: Path) -> None:
+    """Raise DataError if there is a run already, or something that is no folder; one that never began is none."""
+    try:
+        if root.exists() and any(not path.name.startswith(".") and path.name != RUNS for path in root.iterdir()):
+            go_on = f"go on with --resume {root}, or " if _trains(RunFolder(root)) else ""
+            raise DataError(f"{root}: not empty; {go_on}name another --out")
+    except OSError as error:
+        raise DataError(f"{root}: cannot be used as a run folder ({error.strerror})") from None
+
+
+def _trains(run: RunFolder) -> bool:
+    """Return whether a folder is of a run that trains, or of several; one of scored recordings is not."""
+    several, is_scored = (run.root / RUNS).is_file(), run.metrics.is_file() and not run.checkpoint.is_file()
+    return several or (run.config.is_file() and not is_scored)
+
+
+@contextlib.contextmanager
+def at_work_in(root: Path, new: bool) -> Iterator[None]:
+    """Hold a run folder for this process; a new one has to be empty.
+
+    Raises: DataError if it is not, or another process is at work in it.
+    """
+    if new:
+        new_run(root)
+    with only_run_here(root):
+        if new:
+            new_run(root)                                        # still: another process may have been quicker
+        yield
+
+
+def default_root(parent: Path, dataset: str) -> Path:
+    """Return a new folder name for a run of a dataset, by date, time and process."""
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    root, count = parent / f"{dataset}-{stamp}", 1
+    while root.exists():
+        count += 1
+        root = parent / f"{dataset}-{stamp}-{count}"
+    return root
+
+
+def write_run(run: RunFolder, *, seed: int, device: str, seconds: Mapping[str, float], simulated: bool) -> None:
+    """Write `run.json`: what made the numbers."""
+    content = {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "seed": seed,
+        "device": device,
+        "seconds": dict(seconds),
+        "simulated": simulated,
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    write_json(run.run, content)
+
+
+def write_history(run: RunFolder, history: Sequence[Mapping[str, float]]) -> None:
+    """Write `history.csv`, one row an epoch."""
+    frame = pd.DataFrame(list(history), columns=list(HISTORY))
+    with atomic_path(run.history) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.8g")
+
+
+@dataclass
+class RunFiles:
+    """What was found, taken recording after recording: large tables go to disk at once, small ones are kept."""
+
+    _scores: TextIO
+    _signals: zipfile.ZipFile | None
+    events: list[Mapping[str, Any]] = field(default_factory=list)
+    labels: list[Mapping[str, Any]] = field(default_factory=list)
+    recordings: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def add_scores(self, part: Mapping[str, Any]) -> None:
+        """Append to `scores.csv`, one row a step: recording, t_s, score, ... as arrays (T,)."""
+        rounded = {
+            name: np.round(column, 6) if isinstance(column, np.ndarray) and column.dtype.kind == "f" else column
+            for name, column in part.items()
+        }
+        first = self._scores.tell() == 0
+        pd.DataFrame(rounded).to_csv(self._scores, index=False, header=first, lineterminator="\n")
+
+    def add_recording(self, about: Mapping[str, Any], signals: Mapping[str, np.ndarray]) -> None:
+        """Append one recording to `signals.npz`, its arrays of SIGNALS under `<name>_<place>`; keep what it is."""
+        for name in SIGNALS if self._signals is not None else ():
+            entry = zipfile.ZipInfo(f"{name}_{len(self.recordings)}.npy")        # with no date: the same bytes again
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with self._signals.open(entry, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(signals[name]), allow_pickle=False)
+        self.recordings.append(about)
+
+
+@contextlib.contextmanager
+def run_files(run: RunFolder, timestamps: bool = False, signals: bool = True) -> Iterator[RunFiles]:
+    """Give the files of what was found; all of them are there if the block succeeds, else none is touched.
+
+    Args:
+        timestamps: whether events and labels carry those of a series.
+        signals: whether `signals.npz` is written, which a page is made from.
+    """
+    with contextlib.ExitStack() as renamed:
+        scores = renamed.enter_context(atomic_path(run.scores))
+        packed = renamed.enter_context(atomic_path(run.signals)) if signals else None
+        with contextlib.ExitStack() as open_files:
+            text = open_files.enter_context(scores.open("w", encoding="utf-8", newline=""))
+            archive = open_files.enter_context(zipfile.ZipFile(packed, "w")) if packed else None
+            files = RunFiles(text, archive)
+            yield files
+        write_events(run, files.events, timestamps)
+        write_labels(run, files.labels, timestamps)
+
+
+def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
+    """Write `events.csv`, one row a found event.
+
+    Args:
+        rows: event (FoundEvent), matched_label ("" = none, or another event counts for it), found_by, overlaps (a
+            label's kind, "" = false), what it is due to (component, contributions), and, of a series, two timestamps.
+    """
+    columns = [*EVENTS, *EXPLAINED, *(STAMPS if timestamps else ())]
+    digits = {"start_s": 3, "end_s": 3, "peak_score": 4, "peak_t_s": 3}
+    frame = pd.DataFrame([vars(row["event"]) | dict(row) for row in rows], columns=columns).round(digits)
+    with atomic_path(run.events) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
+    """Write `labels.csv`, one row a labelled event; found_by is lstm, mask or empty."""
+    columns = [*LABELS, *(STAMPS if timestamps else ())]
+    with atomic_path(run.labels) as temporary:
+        pd.DataFrame(rows, columns=columns).round({"start_s": 3, "end_s": 3}).to_csv(temporary, index=False)
+
+
+def write_data(run: RunFolder, facts: Mapping[str, Any], recordings: Sequence[Mapping[str, Any]]) -> None:
+    """Write `data.json`: what the data was, and the recordings that were scored, in the order of `signals.npz`."""
+    write_json(run.data, {**facts, "recordings": list(recordings)})
+
+
+def dataset_facts(meta: Meta, channels: Sequence[str]) -> dict[str, Any]:
+    """Return what `data.json` says of a windowed dataset, of the channels that were used."""
+    own = meta.config.get("channels", {})
+    return {
+        "dataset": meta.dataset,
+        "description": meta.description,
+        "simulated": meta.simulated,
+        "is_series": meta.series is not None,
+        "rate_hz": meta.rate_hz,
+        "delay_s": meta.delay_s,
+        "guard_s": meta.guard_s,
+        "channels": [
+            {"name": name, "unit": meta.channels[name], "measures": meta.measures[name]}
+            | {"rate_hz": own.get(name, {}).get("rate_hz", meta.rate_hz)}
+            for name in channels
+        ],
+        "splits": {
+            split: {
+                "recordings": len({span.recording for span in spans}),
+                "steps": meta.rows[split],
+                "hours": meta.rows[split] / meta.rate_hz / 3600,
+            }
+            for split, spans in meta.splits.items()
+        },
+        "dropped": meta.dropped,
+        "filled": meta.filled,
+        "notes": meta.notes,
+        "sources": meta.sources,
+    }
+
+
+Table = list[list[str]]                     # cells as text, the header first
+
+
+def markdown(*tables: Table) -> str:
+    """Return tables that share a header as one Markdown table."""
+    header, *rows = [*tables[0], *(row for table in tables[1:] for row in table[1:])]
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("|" + "|".join(row) + "|" if row[0] == "---" else "| " + " | ".join(row) + " |" for row in lines)
+
+
+def results_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the results of one or more seeds as a Markdown table, a row an event kind.
+
+    Args:
+        results: contents of `metrics.json`, one a seed.
+    """
+    return markdown(deployed_rows(results), oracle_rows(results))
+
+
+def deployed_rows(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what was found at the deployed threshold, and what that cost, a row a kind or number."""
+    detectors = list(results[0]["detectors"])
+    deployed = [[result["detectors"][d]["deployed"] for result in results] for d in detectors]
+    table = [["at the deployed threshold", "events", *detectors]]
+    for kind, row in deployed[0][0]["kinds"].items():
+        cells = [_percent([one["kinds"][kind]["recall"] for one in seeds]) for seeds in deployed]
+        if kind in results[0]["fault_kinds"]:
+            cells = [f"{cells[0]} (mask)"] + ["(mask)"] * (len(detectors) - 1)
+        table.append([f"{kind}: found", str(row["labelled"]), *cells])
+    for title, part, key in (
+        ("false events an hour", "events", "false_events_per_hour"),
+        ("median delay, s", "events", "delay_median_s"),
+        ("average precision", "threshold_free", "auc_pr"),
+        ("VUS-PR", "threshold_free", "vus_pr"),
+    ):
+        table.append([title, "", *(_number([one[part][key] for one in seeds]) for seeds in deployed)])
+    return table
+
+
+def oracle_rows(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what a threshold read off the test span would have found, a row a kind."""
+    detectors = list(results[0]["detectors"])
+    kinds = [[r["detectors"][d]["oracle"]["oracle_one_percent"]["kinds"] for r in results] for d in detectors]
+    table = [["oracle, 1 % of normal time above the threshold", "events", *detectors]]
+    for kind, row in kinds[0][0].items():
+        cells = [_percent([one[kind]["recall"] for one in seeds]) for seeds in kinds]
+        table.append([f"oracle, 1 % of normal time above: {kind}", str(row["labelled"]), *cells])
+    return table
+
+
+def forecast_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Return the best validation losses beside those of forecasts that learn nothing, as a Markdown table."""
+    return markdown(forecast_rows(results))
+
+
+def forecast_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """Return the best validation losses beside those of forecasts that learn nothing, a row a dataset."""
+    table = [["validation loss", "LSTM", "best epoch", "last value", "mean"]]
+    for name, seeds in results.items():
+        columns = {key: [one["forecast"][key] for one in seeds] for key in seeds[0]["forecast"]}
+        cells = [_number(columns["lstm"], 3), _number(columns["best_epoch"], 0)]
+        table.append([name, *cells, *(f"{columns[key][0]:.3f}" for key in ("last_value", "mean"))])
+    return table
+
+
+def series_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Return the results of several series as a Markdown table, a row a series and detector, means last.
+
+    Args:
+        results: series -> contents of `metrics.json`, one a seed.
+    """
+    return markdown(series_rows(results))
+
+
+def series_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """Return the results of several series, a row a series and detector, means last."""
+    table = [["series", "detector", *SERIES_NUMBERS]]
+    everything: dict[str, list[list[list[float]]]] = {}                  # detector -> series -> seed -> number
+    for name, seeds in results.items():
+        for detector in seeds[0]["detectors"]:
+            numbers = [_series_numbers(one["detectors"][detector]["deployed"], one["rate_hz"]) for one in seeds]
+            everything.setdefault(detector, []).append(numbers)
+            table.append([name, detector, *_cells(numbers)])
+    if len(results) > 1:
+        for detector, series in everything.items():
+            means = [pd.DataFrame(seed, dtype=float).mean().tolist() for seed in zip(*series, strict=True)]
+            table.append([f"**mean of {len(series)}**", detector, *_cells(means)])
+    return table
+
+
+SERIES_NUMBERS = ("point P", "R", "F1", "event P", "R", "F1", "average precision", "VUS-PR", "NAB score", "delay, rows")
+
+
+def _series_numbers(deployed: Mapping[str, Any], rate_hz: float) -> list[float]:
+    point, events, free = deployed["point"], deployed["events"], deployed["threshold_free"]
+    numbers = [
+        *(point[key] for key in ("precision", "recall", "f1")),
+        *(events[key] for key in ("precision", "recall", "f1")),
+        free["auc_pr"],
+        free["vus_pr"],
+        deployed["nab"]["standard"],
+    ]
+    delay_s = events["delay_median_s"]
+    delay = None if delay_s is None else delay_s * rate_hz
+    return [np.nan if number is None else number for number in (*numbers, delay)]       # None: NaN of a file
+
+
+def _cells(numbers: Sequence[Sequence[float]]) -> list[str]:
+    columns = list(zip(*numbers, strict=True))
+    digits = [2] * (len(columns) - 2) + [0, 0]
+    return [_number(column, places) for column, places in zip(columns, digits, strict=True)]
+
+
+def _percent(values: Sequence[float]) -> str:
+    spread = f" ± {100 * np.std(values):.0f}" if len(values) > 1 else ""
+    return f"{100 * np.mean(values):.0f}{spread} %"
+
+
+def _number(values: Sequence[float | None], places: int = 2) -> str:
+    known = [np.nan if value is None else value for value in values]
+    spread = f" ± {np.std(known):.{places}f}" if np.ptp(known) > 1e-9 else ""      # a rule has none over seeds
+    return "-" if np.isnan(known).any() else f"{np.mean(known):.{places}f}{spread}"

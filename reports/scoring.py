@@ -1,0 +1,295 @@
+"""Score recordings with a trained model: files in, a run folder out; no training data needed.
+
+`pure_lstm_anomaly_detection_main.py --checkpoint F --score FILE...` is its command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from config import DatasetConfig, check_name
+from detection.detector import Detector, load_calibrated, recorded_data
+from evaluation import metrics
+from evaluation.evaluate import TestRecording
+from recordings import preprocessing
+from recordings.nab_series import read_series
+from recordings.reading import Recording, name_of
+from recordings.windowing import EventMeta, Segment, segments_where
+from reports.findings import (
+    Findings,
+    RandomScores,
+    clear_pictures,
+    compute_metrics,
+    draw_recording,
+    recordings_as_seen,
+    write_findings,
+)
+from reports.page import write_report
+from reports.run_folder import RunFolder, at_work_in, run_files, write_data, write_run
+from utils import DataError, log_to_file, sha256_of, write_json
+
+log = logging.getLogger(__name__)
+
+MARK = ".scoring"                        # in a folder, until all of it is there
+SCORED_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".edf", ".bdf", ".hea")     # of recordings in a folder
+TOGETHER = 16                           # recordings that are scored together, and
+STEPS_AT_ONCE = 200_000                  # their steps, at most: bounds the memory
+
+
+@dataclass(frozen=True)
+class ToScore:
+    """A file to score: its segments, its labelled events (None = nobody looked), what was filled in it."""
+
+    file: Path
+    segments: list[Segment]
+    events: list[EventMeta] | None
+    filled: list[str]
+
+
+def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str) -> Path:
+    """Score raw recordings with a trained model; no training data needed. Returns the run folder.
+
+    Every file is read and checked before the folder is made. Then the files are read again and scored a few at
+    a time: memory holds those few, and of labelled recordings the scores, which the numbers are made from.
+    """
+    began = time.perf_counter()
+    state, detector = load_calibrated(checkpoint, device)
+    paths, read = files_to_score(files), _reader(state, detector, checkpoint.name)
+    steps = {}
+    for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
+        steps[name] = sum(len(segment) for segment in read(name, file).segments)
+    run, checked = RunFolder(root), time.perf_counter()
+    again = is_cut_off(run)
+    with at_work_in(root, new=not again), _marked(root), log_to_file(run.log):
+        if again:
+            log.warning("%s: a scoring was cut off here; it starts over", root)
+        log.info("scoring %d recordings with %s on %s", len(paths), checkpoint, device)
+        clear_pictures(run)
+        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read)
+        seconds = {
+            "checking": checked - began,
+            "scoring and reporting": time.perf_counter() - checked,
+            "total": time.perf_counter() - began,
+        }
+        write_run(run, seed=results["seed"], device=device, seconds=seconds, simulated=results["simulated"])
+        write_json(run.metrics, results)
+        write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
+        write_report(run.root)
+    return root
+
+
+@contextlib.contextmanager
+def _marked(root: Path) -> Iterator[None]:
+    """Mark a folder as one of a scoring that is not over; the mark stays if it is cut off."""
+    (root / MARK).touch()
+    yield
+    (root / MARK).unlink()
+
+
+def is_cut_off(run: RunFolder) -> bool:
+    """Return whether a folder is that of a scoring that was killed: the report, its last file, is missing."""
+    is_training = run.checkpoint.is_file() or (run.config.is_file() and not run.metrics.is_file())
+    return (run.root / MARK).is_file() and not run.report.is_file() and not is_training
+
+
+def _score_in_groups(
+    run: RunFolder,
+    state: dict[str, Any],
+    detector: Detector,
+    checkpoint: Path,
+    paths: dict[str, Path],
+    steps: dict[str, int],
+    read: Callable[[str, Path], ToScore],
+) -> dict[str, Any]:
+    """Score, write and draw recordings group by group; return what `metrics.json` says of them."""
+    simulated, fault_kinds = bool(state["data"].get("simulated")), state["data"].get("fault_kinds", [])
+    chance, filled = RandomScores(detector, sum(steps.values())), []
+    labelled: dict[str, list[TestRecording]] = {}
+    found = {"recordings": len(paths), "labelled_recordings": 0, "hours": sum(steps.values()) / detector.rate_hz / 3600}
+    found |= {"events": 0, "faults": 0}
+    with (
+        run_files(run, timestamps=bool(state.get("series"))) as files,
+        tqdm(total=len(paths), desc="recordings", unit="recording", disable=None) as bar,
+    ):
+        for names in groups_of(steps):
+            parts = {name: read(name, paths[name]) for name in names}
+            segments = [segment for part in parts.values() for segment in part.segments]
+            scored = detector.detect([segment.values for segment in segments])
+            events = {name: part.events for name, part in parts.items() if part.events is not None}
+            seen = recordings_as_seen(detector, segments, scored, events, chance)
+            findings = Findings(detector, segments, scored, seen["LSTM"], simulated, fault_kinds)
+            write_findings(files, findings)
+            for recording in findings.recordings:
+                draw_recording(run, findings, recording)
+                found["events"] += len(recording.found)
+                found["faults"] += len(recording.faults)
+                bar.update()
+            found["labelled_recordings"] += len(events)
+            for name, several in seen.items():
+                labelled.setdefault(name, []).extend(r for r in several if r.is_labelled)
+            filled += [line for part in parts.values() for line in part.filled]
+    write_data(run, _scored_facts(state, detector, checkpoint, paths, steps, filled), files.recordings)
+    return _scored_numbers(state, detector, labelled, found)
+
+
+def _scored_numbers(
+    state: dict[str, Any], detector: Detector, labelled: dict[str, list[TestRecording]], found: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the metrics of scored recordings; without a labelled event there are none of detectors."""
+
+    data, name = state["data"], detector.config.dataset.name
+    seen = labelled if any(recording.labelled for recording in labelled["LSTM"]) else {}
+    buffer = metrics.suggest_buffer(seen["LSTM"][0].score) if seen else 0
+    results = compute_metrics(detector, name, bool(data.get("simulated")), data.get("fault_kinds", []), seen, buffer)
+    return results | {"found": found}
+
+
+def _scored_facts(
+    state: dict[str, Any],
+    detector: Detector,
+    checkpoint: Path,
+    paths: dict[str, Path],
+    steps: dict[str, int],
+    filled: list[str],
+) -> dict[str, Any]:
+    """Return what `data.json` says of scored recordings."""
+
+    data, rate = state["data"], detector.rate_hz
+    own = data.get("channels", {})
+    total = sum(steps.values())
+    return {
+        "dataset": detector.config.dataset.name,
+        "description": f"recordings scored with a model that was trained on: {data.get('description', '')}",
+        "simulated": bool(data.get("simulated")),
+        "is_series": bool(state.get("series")),
+        "rate_hz": rate,
+        "delay_s": data.get("delay_s", 0.0),
+        "guard_s": None,
+        "channels": [
+            {"name": c, "unit": unit, "measures": measures, "rate_hz": own.get(c, {}).get("rate_hz", rate)}
+            for c, unit, measures in zip(detector.channels, detector.units, detector.measures, strict=True)
+        ],
+        "splits": {"test": {"recordings": len(paths), "steps": total, "hours": total / rate / 3600}},
+        "dropped": [],
+        "filled": filled,
+        "notes": [],
+        "sources": {str(file): sha256_of(file) for file in [*paths.values(), checkpoint]},
+    }
+
+
+def groups_of(steps: dict[str, int]) -> Iterator[list[str]]:
+    """Yield recordings that are scored together: many short ones, but few long ones."""
+
+    group: list[str] = []
+    for name in steps:
+        if group and (len(group) == TOGETHER or sum(steps[n] for n in group) + steps[name] > STEPS_AT_ONCE):
+            yield group
+            group = []
+        group.append(name)
+    if group:
+        yield group
+
+
+def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
+    """Return the files behind --score by the names of their recordings: files, folders and patterns.
+
+    Files of events stand beside recordings and are none themselves.
+
+    Raises: DataError if something leads to no file, or two files to one name.
+    """
+
+    found: dict[str, Path] = {}
+    for path in given:
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.name.endswith(SCORED_SUFFIXES))
+            missing = f"{path}: no recording in this folder; expected files *{' or *'.join(SCORED_SUFFIXES)}"
+        elif path.exists() or not any(letter in str(path) for letter in "*?["):
+            files, missing = [path], f"{path}: a file of labelled events, no recording"
+        else:
+            files = sorted(Path(name) for name in glob.glob(str(path)))
+            missing = f"{path}: no file matches this pattern"
+        files = [file for file in files if not name_of(file).endswith(".events")]
+        if not files and path.is_file() and len(given) > 1:
+            continue
+        if not files:
+            raise DataError(missing)
+        for file in files:
+            name = name_of(file)
+            check_name(name, "--score: the name of a recording,")
+            if found.setdefault(name, file) != file:
+                raise DataError(
+                    f"--score: two files have the same name, {found[name]} and {file}; score them one after the other"
+                )
+    if not found:
+        raise DataError("--score: only files of labelled events are named; name the recordings beside them")
+    return found
+
+
+def _reader(state: dict[str, Any], detector: Detector, where: str) -> Callable[[str, Path], ToScore]:
+    """Return what reads a file for a model: a recording on its grid, or a series."""
+
+    data = recorded_data(state, detector, where)
+    if data is None:
+        return lambda name, file: _series_to_score(name, file, detector)
+    return lambda name, file: _recording_to_score(name, file, data, detector)
+
+
+def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: Detector) -> ToScore:
+    """Return a raw recording on the detector's grid; its events are known if their file stands beside it."""
+
+    filled: list[str] = []
+    recording = _without_dead(preprocessing.load_recording(file, name, data, allow_dead=True), data, filled)
+    _check_length(file, recording.duration_s, detector)
+    filled += [f"{name}: {note}" for note in recording.notes]
+    segment = preprocessing.on_grid(recording, data, filled)
+    segments = segments_where(segment, segment.label >= 0)
+    if not segments:
+        raise DataError(f"{file.name}: no channel of the model has a value long enough to be used")
+    is_labelled = bool(recording.events) or file.with_name(f"{name}.events.csv").is_file()
+    return ToScore(file, segments, preprocessing.labelled_events(recording) if is_labelled else None, filled)
+
+
+def _without_dead(recording: Recording, data: DatasetConfig, filled: list[str]) -> Recording:
+    """Return a recording whose dead channels have no samples; note them in `filled`.
+
+    A flat airflow or belt from start to end is a sensor that is off; a flat SpO2 may be true.
+    """
+    channels = {}
+    for channel, samples in recording.channels.items():
+        values, breathes = samples.values, data.channels[channel].measures != "other"
+        if not len(values) or (breathes and values.min() == values.max()):
+            why = f"never changes, {values[0]:g}" if len(values) else "has no value"
+            filled.append(f"{recording.name}: {channel}: {why}; it counts as missing from start to end")
+            samples = replace(samples, t=samples.t[:0], values=values[:0])
+        channels[channel] = samples
+    return replace(recording, channels=channels)
+
+
+def _series_to_score(name: str, file: Path, detector: Detector) -> ToScore:
+    """Return a series of `timestamp,value` rows as one segment without labels."""
+    series = read_series(file, name)
+    if not 0.8 < series.period_s * detector.rate_hz < 1.25:
+        raise DataError(
+            f"{file.name}: a row every {series.period_s:g} s, but the model learnt a row every "
+            f"{1 / detector.rate_hz:g} s; train one on such data"
+        )
+    _check_length(file, len(series.values) / detector.rate_hz, detector)
+    return ToScore(file, [series.segment(0, len(series.values), np.empty((0, 2), int))], None, [])
+
+
+def _check_length(file: Path, duration_s: float, detector: Detector) -> None:
+    least = (detector.spans.warm_up + detector.model.horizon + 1) / detector.rate_hz
+    if duration_s < least:
+        raise DataError(
+            f"{file.name}: {duration_s:g} s long; the model's warm-up and horizon need {least:g} s"
+        )
