@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recordings.nab_files import known_cause, series_names, series_of
 from recordings.windowing import SPLITS, Meta, ScalerMeta, Segment, read_meta, read_windows
 from utils import DataError
+
+FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")          # folders of datasets
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,25 @@ class Dataset:
         return [segment for split in splits for segment in self.splits[split]]
 
 
+def dataset_folder(name: str, datasets: Path) -> Path:
+    """Return the folder of a windowed dataset.
+
+    Raises: DataError with the command that makes it, if it is missing.
+    """
+    if series_of(name):
+        raise DataError(f"dataset {name!r} is a category of series; name one of them, such as {series_of(name)[0]}")
+    for family in FAMILIES:
+        if (datasets / family / name / "meta.json").is_file():
+            return datasets / family / name
+    command = f"collected_data_preprocess.py --dataset {name}"
+    if name in series_names():
+        command = "data_preprocess_NAB.py" + ("" if name in known_cause() else f" --series {name}")
+    made = [path.parent.name for family in FAMILIES for path in sorted((datasets / family).glob("*/meta.json"))]
+    near = difflib.get_close_matches(name, made, 1)
+    hint = f"did you mean {near[0]!r}? Else make it" if near else "make it"
+    raise DataError(f"no windowed dataset {name!r} under {datasets}; {hint} first: python {command}")
+
+
 def load_dataset(folder: Path, channels: Sequence[str] | None = None) -> Dataset:
     """Read a windowed dataset, all of its channels or some, in the order given."""
     meta = read_meta(folder)
@@ -89,12 +112,12 @@ def check_splits_apart(splits: dict[str, list[Segment]], meta: Meta) -> None:
                     )
 
 
-def check_stretches(segments: Sequence[Sized], least: int, purpose: str) -> None:
+def check_length(segments: Sequence[Sized], least: int, purpose: str) -> None:
     """Raise DataError unless a segment has the `least` steps that warm-up and horizon need."""
     longest = max((len(segment) for segment in segments), default=0)
     if longest < least:
         raise DataError(
-            f"no {purpose} stretch is long enough: the longest has {longest} steps, but warm-up "
+            f"no {purpose} segment is long enough: the longest has {longest} steps, but warm-up "
             f"and horizon need {least}; use longer recordings or a shorter warm-up"
         )
 
@@ -126,7 +149,7 @@ class TrainingWindows:
         seed: int,
     ) -> None:
         length = steps + horizon
-        check_stretches(segments, least, "training")
+        check_length(segments, least, "training")
         padded = [_pad(segment, length) for segment in segments if len(segment) >= least]
         self.steps = torch.from_numpy(np.concatenate(padded))            # (N, C)
         ends = np.cumsum([len(segment) for segment in padded])
@@ -179,7 +202,7 @@ def validation_batches(
     segments: Sequence[np.ndarray], *, steps: int, horizon: int, least: int, batch_size: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Return fixed batches (x, series) that cover the segments once, as `TrainingWindows` makes them."""
-    check_stretches(segments, least, "calibration")
+    check_length(segments, least, "calibration")
     length = steps + horizon
     windows = [
         _pad(segment[start : start + length], length)

@@ -13,7 +13,6 @@ is a dataset too: one model for each of its series.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from utils import (
     setup_logging,
 )
 
-DATASETS = ROOT / "datasets"
+DATASETS, OUT = ROOT / "datasets", ROOT / "experiments"
 QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_size=4")
 
 
@@ -49,9 +48,8 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def command(args: argparse.Namespace) -> int:
-    from reports.run_folder import default_root
-
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise DataError if arguments exclude each other."""
     if args.seeds < 1:
         raise DataError(f"--seeds {args.seeds}: expected 1 or more")
     if bool(args.score) != bool(args.checkpoint):
@@ -60,51 +58,45 @@ def command(args: argparse.Namespace) -> int:
         raise DataError("--resume takes its config from the run's folder; only --set and --device go with it")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
         raise DataError("--score uses the checkpoint's config; only --out and --device go with it")
+
+
+def command(args: argparse.Namespace) -> str:
+    """Do what the arguments ask for; return the answer to print."""
+    from reports.run_folder import default_root
+
+    check_arguments(args)
     device = resolve_device(args.device)
     if args.score:
         from reports.scoring import score_files
 
-        root = args.out or default_root(ROOT / "experiments", "scored")
-        print(score_files(args.checkpoint, args.score, root, device))
-        return 0
+        return str(score_files(args.checkpoint, args.score, args.out or default_root(OUT, "scored"), device))
+    from experiment import resume, run_all, try_all
+
     with process_group(device) as rank:
-        return train_command(args, device, rank)
-
-
-def train_command(args: argparse.Namespace, device: str, rank: int) -> int:
-    from experiment import load_data, planned_runs, resume, run_all, run_experiment, train_on_other_ranks
-    from reports.run_folder import default_root, new_run
-
-    if args.resume:
-        table = resume(args.resume, args.set, args.datasets, device, rank)
-        if rank == 0:
-            print(f"{table}\n\n{args.resume}")
-        return 0
-    overrides = [*args.set, *([f"dataset.name={args.dataset}"] if args.dataset else [])]
-    config = load_experiment(args.config, [*overrides, *(QUICK if args.dry_run else ())])
-    if args.dry_run:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, one in planned_runs(config, args.seeds).items():
-                data = load_data(one, args.datasets)
-                if rank:
-                    train_on_other_ranks(one, data, Path(folder) / "none", device)
-                else:
-                    run_experiment(one, data, new_run(Path(folder) / name), device, plots=False)
-        if rank == 0:
-            print("dry run: the whole path works")
-        return 0
-    root = args.out or default_root(ROOT / "experiments", config.dataset.name)
-    table = run_all(config, args.seeds, root, args.datasets, device, rank=rank)
-    if rank == 0:
-        print(f"{table}\n\n{root}")
-    return 0
+        if args.resume:
+            table, root = resume(args.resume, args.set, args.datasets, device, rank), args.resume
+        else:
+            overrides = [*args.set, *([f"dataset.name={args.dataset}"] if args.dataset else [])]
+            config = load_experiment(args.config, [*overrides, *(QUICK if args.dry_run else ())])
+            if args.dry_run:
+                try_all(config, args.seeds, args.datasets, device, rank)
+                return "" if rank else "dry run: the whole path works"
+            root = args.out or default_root(OUT, config.dataset.name)
+            table = run_all(config, args.seeds, root, args.datasets, device, rank=rank)
+        return "" if rank else f"{table}\n\n{root}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     setup_logging()
     keep_freed_memory()
-    return run_cli(lambda: command(args))
+
+    def body() -> int:
+        if answer := command(args):
+            print(answer)
+        return 0
+
+    return run_cli(body)
 
 
 if __name__ == "__main__":

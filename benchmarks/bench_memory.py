@@ -34,21 +34,15 @@ def preprocess(root: Path, steps: int) -> None:
 
 
 def train(root: Path, steps: int) -> None:
-    import torch
 
-    from benchmarks.bench_training import WARM_UP
     from config import EXPERIMENT_CONFIG, load_experiment
     from data_loader import load_dataset
-    from detection.detector import build_model
-    from experiment import training_data
-    from trainers import Trainer
+    from experiment import prepare, start_training
 
     config = load_experiment(EXPERIMENT_CONFIG, ["training.epochs=1", "training.updates_per_epoch=4"])
     dataset = load_dataset(root / "datasets/collected-known-anomaly/long")
-    windows, validation = training_data(config, dataset)
-    torch.manual_seed(0)
-    model = build_model(config.model, CHANNELS, RATE_HZ)
-    Trainer(model, config.training, WARM_UP, "cpu").fit(windows, validation)
+    fitted = start_training(prepare(config, dataset), root / "none", "cpu")
+    fitted.trainer.fit(fitted.windows, fitted.validation)
 
 
 def score(root: Path, steps: int) -> None:

@@ -19,6 +19,7 @@ from benchmarks.measure import Options, Row, paired, run_part, seconds_of
 from config import EXPERIMENT_CONFIG, load_experiment
 from data_loader import Scaler
 from detection.detector import Detector, DetectorStream, build_model
+from detection.resolved import resolve
 from lstm_model import StackedLSTM
 from utils import keep_freed_memory
 
@@ -33,8 +34,8 @@ def make_detector(channels: int = CHANNELS, calibration_steps: int = 6_000, hidd
     names = [f"channel_{k}" for k in range(channels)]
     scaler = Scaler(tuple(names), np.zeros(channels), np.full(channels, 7.0))
     measures = ["airflow", *["effort"] * (channels - 1)]
-    model = build_model(config.model, channels, RATE_HZ)
-    detector = Detector(model, scaler, ["a.u."] * channels, measures, RATE_HZ, config, "cpu")
+    resolved = resolve(config, names, ["a.u."] * channels, measures, RATE_HZ)
+    detector = Detector(build_model(resolved), scaler, resolved, "cpu")
     detector.calibrate([waves(calibration_steps, channels, seed=1)])
     return detector
 

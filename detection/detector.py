@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from config import DatasetConfig, ExperimentConfig, ModelConfig, ScoreConfig, validate
+from config import DatasetConfig, ExperimentConfig, validate
 from data_loader import Scaler
 from detection import thresholds
-from detection.anomaly_scores import Scorer, Scores, fit_calibration, resolve_weights, series_rules
-from detection.checkpoint_content import check_facts, check_memory, check_weights
-from detection.comparisons import Comparisons, ComparisonStream, Spans, StepBuffer
-from detection.forecasts import BURN_INS_PER_BLOCK, MIN_BURN_IN, Block, Forecaster, ForecastStream, network_input
+from detection.anomaly_scores import Scorer, Scores, fit_calibration, series_rules
+from detection.checkpoint_content import check_facts, check_weights
+from detection.comparisons import Comparisons, ComparisonStream, StepBuffer
+from detection.forecasts import Block, Forecaster, ForecastStream, network_input
+from detection.resolved import ResolvedConfig, resolve
 from detection.tensor_files import load_tensors
 from lstm_model import StackedLSTM
 from recordings.stateful import Stateful
@@ -50,66 +51,14 @@ class Scored:
     rules: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def steps(seconds: float, rate_hz: float, least: int = 1) -> int:
-    """Return a duration as a whole number of steps, at least `least`."""
-    return max(round(seconds * rate_hz), least)
-
-
-def horizon_of(model: ModelConfig, rate_hz: float) -> int:
-    """Return the horizon H in steps."""
-    return steps(model.horizon_s, rate_hz)
-
-
-def warm_up_of(model: ModelConfig, rate_hz: float) -> int:
-    """Return the warm-up in steps."""
-    return steps(model.warm_up_s, rate_hz, least=0)
-
-
-def spans_of(score: ScoreConfig, model: ModelConfig, rate_hz: float) -> Spans:
-    """Return the spans of the comparisons in steps of a rate."""
-    return Spans(
-        warm_up=warm_up_of(model, rate_hz),
-        settle=steps(score.settle_s, rate_hz),
-        near=min(steps(score.near_s, rate_hz), horizon_of(model, rate_hz)),
-        transient=steps(score.transient_s, rate_hz),
-        error=steps(score.error_s, rate_hz),
-        amplitudes=tuple(steps(span, rate_hz, least=2) for span in score.amplitude_s),
-        expected=steps(score.expected_s, rate_hz),
-        baseline=steps(score.baseline_s, rate_hz),
-        level=steps(score.level_s, rate_hz),
-    )
-
-
-def memory_of(config: ExperimentConfig, channels: int, rate_hz: float) -> list[tuple[str, float]]:
-    """Return how many bytes the parts of scoring need that grow with a duration: what it is, bytes."""
-    spans, horizon = spans_of(config.score, config.model, rate_hz), horizon_of(config.model, rate_hz)
-    row = 8 * channels * (len(spans.amplitudes) + 4)                 # of one step in a trailing span
-    longest = max(*spans.amplitudes, *(getattr(spans, name) for name in ("settle", "error", "transient", "expected")))
-    longest = max(longest, spans.baseline, spans.level, spans.warm_up)
-    return [
-        ("model.horizon", 8 * channels * horizon * (horizon + (1 + BURN_INS_PER_BLOCK) * MIN_BURN_IN)),
-        ("the longest span of score", row * longest),
-    ]
-
-
 class Detector:
     """A trained forecaster with its scaler, calibration and frozen threshold."""
 
-    def __init__(
-        self,
-        model: StackedLSTM,
-        scaler: Scaler,
-        units: Sequence[str],
-        measures: Sequence[str],
-        rate_hz: float,
-        config: ExperimentConfig,
-        device: str,
-    ) -> None:
-        self.model, self.scaler = model, scaler
-        self.units, self.measures = tuple(units), tuple(measures)
-        self.rate_hz, self.config, self.device = rate_hz, config, device
-        self.spans = spans_of(config.score, config.model, rate_hz)
-        self.weights = resolve_weights(config.score.weights, measures)
+    def __init__(self, model: StackedLSTM, scaler: Scaler, resolved: ResolvedConfig, device: str) -> None:
+        self.model, self.scaler, self.resolved, self.device = model, scaler, resolved, device
+        self.config, self.rate_hz, self.spans, self.weights = (
+            resolved.config, resolved.rate_hz, resolved.spans, resolved.weights,
+        )  # fmt: skip
         self.calibration: dict[str, Any] = {}
         self.scorer: Scorer | None = None                        # None = not calibrated yet
         self.threshold: dict[str, Any] = {}
@@ -117,7 +66,11 @@ class Detector:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        return self.scaler.channels
+        return self.resolved.channels
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        return self.resolved.units
 
     def calibrate(self, normal: Sequence[np.ndarray]) -> list[Scores]:
         """Fit what turns comparisons into scores, and the thresholds, on normal data; freeze them.
@@ -157,7 +110,7 @@ class Detector:
 
     def new_forecaster(self) -> Forecaster:
         """Return the model as it is now, ready to go along recordings."""
-        return Forecaster(self.model, self.device, steps(self.config.training.window_s, self.rate_hz))
+        return Forecaster(self.model, self.device, self.resolved.window)
 
     def compare(self, recordings: Sequence[np.ndarray]) -> list[Comparisons]:
         """Return the comparisons of recordings of physical values (T, C), several at a time."""
@@ -241,7 +194,7 @@ class Detector:
             "config": self.config.model_dump(),
             "channels": list(self.channels),
             "units": list(self.units),
-            "measures": list(self.measures),
+            "measures": list(self.resolved.measures),
             "rate_hz": float(self.rate_hz),
             "scaler": {"center": self.scaler.center.tolist(), "scale": self.scaler.scale.tolist()},
             "calibration": self.calibration,
@@ -260,10 +213,9 @@ class Detector:
             check_facts(state, where)
             channels, rate_hz = state["channels"], float(state["rate_hz"])
             center, scale = (np.array(state["scaler"][key], float) for key in ("center", "scale"))
-            check_memory(memory_of(config, len(channels), rate_hz))
-            model = build_model(config.model, len(channels), rate_hz, dict(state["model"]))
-            scaler = Scaler(tuple(channels), center, scale)
-            detector = cls(model, scaler, state["units"], state["measures"], rate_hz, config, device)
+            resolved = resolve(config, channels, state["units"], state["measures"], rate_hz)
+            model = build_model(resolved, dict(state["model"]))
+            detector = cls(model, Scaler(tuple(channels), center, scale), resolved, device)
             if state["calibration"]:
                 detector._use(state["calibration"])
             detector.threshold, detector.rule_thresholds = state["threshold"], state["rule_thresholds"]
@@ -321,17 +273,18 @@ def ahead(pool: Executor, several: int, job: Callable[[Item], Result], items: It
         yield waiting.popleft().result()
 
 
-def build_model(config: ModelConfig, channels: int, rate_hz: float, weights: dict | None = None) -> StackedLSTM:
+def build_model(resolved: ResolvedConfig, weights: dict | None = None) -> StackedLSTM:
     """Return the forecaster of a config, with the weights of a checkpoint where they are given.
 
     Raises: ValueError if the weights have other shapes or are not finite; nothing large is allocated before that.
     """
-    horizon = horizon_of(config, rate_hz)
+    config = resolved.config.model
+    sizes = (len(resolved.channels), config.hidden_units, config.num_layers, resolved.horizon)
     if weights is not None:
         with torch.device("meta"):
-            expected = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon).state_dict()
+            expected = StackedLSTM(*sizes).state_dict()
         check_weights(weights, expected)
-    model = StackedLSTM(channels, config.hidden_units, config.num_layers, horizon, config.dropout)
+    model = StackedLSTM(*sizes, config.dropout)
     if weights is not None:
         model.load_state_dict(weights)
     return model

@@ -1,4 +1,4 @@
-"""Alarms in, events out."""
+"""Alarms in, events out, as they begin and as they are over; a whole recording is a stream pushed at once."""
 
 from __future__ import annotations
 
@@ -14,95 +14,29 @@ from recordings.windowing import runs
 
 @dataclass(frozen=True)
 class FoundEvent:
-    """A stretch of alarms of one recording, both ends included."""
+    """A run of alarms of one recording, or of missing values of a channel, both ends included."""
 
     recording: str
     start_s: float
     end_s: float
-    peak_score: float
+    peak_score: float                                                # NaN: no score, the signal is missing
     peak_t_s: float
     channel: str
 
-
-def find_events(
-    recording: str,
-    t: np.ndarray,
-    score: np.ndarray,
-    alarm: np.ndarray,
-    channel: np.ndarray,
-    channels: Sequence[str],
-    *,
-    merge_gap_s: float,
-    min_duration_s: float,
-) -> list[FoundEvent]:
-    """Return the events of one recording.
-
-    Args:
-        t, score, alarm: (T,) times in s, scores, and whether each step is an alarm.
-        channel: (T,) index of the channel that contributed most to each score.
-        merge_gap_s: alarms with less than this between them are one event.
-        min_duration_s: shorter events are dropped.
-    Returns: in time order; an event's channel is the one that contributed most at most steps.
-    """
-    spans = merge_spans([(t[a], t[b - 1], a, b) for a, b in runs(alarm)], merge_gap_s)
-    events = []
-    for start_s, end_s, a, b in spans:
-        if end_s - start_s < min_duration_s:
-            continue
-        peak = a + int(np.nanargmax(score[a:b]))
-        named = channel[a:b][alarm[a:b]]
-        most = int(np.bincount(named[named >= 0], minlength=1).argmax())
-        events.append(
-            FoundEvent(recording, float(start_s), float(end_s), float(score[peak]), float(t[peak]), channels[most])
-        )
-    return events
-
-
-def merge_spans(spans: Sequence[tuple], merge_gap_s: float) -> list[tuple]:
-    """Join (start_s, end_s, first, last) spans, sorted by start, that overlap or are less than a gap apart."""
-    merged: list[tuple] = []
-    for start_s, end_s, first, last in spans:
-        if merged and start_s - merged[-1][1] < merge_gap_s:
-            before = merged[-1]
-            merged[-1] = (before[0], max(before[1], end_s), before[2], max(before[3], last))
-        else:
-            merged.append((start_s, end_s, first, last))
-    return merged
-
-
-def fault_events(
-    recording: str, t: np.ndarray, values: np.ndarray, channels: Sequence[str], min_duration_s: float, step_s: float
-) -> list[FoundEvent]:
-    """Return the stretches where a channel has no value, as the mask has them.
-
-    Args:
-        t: (T,) times in s; steps that are not there at all count as missing in every channel.
-        values: (T, C), NaN = missing.
-        step_s: distance of two steps.
-    Returns: in time order; their peak_score is NaN: it is not the model that found them.
-    """
-    found = []
-    jumps = np.flatnonzero(np.diff(t) > 1.5 * step_s)
-    for k, name in enumerate(channels):
-        gone = [(t[a], t[b - 1] + step_s, a, b) for a, b in runs(np.isnan(values[:, k]))]
-        gone += [(t[j] + step_s, t[j + 1], j, j + 1) for j in jumps]
-        for start_s, end_s, *_ in merge_spans(sorted(gone), 0.5 * step_s):
-            if end_s - start_s >= min_duration_s:
-                found.append(FoundEvent(recording, float(start_s), float(end_s), np.nan, float(start_s), name))
-    return sorted(found, key=lambda event: (event.start_s, event.channel))
-
-
-# ---- one step at a time ---------------------------------------------------------------------
 
 START, END = "start", "end"
 Change = tuple[str, FoundEvent]                                      # what begins or is over, as far as it is known
 
 
 class EventStream(Stateful):
-    """The events of `find_events`, as they begin and as they are over.
+    """The events of one recording, from its scores and alarms in pieces of any size.
 
     An event begins with the alarm that makes it as long as `min_duration_s`, and is over when no later alarm can
-    join it.
+    join it. Its channel is the one that contributed most at most alarms.
+
+    Args:
+        merge_gap_s: alarms with less than this between them are one event.
+        min_duration_s: shorter events are dropped.
     """
 
     STATE = ("begun", "alarmed", "start_s", "end_s", "peak_score", "peak_t_s", "since_end", "votes")
@@ -116,33 +50,47 @@ class EventStream(Stateful):
         self.begun = self.alarmed = False                            # alarmed: the last step was an alarm
         self.start_s = self.end_s = math.nan                         # first and last alarm; NaN = none
         self.peak_score, self.peak_t_s = -math.inf, math.nan
-        self.since_end = [-math.inf, math.nan]                       # the peak behind the last alarm
+        self.since_end = [-math.inf, math.nan]                       # the peak after the last alarm
         self.votes = [0] * len(self.names)                           # alarms that name each channel
 
-    def update(self, t: float, score: float, alarm: bool, channel: int) -> list[Change]:
-        """Take the next step of the recording; return what begins and what is over."""
-        changes = []
-        if not (alarm and self.alarmed) and t - self.end_s >= self.merge_gap_s:
-            changes = self.close()
-        self.alarmed = alarm
-        if alarm:
-            self._join(t, score, channel)
-            if not self.begun and self.end_s - self.start_s >= self.min_duration_s:
-                self.begun = True
-                changes.append((START, self._event()))
-        elif score > self.since_end[0]:
-            self.since_end = [score, t]
-        return changes
+    def update(self, t: np.ndarray, score: np.ndarray, alarm: np.ndarray, channel: np.ndarray) -> list[Change]:
+        """Take the next steps; return what begins and what is over.
 
-    def _join(self, t: float, score: float, channel: int) -> None:
+        Args:
+            t, score, alarm: (n,) times in s, scores, and whether each step is an alarm.
+            channel: (n,) index of the channel that contributed most to each score, -1 = none.
+        """
+        changes, done = [], 0
+        for first, end in runs(alarm).tolist():
+            changes += self._without_alarm(t[done:first], score[done:first])
+            changes += self._with_alarm(t[first:end], score[first:end], channel[first:end])
+            done = end
+        return changes + self._without_alarm(t[done:], score[done:])
+
+    def _without_alarm(self, t: np.ndarray, score: np.ndarray) -> list[Change]:
+        if not len(t):
+            return []
+        if t[-1] - self.end_s >= self.merge_gap_s:
+            return self.close()
+        self.alarmed, self.since_end = False, _higher(self.since_end, t, score)
+        return []
+
+    def _with_alarm(self, t: np.ndarray, score: np.ndarray, channel: np.ndarray) -> list[Change]:
+        changes = []
+        if not self.alarmed and t[0] - self.end_s >= self.merge_gap_s:
+            changes = self.close()
         if math.isnan(self.start_s):
-            self.start_s, self.since_end = t, [-math.inf, math.nan]
-        for peak, at in (self.since_end, (score, t)):
-            if peak > self.peak_score:
-                self.peak_score, self.peak_t_s = peak, at
-        self.end_s, self.since_end = t, [-math.inf, math.nan]
-        if channel >= 0:
-            self.votes[channel] += 1
+            self.start_s, self.since_end = float(t[0]), [-math.inf, math.nan]
+        if self.since_end[0] > self.peak_score:
+            self.peak_score, self.peak_t_s = self.since_end
+        self.peak_score, self.peak_t_s = _higher([self.peak_score, self.peak_t_s], t, score)
+        self.alarmed, self.end_s, self.since_end = True, float(t[-1]), [-math.inf, math.nan]
+        named = np.bincount(channel[channel >= 0], minlength=len(self.names))
+        self.votes = [votes + more for votes, more in zip(self.votes, named.tolist(), strict=True)]
+        if not self.begun and self.end_s - self.start_s >= self.min_duration_s:
+            self.begun = True
+            changes.append((START, self._event()))
+        return changes
 
     def close(self) -> list[Change]:
         """Return what is over when the recording ends, or has a gap."""
@@ -155,8 +103,22 @@ class EventStream(Stateful):
         return FoundEvent(self.recording, self.start_s, self.end_s, self.peak_score, self.peak_t_s, most)
 
 
+def _higher(peak: list[float], t: np.ndarray, score: np.ndarray) -> list[float]:
+    """Return the [score, time] of the first highest of a peak and further steps (n,)."""
+    score = np.where(np.isnan(score), -np.inf, score)
+    k = int(score.argmax())
+    return [float(score[k]), float(t[k])] if score[k] > peak[0] else peak
+
+
 class FaultStream(Stateful):
-    """The faults of `fault_events`, as they begin and as they are over."""
+    """The missing values of one recording by channel, from its mask in pieces of any size.
+
+    A fault begins when it is as long as `min_duration_s`, and is over with the channel's next value. Steps that are
+    left out count as missing in every channel; before the first value of any channel nothing is missing.
+
+    Args:
+        step_s: distance of two steps.
+    """
 
     STATE = ("last_s", "since", "begun")
 
@@ -167,18 +129,36 @@ class FaultStream(Stateful):
         self.since = [math.nan] * len(self.names)                    # NaN = the channel is there
         self.begun = [False] * len(self.names)
 
-    def update(self, t: float, missing: Sequence[bool]) -> list[Change]:
-        """Take the next step, whether each channel is missing; steps left out count as missing in all."""
+    def update(self, t: np.ndarray, missing: np.ndarray) -> list[Change]:
+        """Take the next steps at t (n,), and whether each channel is missing (n, C); return what begins and ends."""
+        if math.isnan(self.last_s):                                  # nothing is missing before there was a value
+            first = int((~missing.all(axis=1)).argmax()) if not missing.all() else len(t)
+            t, missing = t[first:], missing[first:]
         changes: list[Change] = []
-        if math.isnan(self.last_s) and all(missing):
-            return changes
+        for k in self._turns(t, missing):
+            if k:
+                self.last_s = float(t[k - 1])
+            changes += self._step(float(t[k]), missing[k].tolist())
+        return changes
+
+    def _turns(self, t: np.ndarray, missing: np.ndarray) -> list[int]:
+        """Return the steps where something changes, those before them, and the last one."""
+        turn = np.zeros(len(t), bool)
+        if len(t):
+            turn[[0, -1]] = True
+            turn[1:] |= (missing[1:] != missing[:-1]).any(axis=1) | (np.diff(t) > 1.5 * self.step_s)
+            turn[:-1] |= turn[1:]
+        return np.flatnonzero(turn).tolist()
+
+    def _step(self, t: float, missing: Sequence[bool]) -> list[Change]:
+        changes: list[Change] = []
         if t - self.last_s > 1.5 * self.step_s:
             changes += self._at(self.last_s + self.step_s, t, [True] * len(self.names))
         self.last_s = t
         return changes + self._at(t, t + self.step_s, missing)
 
     def close(self) -> list[Change]:
-        """Return what goes on when the recording ends."""
+        """Return what is still missing when the recording ends."""
         changes = self._at(self.last_s + self.step_s, self.last_s, [False] * len(self.names))
         self.last_s = math.nan
         return changes
@@ -199,3 +179,33 @@ class FaultStream(Stateful):
 
     def _event(self, k: int, end_s: float) -> FoundEvent:
         return FoundEvent(self.recording, self.since[k], end_s, math.nan, self.since[k], self.names[k])
+
+
+def find_events(
+    recording: str,
+    t: np.ndarray,
+    score: np.ndarray,
+    alarm: np.ndarray,
+    channel: np.ndarray,
+    channels: Sequence[str],
+    *,
+    merge_gap_s: float,
+    min_duration_s: float,
+) -> list[FoundEvent]:
+    """Return the events of one recording, or segment of it, in time order; arguments are those of `EventStream`."""
+    stream = EventStream(recording, channels, merge_gap_s=merge_gap_s, min_duration_s=min_duration_s)
+    return ended([*stream.update(t, score, alarm, channel), *stream.close()])
+
+
+def fault_events(
+    recording: str, t: np.ndarray, values: np.ndarray, channels: Sequence[str], min_duration_s: float, step_s: float
+) -> list[FoundEvent]:
+    """Return the faults of one recording in time order, of values (T, C) at t (T,), NaN = missing."""
+    stream = FaultStream(recording, channels, min_duration_s, step_s)
+    found = ended([*stream.update(t, np.isnan(values)), *stream.close()])
+    return sorted(found, key=lambda event: (event.start_s, event.channel))
+
+
+def ended(changes: Sequence[Change]) -> list[FoundEvent]:
+    """Return the events that are over."""
+    return [event for change, event in changes if change == END]

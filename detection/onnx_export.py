@@ -219,7 +219,7 @@ def facts_of(detector: Detector, state: dict[str, Any], checkpoint: Path) -> dic
     return {
         "channels": list(detector.channels),
         "units": list(detector.units),
-        "measures": list(detector.measures),
+        "measures": list(detector.resolved.measures),
         "center": detector.scaler.center.tolist(),
         "scale": detector.scaler.scale.tolist(),
         "rate_hz": detector.rate_hz,

@@ -111,7 +111,7 @@ class LiveDetection(Stateful):
 
     def _take(self, step: int, values: np.ndarray) -> list[Step | EventChange]:
         t, missing = self.grid.t_of(step), np.isnan(values)
-        found = self._changes(t, self.faults.update(t, missing.tolist()), "signal_loss")
+        found = self._changes(t, self.faults.update(np.array([t]), missing[None]), "signal_loss")
         gone = self.data is not None and missing.all()           # nothing to score: the stretch is over
         if self.last_step >= 0 and (gone or step > self.last_step + 1):
             found += self._changes(t, self.events.close(), "lstm")
@@ -120,11 +120,11 @@ class LiveDetection(Stateful):
         if gone:
             return found
         self.last_step = step
-        scored = self._scored(t, values, self.stream.update(values[None]))
-        channel = self.detector.channels.index(scored.channel) if scored.channel else -1
-        return [scored, *found, *self._changes(t, self.events.update(t, scored.score, scored.alarm, channel), "lstm")]
+        scored = self.stream.update(values[None])
+        changes = self.events.update(np.array([t]), scored.score, scored.alarm, scored.channel)
+        return [self._step(t, values, scored), *found, *self._changes(t, changes, "lstm")]
 
-    def _scored(self, t: float, values: np.ndarray, scored: Scored) -> Step:
+    def _step(self, t: float, values: np.ndarray, scored: Scored) -> Step:
         k = int(scored.channel[0])
         return Step(
             t_s=t,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from config import SCORE_COMPONENTS
@@ -25,6 +26,7 @@ from evaluation.evaluate import TestRecording, evaluate_detector, fault_numbers,
 from recordings.windowing import EventMeta, Segment
 from reports import plots
 from reports.run_folder import AFTER_ROWS, AFTER_S, BEFORE_ROWS, BEFORE_S, RunFiles, RunFolder
+from trainers import Batches, Trainer
 
 ENDS = ("start", "end")
 WORTH_PROCESSES = 60                     # pictures, from which on several processes pay their start
@@ -290,6 +292,23 @@ def clear_pictures(run: RunFolder) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.png"):
         stale.unlink(missing_ok=True)
+
+
+def draw_training(run: RunFolder, trainer: Trainer, detector: Detector, validation: Batches, simulated: bool) -> None:
+    """Draw the training curve, and forecasts against the truth on the first window of validation data."""
+    progress, note = trainer.progress, "simulated data" if simulated else ""
+    plots.save(plots.plot_history(progress.history, progress.best_epoch, note), run.plots / "training.png")
+    x, series = validation[0][0][:1], validation[0][1][0].numpy()        # (1, T, C), (T + H, C)
+    detector.model.eval()
+    with torch.inference_mode():
+        forecast = detector.model(x.to(detector.device))[0][0].float().cpu().numpy()     # (T, H, C)
+    rate_hz, horizon, physical = detector.rate_hz, detector.model.horizon, detector.scaler.physical
+    origins = range(trainer.warm_up, len(forecast), max(horizon, 1))
+    fans = [((origin + 1 + np.arange(horizon)) / rate_hz, physical(forecast[origin])) for origin in origins]
+    t = np.arange(len(series)) / rate_hz
+    title = f"validation data after epoch {progress.epoch - 1}" + (f" ({note})" if note else "")
+    figure = plots.plot_progress(t, physical(series), fans, detector.channels, detector.units, title)
+    plots.save(figure, run.plots / "progress.png")
 
 
 def draw_findings(run: RunFolder, findings: Findings) -> None:

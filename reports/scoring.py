@@ -177,7 +177,7 @@ def _scored_facts(
         "guard_s": None,
         "channels": [
             {"name": c, "unit": unit, "measures": measures, "rate_hz": own.get(c, {}).get("rate_hz", rate)}
-            for c, unit, measures in zip(detector.channels, detector.units, detector.measures, strict=True)
+            for c, unit, measures in zip(detector.channels, detector.units, detector.resolved.measures, strict=True)
         ],
         "splits": {"test": {"recordings": len(paths), "steps": total, "hours": total / rate / 3600}},
         "dropped": [],

@@ -230,7 +230,7 @@ def test_tails_shorter_than_least_are_left():
     assert batch[1][:, 0, 0].tolist() == [0, 8]                      # 16 to 22 has 6 steps
 
 
-def test_no_calibration_stretch_long_enough_is_one_line():
-    message = "^no calibration stretch is long enough: the longest has [0-9]+ steps, but warm-up and horizon need 5"
+def test_no_calibration_segment_long_enough_is_one_line():
+    message = "^no calibration segment is long enough: the longest has [0-9]+ steps, but warm-up and horizon need 5"
     with pytest.raises(DataError, match=message):
         validation_batches(numbered(4, 2), steps=8, horizon=3, least=5, batch_size=4)

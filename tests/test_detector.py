@@ -1,6 +1,7 @@
 import copy
 import os
 import pickle
+import re
 import time
 import tracemalloc
 
@@ -9,20 +10,17 @@ import pytest
 import torch
 from breaths import cut
 
-from config import ExperimentConfig, ModelConfig, ScoreConfig, TrainingConfig
+from config import ExperimentConfig, ModelConfig, TrainingConfig, validate
 from data_loader import Scaler
 from detection import forecasts, thresholds
 from detection.detector import (
     Detector,
     DetectorStream,
     build_model,
-    horizon_of,
     load_checkpoint,
     save_checkpoint,
-    spans_of,
-    steps,
-    warm_up_of,
 )
+from detection.resolved import resolve
 from live.stream import load_state, save_state
 from utils import DataError
 
@@ -46,8 +44,8 @@ def draw_breathing(length, seed):
 def make_detector(config=CONFIG):
     torch.manual_seed(0)
     scaler = Scaler(("flow", "belt"), np.array([0.0, 7.0]), np.array([20.0, 0.4]))
-    model = build_model(config.model, 2, RATE)
-    return Detector(model, scaler, ("L/min", "a.u."), ("airflow", "effort"), RATE, config, "cpu")
+    resolved = resolve(config, scaler.channels, ("L/min", "a.u."), ("airflow", "effort"), RATE)
+    return Detector(build_model(resolved), scaler, resolved, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +206,8 @@ def test_too_little_calibration_data_says_where_more_is_needed():
 def test_a_saved_detector_scores_the_very_same(tmp_path, calibrated, recordings):
     save_checkpoint(tmp_path / "checkpoint.pt", calibrated.state_dict() | {"training": {}, "data": {}})
     again = Detector.from_state(load_checkpoint(tmp_path / "checkpoint.pt"), "cpu")
-    assert (again.channels, again.units, again.measures) == (("flow", "belt"), ("L/min", "a.u."), ("airflow", "effort"))
+    assert (again.channels, again.units) == (("flow", "belt"), ("L/min", "a.u."))
+    assert again.resolved.measures == ("airflow", "effort")
     for before, after in zip(calibrated.detect(recordings), again.detect(recordings), strict=True):
         for field in FIELDS:
             np.testing.assert_array_equal(getattr(before, field), getattr(after, field))
@@ -335,27 +334,48 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, save):
 # ---- sizes ----------------------------------------------------------------------------------
 
 
-def test_seconds_become_steps():
-    assert steps(2.0, 5.0) == 10 and steps(0.01, 5.0) == 1 and steps(0.0, 5.0, least=0) == 0
-    model = ModelConfig(horizon_s=6.0, warm_up_s=0.0)
-    assert (horizon_of(model, 5.0), warm_up_of(model, 5.0)) == (30, 0)
+def resolved_for(config, rate=RATE, channels=("flow", "belt")):
+    measures = ("airflow", "effort", "effort")[: len(channels)]
+    return resolve(config, channels, ("L/min", "a.u.", "a.u.")[: len(channels)], measures, rate)
 
 
 def test_spans_follow_the_rate_and_never_vanish():
-    score, model = ScoreConfig(), ModelConfig(horizon_s=6.0, warm_up_s=10.0)
-    spans = spans_of(score, model, 5.0)
+    config = ExperimentConfig(model=ModelConfig(horizon_s=6.0, warm_up_s=10.0))
+    resolved = resolved_for(config)
+    spans = resolved.spans
+    assert (resolved.horizon, resolved.warm_up, resolved.window, resolved.min_steps) == (30, 50, 250, 81)
     assert (spans.warm_up, spans.settle, spans.near, spans.transient, spans.error) == (50, 15, 1, 3, 5)
     assert (spans.amplitudes, spans.expected, spans.baseline) == ((45, 60, 75), 150, 900)
-    slow = spans_of(score, model, 0.05)
+    slow = resolved_for(config, 0.05).spans
     assert min(slow.settle, slow.near, slow.transient, slow.error, slow.expected) == 1 and min(slow.amplitudes) == 2
-    assert spans_of(score.model_copy(update={"near_s": 99.0}), model, 5.0).near == 30
+    near = config.model_copy(update={"score": config.score.model_copy(update={"near_s": 99.0})})
+    assert resolved_for(near).spans.near == 30
+    assert resolved_for(ExperimentConfig(model=ModelConfig(warm_up_s=0.0))).warm_up == 0
 
 
-def test_build_model_takes_its_sizes_from_the_config_and_refuses_other_weights():
-    model = build_model(CONFIG.model, 2, RATE)
+def test_rows_and_seconds_resolve_to_the_same_steps():
+    in_rows = validate(ExperimentConfig, {"model": {"horizon_rows": 12}, "score": {"amplitude_rows": [6, 9]}}, "x")
+    in_seconds = validate(ExperimentConfig, {"model": {"horizon_s": 2.4}, "score": {"amplitude_s": [1.2, 1.8]}}, "x")
+    rows, seconds = resolved_for(in_rows), resolved_for(in_seconds)
+    assert (rows.horizon, rows.spans) == (seconds.horizon, seconds.spans) == (12, rows.spans)
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"score": {"baseline_s": 1e9}}, "score.baseline_s is 5e+09 steps of 0.2 s; expected at most 1000000"),
+    ({"model": {"horizon_s": 1e6}}, "model.horizon needs"),
+    ({"threshold": {"parameters": {"q": 2.0}}}, "threshold.parameters: "),
+    ({"score": {"weights": {"error:other": 1.0}}}, "score.weights: none is for a channel of simulated; they measure"),
+])
+def test_a_config_that_does_not_fit_its_data_is_refused(change, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        resolved_for(validate(ExperimentConfig, change, "x"))
+
+
+def test_build_model_takes_its_sizes_from_the_config_and_checks_weights():
+    model = build_model(resolved_for(CONFIG))
     assert (model.channels, model.horizon, model.lstm.hidden_size, model.lstm.num_layers) == (2, 10, 8, 2)
-    same = build_model(CONFIG.model, 2, RATE, model.state_dict())
+    same = build_model(resolved_for(CONFIG), model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), same.state_dict().values(), strict=True))
-    for channels, rate in ((3, RATE), (2, 2 * RATE)):
+    for channels, rate in ((("a", "b", "c"), RATE), (("a", "b"), 2 * RATE)):
         with pytest.raises(ValueError, match="other shapes"):
-            build_model(CONFIG.model, channels, rate, model.state_dict())
+            build_model(resolved_for(CONFIG, rate, channels), model.state_dict())

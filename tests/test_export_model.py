@@ -11,6 +11,7 @@ from data_loader import Scaler
 from detection import onnx_export
 from detection.detector import Detector, build_model, save_checkpoint
 from detection.onnx_export import build_onnx, open_session, run_onnx
+from detection.resolved import resolve
 from export_model import main
 from utils import ROOT, sha256_of
 
@@ -31,12 +32,13 @@ def make_detector(scaler=SCALER, **model):
     torch.manual_seed(0)
     sizes = {"hidden_units": UNITS, "num_layers": 2, "horizon_s": HORIZON / RATE, "warm_up_s": 2.0}
     config = ExperimentConfig(model=ModelConfig(**sizes | model))
-    network = build_model(config.model, len(scaler.channels), RATE)
+    units, measures = ("L/min", "a.u.", "%"), ("airflow", "effort", "other")
+    resolved = resolve(config, scaler.channels, units, measures, RATE)
+    network = build_model(resolved)
     with torch.no_grad():
         for weights in network.parameters():
             weights *= 2
-    units, measures = ("L/min", "a.u.", "%"), ("airflow", "effort", "other")
-    return Detector(network, scaler, units, measures, RATE, config, "cpu")
+    return Detector(network, scaler, resolved, "cpu")
 
 
 def draw_breathing(batch, length):

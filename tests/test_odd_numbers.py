@@ -204,8 +204,8 @@ def test_a_recording_of_one_step_or_of_nothing_is_one_line_and_a_quiet_stream(sc
     ("seconds", "expected"),
     [
         (1.0, "error: tiny: nothing is left for val"),
-        (3.0, "error: no calibration stretch is long enough: the longest has "),
-        (9.0, "error: score: no calibration stretch is long enough: the longest has "),
+        (3.0, "error: no calibration segment is long enough: the longest has "),
+        (9.0, "error: score: no calibration segment is long enough: the longest has "),
     ],
 )
 def test_ten_calibration_samples_and_a_few_more_are_one_line_before_training(home, tmp_path, capsys, seconds, expected):

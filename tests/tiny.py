@@ -7,6 +7,7 @@ import torch
 from config import DatasetConfig, ExperimentConfig
 from data_loader import Scaler
 from detection.detector import Detector, build_model, save_checkpoint
+from detection.resolved import resolve
 from recordings import preprocessing
 
 DATA = {
@@ -89,16 +90,16 @@ def make_series_checkpoint(folder):
 
 def save_detector(path, normal, config, data):
     rate_hz = data.rate_hz if data else 1 / PERIOD_S
-    config = ExperimentConfig(**config).in_seconds(rate_hz)
+    config = ExperimentConfig(**config)
     channels = data.channels if data else {"value": None}
     every = np.concatenate(normal)
     scaler = Scaler(tuple(channels), np.nanmean(every, axis=0), np.nanstd(every, axis=0))
     torch.manual_seed(0)
-    model = build_model(config.model, len(channels), rate_hz)
     units, measures = ([c.unit for c in channels.values()], [c.measures for c in channels.values()]) if data else (
         [""], ["other"]
     )  # fmt: skip
-    detector = Detector(model, scaler, units, measures, rate_hz, config, "cpu")
+    resolved = resolve(config, scaler.channels, units, measures, rate_hz)
+    detector = Detector(build_model(resolved), scaler, resolved, "cpu")
     detector.calibrate(normal)
     about = {"data": data.model_dump() if data else {}, "series": data is None}
     save_checkpoint(path, detector.state_dict() | about)

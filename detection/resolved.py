@@ -1,0 +1,116 @@
+"""A config resolved for its data: every duration in steps, every weight by channel, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from config import ExperimentConfig
+from detection import thresholds
+from detection.anomaly_scores import resolve_weights
+from detection.comparisons import Spans
+from detection.forecasts import BURN_INS_PER_BLOCK, MIN_BURN_IN
+
+MAX_SPAN = 1_000_000                     # steps: a trailing span is kept in memory
+MAX_BYTES = 4e9                          # of what grows with a duration
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """What a detector is made of, apart from weights: `resolve` makes it.
+
+    Attributes:
+        config: the experiment's config, every duration in seconds.
+        channels, units, measures: name, unit and what it measures, of each channel (C,).
+        rate_hz: steps a second.
+        horizon, warm_up, window: steps forecast ahead; at the start without a score; of a training window.
+        spans: of the comparisons, in steps.
+        weights: of each component of the score by channel, `joint` (1,), all others (C,).
+    """
+
+    config: ExperimentConfig
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    measures: tuple[str, ...]
+    rate_hz: float
+    horizon: int
+    warm_up: int
+    window: int
+    spans: Spans
+    weights: dict[str, np.ndarray]
+
+    @property
+    def min_steps(self) -> int:
+        """How many steps a segment needs: warm-up, horizon and one to forecast from."""
+        return self.warm_up + self.horizon + 1
+
+    def steps_until_scored(self) -> dict[str, int]:
+        """Return how many steps a segment needs before a component with a weight has a value."""
+        spans = self.spans
+        steps = {
+            "amplitude_drop": self.warm_up + max(spans.amplitudes),
+            "error": max(self.warm_up + self.horizon, spans.error),
+            "transient_error": max(self.warm_up + spans.near, spans.transient),
+            "level": spans.level,
+        }
+        return {name: count for name, count in steps.items() if self.weights[name].any()}
+
+
+def resolve(
+    config: ExperimentConfig, channels: Sequence[str], units: Sequence[str], measures: Sequence[str], rate_hz: float
+) -> ResolvedConfig:
+    """Return a config resolved for data of some channels at a rate.
+
+    Raises: ValueError with the key, what was found and what would be right, if they do not fit together or scoring
+        would need more than MAX_BYTES.
+    """
+    config = config.in_seconds(rate_hz)
+    model, score = config.model, config.score
+
+    def steps(seconds: float, least: int = 1) -> int:
+        return max(round(seconds * rate_hz), least)
+
+    for key, value in score:
+        longest = rate_hz * max(value if isinstance(value, list) else [value]) if key.endswith("_s") else 0
+        if longest > MAX_SPAN:
+            raise ValueError(f"score.{key} is {longest:g} steps of {1 / rate_hz:g} s; expected at most {MAX_SPAN}")
+    try:
+        thresholds.check_parameters(config.threshold.method, dict(config.threshold.parameters))
+    except ValueError as error:
+        raise ValueError(f"threshold.parameters: {error}") from None
+    weights = resolve_weights(score.weights, measures)
+    if not any(weight.any() for weight in weights.values()):
+        raise ValueError(f"score.weights: none is for a channel of {config.dataset.name}; they measure {measures}")
+    horizon, warm_up = steps(model.horizon_s), steps(model.warm_up_s, least=0)
+    spans = Spans(
+        warm_up=warm_up,
+        settle=steps(score.settle_s),
+        near=min(steps(score.near_s), horizon),
+        transient=steps(score.transient_s),
+        error=steps(score.error_s),
+        amplitudes=tuple(steps(span, least=2) for span in score.amplitude_s),
+        expected=steps(score.expected_s),
+        baseline=steps(score.baseline_s),
+        level=steps(score.level_s),
+    )
+    _check_memory(horizon, spans, len(channels))
+    window = steps(config.training.window_s)
+    identity = (tuple(channels), tuple(units), tuple(measures), float(rate_hz))
+    return ResolvedConfig(config, *identity, horizon, warm_up, window, spans, weights)
+
+
+def _check_memory(horizon: int, spans: Spans, channels: int) -> None:
+    """Raise ValueError if a part of scoring that grows with a duration would not fit into memory."""
+    longest = max(
+        *spans.amplitudes, spans.settle, spans.error, spans.transient, spans.expected, spans.baseline, spans.level,
+        spans.warm_up,
+    )  # fmt: skip
+    parts = {
+        "model.horizon": 8 * channels * horizon * (horizon + (1 + BURN_INS_PER_BLOCK) * MIN_BURN_IN),
+        "the longest span of score": 8 * channels * (len(spans.amplitudes) + 4) * longest,
+    }
+    for part, needed in parts.items():
+        if not needed <= MAX_BYTES:
+            raise ValueError(f"{part} needs {needed / 1e9:.3g} GB of memory; expected at most {MAX_BYTES / 1e9:g}")
