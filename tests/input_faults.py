@@ -77,13 +77,14 @@ def draw(seconds: float, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"t_s": t, "flow_lpm": flow.round(3), "thorax_au": thorax.round(4)})
 
 
-def write_edf(path: Path, frame: pd.DataFrame) -> None:
+def write_edf(path: Path, frame: pd.DataFrame, bdf: bool = False) -> None:
     import pyedflib
 
-    with pyedflib.EdfWriter(str(path), 2, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
+    kind, most = (pyedflib.FILETYPE_BDFPLUS, 2**23) if bdf else (pyedflib.FILETYPE_EDFPLUS, 2**15)
+    with pyedflib.EdfWriter(str(path), 2, file_type=kind) as file:
         for k, unit in enumerate(("L/min", "a.u.")):
             header = {"label": frame.columns[k + 1], "dimension": unit, "sample_frequency": 10.0}
-            limits = {"physical_min": -64.0, "physical_max": 64.0, "digital_min": -32768, "digital_max": 32767}
+            limits = {"physical_min": -64.0, "physical_max": 64.0, "digital_min": -most, "digital_max": most - 1}
             file.setSignalHeader(k, header | limits | {"prefilter": "", "transducer": ""})
         file.writeSamples([frame[name].to_numpy() for name in frame.columns[1:]])
 
