@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import tests.tiny as tiny
+import tests.helpers.tiny as tiny
 
 Read = Callable[[Path], Any]
 Case = tuple[dict[str, bytes], Read]

@@ -318,7 +318,7 @@ def test_two_processes_train_the_weights_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(str(ROOT / part) for part in ("", "tests", "tests/helpers"))
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": path}
     workers = [
         subprocess.Popen([sys.executable, "-c", code], env=os.environ | group | {"RANK": str(r), "LOCAL_RANK": str(r)})

@@ -1,7 +1,7 @@
 """What people get wrong, as a table: malformed input to every script, and what the one line about it has to say.
 
-    python -m tests.input_faults             # each fault with the exit code and the line that it leads to, as Markdown
-    python -m tests.input_faults edf         # those of one entry point, or whose description holds the word
+    python -m tests.helpers.input_faults         # each fault with its exit code and the line it leads to, as Markdown
+    python -m tests.helpers.input_faults edf     # those of one entry point, or whose description holds the word
 
 Every fault is made in a folder of its own, a copy of a small project with recordings, datasets, runs and NAB.
 """
