@@ -22,6 +22,7 @@ from utils import (
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from data_loader import Dataset, TrainingWindows
     from detection.detector import Detector, Scored
+    from evaluation.results import ForecastLosses, RunMetrics
     from recordings.windowing import Segment
     from reports.run_folder import RunFolder
     from trainers import Batches, Trainer
@@ -43,16 +44,18 @@ def run_experiment(
     device: str,
     plots: bool = True,
     until: int | None = None,
-) -> dict[str, Any] | None:
+) -> RunMetrics | None:
     """Train (or go on training), calibrate, score the test split, write the run folder.
 
     Args:
         until: pause when so many epochs are done; called again, the run goes on from there.
-    Returns: the content of `metrics.json`; None if training paused before its end.
+    Returns: what `metrics.json` holds; None if training paused before its end.
     """
     import torch
 
     from detection.detector import Detector, build_model, load_checkpoint, save_checkpoint
+    from evaluation.metrics import suggest_buffer
+    from evaluation.results import write_metrics
     from locks import only_run_here
     from reports.findings import events_on_normal
     from reports.page import write_report
@@ -73,9 +76,10 @@ def run_experiment(
         meta = dataset.meta
         units, measures = ([facts[c] for c in dataset.channels] for facts in (meta.channels, meta.measures))
         detector = Detector(model, dataset.scaler, units, measures, meta.rate_hz, config, device)
+        buffer = suggest_buffer(dataset.splits["train"][0].values[:, 0])
 
         def save(trainer_state: dict[str, Any]) -> None:
-            about = {"data": dataset.meta.config, "series": dataset.meta.series is not None}
+            about = {"data": meta.config, "series": meta.series is not None, "vus_buffer_steps": buffer}
             save_checkpoint(run.checkpoint, detector.state_dict() | {"training": trainer_state} | about)
 
         data = training_data(config, dataset)
@@ -91,21 +95,23 @@ def run_experiment(
         segments = dataset.splits["test"]
         scored = detector.detect([segment.values for segment in segments])
         scored_at = time.perf_counter()
-        results = report(config, dataset, run, detector, segments, scored, plots)
-        results["forecast"] = forecast_numbers(data[1], detector, trainer_state["progress"])
-        results["calibration"] = events_on_normal(detector, normal, normal_scores)
+        results = report(config, dataset, run, detector, segments, scored, buffer, plots).model_copy(
+            update={
+                "forecast": forecast_losses(data[1], detector, trainer_state["progress"]),
+                "calibration": events_on_normal(detector, normal, normal_scores),
+                "cuda_peak_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
+            }
+        )
         seconds = {
             "training": trained - began,
             "scoring": scored_at - trained,
             "reporting": time.perf_counter() - scored_at,
             "total": time.perf_counter() - began,
         }
-        if device == "cuda":
-            results["cuda_peak_bytes"] = torch.cuda.max_memory_allocated()
         write_run(
             run, seed=config.training.seed, device=device, seconds=seconds, simulated=dataset.meta.simulated
         )
-        write_json(run.metrics, results)
+        write_metrics(run.metrics, results)
         if plots:
             write_report(run.root)
     return results
@@ -181,12 +187,13 @@ def restore_trainer(trainer: Trainer, saved: dict[str, Any], windows: TrainingWi
         raise DataError(f"{where}: no training to go on with ({reason}); start a new run") from None
 
 
-def forecast_numbers(validation: Batches, detector: Detector, progress: dict[str, Any]) -> dict[str, float]:
+def forecast_losses(validation: Batches, detector: Detector, progress: dict[str, Any]) -> ForecastLosses:
     """Return the best validation loss beside those of two forecasts that learn nothing."""
+    from evaluation.results import ForecastLosses
     from trainers import naive_losses
 
     naive = naive_losses(validation, detector.model.horizon, detector.spans.warm_up)
-    return {"lstm": progress["best_loss"], "best_epoch": progress["best_epoch"]} | naive
+    return ForecastLosses(lstm=progress["best_loss"], best_epoch=progress["best_epoch"], **naive)
 
 
 def warn_of_little(calibrated_s: float, baseline_s: float) -> None:
@@ -385,32 +392,29 @@ def report(
     detector: Detector,
     segments: Sequence[Segment],
     scored: Sequence[Scored],
+    buffer: int,
     plots: bool,
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Evaluate the detector and its baselines, write scores, events and plots; return the metrics."""
-    from evaluation import metrics
-    from evaluation.evaluate import nab_numbers
+    from evaluation.results import LSTM
     from reports.findings import (
         Findings,
         RandomScores,
         clear_pictures,
         compute_metrics,
         draw_findings,
+        labels_in_test_span,
         recordings_as_seen,
         write_findings,
     )
     from reports.run_folder import dataset_facts, run_files, write_data
 
     meta = dataset.meta
-    labelled = meta.events if any(meta.events.values()) else {}
     chance = RandomScores(detector, sum(len(segment) for segment in dataset.normal(config.score.calibrate_on)))
-    seen = recordings_as_seen(detector, segments, scored, labelled, chance)
-    buffer = metrics.suggest_buffer(dataset.splits["train"][0].values[:, 0])
-    results = compute_metrics(detector, meta.dataset, meta.simulated, meta.fault_kinds, seen, buffer)
-    if meta.series is not None:
-        for name, several in seen.items():
-            results["detectors"][name]["deployed"]["nab"] = nab_numbers(several[0], meta.series.rows, meta.rate_hz)
-    findings = Findings(detector, segments, scored, seen["LSTM"], meta.simulated, meta.fault_kinds)
+    seen = recordings_as_seen(detector, segments, scored, labels_in_test_span(dataset), chance)
+    rows = None if meta.series is None else meta.series.rows
+    results = compute_metrics(detector, meta.dataset, meta.simulated, meta.fault_kinds, seen, buffer, rows)
+    findings = Findings(detector, segments, scored, seen[LSTM], meta.simulated, meta.fault_kinds)
     with run_files(run, timestamps=meta.series is not None, signals=plots) as files:
         write_findings(files, findings)
     write_data(run, dataset_facts(meta, dataset.channels), files.recordings)
@@ -493,7 +497,7 @@ def run_all(
             remove_stale_results(root / SUMMARY, RunFolder(root).report)
             write_json(root / RUNS, {"seeds": seeds, "folders": list(runs)})
         write_json(root / "config.json", config.model_dump())    # last: with it the folder can be gone on with
-        results: dict[str, list[dict[str, Any]]] = {}
+        results: dict[str, list[RunMetrics]] = {}
         for folder, one in runs.items():
             run = RunFolder(root / folder)
             results.setdefault(one.dataset.name, []).append(run_experiment(one, data[one.dataset.name], run, device))
@@ -503,18 +507,17 @@ def run_all(
     return table
 
 
-def summarize(parent: Path | None, results: dict[str, list[dict[str, Any]]]) -> str:
+def summarize(parent: Path | None, results: dict[str, list[RunMetrics]]) -> str:
     """Return the results table of the seeds of one or more datasets; write summary.json beside the runs."""
-    from evaluation.evaluate import over_seeds
-    from reports.run_folder import forecast_table, results_table, series_table
+    from evaluation.results import over_seeds
+    from reports.run_folder import forecast_rows, markdown, results_table, series_rows
 
     if parent is not None:
-        keys = ("detectors", "forecast")
-        summary = {name: over_seeds([{k: one[k] for k in keys} for one in seeds]) for name, seeds in results.items()}
+        summary = {name: over_seeds(seeds) for name, seeds in results.items()}
         write_json(parent / SUMMARY, {"seeds": len(next(iter(results.values()))), "datasets": summary})
     (first, *_), *_ = results.values()
-    if "nab" in first["detectors"]["LSTM"]["deployed"]:
-        return f"{forecast_table(results)}\n\n{series_table(results)}"
+    if first.is_series:
+        return f"{markdown(forecast_rows(results))}\n\n{markdown(series_rows(results))}"
     return "\n\n".join(results_table(seeds) for seeds in results.values())
 
 
