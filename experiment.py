@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,8 +28,8 @@ from data_loader import (
 from detection.checkpoint_content import check_training
 from detection.detector import Detector, build_model, load_checkpoint, save_checkpoint
 from detection.resolved import ResolvedConfig, resolve
-from evaluation import metrics
-from evaluation.evaluate import nab_numbers, over_seeds
+from evaluation.metrics import suggest_buffer
+from evaluation.results import LSTM, CalibrationEvents, ForecastLosses, RunMetrics, over_seeds, write_metrics
 from locks import only_run_here
 from recordings.nab_files import series_of
 from reports.findings import (
@@ -39,6 +40,7 @@ from reports.findings import (
     draw_findings,
     draw_training,
     events_on_normal,
+    labels_in_test_span,
     recordings_as_seen,
     write_findings,
 )
@@ -48,12 +50,13 @@ from reports.run_folder import (
     RunFolder,
     at_work_in,
     dataset_facts,
-    forecast_table,
+    forecast_rows,
+    markdown,
     new_run,
     read_runs,
     results_table,
     run_files,
-    series_table,
+    series_rows,
     write_data,
     write_history,
     write_run,
@@ -77,6 +80,11 @@ class Experiment:
     config: ExperimentConfig
     resolved: ResolvedConfig
     dataset: Dataset
+
+    @cached_property
+    def vus_buffer(self) -> int:
+        """The buffer of VUS in steps, from training data: later scorings with the model use the same."""
+        return suggest_buffer(self.dataset.splits["train"][0].values[:, 0])
 
 
 def prepare(config: ExperimentConfig, dataset: Dataset) -> Experiment:
@@ -132,10 +140,10 @@ class Fitted:
     windows: TrainingWindows
     validation: Batches
 
-    def save(self, path: Path, dataset: Dataset) -> None:
+    def save(self, path: Path, experiment: Experiment) -> None:
         """Write the checkpoint: detector, training, and what the data was."""
-        training = {"training": self.trainer.state_dict(self.windows)}
-        about = {"data": dataset.meta.config, "series": dataset.meta.series is not None}
+        meta, training = experiment.dataset.meta, {"training": self.trainer.state_dict(self.windows)}
+        about = {"data": meta.config, "series": meta.series is not None, "vus_buffer_steps": experiment.vus_buffer}
         save_checkpoint(path, self.detector.state_dict() | training | about)
 
 
@@ -145,7 +153,7 @@ def fit(experiment: Experiment, fitted: Fitted, run: RunFolder, plots: bool, unt
     plot_every = experiment.config.training.plot_every
 
     def on_epoch(trainer: Trainer) -> None:
-        fitted.save(run.checkpoint, dataset)
+        fitted.save(run.checkpoint, experiment)
         write_history(run, trainer.progress.history)
         if plots and plot_every and trainer.progress.epoch % plot_every == 0:
             draw_training(run, trainer, detector, fitted.validation, dataset.meta.simulated)
@@ -245,7 +253,7 @@ def check_resumable(experiment: Experiment, run: RunFolder) -> None:
 # ---- calibrate, evaluate, write -------------------------------------------------------------
 
 
-def calibrate(experiment: Experiment, detector: Detector) -> dict[str, float]:
+def calibrate(experiment: Experiment, detector: Detector) -> CalibrationEvents:
     """Fit score and threshold on normal data; return the events that the threshold leaves there, an hour."""
     config, rate_hz = experiment.resolved.config, experiment.resolved.rate_hz
     normal = experiment.dataset.normal(config.score.calibrate_on)
@@ -265,7 +273,7 @@ class Evaluated:
     """What a detector found in the test split, and what that is worth beside the baselines."""
 
     findings: Findings
-    results: dict[str, Any]
+    metrics: RunMetrics
 
 
 def evaluate(experiment: Experiment, detector: Detector) -> Evaluated:
@@ -273,16 +281,13 @@ def evaluate(experiment: Experiment, detector: Detector) -> Evaluated:
     dataset, meta = experiment.dataset, experiment.dataset.meta
     segments = dataset.splits["test"]
     scored = detector.detect([segment.values for segment in segments])
-    labelled = meta.events if any(meta.events.values()) else {}
     normal = dataset.normal(experiment.config.score.calibrate_on)
     chance = RandomScores(detector, sum(len(segment) for segment in normal))
-    seen = recordings_as_seen(detector, segments, scored, labelled, chance)
-    buffer = metrics.suggest_buffer(dataset.splits["train"][0].values[:, 0])
-    results = compute_metrics(detector, meta.dataset, meta.simulated, meta.fault_kinds, seen, buffer)
-    if meta.series is not None:
-        for name, several in seen.items():
-            results["detectors"][name]["deployed"]["nab"] = nab_numbers(several[0], meta.series.rows, meta.rate_hz)
-    return Evaluated(Findings(detector, segments, scored, seen["LSTM"], meta.simulated, meta.fault_kinds), results)
+    seen = recordings_as_seen(detector, segments, scored, labels_in_test_span(dataset), chance)
+    rows = None if meta.series is None else meta.series.rows
+    facts = (meta.dataset, meta.simulated, meta.fault_kinds)
+    metrics = compute_metrics(detector, *facts, seen, experiment.vus_buffer, rows)
+    return Evaluated(Findings(detector, segments, scored, seen[LSTM], *facts[1:]), metrics)
 
 
 def write(experiment: Experiment, run: RunFolder, findings: Findings, plots: bool) -> None:
@@ -296,11 +301,11 @@ def write(experiment: Experiment, run: RunFolder, findings: Findings, plots: boo
         draw_findings(run, findings)
 
 
-def forecast_losses(fitted: Fitted) -> dict[str, float]:
+def forecast_losses(fitted: Fitted) -> ForecastLosses:
     """Return the best validation loss beside those of two forecasts that learn nothing."""
     progress, resolved = fitted.trainer.progress, fitted.detector.resolved
     naive = naive_losses(fitted.validation, resolved.horizon, resolved.warm_up)
-    return {"lstm": progress.best_loss, "best_epoch": progress.best_epoch} | naive
+    return ForecastLosses(lstm=progress.best_loss, best_epoch=progress.best_epoch, **naive)
 
 
 # ---- one run, several runs ------------------------------------------------------------------
@@ -308,12 +313,12 @@ def forecast_losses(fitted: Fitted) -> dict[str, float]:
 
 def run_experiment(
     experiment: Experiment, run: RunFolder, device: str, plots: bool = True, until: int | None = None
-) -> dict[str, Any] | None:
+) -> RunMetrics | None:
     """Train or resume, calibrate, score the test split, write the run folder.
 
     Args:
         until: pause when so many epochs are done; called again, the run resumes.
-    Returns: the content of `metrics.json`; None if training paused before its end.
+    Returns: what `metrics.json` holds; None if training paused before its end.
     """
     clock = [time.perf_counter()]
     dataset = experiment.dataset
@@ -326,22 +331,23 @@ def run_experiment(
             return None
         clock.append(time.perf_counter())
         calibration = calibrate(experiment, fitted.detector)
-        fitted.save(run.checkpoint, dataset)
+        fitted.save(run.checkpoint, experiment)
         evaluated = evaluate(experiment, fitted.detector)
         clock.append(time.perf_counter())
         write(experiment, run, evaluated.findings, plots)
-        results = evaluated.results | {"forecast": forecast_losses(fitted), "calibration": calibration}
+        about = {"forecast": forecast_losses(fitted), "calibration": calibration}
         if device == "cuda":
-            results["cuda_peak_bytes"] = torch.cuda.max_memory_allocated()
+            about["cuda_peak_bytes"] = torch.cuda.max_memory_allocated()
+        metrics = evaluated.metrics.model_copy(update=about)
         clock.append(time.perf_counter())
         names, total = ("training", "scoring", "reporting", "total"), clock[-1] - clock[0]
         seconds = dict(zip(names, [*np.diff(clock), total], strict=True))
         seed, simulated = experiment.config.training.seed, dataset.meta.simulated
         write_run(run, seed=seed, device=device, seconds=seconds, simulated=simulated)
-        write_json(run.metrics, results)
+        write_metrics(run.metrics, metrics)
         if plots:
             write_report(run.root)
-    return results
+    return metrics
 
 
 def start_folder(run: RunFolder, config: ExperimentConfig) -> None:
@@ -404,7 +410,7 @@ def run_all(
             remove_stale_results(root / SUMMARY, RunFolder(root).report)
             write_json(root / RUNS, {"seeds": seeds, "folders": list(experiments)})
         write_json(root / "config.json", config.model_dump())    # last: with it the folder can be resumed
-        results: dict[str, list[dict[str, Any]]] = {}
+        results: dict[str, list[RunMetrics]] = {}
         for folder, experiment in experiments.items():
             found = run_experiment(experiment, RunFolder(root / folder), device)
             results.setdefault(experiment.config.dataset.name, []).append(found)
@@ -424,15 +430,14 @@ def try_all(config: ExperimentConfig, seeds: int, datasets: Path, device: str, r
                 run_experiment(experiment, new_run(Path(folder) / name), device, plots=False)
 
 
-def summarize(parent: Path | None, results: dict[str, list[dict[str, Any]]]) -> str:
+def summarize(parent: Path | None, results: dict[str, list[RunMetrics]]) -> str:
     """Return the results table of the seeds of one or more datasets; write summary.json beside the runs."""
     if parent is not None:
-        keys = ("detectors", "forecast")
-        summary = {name: over_seeds([{k: one[k] for k in keys} for one in seeds]) for name, seeds in results.items()}
+        summary = {name: over_seeds(seeds) for name, seeds in results.items()}
         write_json(parent / SUMMARY, {"seeds": len(next(iter(results.values()))), "datasets": summary})
     (first, *_), *_ = results.values()
-    if "nab" in first["detectors"]["LSTM"]["deployed"]:
-        return f"{forecast_table(results)}\n\n{series_table(results)}"
+    if first.is_series:
+        return f"{markdown(forecast_rows(results))}\n\n{markdown(series_rows(results))}"
     return "\n\n".join(results_table(seeds) for seeds in results.values())
 
 

@@ -73,6 +73,7 @@ class Facts(Section):
     threshold: Threshold | dict[str, Any]
     rule_thresholds: dict[str, Threshold]
     series: bool = False
+    vus_buffer_steps: Annotated[int, Field(ge=0, le=1000)] | None = None     # None: written before it was kept
 
 
 class SeriesData(Section):
@@ -114,7 +115,7 @@ def check_facts(state: Mapping[str, Any], where: str) -> None:
     Raises: DataError naming the key; KeyError or ValueError if parts do not fit together.
     """
     for key in Facts.model_fields:
-        if key != "series":
+        if key not in ("series", "vus_buffer_steps"):
             state[key]                                               # a missing one is named by itself
     for key, model in (("calibration", Calibration), ("threshold", Threshold)):
         if state[key] != {}:

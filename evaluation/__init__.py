@@ -1,1 +1,1 @@
-"""Labels against scores and events in, measures out: event, point, range and area measures, baselines, NAB's score."""
+"""Labels against scores and events in, measures out: of points, ranges, areas, events; free response; NAB's score."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import ExperimentConfig, read_json, validate
+from evaluation.results import LSTM, RunMetrics
 from experiment import run_experiment
 from grid.journal import sync_folder, sync_tree
 from grid.plan import files_fingerprint
@@ -138,7 +139,7 @@ def train_and_measure(task: Task, folder: Path) -> Record:
         "val_skill": skill_of(state, dataset, task["shared_validation"], device),
     }
     if results is not None:
-        record |= {"calibration_events_per_hour": results["calibration"]["events_per_hour"]} | numbers_on_test(results)
+        record |= {"calibration_events_per_hour": results.calibration.events_per_hour} | numbers_on_test(results)
         (folder / "scores.csv").unlink(missing_ok=True)          # one row a step: too much for each of a grid
         (folder / "error.txt").unlink(missing_ok=True)
     sync_tree(folder)
@@ -192,15 +193,15 @@ def skill_of(
     return float((1 - squares[0, moves] / squares[1, moves]).mean()) if moves.any() else None
 
 
-def numbers_on_test(results: Mapping[str, Any]) -> dict[str, float]:
+def numbers_on_test(results: RunMetrics) -> dict[str, float]:
     """Return numbers of the test split, for reporting only: nothing is ranked by them."""
-    deployed = results["detectors"]["LSTM"]["deployed"]
+    lstm = results.detectors[LSTM]
     return {
-        "test_false_events_per_hour": deployed["events"]["false_events_per_hour"],
-        "test_event_recall": deployed["events"]["recall"],
-        "test_auc_pr": deployed["threshold_free"]["auc_pr"],
-        "test_vus_pr": deployed["threshold_free"]["vus_pr"],
-    } | {f"test_recall_{kind}": row["recall"] for kind, row in deployed["kinds"].items()}
+        "test_false_events_per_hour": lstm.events.false_events_per_hour,
+        "test_event_recall": lstm.events.recall,
+        "test_auc_pr": lstm.threshold_free.auc_pr,
+        "test_vus_pr": lstm.threshold_free.vus_pr,
+    } | {f"test_recall_{kind}": of_kind.recall for kind, of_kind in lstm.kinds.items()}
 
 
 def reason_of(error: BaseException) -> str:

@@ -18,11 +18,14 @@ import torch
 from tqdm import tqdm
 
 from config import SCORE_COMPONENTS
+from data_loader import Dataset
 from detection import thresholds
 from detection.anomaly_scores import Scores
 from detection.detector import Detector, Scored
 from detection.events import FoundEvent, fault_events, find_events
-from evaluation.evaluate import TestRecording, evaluate_detector, fault_numbers, match_recording
+from evaluation.detector_metrics import detector_metrics, fault_measures
+from evaluation.results import LSTM, RANDOM, CalibrationEvents, RunMetrics, ThresholdFacts
+from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta, Segment
 from reports import plots
 from reports.run_folder import AFTER_ROWS, AFTER_S, BEFORE_ROWS, BEFORE_S, RunFiles, RunFolder
@@ -49,7 +52,7 @@ class Findings:
     detector: Detector
     segments: Sequence[Segment]
     scored: Sequence[Scored]
-    recordings: Sequence[TestRecording]
+    recordings: Sequence[ScoredRecording]
     simulated: bool
     fault_kinds: Sequence[str] = ()
 
@@ -78,6 +81,30 @@ def is_series(segments: Sequence[Segment]) -> bool:
 # ---- alarms and events ----------------------------------------------------------------------
 
 
+def labels_in_test_span(dataset: Dataset) -> dict[str, list[EventMeta]]:
+    """Return the labelled events of each test recording, clipped to its test span; {} if no recording has any.
+
+    The span begins with the first test step if training or calibration data lies before it, else with the recording;
+    likewise at its end.
+    """
+    if not any(dataset.meta.events.values()):
+        return {}
+    tested = {}
+    for name in dict.fromkeys(segment.recording for segment in dataset.splits["test"]):
+        mine, others = (
+            np.array([s.t[[0, -1]] for split in splits for s in dataset.splits[split] if s.recording == name])
+            for splits in (["test"], ["train", "val"])
+        )
+        start_s = mine.min() if (others < mine.min()).any() else -np.inf
+        end_s = mine.max() if (others > mine.max()).any() else np.inf
+        tested[name] = [
+            EventMeta(start_s=max(event.start_s, start_s), end_s=min(event.end_s, end_s), kind=event.kind)
+            for event in dataset.meta.events[name]
+            if event.end_s >= start_s and event.start_s <= end_s
+        ]
+    return tested
+
+
 class RandomScores:
     """Scores by chance, and their threshold, fitted as the detector's is, on so many calibration steps."""
 
@@ -98,19 +125,14 @@ def recordings_as_seen(
     scored: Sequence[Scored],
     labelled: Mapping[str, Sequence[EventMeta]],
     chance: RandomScores,
-) -> dict[str, list[TestRecording]]:
+) -> dict[str, list[ScoredRecording]]:
     """Return the test recordings as the LSTM, the baselines without a model and random scores see them."""
-    seen = {"LSTM": seen_by_lstm(scored)}
+    seen = {LSTM: [Seen(s.score, s.alarm, s.channel) for s in scored]}       # its alarms are raised already
     others = {name: ([s.rules[name] for s in scored], rule) for name, rule in detector.rule_thresholds.items()}
-    others["random scores"] = chance.of(segments), chance.threshold
+    others[RANDOM] = chance.of(segments), chance.threshold
     for name, (scores, threshold) in others.items():
         seen[name] = [_seen(score, np.zeros(len(score), int), threshold) for score in scores]
     return {name: group_recordings(detector, segments, one, labelled) for name, one in seen.items()}
-
-
-def seen_by_lstm(scored: Sequence[Scored]) -> list[Seen]:
-    """Return what the detector itself saw, with the alarms that it has raised already."""
-    return [Seen(s.score, s.alarm, s.channel) for s in scored]
 
 
 def _seen(score: np.ndarray, channel: np.ndarray, threshold: Mapping[str, Any]) -> Seen:
@@ -119,7 +141,7 @@ def _seen(score: np.ndarray, channel: np.ndarray, threshold: Mapping[str, Any]) 
 
 def events_on_normal(
     detector: Detector, segments: Sequence[Segment], scores: Sequence[Scores]
-) -> dict[str, float]:
+) -> CalibrationEvents:
     """Return how many events the threshold leaves on the normal data that it was fitted on, and in how long.
 
     These are false alarms without a label having been read; on other data there are rather more.
@@ -128,7 +150,7 @@ def events_on_normal(
     for segment, part in zip(segments, scores, strict=True):
         found += len(_events(detector, segment, _seen(part.score, part.channel, detector.threshold)))
     hours = sum(len(segment) for segment in segments) / detector.rate_hz / 3600
-    return {"events": found, "hours": hours, "events_per_hour": found / hours}
+    return CalibrationEvents(events=found, hours=hours, events_per_hour=found / hours)
 
 
 def group_recordings(
@@ -136,7 +158,7 @@ def group_recordings(
     segments: Sequence[Segment],
     seen: Sequence[Seen],
     labelled: Mapping[str, Sequence[EventMeta]],
-) -> list[TestRecording]:
+) -> list[ScoredRecording]:
     """Return each recording with its alarms, found events and faults, segments joined.
 
     In series every row counts, also one without a score yet, as the least strange.
@@ -154,7 +176,7 @@ def group_recordings(
         found = [event for segment, one in mine for event in _events(detector, segment, one)]
         faults = _faults(name, [segment for segment, _ in mine], detector)
         events = list(labelled.get(name, []))
-        recordings.append(TestRecording(name, t, score, alarm, found, faults, events, name in labelled))
+        recordings.append(ScoredRecording(name, t, score, alarm, found, faults, events, name in labelled))
     return recordings
 
 
@@ -215,12 +237,12 @@ def write_findings(files: RunFiles, findings: Findings) -> None:
 
 
 def _event_rows(
-    findings: Findings, recording: TestRecording, stamps: Mapping[tuple[str, float], str]
+    findings: Findings, recording: ScoredRecording, stamps: Mapping[tuple[str, float], str]
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of `events.csv` of one recording: what the LSTM found, then what the mask reports."""
     due_to = tuple(findings.joined(recording.name, name) for name in ("channel", "component"))
     for found_by, events in (("lstm", recording.found), ("signal_loss", recording.faults)):
-        match = match_recording(recording, events, findings.tolerance_s)
+        match = recording.match(events, findings.tolerance_s)
         for event, k in zip(events, match.match, strict=True):
             row = {"event": event, "matched_label": recording.labelled[k].kind if k >= 0 else "", "found_by": found_by}
             row["overlaps"] = row["matched_label"] or _overlapped(event, recording.labelled, findings.tolerance_s)
@@ -235,7 +257,7 @@ def _overlapped(event: FoundEvent, labelled: Sequence[EventMeta], tolerance_s: f
 
 
 def _explained(
-    channels: Sequence[str], recording: TestRecording, event: FoundEvent, channel: np.ndarray, component: np.ndarray
+    channels: Sequence[str], recording: ScoredRecording, event: FoundEvent, channel: np.ndarray, component: np.ndarray
 ) -> dict[str, str]:
     """Return what an event is due to: the component, and the share of its alarms that each channel led.
 
@@ -254,10 +276,10 @@ def _explained(
     }
 
 
-def _found_by(findings: Findings, recording: TestRecording) -> list[str]:
+def _found_by(findings: Findings, recording: ScoredRecording) -> list[str]:
     """Return what found each labelled event, "" = nothing: the LSTM, or of kinds that are faults the mask."""
     match, by_mask = (
-        match_recording(recording, events, findings.tolerance_s).is_found
+        recording.match(events, findings.tolerance_s).is_found
         for events in (recording.found, recording.faults)
     )
     return [
@@ -345,7 +367,7 @@ def without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def draw_recording(run: RunFolder, findings: Findings, recording: TestRecording) -> None:
+def draw_recording(run: RunFolder, findings: Findings, recording: ScoredRecording) -> None:
     """Draw one recording, and a close-up of each of its events found or missed."""
     plots.draw_recording(*_pictures(run, findings, recording))
 
@@ -355,7 +377,7 @@ def _cores() -> int:
 
 
 def _pictures(
-    run: RunFolder, findings: Findings, recording: TestRecording
+    run: RunFolder, findings: Findings, recording: ScoredRecording
 ) -> tuple[plots.RecordingView, Path, list[plots.CloseUp]]:
     """Return what `plots.draw_recording` needs for one recording."""
     span, stamps = close_up_span(findings), timestamps_of(findings.segments)
@@ -384,10 +406,10 @@ def _close_ups(view: plots.RecordingView) -> Iterator[tuple[float, float, str, s
             yield start_s, end_s, "missed", f"missed {kind}"
 
 
-def view_of(findings: Findings, recording: TestRecording) -> plots.RecordingView:
+def view_of(findings: Findings, recording: ScoredRecording) -> plots.RecordingView:
     """Return what the plots of one recording need."""
     detector = findings.detector
-    match = match_recording(recording, recording.found, findings.tolerance_s)
+    match = recording.match(recording.found, findings.tolerance_s)
     found_by = _found_by(findings, recording)
     return plots.RecordingView(
         name=recording.name,
@@ -417,28 +439,31 @@ def compute_metrics(
     dataset: str,
     simulated: bool,
     fault_kinds: Sequence[str],
-    seen: Mapping[str, Sequence[TestRecording]],
-    buffer: int,
-) -> dict[str, Any]:
-    """Return what `metrics.json` says of recordings as the detectors see them.
+    seen: Mapping[str, Sequence[ScoredRecording]],
+    buffer: int | None,
+    series_rows: int | None = None,
+) -> RunMetrics:
+    """Return the metrics of recordings as the detectors see them.
 
     Args:
-        seen: detector -> recordings; without any, nothing is said of detectors.
-        buffer: of VUS, in steps.
+        seen: detector -> recordings; without any, nothing is measured of detectors.
+        buffer: of VUS, in steps; None = no VUS.
+        series_rows: length of the series that is tested; None = recordings.
     """
-    tolerance = detector.config.events.tolerance_s
-    return {
-        "dataset": dataset,
-        "simulated": simulated,
-        "channels": list(detector.channels),
-        "seed": detector.config.training.seed,
-        "fault_kinds": list(fault_kinds),
-        "threshold": {key: detector.threshold[key] for key in ("method", "parameters", "value")},
-        "events": detector.config.events.model_dump(),
-        "detectors": {
-            name: evaluate_detector(several, fault_kinds, detector.rate_hz, tolerance, buffer)
+    events, rate_hz = detector.config.events, detector.rate_hz
+    return RunMetrics(
+        dataset=dataset,
+        simulated=simulated,
+        channels=list(detector.channels),
+        seed=detector.config.training.seed,
+        rate_hz=rate_hz,
+        fault_kinds=list(fault_kinds),
+        threshold=ThresholdFacts(**{key: detector.threshold[key] for key in ThresholdFacts.model_fields}),
+        events=events,
+        vus_buffer_steps=buffer,
+        detectors={
+            name: detector_metrics(several, fault_kinds, rate_hz, events, buffer, series_rows)
             for name, several in seen.items()
         },
-        "faults": fault_numbers(seen.get("LSTM", []), fault_kinds, tolerance),
-        "rate_hz": detector.rate_hz,
-    }
+        faults=fault_measures(seen.get(LSTM, []), fault_kinds, events.tolerance_s),
+    )

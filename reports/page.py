@@ -20,7 +20,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 
 from config import read_json
+from evaluation.results import LSTM, RANDOM, DetectorMetrics, KindMeasures, RunMetrics, read_metrics
 from locks import only_run_here
 from reports.run_folder import (
     AFTER_ROWS,
@@ -46,9 +47,10 @@ from reports.run_folder import (
     SIGNALS,
     STAMPS,
     RunFolder,
+    Table,
     deployed_rows,
     forecast_rows,
-    oracle_rows,
+    free_response_rows,
     read_runs,
     series_rows,
 )
@@ -72,6 +74,10 @@ VERDICTS = {
     "missed": "missed",
     "fault": "fault",
 }
+FREE_RESPONSE = (
+    "free response: the share found with the threshold that leaves at most so many false events an hour. A curve to "
+    "compare detectors by: the thresholds are read off the test recordings themselves."
+)
 MOST_CLOSE_UPS = 600                     # on a page: false alarms and misses first
 MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, ValueError,          # what numpy and zipfile raise
@@ -89,7 +95,7 @@ class RunView:
     """What lies in a finished run folder, read and checked."""
 
     folder: RunFolder
-    metrics: dict[str, Any]
+    metrics: RunMetrics
     data: dict[str, Any]
     config: dict[str, Any]
     made: dict[str, Any]
@@ -112,7 +118,8 @@ def read_run(root: Path) -> RunView:
     if not folder.metrics.is_file():
         what = "not finished" if folder.config.is_file() else "no run folder"
         raise DataError(f"{root}: {what}, there is no metrics.json; go on with --resume, or name a finished run")
-    metrics, data, config, made = (read_json(path) for path in (folder.metrics, folder.data, folder.config, folder.run))
+    metrics = read_metrics(folder.metrics)
+    data, config, made = (read_json(path) for path in (folder.data, folder.config, folder.run))
     stamps = STAMPS if data.get("is_series") else ()
     numbers = ("start_s", "end_s")
     events = _read_table(folder.events, (*EVENTS, *EXPLAINED, *stamps), numbers)
@@ -178,8 +185,8 @@ def check_run(run: RunView) -> None:
             found = strange["recording"].iloc[0][:60]
             raise DataError(f"{path}: row {strange.index[0] + 2}: recording {found!r} is not in data.json")
     found = int((run.events["found_by"] == "lstm").sum())
-    detectors, scored = run.metrics["detectors"], run.metrics.get("found")
-    wanted = scored["events"] if scored else detectors["LSTM"]["deployed"]["events"]["found_events"]
+    scored = run.metrics.found
+    wanted = scored.events if scored else run.metrics.detectors[LSTM].events.found_events
     if found != wanted:
         raise DataError(
             f"{run.folder.events}: {found} events found by the LSTM, but metrics.json says {wanted}; "
@@ -426,38 +433,37 @@ def _plain(kind: str) -> str:
 # ---- the verdict ----------------------------------------------------------------------------
 
 
-def verdict_of(metrics: Mapping[str, Any], is_series: bool) -> list[str]:
+def verdict_of(metrics: RunMetrics, is_series: bool) -> list[str]:
     """Return what a run amounts to, in sentences; the first one is the verdict."""
-    if not metrics["detectors"]:
-        found = metrics["found"]
+    if not metrics.detectors:
+        found = metrics.found
         amount = "rows of series" if is_series else "recordings"
-        per_hour = "" if is_series or not found["hours"] else f", {found['events'] / found['hours']:.1f} an hour"
+        per_hour = "" if is_series or not found.hours else f", {found.events / found.hours:.1f} an hour"
         return [
-            f"The LSTM found {_count(found['events'], 'event')} in {found['hours']:.1f} hours of "
-            f"{found['recordings']} {amount}{per_hour}.",
+            f"The LSTM found {_count(found.events, 'event')} in {found.hours:.1f} hours of "
+            f"{found.recordings} {amount}{per_hour}.",
             "Nothing is labelled here: whether they are true, and what was missed, is not known.",
         ]
-    deployed = {name: one["deployed"] for name, one in metrics["detectors"].items()}
-    first = _series_verdict(deployed) if is_series else _breathing_verdict(deployed, metrics["fault_kinds"])
-    return [first, *_behind(deployed)]
+    first = _series_verdict(metrics.detectors) if is_series else _breathing_verdict(metrics)
+    return [first, *_where_behind(metrics.detectors)]
 
 
-def _breathing_verdict(deployed: Mapping[str, Any], fault_kinds: Sequence[str]) -> str:
-    lstm, *others = deployed
-    groups = _groups(deployed[lstm]["kinds"], fault_kinds)
+def _breathing_verdict(metrics: RunMetrics) -> str:
+    lstm = metrics.detectors[LSTM]
+    groups = _groups(lstm.kinds, metrics.fault_kinds)
     if not groups:
-        events = deployed[lstm]["events"]
-        return f"No event is labelled in the test recordings; the LSTM found {_count(events['found_events'], 'event')}."
-    parts = [_share(deployed[lstm]["kinds"], kinds, name) for name, kinds in groups.items()]
-    text = f"The LSTM found {_and(parts)} at {_per_hour(deployed[lstm])}"
-    rules = [name for name in others if name != "random scores"]
-    for name in rules[:1]:
-        shares = [_share(deployed[name]["kinds"], kinds) for kinds in groups.values()]
-        text += f"; the {name} found {_and(shares)} at {_per_hour(deployed[name])}"
+        found = _count(lstm.events.found_events, "event")
+        return f"No event is labelled in the test recordings; the LSTM found {found}."
+    parts = [_share(lstm.kinds, kinds, name) for name, kinds in groups.items()]
+    text = f"The LSTM found {_and(parts)} at {_per_hour(lstm)}"
+    for name in [name for name in metrics.detectors if name not in (LSTM, RANDOM)][:1]:
+        baseline = metrics.detectors[name]
+        shares = [_share(baseline.kinds, kinds) for kinds in groups.values()]
+        text += f"; the {name} found {_and(shares)} at {_per_hour(baseline)}"
     return f"{text}."
 
 
-def _groups(kinds: Mapping[str, Any], fault_kinds: Sequence[str]) -> dict[str, list[str]]:
+def _groups(kinds: Iterable[str], fault_kinds: Sequence[str]) -> dict[str, list[str]]:
     """Return what labelled kinds are called together: apneas, hypopneas, the others."""
     groups: dict[str, list[str]] = {"apneas": [], "hypopneas": [], "others": []}
     for kind in kinds:
@@ -470,53 +476,56 @@ def _groups(kinds: Mapping[str, Any], fault_kinds: Sequence[str]) -> dict[str, l
     return {name: members for name, members in groups.items() if members}
 
 
-def _share(kinds: Mapping[str, Any], members: Sequence[str], name: str = "") -> str:
-    found, labelled = (sum(kinds[kind][key] for kind in members) for key in ("found", "labelled"))
+def _share(kinds: Mapping[str, KindMeasures], members: Sequence[str], name: str = "") -> str:
+    found, labelled = (sum(getattr(kinds[kind], key) for kind in members) for key in ("found", "labelled"))
     if labelled < FEW:
         return f"{found} of {labelled} {name}".rstrip()
     share = f"{100 * found / labelled:.0f}\N{NO-BREAK SPACE}%"
     return f"{share} of {labelled} {name}" if name else share
 
 
-def _series_verdict(deployed: Mapping[str, Any]) -> str:
-    lstm, *others = deployed
-    events, rest = deployed[lstm]["events"], [name for name in others if name != "random scores"]
-    best = max(rest or others, key=lambda name: deployed[name]["threshold_free"]["auc_pr"] or 0.0)
-    windows = _count(events["labelled_events"], "label window")
+def _series_verdict(detectors: Mapping[str, DetectorMetrics]) -> str:
+    events, others = detectors[LSTM].events, [name for name in detectors if name != LSTM]
+    best = _most_precise(detectors, [name for name in others if name != RANDOM] or others)
+    windows = _count(events.labelled_events, "label window")
     return (
-        f"The LSTM found {events['matched_events']} of {windows} with {_count(events['found_events'], 'event')}, of "
-        f"which {events['false_events']} are false; its average precision is {_precision(deployed[lstm])}, the best "
-        f"amplitude baseline, {best}, has {_precision(deployed[best])}."
+        f"The LSTM found {events.matched_events} of {windows} with {_count(events.found_events, 'event')}, of "
+        f"which {events.false_events} are false; its average precision is {_precision(detectors[LSTM])}, the best "
+        f"amplitude baseline, {best}, has {_precision(detectors[best])}."
     )
 
 
-def _behind(deployed: Mapping[str, Any]) -> list[str]:
+def _where_behind(detectors: Mapping[str, DetectorMetrics]) -> list[str]:
     """Return sentences on where a detector without a model is ahead of the LSTM."""
-    lstm, *others = deployed
+    lstm, others = detectors[LSTM], [name for name in detectors if name != LSTM]
     sentences, kinds = [], []
-    for kind, row in deployed[lstm]["kinds"].items():
-        better = max(others, key=lambda name: deployed[name]["kinds"][kind]["found"])
-        most = deployed[better]["kinds"][kind]["found"]
-        if most > row["found"]:
-            kinds.append(f"{_plain(kind)} ({row['found']} of {row['labelled']}; {better} {most})")
+    for kind, row in lstm.kinds.items():
+        better = max(others, key=lambda name: detectors[name].kinds[kind].found)
+        most = detectors[better].kinds[kind].found
+        if most > row.found:
+            kinds.append(f"{_plain(kind)} ({row.found} of {row.labelled}; {better} {most})")
     if kinds:
         sentences.append(f"Found more often without the LSTM: {_and(kinds)}.")
-    precision = {name: one["threshold_free"]["auc_pr"] or 0.0 for name, one in deployed.items()}
-    ahead = max(others, key=precision.__getitem__)
-    if precision[ahead] > precision[lstm]:
-        both = f"{_precision(deployed[ahead])} against {_precision(deployed[lstm])}"
+    ahead = _most_precise(detectors, detectors)
+    if ahead != LSTM:
+        both = f"{_precision(detectors[ahead])} against {_precision(lstm)}"
         sentences.append(f"By average precision the LSTM is behind: {ahead}, {both}.")
     return sentences
 
 
-def _per_hour(deployed: Mapping[str, Any]) -> str:
-    rate = deployed["events"]["false_events_per_hour"]
-    return "an unknown number of false events" if rate is None else f"{rate:.1f} false events an hour"
+def _per_hour(one: DetectorMetrics) -> str:
+    rate = one.events.false_events_per_hour
+    return "an unknown number of false events" if math.isnan(rate) else f"{rate:.1f} false events an hour"
 
 
-def _precision(deployed: Mapping[str, Any]) -> str:
-    value = deployed["threshold_free"]["auc_pr"]
-    return "unknown" if value is None else f"{value:.2f}"
+def _precision(one: DetectorMetrics) -> str:
+    value = one.threshold_free.auc_pr
+    return "unknown" if math.isnan(value) else f"{value:.2f}"
+
+
+def _most_precise(detectors: Mapping[str, DetectorMetrics], names: Iterable[str]) -> str:
+    """Return the first of the detectors whose average precision is the highest; an unknown one counts as 0."""
+    return max(names, key=lambda name: np.nan_to_num(detectors[name].threshold_free.auc_pr))
 
 
 def _count(number: int, noun: str) -> str:
@@ -582,22 +591,20 @@ def _render(kind: str, content: Mapping[str, Any]) -> str:
 def run_page(run: RunView) -> dict[str, Any]:
     """Return what the page of one run shows."""
     check_run(run)
-    recordings, metrics, detectors = recordings_of(run), run.metrics, run.metrics["detectors"]
+    recordings, metrics = recordings_of(run), run.metrics
     first, *remarks = verdict_of(metrics, run.is_series)
     return {
-        "title": f"{run.data['dataset']}, seed {metrics['seed']}" if "found" not in metrics else "New recordings",
+        "title": "New recordings" if metrics.found else f"{run.data['dataset']}, seed {metrics.seed}",
         "simulated": bool(run.data["simulated"]),
-        "is_scored": "found" in metrics,
+        "is_scored": metrics.found is not None,
         "is_series": run.is_series,
         "verdict": first,
         "remarks": remarks,
         "facts": _facts(run),
-        "deployed": _deployed_table(run) if detectors else None,
-        "oracle": _oracle([metrics]) if detectors and not run.is_series else None,
-        "upper": _upper_bounds(detectors["LSTM"]["oracle"]) if detectors else None,
-        "tolerance_s": metrics["events"]["tolerance_s"],
-        "fault_kinds": [_plain(kind) for kind in metrics["fault_kinds"]],
-        "calibration": None if run.is_series else metrics.get("calibration"),
+        "tables": _result_tables({run.data["dataset"]: [metrics]}) if metrics.detectors else [],
+        "tolerance_s": metrics.events.tolerance_s,
+        "fault_kinds": [_plain(kind) for kind in metrics.fault_kinds],
+        "calibration": None if run.is_series else metrics.calibration,
         "recordings": recordings,
         "false_alarms": [one for recording in recordings for one in recording.found if one.verdict == "false"],
         "missed": [one for recording in recordings for one in recording.missed],
@@ -605,14 +612,14 @@ def run_page(run: RunView) -> dict[str, Any]:
         "is_labelled": any(recording.about["is_labelled"] for recording in recordings),
         "lead_s": f"{run.data['recordings'][0]['lead_s']:g}" if not run.is_series else "",
         "training": _training(run),
-        "forecast": forecast_rows({run.data["dataset"]: [metrics]}) if "forecast" in metrics else None,
+        "forecast": forecast_rows({run.data["dataset"]: [metrics]}) if metrics.forecast else None,
         "data": run.data,
         "description": run.data["description"][:1].upper() + run.data["description"][1:],
         "dropped": _by_reason(run.data["dropped"]),
         "config": _flat(run.config),
         "made": run.made,
         "command": shlex.join(run.made["command"]),
-        "threshold": metrics["threshold"],
+        "threshold": metrics.threshold,
     }
 
 
@@ -626,86 +633,67 @@ def several_page(root: Path) -> dict[str, Any]:
             raise DataError(f"{root / RUNS}: folder {folder!r} leads out of this one")
         if not RunFolder(path).metrics.is_file():
             raise DataError(f"{path}: not finished, there is no metrics.json; go on with --resume {root}")
-        metrics = read_json(RunFolder(path).metrics)
-        results.setdefault(metrics["dataset"], []).append(metrics)
+        metrics = read_metrics(RunFolder(path).metrics)
+        results.setdefault(metrics.dataset, []).append(metrics)
         link = quote(f"{folder}/report.html") if RunFolder(path).report.is_file() else None
-        is_series = "nab" in metrics["detectors"]["LSTM"]["deployed"]
-        runs.append((folder, link, verdict_of(metrics, is_series)))
-    if is_series:
-        rows = [[row[0].strip("*"), *row[1:]] for row in series_rows(results)]
-        tables = [("Results at the deployed threshold", rows)]
-    else:
-        tables = [(f"{name}, at the deployed threshold", _deployed(seeds)) for name, seeds in results.items()]
-    tables.append(("Validation loss, beside forecasts that learn nothing", forecast_rows(results)))
-    oracles = [] if is_series else [_oracle(one) for one in results.values()]
+        runs.append((folder, link, verdict_of(metrics, metrics.is_series)))
+    losses = ("Validation loss, beside forecasts that learn nothing", forecast_rows(results))
     return {
         "title": ", ".join(results) if len(results) < 4 else f"{len(results)} series",
-        "simulated": any(one["simulated"] for seeds in results.values() for one in seeds),
+        "simulated": any(one.simulated for seeds in results.values() for one in seeds),
         "runs": runs,
         "seeds": len(next(iter(results.values()))),
-        "tables": tables,
-        "oracles": oracles,
+        "tables": [*_result_tables(results), losses],
     }
 
 
 def _facts(run: RunView) -> list[tuple[str, str]]:
     """Return the few numbers that stand on top of a page."""
-    metrics, detectors = run.metrics, run.metrics["detectors"]
-    threshold = (f"threshold ({metrics['threshold']['method']})", f"{metrics['threshold']['value']:.2f}")
-    if not detectors:
-        found = metrics["found"]
+    metrics = run.metrics
+    threshold = (f"threshold ({metrics.threshold.method})", f"{metrics.threshold.value:.2f}")
+    if not metrics.detectors:
+        found = metrics.found
         return [
-            ("events found", str(found["events"])),
-            ("hours scored", f"{found['hours']:.1f}"),
-            ("recordings", str(found["recordings"])),
-            ("faults", str(found["faults"])),
+            ("events found", str(found.events)),
+            ("hours scored", f"{found.hours:.1f}"),
+            ("recordings", str(found.recordings)),
+            ("faults", str(found.faults)),
             threshold,
         ]
-    deployed = detectors["LSTM"]["deployed"]
-    events, free = deployed["events"], deployed["threshold_free"]
+    lstm = metrics.detectors[LSTM]
+    events = lstm.events
     facts = [
-        ("labelled events found", f"{events['matched_events']} of {events['labelled_events']}"),
-        ("false events", f"{events['false_events']} of {events['found_events']}"),
+        ("labelled events found", f"{events.matched_events} of {events.labelled_events}"),
+        ("false events", f"{events.false_events} of {events.found_events}"),
     ]
     if run.is_series:
-        facts.append(("NAB score", _number(deployed["nab"]["standard"], 0)))
+        facts.append(("NAB score", _number(lstm.nab["standard"], 0)))
         facts.append(("rows tested", str(sum(recording["steps"] for recording in run.data["recordings"]))))
     else:
-        facts.append(("false events an hour", _number(events["false_events_per_hour"], 2)))
-        facts.append(("normal hours tested", _number(events["normal_hours"], 1)))
-        facts.append(("median delay", f"{_number(events['delay_median_s'], 1)} s"))
-    return [*facts, ("average precision", _number(free["auc_pr"], 2)), threshold]
+        facts.append(("false events an hour", _number(events.false_events_per_hour, 2)))
+        facts.append(("normal hours tested", _number(events.normal_hours, 1)))
+        facts.append(("median delay", f"{_number(events.delay_median_s, 1)} s"))
+    return [*facts, ("average precision", _number(lstm.threshold_free.auc_pr, 2)), threshold]
 
 
-def _number(value: float | None, places: int) -> str:
-    return "\N{EN DASH}" if value is None else f"{value:.{places}f}".replace("-", "\N{MINUS SIGN}")
+def _number(value: float, places: int) -> str:
+    return "\N{EN DASH}" if math.isnan(value) else f"{value:.{places}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _deployed_table(run: RunView) -> list[list[str]]:
-    if run.is_series:
-        return [row[1:] for row in series_rows({run.data["dataset"]: [run.metrics]})]
-    return _deployed([run.metrics])
-
-
-def _deployed(seeds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    header, *rows = deployed_rows(seeds)
-    return [["measure", *header[1:]], *([_plain(row[0]), *row[1:]] for row in rows)]
-
-
-def _oracle(seeds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    header, *rows = oracle_rows(seeds)
-    return [["kind", *header[1:]], *([_plain(row[0].rpartition(": ")[2]), *row[1:]] for row in rows)]
-
-
-def _upper_bounds(oracle: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the best F1 values that a threshold read off the test labels would give the LSTM."""
-    rows = []
-    for key, value in oracle.items():
-        if key.startswith("oracle_") and not isinstance(value, Mapping):
-            rows.append((_plain(key), _number(value, 2)))
-    adjusted = oracle["oracle_point_adjusted_f1"]
-    text = f"{_number(adjusted['value'], 2)} (random scores {_number(adjusted['random_scores'], 2)})"
-    return [*rows, (_plain("oracle_point_adjusted_f1"), text)]
+def _result_tables(results: Mapping[str, Sequence[RunMetrics]]) -> list[tuple[str, Table]]:
+    """Return the tables of datasets, one result a seed each, with their captions; none without a row."""
+    if any(one.is_series for seeds in results.values() for one in seeds):
+        rows = [[row[0].strip("*"), *row[1:]] for row in series_rows(results)]
+        return [("Results at the deployed threshold", rows)]
+    tables = []
+    for name, seeds in results.items():
+        for caption, first, (header, *rows) in (
+            ("at the deployed threshold", "measure", deployed_rows(seeds)),
+            (FREE_RESPONSE, "kind", free_response_rows(seeds)),
+        ):
+            shown = [[first, *header[1:]], *([_plain(row[0]), *row[1:]] for row in rows)]
+            tables += [(f"{name}, {caption}", shown)] if rows else []
+    return tables
 
 
 def _training(run: RunView) -> list[Picture]:
@@ -713,10 +701,10 @@ def _training(run: RunView) -> list[Picture]:
     if run.history is None or not len(run.history):
         return []
     losses, epochs = run.history["val_loss"].to_numpy(), run.history["epoch"].to_numpy()
-    best = int(run.metrics["forecast"]["best_epoch"])
+    best = run.metrics.forecast.best_epoch
     curve = (
         f"Training curve: loss on training and validation data over {len(losses)} epochs. The validation loss goes "
-        f"from {losses[0]:.3f} at epoch {epochs[0]:.0f} to {run.metrics['forecast']['lstm']:.3f} at epoch {best}, its "
+        f"from {losses[0]:.3f} at epoch {epochs[0]:.0f} to {run.metrics.forecast.lstm:.3f} at epoch {best}, its "
         f"lowest, and ends at {losses[-1]:.3f}."
     )
     names = ", ".join(c["name"] for c in run.data["channels"])

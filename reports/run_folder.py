@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +20,7 @@ import pandas as pd
 from pydantic import Field
 
 from config import Section, read_json, validate
+from evaluation.results import LSTM, DetectorMetrics, RunMetrics
 from locks import only_run_here
 from recordings.windowing import Meta
 from utils import DataError, atomic_path, git_commit, versions, write_json
@@ -261,7 +263,7 @@ def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: 
 
 
 def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
-    """Write `labels.csv`, one row a labelled event; found_by is lstm, mask or empty."""
+    """Write `labels.csv`, one row a labelled event; found_by is lstm, signal_loss or empty."""
     columns = [*LABELS, *(STAMPS if timestamps else ())]
     with atomic_path(run.labels) as temporary:
         pd.DataFrame(rows, columns=columns).round({"start_s": 3, "end_s": 3}).to_csv(temporary, index=False)
@@ -306,108 +308,90 @@ def dataset_facts(meta: Meta, channels: Sequence[str]) -> dict[str, Any]:
 Table = list[list[str]]                     # cells as text, the header first
 
 
-def markdown(*tables: Table) -> str:
-    """Return tables that share a header as one Markdown table."""
-    header, *rows = [*tables[0], *(row for table in tables[1:] for row in table[1:])]
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("|" + "|".join(row) + "|" if row[0] == "---" else "| " + " | ".join(row) + " |" for row in lines)
+def markdown(table: Table) -> str:
+    """Return a table in Markdown."""
+    header, *rows = [f"| {' | '.join(row)} |" for row in table]
+    return "\n".join([header, "|" + "---|" * len(table[0]), *rows])
 
 
-def results_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the results of one or more seeds as a Markdown table, a row an event kind.
-
-    Args:
-        results: contents of `metrics.json`, one a seed.
-    """
-    return markdown(deployed_rows(results), oracle_rows(results))
+def results_table(results: Sequence[RunMetrics]) -> str:
+    """Return the results of one or more seeds in Markdown: at the deployed threshold, then over all thresholds."""
+    tables = deployed_rows(results), free_response_rows(results)
+    return "\n\n".join(markdown(table) for table in tables if len(table) > 1)
 
 
-def deployed_rows(results: Sequence[Mapping[str, Any]]) -> Table:
+def deployed_rows(results: Sequence[RunMetrics]) -> Table:
     """Return what was found at the deployed threshold, and what that cost, a row a kind or number."""
-    detectors = list(results[0]["detectors"])
-    deployed = [[result["detectors"][d]["deployed"] for result in results] for d in detectors]
+    detectors = _by_detector(results)
     table = [["at the deployed threshold", "events", *detectors]]
-    for kind, row in deployed[0][0]["kinds"].items():
-        cells = [_percent([one["kinds"][kind]["recall"] for one in seeds]) for seeds in deployed]
-        if kind in results[0]["fault_kinds"]:
-            cells = [f"{cells[0]} (mask)"] + ["(mask)"] * (len(detectors) - 1)
-        table.append([f"{kind}: found", str(row["labelled"]), *cells])
-    for title, part, key in (
-        ("false events an hour", "events", "false_events_per_hour"),
-        ("median delay, s", "events", "delay_median_s"),
-        ("average precision", "threshold_free", "auc_pr"),
-        ("VUS-PR", "threshold_free", "vus_pr"),
+    first, *others = detectors.values()
+    for kind, measures in first[0].kinds.items():
+        cells = [_percent([one.kinds[kind].recall for one in seeds]) for seeds in detectors.values()]
+        if kind in results[0].fault_kinds:
+            cells = [f"{cells[0]} (signal loss)"] + ["(signal loss)"] * len(others)
+        table.append([f"{kind}: found", str(measures.labelled), *cells])
+    for title, number in (
+        ("false events an hour", attrgetter("events.false_events_per_hour")),
+        ("median delay, s", attrgetter("events.delay_median_s")),
+        ("average precision", attrgetter("threshold_free.auc_pr")),
+        ("VUS-PR", attrgetter("threshold_free.vus_pr")),
     ):
-        table.append([title, "", *(_number([one[part][key] for one in seeds]) for seeds in deployed)])
+        table.append([title, "", *(_number([number(one) for one in seeds]) for seeds in detectors.values())])
     return table
 
 
-def oracle_rows(results: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what a threshold read off the test span would have found, a row a kind."""
-    detectors = list(results[0]["detectors"])
-    kinds = [[r["detectors"][d]["oracle"]["oracle_one_percent"]["kinds"] for r in results] for d in detectors]
-    table = [["oracle, 1 % of normal time above the threshold", "events", *detectors]]
-    for kind, row in kinds[0][0].items():
-        cells = [_percent([one[kind]["recall"] for one in seeds]) for seeds in kinds]
-        table.append([f"oracle, 1 % of normal time above: {kind}", str(row["labelled"]), *cells])
+def free_response_rows(results: Sequence[RunMetrics]) -> Table:
+    """Return recall against false events an hour, a row a detector for all kinds together and for each of them."""
+    first = results[0].detectors[LSTM]
+    rates = [f"{rate:g}" for rate in first.free_response.false_events_per_hour]
+    table = [["recall by false events an hour (thresholds read off the test span)", "events", *rates]]
+    labelled = {kind: first.kinds[kind].labelled for kind in first.free_response.kinds}
+    for kind, events in {"all kinds": sum(labelled.values()), **labelled}.items() if labelled else ():
+        for name, seeds in _by_detector(results).items():
+            curves = [one.free_response for one in seeds]
+            recalls = zip(*(curve.kinds.get(kind, curve.recall) for curve in curves), strict=True)
+            table.append([f"{kind}: {name}", str(events), *map(_percent, recalls)])
     return table
 
 
-def forecast_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Return the best validation losses beside those of forecasts that learn nothing, as a Markdown table."""
-    return markdown(forecast_rows(results))
+def _by_detector(results: Sequence[RunMetrics]) -> dict[str, list[DetectorMetrics]]:
+    """Return detector -> its metrics, one a seed."""
+    return {name: [result.detectors[name] for result in results] for name in results[0].detectors}
 
 
-def forecast_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+def forecast_rows(results: Mapping[str, Sequence[RunMetrics]]) -> Table:
     """Return the best validation losses beside those of forecasts that learn nothing, a row a dataset."""
     table = [["validation loss", "LSTM", "best epoch", "last value", "mean"]]
     for name, seeds in results.items():
-        columns = {key: [one["forecast"][key] for one in seeds] for key in seeds[0]["forecast"]}
-        cells = [_number(columns["lstm"], 3), _number(columns["best_epoch"], 0)]
-        table.append([name, *cells, *(f"{columns[key][0]:.3f}" for key in ("last_value", "mean"))])
-    return table
-
-
-def series_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Return the results of several series as a Markdown table, a row a series and detector, means last.
-
-    Args:
-        results: series -> contents of `metrics.json`, one a seed.
-    """
-    return markdown(series_rows(results))
-
-
-def series_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    """Return the results of several series, a row a series and detector, means last."""
-    table = [["series", "detector", *SERIES_NUMBERS]]
-    everything: dict[str, list[list[list[float]]]] = {}                  # detector -> series -> seed -> number
-    for name, seeds in results.items():
-        for detector in seeds[0]["detectors"]:
-            numbers = [_series_numbers(one["detectors"][detector]["deployed"], one["rate_hz"]) for one in seeds]
-            everything.setdefault(detector, []).append(numbers)
-            table.append([name, detector, *_cells(numbers)])
-    if len(results) > 1:
-        for detector, series in everything.items():
-            means = [pd.DataFrame(seed, dtype=float).mean().tolist() for seed in zip(*series, strict=True)]
-            table.append([f"**mean of {len(series)}**", detector, *_cells(means)])
+        losses = [one.forecast for one in seeds]
+        cells = [_number([one.lstm for one in losses], 3), _number([one.best_epoch for one in losses], 0)]
+        table.append([name, *cells, f"{losses[0].last_value:.3f}", f"{losses[0].mean:.3f}"])
     return table
 
 
 SERIES_NUMBERS = ("point P", "R", "F1", "event P", "R", "F1", "average precision", "VUS-PR", "NAB score", "delay, rows")
 
 
-def _series_numbers(deployed: Mapping[str, Any], rate_hz: float) -> list[float]:
-    point, events, free = deployed["point"], deployed["events"], deployed["threshold_free"]
-    numbers = [
-        *(point[key] for key in ("precision", "recall", "f1")),
-        *(events[key] for key in ("precision", "recall", "f1")),
-        free["auc_pr"],
-        free["vus_pr"],
-        deployed["nab"]["standard"],
-    ]
-    delay_s = events["delay_median_s"]
-    delay = None if delay_s is None else delay_s * rate_hz
-    return [np.nan if number is None else number for number in (*numbers, delay)]       # None: NaN of a file
+def series_rows(results: Mapping[str, Sequence[RunMetrics]]) -> Table:
+    """Return the results of several series, a row a series and detector, means last."""
+    table = [["series", "detector", *SERIES_NUMBERS]]
+    everything: dict[str, list[list[list[float]]]] = {}                  # detector -> series -> seed -> number
+    for name, results_of_seeds in results.items():
+        for detector, seeds in _by_detector(results_of_seeds).items():
+            numbers = [_series_numbers(one, results_of_seeds[0].rate_hz) for one in seeds]
+            everything.setdefault(detector, []).append(numbers)
+            table.append([name, detector, *_cells(numbers)])
+    if len(results) > 1:
+        for detector, series in everything.items():
+            means = [pd.DataFrame(seed).mean().tolist() for seed in zip(*series, strict=True)]
+            table.append([f"**mean of {len(series)}**", detector, *_cells(means)])
+    return table
+
+
+def _series_numbers(one: DetectorMetrics, rate_hz: float) -> list[float]:
+    rates = [getattr(part, name) for part in (one.point, one.events) for name in ("precision", "recall", "f1")]
+    areas = one.threshold_free
+    return [*rates, areas.auc_pr, areas.vus_pr, one.nab["standard"], one.events.delay_median_s * rate_hz]
 
 
 def _cells(numbers: Sequence[Sequence[float]]) -> list[str]:
@@ -421,7 +405,6 @@ def _percent(values: Sequence[float]) -> str:
     return f"{100 * np.mean(values):.0f}{spread} %"
 
 
-def _number(values: Sequence[float | None], places: int = 2) -> str:
-    known = [np.nan if value is None else value for value in values]
-    spread = f" ± {np.std(known):.{places}f}" if np.ptp(known) > 1e-9 else ""      # a rule has none over seeds
-    return "-" if np.isnan(known).any() else f"{np.mean(known):.{places}f}{spread}"
+def _number(values: Sequence[float], places: int = 2) -> str:
+    spread = f" ± {np.std(values):.{places}f}" if np.ptp(values) > 1e-9 else ""    # a rule has none over seeds
+    return "-" if np.isnan(values).any() else f"{np.mean(values):.{places}f}{spread}"

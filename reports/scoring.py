@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from config import DatasetConfig, check_name
 from detection.detector import Detector, load_calibrated, recorded_data
-from evaluation import metrics
-from evaluation.evaluate import TestRecording
+from evaluation.results import LSTM, FoundCounts, RunMetrics, write_metrics
+from evaluation.scored_recording import ScoredRecording
 from recordings import preprocessing
 from recordings.nab_series import read_series
 from recordings.reading import Recording, name_of
@@ -81,8 +81,8 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
             "scoring and reporting": time.perf_counter() - checked,
             "total": time.perf_counter() - began,
         }
-        write_run(run, seed=results["seed"], device=device, seconds=seconds, simulated=results["simulated"])
-        write_json(run.metrics, results)
+        write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
+        write_metrics(run.metrics, results)
         write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
         write_report(run.root)
     return root
@@ -110,13 +110,12 @@ def _score_in_groups(
     paths: dict[str, Path],
     steps: dict[str, int],
     read: Callable[[str, Path], ToScore],
-) -> dict[str, Any]:
-    """Score, write and draw recordings group by group; return what `metrics.json` says of them."""
+) -> RunMetrics:
+    """Score, write and draw recordings group by group; return their metrics."""
     simulated, fault_kinds = bool(state["data"].get("simulated")), state["data"].get("fault_kinds", [])
     chance, filled = RandomScores(detector, sum(steps.values())), []
-    labelled: dict[str, list[TestRecording]] = {}
-    found = {"recordings": len(paths), "labelled_recordings": 0, "hours": sum(steps.values()) / detector.rate_hz / 3600}
-    found |= {"events": 0, "faults": 0}
+    labelled: dict[str, list[ScoredRecording]] = {}
+    counts = {"labelled_recordings": 0, "events": 0, "faults": 0}
     with (
         run_files(run, timestamps=bool(state.get("series"))) as files,
         tqdm(total=len(paths), desc="recordings", unit="recording", disable=None) as bar,
@@ -127,31 +126,23 @@ def _score_in_groups(
             scored = detector.detect([segment.values for segment in segments])
             events = {name: part.events for name, part in parts.items() if part.events is not None}
             seen = recordings_as_seen(detector, segments, scored, events, chance)
-            findings = Findings(detector, segments, scored, seen["LSTM"], simulated, fault_kinds)
+            findings = Findings(detector, segments, scored, seen[LSTM], simulated, fault_kinds)
             write_findings(files, findings)
             for recording in findings.recordings:
                 draw_recording(run, findings, recording)
-                found["events"] += len(recording.found)
-                found["faults"] += len(recording.faults)
+                counts["events"] += len(recording.found)
+                counts["faults"] += len(recording.faults)
                 bar.update()
-            found["labelled_recordings"] += len(events)
+            counts["labelled_recordings"] += len(events)
             for name, several in seen.items():
                 labelled.setdefault(name, []).extend(r for r in several if r.is_labelled)
             filled += [line for part in parts.values() for line in part.filled]
     write_data(run, _scored_facts(state, detector, checkpoint, paths, steps, filled), files.recordings)
-    return _scored_numbers(state, detector, labelled, found)
-
-
-def _scored_numbers(
-    state: dict[str, Any], detector: Detector, labelled: dict[str, list[TestRecording]], found: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the metrics of scored recordings; without a labelled event there are none of detectors."""
-
-    data, name = state["data"], detector.config.dataset.name
-    seen = labelled if any(recording.labelled for recording in labelled["LSTM"]) else {}
-    buffer = metrics.suggest_buffer(seen["LSTM"][0].score) if seen else 0
-    results = compute_metrics(detector, name, bool(data.get("simulated")), data.get("fault_kinds", []), seen, buffer)
-    return results | {"found": found}
+    seen = labelled if any(recording.labelled for recording in labelled[LSTM]) else {}
+    dataset, buffer = detector.config.dataset.name, state.get("vus_buffer_steps")
+    results = compute_metrics(detector, dataset, simulated, fault_kinds, seen, buffer)
+    found = FoundCounts(recordings=len(paths), hours=sum(steps.values()) / detector.rate_hz / 3600, **counts)
+    return results.model_copy(update={"found": found})
 
 
 def _scored_facts(

@@ -247,6 +247,8 @@ def test_a_missing_key_is_refused(state, key):
         ("scaler", {"center": [0.0, float("nan")], "scale": [1.0, 1.0]}),
         ("scaler", [1.0, 2.0]),
         ("scaler", None),
+        ("vus_buffer_steps", -1),
+        ("vus_buffer_steps", 10**9),
         ("config", {"model": {"hiden_units": 8}}),
         ("config", 7),
     ],

@@ -48,7 +48,7 @@ DATASET = {
     "labels": {"apnea": "central_apnea", "lost": "sensor_dropout"},
     "fault_kinds": ["sensor_dropout"],
 }
-APNEA, LOST = (90.0, 110.0), (60.0, 70.0)
+APNEA, LOST, LATE_APNEA = (90.0, 110.0), (60.0, 70.0), (350.0, 370.0)
 
 
 def write_recording(raw, name, seconds, seed, events=()):
@@ -166,9 +166,9 @@ def test_labels_say_what_found_them_and_agree_with_the_metrics(run):
         ["three", "central_apnea", "lstm"], ["four", "sensor_dropout", "signal_loss"],
     ]  # fmt: skip
     events = pd.read_csv(run / "events.csv", keep_default_na=False)
-    deployed = read(run / "metrics.json")["detectors"]["LSTM"]["deployed"]["events"]
+    measures = read(run / "metrics.json")["detectors"]["LSTM"]["events"]
     mine = events[events["found_by"] == "lstm"]
-    assert (mine["overlaps"] == "").sum() == deployed["false_events"]
+    assert (mine["overlaps"] == "").sum() == measures["false_events"]
     assert ((mine["matched_label"] == "") | (mine["matched_label"] == mine["overlaps"])).all()
     shares = mine["contributions"].str.findall(r"(\d+) %").map(lambda found: sum(map(int, found)))
     components = ["amplitude_drop", "error", "transient_error", "joint"]
@@ -208,13 +208,29 @@ def test_the_apnea_is_found_by_the_score_and_the_dead_belt_by_the_mask(run):
     assert fault[["recording", "channel", "matched_label"]].to_numpy().tolist() == [
         ["four", "thorax_au", "sensor_dropout"]
     ]
-    kinds = read(run / "metrics.json")["detectors"]["LSTM"]["deployed"]["kinds"]
+    kinds = read(run / "metrics.json")["detectors"]["LSTM"]["kinds"]
     assert {kind: row["found"] for kind, row in kinds.items()} == {"central_apnea": 1, "sensor_dropout": 1}
 
 
 def test_baselines_stand_beside_the_lstm(run):
     detectors = read(run / "metrics.json")["detectors"]
     assert list(detectors) == ["LSTM", "amplitude baseline", "random scores"]
+
+
+def test_labels_outside_the_test_fraction_are_not_missed(home, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    write_recording(raw, "night", 400, seed=5, events=[(30.0, 45.0, "apnea"), (*LATE_APNEA, "apnea")])
+    split = {"train": ["night"], "val_fraction": 0.3, "test_fraction": 0.3}
+    (tmp_path / "dataset_config.json").write_text(json.dumps({"tiny": DATASET | {"split": split}}))
+    arguments = ["--dataset-config", tmp_path / "dataset_config.json", "--dataset", "tiny", "--out"]
+    out = tmp_path / "datasets" / "collected-known-anomaly"
+    assert collected_data_preprocess.main([str(a) for a in (*arguments, out)]) == 0
+    words = ("--datasets", tmp_path / "datasets", "--set", "training.epochs=1", "--out", tmp_path / "run")
+    assert call(home, *words) == 0                                           # the test span begins at 280 s
+    labels = pd.read_csv(tmp_path / "run" / "labels.csv")
+    assert labels[["start_s", "end_s"]].to_numpy().tolist() == [list(LATE_APNEA)]
+    assert read(tmp_path / "run" / "metrics.json")["detectors"]["LSTM"]["events"]["labelled_events"] == 1
 
 
 def test_the_answer_names_the_folder_and_the_results(home, tmp_path, capsys):
@@ -234,7 +250,7 @@ def test_the_same_seed_gives_the_same_numbers(home, run, tmp_path):
 def test_several_seeds_are_summed_up(home, tmp_path):
     root = tmp_path / "seeds"
     assert call(home, "--out", root, "--seeds", 2, "--set", "training.epochs=1", "--set", "training.seed=4") == 0
-    key = ("detectors", "LSTM", "deployed", "threshold_free", "auc_pr")
+    key = ("detectors", "LSTM", "threshold_free", "auc_pr")
     values = []
     for seed in (4, 5):
         content = read(root / f"seed{seed}" / "metrics.json")
@@ -443,7 +459,10 @@ def test_scoring_raw_recordings_gives_the_scores_of_the_run(home, run, tmp_path,
     numbers, before = (read(root / "metrics.json") for root in (out, run))
     for name in ("LSTM", "amplitude baseline"):                            # labels stand beside: the same numbers
         for part in ("events", "kinds", "point"):
-            assert numbers["detectors"][name]["deployed"][part] == before["detectors"][name]["deployed"][part]
+            assert numbers["detectors"][name][part] == before["detectors"][name][part]
+    areas, expected = (m["detectors"]["LSTM"]["threshold_free"] for m in (numbers, before))
+    assert areas == pytest.approx(expected, abs=1e-6)                      # VUS with the buffer of the training data
+    assert numbers["vus_buffer_steps"] == before["vus_buffer_steps"] == 20 # a breath takes 4 s
     text, page = page_of(out)
     check_sound(text, page)
     assert "The LSTM found 1 of 1 apneas" in page.words

@@ -102,7 +102,7 @@ def test_a_series_run_has_scores_events_and_numbers_a_row(run):
     assert list(metrics["detectors"]) == [
         "LSTM", "sum of squares", "difference from the last value", "random scores",
     ]  # fmt: skip
-    lstm, random = (metrics["detectors"][name]["deployed"] for name in ("LSTM", "random scores"))
+    lstm, random = (metrics["detectors"][name] for name in ("LSTM", "random scores"))
     assert lstm["events"]["matched_events"] == 1 and lstm["nab"]["standard"] > 50
     assert lstm["threshold_free"]["auc_pr"] > 2 * random["threshold_free"]["auc_pr"]
     assert set(metrics["forecast"]) == {"lstm", "best_epoch", "last_value", "mean"}
@@ -113,10 +113,10 @@ def test_a_series_run_has_scores_events_and_numbers_a_row(run):
 def test_every_test_row_counts_for_every_detector(run):
     scores = pd.read_csv(run / "scores.csv")
     assert scores["score"].isna().sum() > 0                                  # of the warm-up
-    deployed = {name: one["deployed"] for name, one in read(run / "metrics.json")["detectors"].items()}
-    for one in deployed.values():
+    detectors = read(run / "metrics.json")["detectors"]
+    for one in detectors.values():
         assert one["events"]["labelled_events"] == 1
-    recall = deployed["LSTM"]["point"]["recall"]
+    recall = detectors["LSTM"]["point"]["recall"]
     assert recall == pytest.approx(scores.loc[scores["label"] == 1, "alarm"].mean())
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from config import EventConfig
 from detection.events import FoundEvent
-from evaluation.evaluate import TestRecording as Recording  # pytest would collect the name
-from evaluation.evaluate import evaluate_detector, fault_numbers
+from evaluation.detector_metrics import detector_metrics, fault_measures
+from evaluation.results import AreaMeasures, DetectorMetrics, EventMeasures, KindMeasures, RunMetrics, write_metrics
+from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta
 from reports import page as report_page
 from reports.page import verdict_of, write_report
@@ -76,9 +78,9 @@ def make_run(
     missed = EventMeta.model_construct(start_s=250.0, end_s=252.0, kind=text)            # no config allows such a kind
     labels = [EventMeta(start_s=95.0, end_s=110.0, kind="central_apnea"), missed]
     labels = labels if labelled else []
-    seen = Recording(name, t, score, score > 3, found, faults, labels, labelled)
+    seen = ScoredRecording(name, t, score, score > 3, found, faults, labels, labelled)
     chance = np.random.default_rng(0).uniform(size=len(t))
-    random = Recording(name, t, chance, chance > 0.999, [], faults, labels, labelled)
+    random = ScoredRecording(name, t, chance, chance > 0.999, [], faults, labels, labelled)
     with run_files(run) as files:
         for event, kind in zip(found, ("central_apnea", ""), strict=True):
             row = {"event": event, "matched_label": kind * labelled, "overlaps": kind * labelled, "found_by": "lstm"}
@@ -99,11 +101,12 @@ def make_run(
     }  # fmt: skip
     write_data(run, facts, files.recordings)
     detectors = {"LSTM": [seen], "amplitude baseline": [random], "random scores": [random]}
+    events = EventConfig()
     metrics = {
-        "dataset": "tiny", "simulated": simulated, "seed": 0, "fault_kinds": [], "rate_hz": 5.0,
-        "threshold": {"method": "quantile", "parameters": {"q": 0.99}, "value": 3.0}, "events": {"tolerance_s": 5.0},
-        "detectors": {d: evaluate_detector(r, [], 5.0, 5.0, 10) for d, r in detectors.items()} if labelled else {},
-        "faults": fault_numbers([seen], [], 5.0),
+        "dataset": "tiny", "simulated": simulated, "channels": list(channels), "seed": 0, "fault_kinds": [],
+        "rate_hz": 5.0, "threshold": {"method": "quantile", "parameters": {"q": 0.99}, "value": 3.0}, "events": events,
+        "detectors": {d: detector_metrics(r, [], 5.0, events, 10) for d, r in detectors.items()} if labelled else {},
+        "faults": fault_measures([seen], [], 5.0),
     }  # fmt: skip
     if scored:
         found = {"recordings": 1, "labelled_recordings": int(labelled), "hours": 0.5, "events": 2, "faults": 1}
@@ -116,7 +119,7 @@ def make_run(
         write_history(run, history)
         for picture in ("training", "progress"):
             save(plot_history(history, 1), run.plots / f"{picture}.png")
-    write_json(run.metrics, metrics)
+    write_metrics(run.metrics, RunMetrics(**metrics))
     write_json(run.config, {"dataset": {"name": text}, "grid": {}})
     made = {"command": ["main.py", "--out", text], "seed": 0, "device": "cpu", "seconds": {"total": 3.0}}
     write_json(run.run, made | {"git_commit": None, "versions": {"python": "3.11"}, "finished": "2026-01-01 00:00:00"})
@@ -180,9 +183,9 @@ def test_numbers_config_versions_and_data_are_there(root):
     _, page = page_of(root)
     for words in (
         "The LSTM found 1 of 1 apneas and 0 of 1 other labelled events",
-        "amplitude baseline", "random scores", "Oracle", "An upper bound, no result", "dataset.name", "python 3.11",
-        "main.py --out fine", "not under version control", "Dropped: 1 stretches", "1 × guard", "airflow",
-        "no medical device", "1 event in 2.0 hours", "mostly less movement than expected",
+        "amplitude baseline", "random scores", "free response", "read off the test recordings", "dataset.name",
+        "python 3.11", "main.py --out fine", "not under version control", "Dropped: 1 stretches", "1 × guard",
+        "airflow", "no medical device", "1 event in 2.0 hours", "mostly less movement than expected",
     ):  # fmt: skip
         assert words in page.words
     assert "Simulated" not in page.words
@@ -200,7 +203,7 @@ def test_without_labels_nothing_is_called_true_or_false(tmp_path):
     check_sound(text, page)
     assert "The LSTM found 2 events in 0.5 hours of 1 recordings, 4.0 an hour." in page.words
     assert "Nothing is labelled here" in page.words and "2 found" in page.words
-    for word in ("false alarm", "labelled, missed", "as labelled", "Oracle", "Training"):
+    for word in ("false alarm", "labelled, missed", "as labelled", "free response", "Training"):
         assert word not in page.words
 
 
@@ -283,9 +286,14 @@ def test_a_folder_of_runs_is_refused_while_one_is_not_finished(seeds):
 
 
 def detector(found, per_hour, precision, labelled=30):
-    kinds = {kind: {"labelled": labelled, "found": n} for kind, n in found.items()}
-    events = {"false_events_per_hour": per_hour, "found_events": sum(found.values())}
-    return {"deployed": {"kinds": kinds, "events": events, "threshold_free": {"auc_pr": precision}}}
+    kinds = {kind: KindMeasures.model_construct(labelled=labelled, found=n) for kind, n in found.items()}
+    events = EventMeasures.model_construct(false_events_per_hour=per_hour, found_events=sum(found.values()))
+    areas = AreaMeasures.model_construct(auc_pr=precision)
+    return DetectorMetrics.model_construct(kinds=kinds, events=events, threshold_free=areas)
+
+
+def run_metrics(detectors, fault_kinds=()):
+    return RunMetrics.model_construct(detectors=detectors, fault_kinds=list(fault_kinds))
 
 
 def test_the_verdict_counts_and_names_the_rule_and_what_is_behind():
@@ -297,10 +305,10 @@ def test_the_verdict_counts_and_names_the_rule_and_what_is_behind():
             {"central_apnea": 30, "hypopnea": 15, "obstructive_apnea": 30, "tachypnea": 0, "lost": 30}, 6.85, 0.45
         ),
         "random scores": detector(
-            {"central_apnea": 1, "hypopnea": 1, "obstructive_apnea": 1, "tachypnea": 6, "lost": 30}, None, 0.2
+            {"central_apnea": 1, "hypopnea": 1, "obstructive_apnea": 1, "tachypnea": 6, "lost": 30}, np.nan, 0.2
         ),
     }
-    sentences = verdict_of({"detectors": detectors, "fault_kinds": ["lost"]}, is_series=False)
+    sentences = verdict_of(run_metrics(detectors, ["lost"]), is_series=False)
     assert [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in sentences] == [
         "The LSTM found 95 % of 60 apneas, 80 % of 30 hypopneas and 10 % of 30 other labelled events at 1.7 false "
         "events an hour; the amplitude baseline found 100 %, 50 % and 0 % at 6.8 false events an hour.",
@@ -313,7 +321,7 @@ def test_the_verdict_counts_and_names_the_rule_and_what_is_behind():
 def test_few_events_are_told_as_counts():
     found = {"LSTM": 9, "plain rule": 8}
     detectors = {name: detector({"central_apnea": n}, 0.5, 0.5, labelled=10) for name, n in found.items()}
-    (sentence,) = verdict_of({"detectors": detectors, "fault_kinds": []}, is_series=False)
+    (sentence,) = verdict_of(run_metrics(detectors), is_series=False)
     assert sentence.startswith("The LSTM found 9 of 10 apneas at 0.5 false events an hour; the plain rule found 8 of")
 
 
@@ -354,7 +362,8 @@ def test_a_missing_and_a_garbled_file_are_refused_by_name(root, capsys, name):
         ("events.csv", "night,100.0", "day,100.0", "events.csv: row 2: recording 'day' is not in data.json"),
         ("events.csv", ",lstm,", ",mask,", "events found by the LSTM, but metrics.json says 2"),
         ("labels.csv", "kind", "kinds", "labels.csv: no column 'kind'"),
-        ("metrics.json", '"detectors"', '"detectives"', "do not fit together (KeyError: 'detectors')"),
+        ("metrics.json", '"detectors"', '"detectives"', "metrics.json: detectors: missing"),
+        ("metrics.json", '"false_events": 1', '"false_events": "one"', "events.false_events is 'one'; expected an int"),
         ("metrics.json", '"quantile"', "NaN", "metrics.json: NaN is not a JSON number"),
         ("data.json", '"channels": [', '"channels": [{}, ', "signals.npz: the arrays of 'night' have other shapes"),
         ("data.json", '"rate_hz": 5.0', '"rate_hz": "fast"', "do not fit together"),
@@ -388,8 +397,8 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(root):
 def test_null_numbers_are_shown_as_unknown(root):
     metrics = json.loads((root / "metrics.json").read_text())
     for one in metrics["detectors"].values():
-        one["deployed"]["events"]["false_events_per_hour"] = one["deployed"]["events"]["delay_median_s"] = None
-        one["deployed"]["threshold_free"]["auc_pr"] = None
+        one["events"]["false_events_per_hour"] = one["events"]["delay_median_s"] = None
+        one["threshold_free"]["auc_pr"] = None
     (root / "metrics.json").write_text(json.dumps(metrics))
     _, page = page_of(root)
     assert "at an unknown number of false events" in page.words and "None" not in page.words

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from detection.events import FoundEvent
+from evaluation.results import AreaMeasures, DetectorMetrics, EventMeasures, FreeResponse, KindMeasures, RunMetrics
 from reports.run_folder import (
     HISTORY,
     RunFolder,
@@ -172,45 +173,55 @@ def test_json_has_null_in_the_place_of_nan(tmp_path):
 
 
 def results(recall, per_hour, delay, auc=0.5):
+    """Return metrics of a detector and a rule, with the parts that tables are made of."""
+
     def detector(recall):
-        return {
-            "deployed": {
-                "kinds": {
-                    "apnea": {"labelled": 8, "found": 8 * recall, "recall": recall},
-                    "dropout": {"labelled": 3, "found": 2, "recall": 2 / 3},
-                },
-                "events": {"false_events_per_hour": per_hour, "delay_median_s": delay},
-                "threshold_free": {"auc_pr": auc, "vus_pr": auc / 2},
-            },
-            "oracle": {"oracle_one_percent": {"kinds": {"apnea": {"labelled": 8, "recall": 1.0}}}},
-        }
+        apnea = KindMeasures(labelled=8, found=round(8 * recall), recall=recall, delay_median_s=delay)
+        dropout = KindMeasures(labelled=3, found=2, recall=2 / 3, delay_median_s=delay)
+        curve = [0.0, recall / 2, recall]
+        return DetectorMetrics.model_construct(
+            kinds={"apnea": apnea, "dropout": dropout},
+            events=EventMeasures.model_construct(false_events_per_hour=per_hour, delay_median_s=delay),
+            threshold_free=AreaMeasures.model_construct(auc_pr=auc, vus_pr=auc / 2),
+            free_response=FreeResponse(
+                false_events_per_hour=[0.1, 0.5, 1.0], threshold=[math.nan, 2.0, 1.0], recall=curve,
+                kinds={"apnea": curve},
+            ),
+        )  # fmt: skip
 
-    return {"fault_kinds": ["dropout"], "detectors": {"LSTM": detector(recall), "rule": detector(0.25)}}
+    return RunMetrics.model_construct(
+        fault_kinds=["dropout"], detectors={"LSTM": detector(recall), "rule": detector(0.25)}
+    )
 
 
-def rows_of(table):
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    assert len({len(row) for row in rows}) == 1                  # a table Markdown can show
-    return {row[0]: row[1:] for row in rows}
+def rows_of(tables):
+    rows = {}
+    for table in tables.split("\n\n"):
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        assert len({len(row) for row in cells}) == 1             # a table Markdown can show
+        rows |= {row[0]: row[1:] for row in cells}
+    return rows
 
 
 def test_the_table_of_one_run_holds_its_numbers():
     rows = rows_of(results_table([results(0.75, 0.4, 9.6)]))
     assert rows["at the deployed threshold"] == ["events", "LSTM", "rule"]
     assert rows["apnea: found"] == ["8", "75 %", "25 %"]
-    assert rows["dropout: found"] == ["3", "67 % (mask)", "(mask)"]
+    assert rows["dropout: found"] == ["3", "67 % (signal loss)", "(signal loss)"]
     assert rows["false events an hour"] == ["", "0.40", "0.40"]
     assert rows["median delay, s"] == ["", "9.60", "9.60"]
     assert (rows["average precision"][1], rows["VUS-PR"][1]) == ("0.50", "0.25")
-    assert rows["oracle, 1 % of normal time above: apnea"] == ["8", "100 %", "100 %"]
+    assert rows["recall by false events an hour (thresholds read off the test span)"] == ["events", "0.1", "0.5", "1"]
+    assert rows["all kinds: LSTM"] == rows["apnea: LSTM"] == ["8", "0 %", "38 %", "75 %"]
+    assert rows["apnea: rule"] == ["8", "0 %", "12 %", "25 %"]
 
 
 def test_the_table_of_several_seeds_holds_mean_and_spread():
     rows = rows_of(results_table([results(0.5, 1.0, 9.0), results(1.0, 2.0, 11.0)]))
     assert rows["apnea: found"] == ["8", "75 ± 25 %", "25 ± 0 %"]
     assert rows["false events an hour"][1] == "1.50 ± 0.50"
+    assert rows["apnea: LSTM"][1:] == ["0 ± 0 %", "38 ± 12 %", "75 ± 25 %"]
 
 
-@pytest.mark.parametrize("unknown", [None, math.nan])
-def test_an_unknown_number_is_a_dash(unknown):
-    assert rows_of(results_table([results(0.5, 1.0, unknown)]))["median delay, s"] == ["", "-", "-"]
+def test_an_unknown_number_is_a_dash():
+    assert rows_of(results_table([results(0.5, 1.0, math.nan)]))["median delay, s"] == ["", "-", "-"]

@@ -306,7 +306,7 @@ TRAIN, VAL, TEST, META = (f"{TINY}/{name}" for name in ("train.csv", "val.csv", 
 CHECKPOINT, RUN_CONFIG, METRICS, RUNS = (
     f"{RUN}/{name}" for name in ("checkpoint.pt", "config.json", "metrics.json", "runs.json")
 )
-DEPLOYED = "detectors.LSTM.deployed"
+FALSE_EVENTS = "detectors.LSTM.events.false_events_per_hour"
 PLAN, SERIES = f"{GRID}/grid.json", f"realKnownCause/{NAME}.csv"
 MODEL = f"--checkpoint {CHECKPOINT}"
 NO_MORE = "--calibration-sessions 0 --test-sessions 0"
@@ -757,7 +757,7 @@ FAULTS = [
         ("metrics.json missing", remove(METRICS), "metrics.json"),
         ("metrics.json cut off", cut(METRICS), "metrics.json"),
         ("metrics.json empty of detectors", key(METRICS, "detectors", {}), RUN),
-        ("metrics.json with a number of text", key(METRICS, f"{DEPLOYED}.events.false_events_per_hour", "few"), RUN),
+        ("metrics.json with a number of text", key(METRICS, FALSE_EVENTS, "few"), RUN),
         ("metrics.json a list inside", key(METRICS, "detectors", []), RUN),
         ("data.json without recordings", key(f"{RUN}/data.json", "recordings", []), RUN),
         ("data.json with a rate of 0", key(f"{RUN}/data.json", "rate_hz", 0), RUN),

@@ -21,80 +21,82 @@ def runs(mask) -> list[list[int]]:
     return found
 
 
-def vus(labels, scores, buffer: int, thresholds: int = 250) -> tuple[float, float]:
-    """Return (vus_roc, vus_pr) by looping over buffers, thresholds and steps."""
-    falling = sorted(scores, reverse=True)
-    levels = [falling[int(k * (len(scores) - 1) / (thresholds - 1))] for k in range(thresholds)]
-    areas = [_range_areas(labels, scores, b, levels) for b in range(buffer + 1)]
+def vus(stretches, buffer: int, thresholds: int = 250) -> tuple[float, float]:
+    """Return (vus_roc, vus_pr) of stretches, (labels, scores) each, by looping over buffers, thresholds and steps."""
+    falling = sorted((score for _, scores in stretches for score in scores), reverse=True)
+    levels = [falling[int(k * (len(falling) - 1) / (thresholds - 1))] for k in range(thresholds)]
+    areas = [_range_areas(stretches, b, levels) for b in range(buffer + 1)]
     return tuple(sum(area[kind] for area in areas) / len(areas) for kind in (0, 1))
 
 
-def _range_areas(labels, scores, b: int, levels) -> tuple[float, float]:
-    n, half = len(labels), b // 2
-    events = [(run[0], run[-1]) for run in runs(labels)]
-    soft = [float(label) for label in labels]
-    for first, last in events:
-        for d in range(1, half + 1):
-            for step in (first - d, last + d):
-                if 0 <= step < n:
-                    soft[step] += math.sqrt(1 - d / b)
-    soft = [min(value, 1.0) for value in soft]
-    joined = [list(events[0])]
-    for first, last in events[1:]:
-        if joined[-1][1] + half < first - half:
-            joined.append([first, last])
-        else:
-            joined[-1][1] = last
-    label_steps = sum(labels)
+def _range_areas(stretches, b: int, levels) -> tuple[float, float]:
+    softs, groups = zip(*(_soft_labels(labels, b) for labels, _ in stretches))
+    label_steps = sum(sum(labels) for labels, _ in stretches)
+    n, events = sum(len(labels) for labels, _ in stretches), sum(map(len, groups))
     points, area_pr, tpr_before = [(0.0, 0.0)], 0.0, 0.0
     for level in levels:
-        alarm = [score >= level for score in scores]
-        tp = sum(value for value, on in zip(soft, alarm) if on)
-        alarmed_buffer = sum(value for value, on, label in zip(soft, alarm, labels) if on and not label)
+        tp = alarmed_buffer = alarms = seen = 0.0
+        for (labels, scores), soft, joined in zip(stretches, softs, groups):
+            alarm = [score >= level for score in scores]
+            alarms += sum(alarm)
+            tp += sum(value for value, on in zip(soft, alarm) if on)
+            alarmed_buffer += sum(value for value, on, label in zip(soft, alarm, labels) if on and not label)
+            seen += sum(any(alarm[max(first - b // 2, 0):last + b // 2 + 1]) for first, last in joined)
         positives = (label_steps + label_steps + alarmed_buffer) / 2
-        seen = sum(any(alarm[max(first - half, 0):last + half + 1]) for first, last in joined)
-        tpr = min(tp / positives, 1) * seen / len(joined)
-        points.append(((sum(alarm) - tp) / (n - positives), tpr))
-        area_pr += (tpr - tpr_before) * tp / sum(alarm)
+        tpr = min(tp / positives, 1) * seen / events
+        points.append(((alarms - tp) / (n - positives), tpr))
+        area_pr += (tpr - tpr_before) * tp / alarms
         tpr_before = tpr
     points.append((1.0, 1.0))
     area_roc = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in zip(points, points[1:]))
     return area_roc, area_pr
 
 
-def range_recall(ranges, others, alpha: float, bias: str, cardinality: str) -> float:
-    """Return Tatbul's recall of `ranges` by `others`; precision is the same with both exchanged and alpha = 0."""
+def _soft_labels(labels, b: int) -> tuple[list[float], list[list[int]]]:
+    """Return the labels of one stretch with their shoulders, and first and last step of its joined events."""
+    half, soft, joined = b // 2, [float(label) for label in labels], []
+    for run in runs(labels):
+        first, last = run[0], run[-1]
+        for d in range(1, half + 1):
+            for step in (first - d, last + d):
+                if 0 <= step < len(labels):
+                    soft[step] += math.sqrt(1 - d / b)
+        if joined and joined[-1][1] + half >= first - half:
+            joined[-1][1] = last
+        else:
+            joined.append([first, last])
+    return [min(value, 1.0) for value in soft], joined
+
+
+def range_recall(stretches, alpha: float) -> float:
+    """Return Tatbul's recall of stretches, (ranges, others) each; precision is that of (others, ranges), alpha = 0."""
     rewards = []
-    other_runs = runs(others)
-    for run in runs(ranges):
-        length = len(run)
-        weights = {"flat": [1] * length,
-                   "front": [length - i + 1 for i in range(1, length + 1)],
-                   "back": list(range(1, length + 1)),
-                   "middle": [i if i <= length / 2 else length - i + 1 for i in range(1, length + 1)]}[bias]
-        met = [other for other in other_runs if set(other) & set(run)]
-        overlap = sum(weight for step, weight in zip(run, weights) if others[step]) / sum(weights)
-        factor = 1 / len(met) if cardinality == "reciprocal" and len(met) > 1 else 1
-        rewards.append(alpha * bool(met) + (1 - alpha) * factor * overlap)
-    return sum(rewards) / len(rewards)
+    for ranges, others in stretches:
+        for run in runs(ranges):
+            met = [other for other in runs(others) if set(other) & set(run)]
+            overlap = sum(1 for step in run if others[step]) / len(run)
+            rewards.append(alpha * bool(met) + (1 - alpha) * overlap / max(len(met), 1))
+    return sum(rewards) / len(rewards) if rewards else math.nan
 
 
-def affiliation(labels, alarms, points_per_step: int = 64) -> tuple[float, float]:
-    """Return (precision, recall) by sampling time finely and measuring what lies at least as far away."""
-    n = len(labels)
-    events = [(run[0], run[-1] + 1) for run in runs(labels)]
-    predicted = [(run[0], run[-1] + 1) for run in runs(alarms)]
+def affiliation(stretches, points_per_step: int = 64) -> tuple[float, float]:
+    """Return (precision, recall) of stretches, (labels, alarms) each, by sampling time finely in each zone."""
     precisions, recalls = [], []
-    for k, (start, end) in enumerate(events):
-        left = (events[k - 1][1] + start) / 2 if k else 0
-        right = (end + events[k + 1][0]) / 2 if k + 1 < len(events) else n
-        pieces = [(max(a, left), min(b, right)) for a, b in predicted if max(a, left) < min(b, right)]
+    for labels, alarms in stretches:
+        n = len(labels)
+        events = [(run[0], run[-1] + 1) for run in runs(labels)]
+        predicted = [(run[0], run[-1] + 1) for run in runs(alarms)]
         times = [(i + 0.5) / points_per_step for i in range(n * points_per_step)]
-        alarmed = [t for t in times if any(a <= t < b for a, b in pieces)]
-        if alarmed:
-            precisions.append(sum(_as_far_from_event(t, start, end, left, right) for t in alarmed) / len(alarmed))
-        inside = [t for t in times if start <= t < end]
-        recalls.append(sum(_as_far_from_point(t, pieces, left, right) for t in inside) / len(inside))
+        for k, (start, end) in enumerate(events):
+            left = (events[k - 1][1] + start) / 2 if k else 0
+            right = (end + events[k + 1][0]) / 2 if k + 1 < len(events) else n
+            pieces = [(max(a, left), min(b, right)) for a, b in predicted if max(a, left) < min(b, right)]
+            alarmed = [t for t in times if any(a <= t < b for a, b in pieces)]
+            if alarmed:
+                far = [_as_far_from_event(t, start, end, left, right) for t in alarmed]
+                precisions.append(sum(far) / len(far))
+            inside = [t for t in times if start <= t < end]
+            recalls.append(sum(_as_far_from_point(t, pieces, left, right) for t in inside) / len(inside))
     return sum(precisions) / len(precisions) if precisions else math.nan, sum(recalls) / len(recalls)
 
 
@@ -112,20 +114,6 @@ def _as_far_from_point(t: float, pieces, left: float, right: float) -> float:
     return (max(0.0, (t - d) - left) + max(0.0, right - (t + d))) / (right - left)
 
 
-def point_adjusted_f1(labels, scores, thresholds) -> float:
-    """Return the best F1 after counting a whole event as alarmed as soon as one of its steps is."""
-    best = 0.0
-    for threshold in thresholds:
-        alarm = [score > threshold for score in scores]
-        for run in runs(labels):
-            if any(alarm[step] for step in run):
-                for step in run:
-                    alarm[step] = True
-        hit = sum(on and label for on, label in zip(alarm, labels))
-        best = max(best, 2 * hit / (sum(alarm) + sum(labels)))
-    return best
-
-
 def best_matching(found, labelled, tolerance_s: float) -> tuple[int, float]:
     """Return (pairs, total delay) of the best one-to-one matching, by trying every one of them."""
     columns = list(range(len(found))) + [None] * len(labelled)
@@ -137,6 +125,24 @@ def best_matching(found, labelled, tolerance_s: float) -> tuple[int, float]:
             if (-len(pairs), delay) < (-best[0], best[1]):
                 best = (len(pairs), delay)
     return best
+
+
+def free_response(events_at, thresholds, labelled: int, hours: float, rates) -> list[float]:
+    """Return recall at each rate of false events an hour: the best before more are false for the first time.
+
+    Args:
+        events_at: threshold -> (false events, labelled events found).
+    """
+    recalls = []
+    for rate in rates:
+        best = 0
+        for threshold in sorted(thresholds, reverse=True):
+            false, hits = events_at(threshold)
+            if false > rate * hours:
+                break
+            best = max(best, hits)
+        recalls.append(best / labelled)
+    return recalls
 
 
 def nab_raw(windows, alarms, tp: float, fn: float, fp: float) -> float:
