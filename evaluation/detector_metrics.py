@@ -18,7 +18,7 @@ from evaluation.results import (
     PointMeasures,
     RangeMeasures,
 )
-from evaluation.scored_recording import ScoredRecording, stretch_starts
+from evaluation.scored_recording import ScoredRecording, segment_starts
 from recordings.windowing import label_steps
 
 
@@ -34,7 +34,7 @@ def detector_metrics(
 
     Found events are true if they overlap any labelled event; recall counts the labelled events that are not faults.
     Steps of labelled faults take no part in the measures of steps, and what lies before and after them, or after
-    missing steps, is a stretch of its own; `metrics` says how stretches are combined.
+    missing steps, is a segment of its own; `metrics` says how segments are combined.
 
     Args:
         fault_kinds: kinds of events that are found in the signal, not by the score.
@@ -116,7 +116,7 @@ def _joined_steps(
             for is_fault in (False, True)
         )
         keep = fault == 0
-        parts.append([label[keep], one.score[keep], one.alarm[keep], stretch_starts(one.t[keep], rate_hz)])
+        parts.append([label[keep], one.score[keep], one.alarm[keep], segment_starts(one.t[keep], rate_hz)])
     label, score, alarm, starts = (np.concatenate(several) for several in zip(*parts, strict=True))
     return label, score, alarm, np.flatnonzero(starts)[1:]
 

@@ -9,7 +9,7 @@ import numpy as np
 from config import EventConfig
 from evaluation.metrics import match_overlapping, ratio, runs_of
 from evaluation.results import FreeResponse
-from evaluation.scored_recording import ScoredRecording, stretch_starts
+from evaluation.scored_recording import ScoredRecording, segment_starts
 
 RATES = (0.1, 0.25, 0.5, 1.0, 2.0)      # false events an hour
 LEVELS = 200                            # thresholds, beside the peaks of the labelled events
@@ -36,7 +36,7 @@ def free_response(
         events: in seconds.
     """
     t, score = (np.concatenate([getattr(one, name) for one in recordings]) for name in ("t", "score"))
-    seams = np.flatnonzero(np.concatenate([stretch_starts(one.t, rate_hz) for one in recordings]))[1:]
+    seams = np.flatnonzero(np.concatenate([segment_starts(one.t, rate_hz) for one in recordings]))[1:]
     start_s, reach = _reach_of_labels(recordings, events.tolerance_s)
     kinds = np.array([event.kind for one in recordings for event in one.labelled], str)
     asked = ~np.isin(kinds, fault_kinds)
@@ -86,10 +86,10 @@ def _thresholds(score: np.ndarray, reach: np.ndarray) -> list[float]:
 def alarm_spans(
     t: np.ndarray, alarm: np.ndarray, seams: Sequence[int], merge_gap_s: float, min_duration_s: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return first and last step (n,) of the events that `detection.events.find_events` makes of each stretch."""
+    """Return first and last step (n,) of the events that `detection.events.find_events` makes of each segment."""
     first, end = runs_of(alarm, seams)
-    last, stretch = end - 1, np.searchsorted(seams, first, side="right")
-    apart = (t[first[1:]] - t[last[:-1]] >= merge_gap_s) | (stretch[1:] != stretch[:-1])
+    last, segment = end - 1, np.searchsorted(seams, first, side="right")
+    apart = (t[first[1:]] - t[last[:-1]] >= merge_gap_s) | (segment[1:] != segment[:-1])
     begins, ends = np.ones((2, len(first)), bool)
     begins[1:], ends[:-1] = apart, apart
     first, last = first[begins], last[ends]

@@ -3,9 +3,9 @@
 Everything here maps arrays to numbers. Conventions, valid for every function unless its docstring says otherwise:
 
 * `labels` (T,) holds 0 and 1; `scores` (T,) are higher = stranger; an `alarm` is `score > threshold`.
-* `seams`: several stretches of time, such as recordings, laid end to end are measured together. It holds the first
-  step of each stretch but the first one, rising, within 1..T-1. Ranges, buffers and zones end at a seam; how a measure
-  combines the stretches stands in its docstring. Without a seam the arrays are one stretch.
+* `seams`: several segments of time, such as recordings, laid end to end are measured together. It holds the first
+  step of each segment but the first one, rising, within 1..T-1. Ranges, buffers and zones end at a seam; how a measure
+  combines the segments is said in its docstring. Without a seam the arrays are one segment.
 * All values lie in 0..1 and more is better, except where a unit is given.
 * A value that has no meaning is NaN: recall without a label, precision without an alarm, and any area without a
   labelled step. An F1 is 0 as soon as labels or alarms exist but do not meet.
@@ -80,11 +80,11 @@ def runs_of(mask: np.ndarray, seams: Sequence[int] = ()) -> tuple[np.ndarray, np
     return np.flatnonzero(begins), np.flatnonzero(ends) + 1
 
 
-def _stretches_of(steps: np.ndarray, seams: Sequence[int], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return first step and end (one past the last step) of the stretch that each of `steps` lies in."""
+def _segments_of(steps: np.ndarray, seams: Sequence[int], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return first step and end (one past the last step) of the segment that each of `steps` lies in."""
     borders = np.array([0, *seams, length])
-    stretch = np.searchsorted(borders, steps, side="right")
-    return borders[stretch - 1], borders[stretch]
+    segment = np.searchsorted(borders, steps, side="right")
+    return borders[segment - 1], borders[segment]
 
 
 def harmonic_mean(precision: float, recall: float) -> float:
@@ -135,8 +135,8 @@ def vus(labels: ArrayLike, scores: ArrayLike, buffer: int, seams: Sequence[int] 
 
     For each buffer b = 0..buffer the labels get soft shoulders of b // 2 steps, sqrt(1 - distance / b) high, and
     recall is multiplied by the share of events (with shoulders, joined where those meet) that hold an alarm.
-    Several stretches share the thresholds, taken from all of their scores. Shoulders end, and events are not joined, at
-    a seam; alarms, soft labels and events are counted in each stretch and added up before any share is taken.
+    Several segments share the thresholds, taken from all of their scores. Shoulders end, and events are not joined, at
+    a seam; alarms, soft labels and events are counted in each segment and added up before any share is taken.
 
     Time is O(T log T + buffer * shoulder steps), memory O(T + buffer * VUS_THRESHOLDS + shoulder steps).
 
@@ -186,7 +186,7 @@ def _buffer_curves(labels: np.ndarray, first_alarm: np.ndarray, buffer: int,
                    seams: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return, for each buffer and threshold, the soft labels alarmed in shoulders and the share of events alarmed."""
     starts, ends = runs_of(labels, seams)
-    left, right = _stretches_of(starts, seams, labels.size)
+    left, right = _segments_of(starts, seams, labels.size)
     step, distance = _shoulder_steps(labels, starts, ends, left, right, buffer // 2)
     steps, slot = np.unique(step, return_inverse=True)
     event_alarm = np.minimum.reduceat(np.append(first_alarm, VUS_THRESHOLDS),
@@ -213,7 +213,7 @@ def _shoulder_steps(labels: np.ndarray, starts: np.ndarray, ends: np.ndarray, le
     """Return the normal steps within `reach` of an event and their distance, once an event side, nearest first.
 
     Args:
-        starts, ends: of the events. left, right: of the stretch of each event; no shoulder leaves it.
+        starts, ends: of the events. left, right: of the segment of each event; no shoulder leaves it.
     """
     distances = np.arange(1, min(reach, labels.size) + 1)
     before, after = starts[:, None] - distances, ends[:, None] - 1 + distances                # (events, reach)
@@ -300,7 +300,7 @@ def oracle_point_f1(labels: ArrayLike, scores: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class EventMatch:
-    """Which found events are true, and which labelled event each one stands for."""
+    """Which found events are true, and which labelled event each one counts for."""
 
     match: np.ndarray      # (n_found,) index of the labelled event it is counted for, -1 = none
     is_true: np.ndarray    # (n_found,) overlaps some labelled event, even if another found event is counted for it
@@ -381,7 +381,7 @@ def range_based_scores(labels: ArrayLike, alarms: ArrayLike, seams: Sequence[int
     """Return precision, recall and F1 over ranges: each labelled or alarmed run counts once, by how it is covered.
 
     A range is worth its covered share, divided by the number of other ranges that cover it. Of recall this is 80 %,
-    and 20 % are for touching a labelled range at all. Precision and recall are means over the ranges of all stretches;
+    and 20 % are for touching a labelled range at all. Precision and recall are means over the ranges of all segments;
     a run that meets a seam is two ranges.
 
     Args:
@@ -418,11 +418,11 @@ CELLS = 4   # every kink of the integrands falls on a quarter step, so a midpoin
 def affiliation_scores(labels: ArrayLike, alarms: ArrayLike, seams: Sequence[int] = ()) -> dict[str, float]:
     """Return precision, recall and F1 by distance in time, each compared with what a random point would reach.
 
-    Every labelled event owns the part of its stretch nearest to it. Precision: the chance that a random point of
+    Every labelled event owns the part of its segment nearest to it. Precision: the chance that a random point of
     the zone is at least as far from the event as an alarm is, averaged over alarmed time, then over the zones that
     hold alarms. Recall: the chance that a random point is at least as far from a point of the event as the nearest
     alarm of the zone is, averaged over the event, then over all events; 0 for a zone without alarms. Step t covers
-    [t, t + 1). Both means are over the zones of all stretches. A stretch without an event has no zone: its alarms do
+    [t, t + 1). Both means are over the zones of all segments. A segment without an event has no zone: its alarms do
     not count here, but they do in point, range and event precision.
 
     Args:
@@ -457,8 +457,8 @@ def affiliation_scores(labels: ArrayLike, alarms: ArrayLike, seams: Sequence[int
 
 def _zone_borders(starts: np.ndarray, ends: np.ndarray, seams: Sequence[int],
                   length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the borders (events,) of the part of its stretch that is nearest to each event, in steps."""
-    first, last = _stretches_of(starts, seams, length)
+    """Return the borders (events,) of the part of its segment that is nearest to each event, in steps."""
+    first, last = _segments_of(starts, seams, length)
     same, between = first[1:] == first[:-1], (ends[:-1] + starts[1:]) / 2
     left, right = first.astype(float), last.astype(float)
     left[1:][same], right[:-1][same] = between[same], between[same]

@@ -39,7 +39,7 @@ def nab_series_score(windows: ArrayLike, alarms: ArrayLike, profile: str = "stan
     """Return the NAB score of one series for given alarms, such as those of a deployed threshold.
 
     Only the first alarm in a window earns anything, the earlier the more; every alarm row outside costs up to `fp`,
-    less shortly behind a window. Alarms in the probationary period are ignored.
+    less shortly after a window. Alarms in the probationary period are ignored.
 
     Args:
         windows: (W, 2) first and last row of each label window, both included, in order, never overlapping.
@@ -77,8 +77,8 @@ def _nab_row_values(windows: np.ndarray, n_rows: int) -> _NabRows:
         width = last - first + 1
         window[first:last + 1] = index
         value[first:last + 1] = np.tanh(2.5 * np.arange(width, 0, -1) / width) / np.tanh(2.5)
-        widths_behind = np.arange(1, n_rows - last) / max(width - 1, 1e-9)       # a later window overwrites this
-        value[last + 1:] = np.where(widths_behind > 3, -1.0, -np.tanh(2.5 * widths_behind))
+        widths_after = np.arange(1, n_rows - last) / max(width - 1, 1e-9)       # a later window overwrites this
+        value[last + 1:] = np.where(widths_after > 3, -1.0, -np.tanh(2.5 * widths_after))
     window[:probation], value[:probation] = -1, 0.0
     return _NabRows(window, value, len(windows))
 

@@ -39,6 +39,6 @@ class ScoredRecording:
         return float((near == 0).sum() / rate_hz / 3600)
 
 
-def stretch_starts(t: np.ndarray, rate_hz: float) -> np.ndarray:
-    """Return which steps at t (T,) begin a stretch (T,): the first one, and those after missing steps."""
+def segment_starts(t: np.ndarray, rate_hz: float) -> np.ndarray:
+    """Return which steps at t (T,) begin a segment (T,): the first one, and those after missing steps."""
     return np.diff(t, prepend=-np.inf) * rate_hz > 1.5

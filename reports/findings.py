@@ -47,7 +47,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a detector made of some recordings; `scored` stands beside `segments`, one by one."""
+    """What a detector made of some recordings; `scored` has one entry for each of `segments`."""
 
     detector: Detector
     segments: Sequence[Segment]
@@ -106,7 +106,7 @@ def labels_in_test_span(dataset: Dataset) -> dict[str, list[EventMeta]]:
 
 
 class RandomScores:
-    """Scores by chance, and their threshold, fitted as the detector's is, on so many calibration steps."""
+    """Random scores and their threshold, fitted on as many calibration steps, as the detector's is."""
 
     def __init__(self, detector: Detector, calibration_steps: int) -> None:
         rule = detector.config.threshold
@@ -239,7 +239,7 @@ def write_findings(files: RunFiles, findings: Findings) -> None:
 def _event_rows(
     findings: Findings, recording: ScoredRecording, stamps: Mapping[tuple[str, float], str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `events.csv` of one recording: what the LSTM found, then what the mask reports."""
+    """Yield the rows of `events.csv` of one recording: events of the LSTM, then lost signal."""
     due_to = tuple(findings.joined(recording.name, name) for name in ("channel", "component"))
     for found_by, events in (("lstm", recording.found), ("signal_loss", recording.faults)):
         match = recording.match(events, findings.tolerance_s)
@@ -277,7 +277,7 @@ def _explained(
 
 
 def _found_by(findings: Findings, recording: ScoredRecording) -> list[str]:
-    """Return what found each labelled event, "" = nothing: the LSTM, or of kinds that are faults the mask."""
+    """Return what found each labelled event, "" = nothing: `lstm`, or `signal_loss` for kinds that are faults."""
     match, by_mask = (
         recording.match(events, findings.tolerance_s).is_found
         for events in (recording.found, recording.faults)

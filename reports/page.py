@@ -117,7 +117,7 @@ def read_run(root: Path) -> RunView:
     folder = RunFolder(root)
     if not folder.metrics.is_file():
         what = "not finished" if folder.config.is_file() else "no run folder"
-        raise DataError(f"{root}: {what}, there is no metrics.json; go on with --resume, or name a finished run")
+        raise DataError(f"{root}: {what}, there is no metrics.json; resume the run, or name a finished run")
     metrics = read_metrics(folder.metrics)
     data, config, made = (read_json(path) for path in (folder.data, folder.config, folder.run))
     stamps = STAMPS if data.get("is_series") else ()
@@ -205,7 +205,7 @@ def check_run(run: RunView) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """An event found, missed, or reported by the mask; `key` is its anchor, `verdict` one of VERDICTS."""
+    """An event found or missed, or lost signal; `key` is its anchor, `verdict` one of VERDICTS."""
 
     key: str
     verdict: str
@@ -236,7 +236,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Mark:
-    """A stretch of a figure, in per cent: a shade, or a link to a finding."""
+    """A span of a figure, in per cent: a shade, or a link to a finding."""
 
     style: str
     left: float
@@ -246,7 +246,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: panels below each other, shaded stretches over all of them, ticks of the time below."""
+    """A figure: panels below each other, shaded spans over all of them, ticks of the time below."""
 
     panels: list[Panel]
     shades: list[Mark]
@@ -376,15 +376,15 @@ class RecordingPage:
 
 
 def recordings_of(run: RunView) -> list[RecordingPage]:
-    """Return the recordings of a run with all that was found in them, missed, and reported by the mask."""
+    """Return the recordings of a run with the events found and missed in them, and lost signal."""
     recordings = [RecordingPage(run, k) for k in range(len(run.data["recordings"]))]
     by_name = {recording.name: recording for recording in recordings}
     counts = {"e": 0, "f": 0, "m": 0}
     for row in run.events.to_dict("records"):
-        recording, by_mask = by_name[row["recording"]], row["found_by"] == "signal_loss"
-        letter = "f" if by_mask else "e"
+        recording, is_loss = by_name[row["recording"]], row["found_by"] == "signal_loss"
+        letter = "f" if is_loss else "e"
         counts[letter] += 1
-        verdict = "fault" if by_mask else _verdict_on(row, recording)
+        verdict = "fault" if is_loss else _verdict_on(row, recording)
         finding = Finding(
             f"{letter}{counts[letter]}",
             verdict,
@@ -398,7 +398,7 @@ def recordings_of(run: RunView) -> list[RecordingPage]:
             row["contributions"],
             row["peak_score"],
         )
-        (recording.faults if by_mask else recording.found).append(finding)
+        (recording.faults if is_loss else recording.found).append(finding)
     for row in run.labels.to_dict("records"):
         recording = by_name[row["recording"]]
         recording.labelled.append((row["start_s"], row["end_s"], bool(row["found_by"])))
@@ -445,7 +445,7 @@ def verdict_of(metrics: RunMetrics, is_series: bool) -> list[str]:
             "Nothing is labelled here: whether they are true, and what was missed, is not known.",
         ]
     first = _series_verdict(metrics.detectors) if is_series else _breathing_verdict(metrics)
-    return [first, *_where_behind(metrics.detectors)]
+    return [first, *_where_baselines_lead(metrics.detectors)]
 
 
 def _breathing_verdict(metrics: RunMetrics) -> str:
@@ -495,7 +495,7 @@ def _series_verdict(detectors: Mapping[str, DetectorMetrics]) -> str:
     )
 
 
-def _where_behind(detectors: Mapping[str, DetectorMetrics]) -> list[str]:
+def _where_baselines_lead(detectors: Mapping[str, DetectorMetrics]) -> list[str]:
     """Return sentences on where a detector without a model is ahead of the LSTM."""
     lstm, others = detectors[LSTM], [name for name in detectors if name != LSTM]
     sentences, kinds = [], []
@@ -509,7 +509,7 @@ def _where_behind(detectors: Mapping[str, DetectorMetrics]) -> list[str]:
     ahead = _most_precise(detectors, detectors)
     if ahead != LSTM:
         both = f"{_precision(detectors[ahead])} against {_precision(lstm)}"
-        sentences.append(f"By average precision the LSTM is behind: {ahead}, {both}.")
+        sentences.append(f"By average precision a baseline is ahead of the LSTM: {ahead}, {both}.")
     return sentences
 
 
@@ -632,7 +632,7 @@ def several_page(root: Path) -> dict[str, Any]:
         if Path(folder).is_absolute() or ".." in Path(folder).parts:
             raise DataError(f"{root / RUNS}: folder {folder!r} leads out of this one")
         if not RunFolder(path).metrics.is_file():
-            raise DataError(f"{path}: not finished, there is no metrics.json; go on with --resume {root}")
+            raise DataError(f"{path}: not finished, there is no metrics.json; resume it with --resume {root}")
         metrics = read_metrics(RunFolder(path).metrics)
         results.setdefault(metrics.dataset, []).append(metrics)
         link = quote(f"{folder}/report.html") if RunFolder(path).report.is_file() else None
@@ -708,8 +708,8 @@ def _training(run: RunView) -> list[Picture]:
         f"lowest, and ends at {losses[-1]:.3f}."
     )
     names = ", ".join(c["name"] for c in run.data["channels"])
-    stretch = f"A stretch of validation data, {names}: forecasts after the last epoch, drawn over what was observed."
-    pictures = {"training": curve, "progress": stretch}
+    window = f"A window of validation data, {names}: forecasts after the last epoch, drawn over what was observed."
+    pictures = {"training": curve, "progress": window}
     return [_picture(run.folder.plots / f"{name}.png", alt) for name, alt in pictures.items()]
 
 
@@ -735,7 +735,7 @@ def _picture(path: Path, alt: str) -> Picture:
 
 
 def _by_reason(lines: Sequence[str]) -> list[tuple[str, int]]:
-    """Return the reasons behind lines such as `name: 3 to 4 s, 5 steps: reason`, and how often each stands there."""
+    """Return the reasons in lines such as `name: 3 to 4 s, 5 steps: reason`, and how often each occurs."""
     reasons: dict[str, int] = {}
     for line in lines:
         reason = line.split(" steps: ", 1)[-1] if " steps: " in line else line.rsplit(": ", 2)[-1]

@@ -30,7 +30,7 @@ DPI = 80
 WIDTH, LEFT, RIGHT, BOTTOM, TITLE, GAP = 11.25, 1.65, 0.2, 0.5, 0.32, 0.13  # inches; 900 pixels wide
 LEGEND_ROW, KIND_ROW, UPRIGHT_KINDS = 0.2, 0.2, 1.25  # inches
 LETTER = 0.08  # inches, the width of a letter in a small text
-CLOSE_S = 180.0  # a longer stretch shows no forecasts: they would cover what was observed
+CLOSE_S = 180.0  # a longer span shows no forecasts: they would cover what was observed
 TEXT, SMALL = 10, 9  # points
 BUCKETS = 1000  # a line of more than twice as many steps is drawn as its envelope
 
@@ -573,7 +573,7 @@ def _broken(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _missing_spans(t: np.ndarray, y: np.ndarray, least_s: float) -> list[tuple[float, float]]:
-    """Return (start, end) of the stretches of at least least_s where y (T,) has no finite value."""
+    """Return (start, end) of the gaps of at least least_s where y (T,) has no finite value."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], ~np.isfinite(y), [False]]).astype(int)))
     spans = [(t[max(a - 1, 0)], t[min(b, len(t) - 1)]) for a, b in edges.reshape(-1, 2)]
     return [(float(s), float(e)) for s, e in spans if e - s >= least_s]

@@ -30,7 +30,7 @@ BEFORE_S, AFTER_S = 30.0, 20.0              # of a close-up of a recording
 BEFORE_ROWS, AFTER_ROWS = 200, 100          # and of a series
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
-EXPLAINED = ("overlaps", "component", "contributions")  # of an event, behind the columns that it always had
+EXPLAINED = ("overlaps", "component", "contributions")  # of an event, after the columns above
 LABELS = ("recording", "start_s", "end_s", "kind", "found_by")
 STAMPS = ("start_timestamp", "end_timestamp")
 SIGNALS = ("t", "values", "forecast", "score", "threshold")
@@ -141,8 +141,8 @@ def check_unused(root: Path) -> None:
     """Raise DataError if there is a run already, or something that is no folder; one that never began is none."""
     try:
         if root.exists() and any(not path.name.startswith(".") and path.name != RUNS for path in root.iterdir()):
-            go_on = f"go on with --resume {root}, or " if _trains(RunFolder(root)) else ""
-            raise DataError(f"{root}: not empty; {go_on}name another --out")
+            advice = f"resume it with --resume {root}, or " if _trains(RunFolder(root)) else ""
+            raise DataError(f"{root}: not empty; {advice}name another --out")
     except OSError as error:
         raise DataError(f"{root}: cannot be used as a run folder ({error.strerror})") from None
 

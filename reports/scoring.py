@@ -192,7 +192,7 @@ def groups_of(steps: dict[str, int]) -> Iterator[list[str]]:
 
 
 def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
-    """Return the files behind --score by the names of their recordings: files, folders and patterns.
+    """Return the files that --score names, by the names of their recordings: files, folders and patterns.
 
     Files of events stand beside recordings and are none themselves.
 
@@ -236,7 +236,7 @@ def _reader(state: dict[str, Any], detector: Detector, where: str) -> Callable[[
 
 
 def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: Detector) -> ToScore:
-    """Return a raw recording on the detector's grid; its events are known if their file stands beside it."""
+    """Return a raw recording on the detector's grid; its events are known if their file is beside it."""
 
     filled: list[str] = []
     recording = _without_dead(preprocessing.load_recording(file, name, data, allow_dead=True), data, filled)
@@ -271,7 +271,7 @@ def _series_to_score(name: str, file: Path, detector: Detector) -> ToScore:
     series = read_series(file, name)
     if not 0.8 < series.period_s * detector.rate_hz < 1.25:
         raise DataError(
-            f"{file.name}: a row every {series.period_s:g} s, but the model learnt a row every "
+            f"{file.name}: a row every {series.period_s:g} s, but the model was trained on a row every "
             f"{1 / detector.rate_hz:g} s; train one on such data"
         )
     _check_length(file, len(series.values) / detector.rate_hz, detector)

@@ -40,7 +40,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Span:
-    """The stretch of time that a figure shows, in s."""
+    """The span of time that a figure shows, in s."""
 
     start_s: float
     end_s: float
@@ -51,7 +51,7 @@ class Span:
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
     def part(self, start_s: float, end_s: float) -> tuple[float, float]:
-        """Return left and width of a stretch in per cent."""
+        """Return left and width of a span in per cent."""
         left = self.percent(start_s)
         return left, round(self.percent(end_s) - left, 2)
 

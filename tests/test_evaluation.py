@@ -14,7 +14,7 @@ from evaluation import metrics
 from evaluation.detector_metrics import detector_metrics, fault_measures
 from evaluation.free_response import RATES, alarm_spans, free_response
 from evaluation.results import RunMetrics, over_seeds, read_metrics, write_metrics
-from evaluation.scored_recording import ScoredRecording, stretch_starts
+from evaluation.scored_recording import ScoredRecording, segment_starts
 from recordings.windowing import EventMeta
 from reports.findings import labels_in_test_span
 from utils import DataError, jsonable
@@ -125,23 +125,23 @@ def test_without_a_buffer_there_is_no_vus(nights):
     assert math.isnan(areas.vus_pr) and areas.auc_pr == evaluate(*nights).threshold_free.auc_pr
 
 
-# ---- several stretches ----------------------------------------------------------------------
+# ---- several segments ----------------------------------------------------------------------
 
 
 def stretches_of(*recordings):
-    """Return (labels, scores, alarms) of each stretch between faults and missing steps, step by step."""
-    stretches = []
+    """Return (labels, scores, alarms) of each segment between faults and missing steps, step by step."""
+    segments = []
     for one in recordings:
         before = -math.inf
         for t, score, alarm in zip(one.t, one.score, one.alarm, strict=True):
             kinds = [event.kind for event in one.labelled if event.start_s <= t <= event.end_s]
             if not set(kinds) & set(FAULTS):
                 if t - before > 1:
-                    stretches.append(([], [], []))
-                for part, value in zip(stretches[-1], (int(bool(kinds)), score, alarm), strict=True):
+                    segments.append(([], [], []))
+                for part, value in zip(segments[-1], (int(bool(kinds)), score, alarm), strict=True):
                     part.append(value)
                 before = t
-    return stretches
+    return segments
 
 
 def touching_recordings(seed):
@@ -160,10 +160,10 @@ def touching_recordings(seed):
 @pytest.mark.parametrize("seed", range(6))
 def test_recordings_whose_events_touch_the_seam_are_measured_apart(seed):
     recordings = touching_recordings(seed)
-    stretches = stretches_of(*recordings)
-    assert [len(labels) for labels, *_ in stretches] == [15, 7, 12, 40]  # 0-14, 18-24, 28-39; all of the second
+    segments = stretches_of(*recordings)
+    assert [len(labels) for labels, *_ in segments] == [15, 7, 12, 40]  # 0-14, 18-24, 28-39; all of the second
     ours = evaluate(*recordings, buffer=7)
-    by_score, by_alarm = ([(part[0], part[k]) for part in stretches] for k in (1, 2))
+    by_score, by_alarm = ([(part[0], part[k]) for part in segments] for k in (1, 2))
     areas = ours.threshold_free
     assert (areas.vus_roc, areas.vus_pr) == pytest.approx(naive.vus(by_score, 7), abs=1e-12)
     precision = naive.range_recall([(alarms, labels) for labels, alarms in by_alarm], 0)
@@ -190,7 +190,7 @@ def test_one_recording_without_faults_is_measured_as_one_stretch():
        st.sampled_from([0.0, 1.0, 2.0, 3.5]), st.sampled_from([0.0, 1.0, 2.5]))  # fmt: skip
 def test_alarm_spans_are_the_events_of_each_stretch(alarm, missing, merge_gap_s, min_duration_s):
     alarm, t = np.array(alarm), np.array([t for t in range(101) if t not in missing], float)[: len(alarm)]
-    starts = stretch_starts(t, 1.0)
+    starts = segment_starts(t, 1.0)
     seams = np.flatnonzero(starts)[1:]
     first, last = alarm_spans(t, alarm, seams, merge_gap_s, min_duration_s)
     expected = []

@@ -271,7 +271,7 @@ def test_several_seeds_are_summed_up(home, tmp_path):
     assert summary["mean"] == pytest.approx(np.mean(values)) and summary["std"] == pytest.approx(np.std(values))
 
 
-def test_a_window_longer_than_every_stretch_costs_no_memory(home, tmp_path):
+def test_a_window_longer_than_every_segment_costs_no_memory(home, tmp_path):
     window = ("--set", "training.window_s=1e9", "--set", "training.epochs=1")
     assert call(home, "--out", tmp_path / "long", *window) == 0
 
@@ -584,7 +584,7 @@ def test_files_that_cannot_be_scored_are_refused(home, run, tmp_path, capsys):
 
 def test_a_folder_in_use_is_refused_and_left_alone(home, run, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    assert "not empty; go on with --resume" in refused(home, capsys, "--out", run)
+    assert "not empty; resume it with --resume" in refused(home, capsys, "--out", run)
     score = ("--checkpoint", run / "checkpoint.pt", "--score", home / "raw" / "three.csv")
     assert "not empty" in refused(home, capsys, *score, "--out", run)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before

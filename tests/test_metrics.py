@@ -128,12 +128,12 @@ def test_affiliation_equals_the_definition(case):
 
 @few
 @given(st.lists(labelled_scores(max_size=10), min_size=2, max_size=4), st.integers(0, 9))
-def test_stretches_are_measured_apart_and_combined(stretches, buffer):
-    lengths = np.cumsum([len(labels) for labels, _ in stretches])
-    labels, scores = (np.concatenate(parts) for parts in zip(*stretches))
+def test_stretches_are_measured_apart_and_combined(segments, buffer):
+    lengths = np.cumsum([len(labels) for labels, _ in segments])
+    labels, scores = (np.concatenate(parts) for parts in zip(*segments))
     alarms, seams = scores > 5, lengths[:-1]
-    assert metrics.vus(labels, scores, buffer, seams) == pytest.approx(naive.vus(stretches, buffer), abs=1e-12)
-    alarmed = [(y, s > 5) for y, s in stretches]
+    assert metrics.vus(labels, scores, buffer, seams) == pytest.approx(naive.vus(segments, buffer), abs=1e-12)
+    alarmed = [(y, s > 5) for y, s in segments]
     ours = metrics.range_based_scores(labels, alarms, seams)
     expected = naive.range_recall([(a, y) for y, a in alarmed], 0), naive.range_recall(alarmed, 0.2)
     assert (ours["precision"], ours["recall"]) == pytest.approx(expected, abs=1e-12, nan_ok=True)

@@ -130,7 +130,7 @@ def test_event_draws_only_its_surroundings(tmp_path):
     drawn(figure, tmp_path)
 
 
-def test_a_long_stretch_leaves_out_forecasts():
+def test_a_long_span_leaves_out_forecasts():
     assert not any(text.startswith("forecast") for text in texts(plot_recording(make_view(9000))))
 
 

@@ -184,7 +184,7 @@ def test_numbers_config_versions_and_data_are_there(root):
     for words in (
         "The LSTM found 1 of 1 apneas and 0 of 1 other labelled events",
         "amplitude baseline", "random scores", "free response", "read off the test recordings", "dataset.name",
-        "python 3.11", "main.py --out fine", "not under version control", "Dropped: 1 stretches", "1 × guard",
+        "python 3.11", "main.py --out fine", "not under version control", "Dropped: 1 spans", "1 × guard",
         "airflow", "no medical device", "1 event in 2.0 hours", "mostly less movement than expected",
     ):  # fmt: skip
         assert words in page.words
@@ -314,7 +314,7 @@ def test_the_verdict_counts_and_names_the_rule_and_what_is_behind():
         "events an hour; the amplitude baseline found 100 %, 50 % and 0 % at 6.8 false events an hour.",
         "Found more often without the LSTM: obstructive apnea (27 of 30; amplitude baseline 30) and tachypnea "
         "(3 of 30; random scores 6).",
-        "By average precision the LSTM is behind: amplitude baseline, 0.45 against 0.40.",
+        "By average precision a baseline is ahead of the LSTM: amplitude baseline, 0.45 against 0.40.",
     ]
 
 
@@ -342,7 +342,7 @@ def test_a_wrong_folder_is_refused(tmp_path, capsys):
     assert "no such folder" in refused(tmp_path / "none", capsys)
     assert "no run folder" in refused(tmp_path, capsys)
     (tmp_path / "config.json").write_text("{}")
-    assert "not finished, there is no metrics.json; go on with --resume" in refused(tmp_path, capsys)
+    assert "not finished, there is no metrics.json; resume it with --resume" in refused(tmp_path, capsys)
 
 
 @pytest.mark.parametrize(

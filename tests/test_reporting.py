@@ -35,7 +35,7 @@ def test_a_new_run_is_an_empty_folder_made_with_its_parents(tmp_path):
 
 def test_a_used_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DataError, match=r"not empty; go on with --resume .* or name another --out"):
+    with pytest.raises(DataError, match=r"not empty; resume it with --resume .* or name another --out"):
         new_run(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
     (tmp_path / "metrics.json").write_text("{}")                 # of scored recordings: nothing there can be resumed

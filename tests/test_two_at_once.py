@@ -184,7 +184,7 @@ def test_no_page_is_made_while_a_run_is_at_work_or_was_cut_off(home, tmp_path, h
         patch.setattr("reporting.write_events", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call(home, "--resume", root, "--set", "threshold.parameters.q=0.9") == 130
     assert report_page.main([str(root)]) == 2
-    assert "not finished, there is no metrics.json; go on with --resume" in capsys.readouterr().err
+    assert "not finished, there is no metrics.json; resume it with --resume" in capsys.readouterr().err
     assert call(home, "--resume", root, "--set", "threshold.parameters.q=0.99") == 0
     assert (root / "report.html").exists()
 

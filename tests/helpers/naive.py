@@ -21,22 +21,22 @@ def runs(mask) -> list[list[int]]:
     return found
 
 
-def vus(stretches, buffer: int, thresholds: int = 250) -> tuple[float, float]:
-    """Return (vus_roc, vus_pr) of stretches, (labels, scores) each, by looping over buffers, thresholds and steps."""
-    falling = sorted((score for _, scores in stretches for score in scores), reverse=True)
+def vus(segments, buffer: int, thresholds: int = 250) -> tuple[float, float]:
+    """Return (vus_roc, vus_pr) of segments, (labels, scores) each, by looping over buffers, thresholds and steps."""
+    falling = sorted((score for _, scores in segments for score in scores), reverse=True)
     levels = [falling[int(k * (len(falling) - 1) / (thresholds - 1))] for k in range(thresholds)]
-    areas = [_range_areas(stretches, b, levels) for b in range(buffer + 1)]
+    areas = [_range_areas(segments, b, levels) for b in range(buffer + 1)]
     return tuple(sum(area[kind] for area in areas) / len(areas) for kind in (0, 1))
 
 
-def _range_areas(stretches, b: int, levels) -> tuple[float, float]:
-    softs, groups = zip(*(_soft_labels(labels, b) for labels, _ in stretches))
-    label_steps = sum(sum(labels) for labels, _ in stretches)
-    n, events = sum(len(labels) for labels, _ in stretches), sum(map(len, groups))
+def _range_areas(segments, b: int, levels) -> tuple[float, float]:
+    softs, groups = zip(*(_soft_labels(labels, b) for labels, _ in segments))
+    label_steps = sum(sum(labels) for labels, _ in segments)
+    n, events = sum(len(labels) for labels, _ in segments), sum(map(len, groups))
     points, area_pr, tpr_before = [(0.0, 0.0)], 0.0, 0.0
     for level in levels:
         tp = alarmed_buffer = alarms = seen = 0.0
-        for (labels, scores), soft, joined in zip(stretches, softs, groups):
+        for (labels, scores), soft, joined in zip(segments, softs, groups):
             alarm = [score >= level for score in scores]
             alarms += sum(alarm)
             tp += sum(value for value, on in zip(soft, alarm) if on)
@@ -53,7 +53,7 @@ def _range_areas(stretches, b: int, levels) -> tuple[float, float]:
 
 
 def _soft_labels(labels, b: int) -> tuple[list[float], list[list[int]]]:
-    """Return the labels of one stretch with their shoulders, and first and last step of its joined events."""
+    """Return the labels of one segment with their shoulders, and first and last step of its joined events."""
     half, soft, joined = b // 2, [float(label) for label in labels], []
     for run in runs(labels):
         first, last = run[0], run[-1]
@@ -68,10 +68,10 @@ def _soft_labels(labels, b: int) -> tuple[list[float], list[list[int]]]:
     return [min(value, 1.0) for value in soft], joined
 
 
-def range_recall(stretches, alpha: float) -> float:
-    """Return Tatbul's recall of stretches, (ranges, others) each; precision is that of (others, ranges), alpha = 0."""
+def range_recall(segments, alpha: float) -> float:
+    """Return Tatbul's recall of segments, (ranges, others) each; precision is that of (others, ranges), alpha = 0."""
     rewards = []
-    for ranges, others in stretches:
+    for ranges, others in segments:
         for run in runs(ranges):
             met = [other for other in runs(others) if set(other) & set(run)]
             overlap = sum(1 for step in run if others[step]) / len(run)
@@ -79,10 +79,10 @@ def range_recall(stretches, alpha: float) -> float:
     return sum(rewards) / len(rewards) if rewards else math.nan
 
 
-def affiliation(stretches, points_per_step: int = 64) -> tuple[float, float]:
-    """Return (precision, recall) of stretches, (labels, alarms) each, by sampling time finely in each zone."""
+def affiliation(segments, points_per_step: int = 64) -> tuple[float, float]:
+    """Return (precision, recall) of segments, (labels, alarms) each, by sampling time finely in each zone."""
     precisions, recalls = [], []
-    for labels, alarms in stretches:
+    for labels, alarms in segments:
         n = len(labels)
         events = [(run[0], run[-1] + 1) for run in runs(labels)]
         predicted = [(run[0], run[-1] + 1) for run in runs(alarms)]
@@ -250,7 +250,7 @@ def merge_spans(spans, merge_gap_s: float) -> list[tuple]:
 def fault_events(
     recording: str, t: np.ndarray, values: np.ndarray, channels, min_duration_s: float, step_s: float
 ) -> list[FoundEvent]:
-    """Return the stretches where a channel has no value, as the mask has them.
+    """Return the segments where a channel has no value, as the mask has them.
 
     Args:
         t: (T,) times in s; steps that are not there at all count as missing in every channel.
