@@ -15,6 +15,7 @@ from utils import (
     ROOT,
     DataError,
     log_to_file,
+    only_run_here,
     seed_everything,
     write_json,
 )
@@ -52,8 +53,8 @@ def run_experiment(
     """
     import torch
 
-    from detection.detector import Detector, build_model, load_checkpoint, save_checkpoint
-    from locks import only_run_here
+    from detection.checkpoint import load_checkpoint, state_of, write_tensors
+    from detection.detector import Detector, build_model
     from reports.findings import events_on_normal
     from reports.page import write_report
     from reports.run_folder import write_run
@@ -76,7 +77,8 @@ def run_experiment(
 
         def save(trainer_state: dict[str, Any]) -> None:
             about = {"data": dataset.meta.config, "series": dataset.meta.series is not None}
-            save_checkpoint(run.checkpoint, detector.state_dict() | {"training": trainer_state} | about)
+            training = {key: part for key, part in trainer_state.items() if key != "model"}     # the detector's own
+            write_tensors(run.checkpoint, state_of(detector) | {"training": training} | about)
 
         data = training_data(config, dataset)
         trainer_state = train(config, dataset, data, run, detector, save, saved, plots, until)
@@ -151,7 +153,8 @@ def train(
 
 def train_on_other_ranks(config: ExperimentConfig, dataset: Dataset, checkpoint: Path, device: str) -> None:
     """Take a share of every batch of a run that the first process of a group trains, and writes."""
-    from detection.detector import build_model, load_checkpoint, warm_up_of
+    from detection.checkpoint import load_checkpoint
+    from detection.detector import build_model, warm_up_of
     from trainers import Trainer
 
     rate = dataset.meta.rate_hz
@@ -170,10 +173,10 @@ def restore_trainer(trainer: Trainer, saved: dict[str, Any], windows: TrainingWi
 
     Raises: DataError if what the checkpoint says of training does not fit.
     """
-    from detection.checkpoint_content import check_training
+    from detection.checkpoint import check_training
 
     try:
-        training = saved["training"]
+        training = saved["training"] | {"model": saved["model"]}
         check_training(training, trainer.model, trainer.optimizer, trainer.schedule.state_dict(), where)
         trainer.load_state_dict(training, windows)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -221,7 +224,8 @@ def check_resumable(config: ExperimentConfig, dataset: Dataset, run: RunFolder) 
     """Raise DataError, before anything is written, unless a run's checkpoint is of its config and of this data."""
     import torch
 
-    from detection.detector import build_model, load_checkpoint, warm_up_of
+    from detection.checkpoint import load_checkpoint
+    from detection.detector import build_model, warm_up_of
     from trainers import Trainer
 
     if not run.checkpoint.exists():
@@ -314,7 +318,7 @@ def check_choices(config: ExperimentConfig, dataset: Dataset) -> None:
     """Raise DataError unless threshold, horizon and score suit the dataset; quick, builds nothing."""
     from detection import thresholds
     from detection.anomaly_scores import resolve_weights
-    from detection.checkpoint_content import check_memory
+    from detection.checkpoint import check_memory
     from detection.detector import horizon_of, memory_of, warm_up_of
 
     if dataset.meta.dataset != config.dataset.name:
@@ -529,9 +533,13 @@ def resume(root: Path, overrides: Sequence[str], datasets: Path, device: str, ra
 
 def resumed_config(root: Path, overrides: Sequence[str]) -> ExperimentConfig:
     """Return the config of a run to go on with; only what comes after training may be overridden."""
+    from detection.checkpoint import NOT_READ, OLD
+
     if not (root / "config.json").is_file():
         raise DataError(f"{root}: no config.json there; --resume needs the folder of a run")
-    if (root / "metrics.json").is_file() and not (root / "checkpoint.pt").exists():
+    for old in root.rglob(OLD):
+        raise DataError(f"{old}: {NOT_READ}")
+    if (root / "metrics.json").is_file() and not (root / "checkpoint.safetensors").exists():
         raise DataError(f"{root}: holds scored recordings; --resume needs the folder of a run that trains")
     config, before = load_experiment(root / "config.json", overrides), load_experiment(root / "config.json")
     for section in ("dataset", "model", "training"):

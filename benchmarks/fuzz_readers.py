@@ -82,11 +82,11 @@ def wfdb(folder: Path) -> Case:
 
 
 def dataset_config(folder: Path) -> Case:
-    from config import DATASET_CONFIG, dataset_names, load_dataset, load_nab
+    from config import DATASET_CONFIG, dataset_names, load_dataset_config, load_nab
 
     def read(home: Path) -> None:
         for name in dataset_names(home / "dataset_config.json"):
-            load_dataset(home / "dataset_config.json", name)
+            load_dataset_config(home / "dataset_config.json", name)
         load_nab(home / "dataset_config.json")
 
     return files_in(DATASET_CONFIG.parent, DATASET_CONFIG.name), read
@@ -127,17 +127,17 @@ def windowed(folder: Path) -> Case:
 
 
 def checkpoint(folder: Path) -> Case:
-    from detection.detector import load_calibrated
+    from detection.checkpoint import load_calibrated
 
     folder.mkdir(parents=True, exist_ok=True)
     tiny.make_checkpoint(folder)
     values = np.random.default_rng(0).normal(size=(80, 3))
 
     def read(home: Path) -> None:
-        _, detector = load_calibrated(home / "checkpoint.pt", "cpu")
+        _, detector = load_calibrated(home / "checkpoint.safetensors", "cpu")
         detector.detect([values[:, : len(detector.channels)]])
 
-    return files_in(folder, "checkpoint.pt"), read
+    return files_in(folder, "checkpoint.safetensors"), read
 
 
 def training(folder: Path) -> Case:
@@ -146,7 +146,8 @@ def training(folder: Path) -> Case:
 
     from config import ModelConfig, TrainingConfig
     from data_loader import TrainingWindows, validation_batches
-    from detection.detector import build_model, load_checkpoint, save_checkpoint
+    from detection.checkpoint import FORMAT, load_checkpoint, write_tensors
+    from detection.detector import build_model
     from experiment import restore_trainer
     from trainers import Trainer
 
@@ -159,14 +160,15 @@ def training(folder: Path) -> Case:
     windows = TrainingWindows(values, updates=2, channel_dropout=0.1, seed=0, **shape)
     trainer = Trainer(build_model(model, 2, 5.0), config, 2, "cpu")
     trainer.fit(windows, validation_batches(values, **shape), until=2)
-    save_checkpoint(folder / "checkpoint.pt", {"format": 2, "training": trainer.state_dict(windows)})
+    state = trainer.state_dict(windows)
+    write_tensors(folder / "checkpoint.safetensors", {"format": FORMAT, "model": state.pop("model"), "training": state})
 
     def read(home: Path) -> None:
         again = Trainer(build_model(model, 2, 5.0), config, 2, "cpu")
-        restore_trainer(again, load_checkpoint(home / "checkpoint.pt"), windows, "checkpoint.pt")
+        restore_trainer(again, load_checkpoint(home / "checkpoint.safetensors"), windows, "checkpoint.safetensors")
         again.fit(windows, validation_batches(values, **shape))
 
-    return files_in(folder, "checkpoint.pt"), read
+    return files_in(folder, "checkpoint.safetensors"), read
 
 
 def stream(folder: Path) -> Case:

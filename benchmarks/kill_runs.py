@@ -37,6 +37,7 @@ import torch
 from PIL import Image
 
 from benchmarks.small_data import make_small
+from detection.checkpoint import read_tensors
 from recordings import nab_files
 from utils import ROOT
 
@@ -81,7 +82,7 @@ def jobs_of(root: Path, workers: int, halving: bool) -> list[Job]:
     train = [*main, "--device", "cpu", *settings]
     model = root / "model"
     subprocess.run([sys.executable, *train, "--out", str(model)], cwd=ROOT, check=True, capture_output=True)
-    checkpoint = str(model / "checkpoint.pt")
+    checkpoint = str(model / "checkpoint.safetensors")
     lines = root / "lines.csv"
     lines.write_text("\n".join((root / "raw" / "session_05.csv").read_text().splitlines()[:6000]) + "\n")
     grid = ["grid_search.py", "--datasets", str(datasets), "--jobs", str(workers)]
@@ -116,10 +117,10 @@ def jobs_of(root: Path, workers: int, halving: bool) -> list[Job]:
             keeps="*/meta.json"),
         Job("simulate", **same("-m", "recordings.simulator", "--minutes", "10", "--train-sessions", "2",
                                "--calibration-sessions", "1", "--test-sessions", "1", "--out")),
-        Job("train", **go_on(train, [*main, "--device", "cpu"], "config.json"), keeps="checkpoint.pt"),
+        Job("train", **go_on(train, [*main, "--device", "cpu"], "config.json"), keeps="checkpoint.safetensors"),
         Job("score", score, lambda out: None if (out / "report.html").exists() else score(out)),
         Job("report", **same("-m", "reports.page"), template=model, not_compared=()),
-        Job("grid", **go_on(new_grid, grid, "grid.json"), keeps="runs/*/checkpoint.pt"),
+        Job("grid", **go_on(new_grid, grid, "grid.json"), keeps="runs/*/checkpoint.safetensors"),
         Job("stream", stream, stream, keeps="night.state", stdin=lines, grows="night.csv"),
         Job("export", export, export),
     ]  # fmt: skip
@@ -156,8 +157,8 @@ def content_of(path: Path) -> Any:
     Raises: an error of any kind if it is not whole.
     """
     data = path.read_bytes()
-    if path.suffix == ".pt" or path.suffix == ".state":
-        return plain(torch.load(path, weights_only=True))
+    if path.suffix in (".safetensors", ".state"):
+        return plain(read_tensors(path))
     if path.suffix == ".json":
         return plain(json.loads(data))
     if path.suffix == ".jsonl":

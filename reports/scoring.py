@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from config import DatasetConfig, check_name
-from detection.detector import Detector, load_calibrated, recorded_data
+from detection.checkpoint import load_calibrated, recorded_data
+from detection.detector import Detector
 from evaluation import metrics
 from evaluation.evaluate import TestRecording
 from recordings import preprocessing
