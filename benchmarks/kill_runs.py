@@ -8,8 +8,8 @@ over the time from the first file to the end of the job left alone. After a kill
 be whole; after the job was done again all of them have to say what those of the one left alone say (tables, weights,
 scores, metrics; not times, commands and logs), and nothing half-written may be left. "Bytes lost" are those of files
 that are then missing or say something else; what was half-written when the kill came, under a temporary name, had
-nothing that is not made again. Ctrl-C is untidy if it does not end with one line and code 130, as it may in the first
-hundredths of a second, which are Python's own.
+nothing that is not made again. Ctrl-C is untidy if it does not end with one line and code 130, as it may while Python
+starts, and now and then during an import: a library that is interrupted half-way may raise any error.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def kill_one(job: Job, out: Path, number: int, wait_s: float, is_early: bool, ta
     if not is_early:
         wait_for_work(process, out, before)
     time.sleep(wait_s)
-    has_begun = set(out.rglob("*")) != before
+    has_begun = not is_early or set(out.rglob("*")) != before
     process.send_signal(number)
     err = process.communicate()[1].decode()
     tidy = process.returncode in (0, 130, -signal.SIGINT) and "Traceback" not in err     # a shell shows -2 as 130, too

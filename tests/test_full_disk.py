@@ -13,6 +13,7 @@ import collected_data_preprocess
 import export_model
 import stream_detect
 from recordings import simulator
+from reports import page
 from reports.scoring import MARK
 from utils import ROOT
 
@@ -71,10 +72,17 @@ def nothing_half_written(folder):
 
 
 @pytest.mark.parametrize("below", ["config.json", "checkpoint.safetensors", "report.html"])
-def test_a_training_without_room_says_so_and_goes_on_when_there_is_some(home, run, tmp_path, capsys, below):
+def test_a_training_without_room_says_so_and_resumes(home, run, tmp_path, capsys, monkeypatch, below):
     root, size = tmp_path / "run", (run / below).stat().st_size
-    with largest_file(size * 9 // 10):
+    write_report = page.write_report
+    with contextlib.ExitStack() as limit:
+        full = largest_file(size * 9 // 10)
+        if below == "report.html":                               # smaller than the checkpoint: full from then on
+            monkeypatch.setattr(page, "write_report", lambda root: limit.enter_context(full) or write_report(root))
+        else:
+            limit.enter_context(full)
         assert call(home, "--out", root) == 2
+    monkeypatch.undo()
     assert error_line(capsys, root / below) and nothing_half_written(root)
     go_on = ("--resume", root) if (root / "config.json").exists() else ("--out", root)
     assert call(home, *go_on) == 0
