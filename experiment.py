@@ -25,12 +25,11 @@ from data_loader import (
     load_dataset,
     validation_batches,
 )
-from detection.checkpoint_content import check_training
-from detection.detector import Detector, build_model, load_checkpoint, save_checkpoint
+from detection.checkpoint import NOT_READ, OLD, check_training, load_checkpoint, state_of, write_tensors
+from detection.detector import Detector, build_model
 from detection.resolved import ResolvedConfig, resolve
 from evaluation.metrics import suggest_buffer
 from evaluation.results import LSTM, CalibrationEvents, ForecastLosses, RunMetrics, over_seeds, write_metrics
-from locks import only_run_here
 from recordings.nab_files import series_of
 from reports.findings import (
     Findings,
@@ -62,7 +61,7 @@ from reports.run_folder import (
     write_run,
 )
 from trainers import Batches, Trainer, naive_losses
-from utils import DataError, log_to_file, seed_everything, write_json
+from utils import DataError, log_to_file, only_run_here, seed_everything, write_json
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +141,10 @@ class Fitted:
 
     def save(self, path: Path, experiment: Experiment) -> None:
         """Write the checkpoint: detector, training, and what the data was."""
-        meta, training = experiment.dataset.meta, {"training": self.trainer.state_dict(self.windows)}
+        meta, training = experiment.dataset.meta, self.trainer.state_dict(self.windows)
+        del training["model"]                                    # the detector's own
         about = {"data": meta.config, "series": meta.series is not None, "vus_buffer_steps": experiment.vus_buffer}
-        save_checkpoint(path, self.detector.state_dict() | training | about)
+        write_tensors(path, state_of(self.detector) | {"training": training} | about)
 
 
 def fit(experiment: Experiment, fitted: Fitted, run: RunFolder, plots: bool, until: int | None) -> None:
@@ -211,7 +211,7 @@ def restore_trainer(trainer: Trainer, saved: dict[str, Any], windows: TrainingWi
     Raises: DataError if what the checkpoint says of training does not fit.
     """
     try:
-        training = saved["training"]
+        training = saved["training"] | {"model": saved["model"]}
         check_training(training, trainer.model, trainer.optimizer, trainer.schedule.state_dict(), where)
         trainer.load_state_dict(training, windows)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -452,6 +452,8 @@ def resumed_config(root: Path, overrides: Sequence[str]) -> ExperimentConfig:
     """Return the config of a run to resume; only what comes after training may be overridden."""
     if not (root / "config.json").is_file():
         raise DataError(f"{root}: no config.json there; --resume needs the folder of a run")
+    for old in root.rglob(OLD):
+        raise DataError(f"{old}: {NOT_READ}")
     if (root / "metrics.json").is_file() and not RunFolder(root).checkpoint.exists():
         raise DataError(f"{root}: holds scored recordings; --resume needs the folder of a run that trains")
     config, before = load_experiment(root / "config.json", overrides), load_experiment(root / "config.json")

@@ -1,7 +1,7 @@
 """Write a trained model as an ONNX file, for devices without torch.
 
-    python export_model.py --checkpoint experiments/simulated/checkpoint.pt
-    python export_model.py --checkpoint experiments/cpap/checkpoint.pt --out device/
+    python export_model.py --checkpoint experiments/simulated/checkpoint.safetensors
+    python export_model.py --checkpoint experiments/cpap/checkpoint.safetensors --out device/
 
 The folder gets model.onnx and a README.md of its inputs and outputs. The scaler is in the model: it
 takes and gives physical values, NaN = missing. Before anything is written, onnxruntime has to give
@@ -18,7 +18,7 @@ from utils import ArgumentParser, run_cli, setup_logging
 
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="F", help="a trained model, checkpoint.pt")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="F", help="checkpoint of a trained model")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to fill (onnx/ beside the checkpoint)")
     parser.add_argument("--force", action="store_true", help="replace an export that is there")
     return parser

@@ -3,7 +3,7 @@
     python pure_lstm_anomaly_detection_main.py                                  # the embedded recordings
     python pure_lstm_anomaly_detection_main.py --config pure_lstm_config_cpap.json --seeds 3
     python pure_lstm_anomaly_detection_main.py --config pure_lstm_config_NAB_fast.json --dataset nyc_taxi
-    python pure_lstm_anomaly_detection_main.py --checkpoint experiments/x/checkpoint.pt --score night.csv.gz
+    python pure_lstm_anomaly_detection_main.py --checkpoint experiments/x/checkpoint.safetensors --score night.csv.gz
 
 One run fills one folder, experiments/<name>/. The data has to be preprocessed first, see
 collected_data_preprocess.py and data_preprocess_NAB.py. A category of NAB, such as realKnownCause,

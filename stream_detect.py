@@ -1,6 +1,6 @@
 """Live detection: samples in as CSV lines, scores and events out as they happen.
 
-    my_recorder | python stream_detect.py --checkpoint experiments/simulated/checkpoint.pt
+    my_recorder | python stream_detect.py --checkpoint experiments/simulated/checkpoint.safetensors
     python stream_detect.py --checkpoint F --follow night.csv --state night.state --out night.scores.csv
     python -m live.replay night.csv.gz --speed 20 | python stream_detect.py --checkpoint F
 
@@ -18,7 +18,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import ArgumentParser, keep_freed_memory, resolve_device, run_cli, setup_logging, sha256_of
+from utils import ArgumentParser, keep_freed_memory, only_writer_of, resolve_device, run_cli, setup_logging, sha256_of
 
 
 def build_parser() -> ArgumentParser:
@@ -38,7 +38,6 @@ def command(args: argparse.Namespace) -> int:
 
     from live.rows import InputWarnings
     from live.stream import new_stream, watch
-    from locks import only_writer_of
 
     torch.set_num_threads(1)                                     # a step is too small to share
     sha = sha256_of(args.checkpoint) if args.checkpoint.is_file() else ""

@@ -273,7 +273,8 @@ class Trainer:
         """Take over a state that `state_dict` returned."""
         self.progress = Progress(**state["progress"])
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        moments = {int(place): part for place, part in state["optimizer"]["state"].items()}     # JSON keys are strings
+        self.optimizer.load_state_dict(state["optimizer"] | {"state": moments})
         self.schedule.load_state_dict(state["schedule"])
         windows.generator.set_state(state["windows_generator"])
         torch.set_rng_state(state["torch_random"])

@@ -1,7 +1,7 @@
-"""Process plumbing: seeds, threads, device, logging, atomic files, versions.
+"""Process plumbing: how a script ends, logging, seeds, threads, device, atomic files, locks, versions.
 
-Nothing here knows what a window, a residual or a threshold is. torch is imported inside the
-functions that need it, and numpy not at all, so that `--help` does not wait for them.
+Nothing here knows what a window, a residual or a threshold is. torch is imported inside the functions that
+need it, and numpy not at all, so that `--help` does not wait for them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -34,12 +35,22 @@ class DataError(Exception):
     """The user's data or arguments are wrong; the message is one line for the user."""
 
 
+class FolderInUse(DataError):
+    """Another process is at work in the folder, or at the file."""
+
+
+# ---- how a script begins and ends -----------------------------------------------------------
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """Shows a script's docstring as it is written; a wrong argument is one line, and no option may be cut short."""
 
     def __init__(self, description: str | None) -> None:
         form = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=form, allow_abbrev=False)    # --seed is not --seeds
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        is_module = spec is not None and not spec.name.endswith("__main__")      # argparse knows it from Python 3.14 on
+        prog = f"python -m {spec.name}" if is_module else None
+        super().__init__(prog, description=description, formatter_class=form, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
@@ -47,7 +58,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def plain_text(text: str) -> str:
-    """Return text with what a terminal would act upon, or cannot show, as `\\x1b`; line ends and tabs stay."""
+    """Return text with what a terminal would act upon, or cannot show, as `\\x1b`; line ends and tabs stay.
+
+    The standard library escapes quotes as well (`repr`), or everything that is not ASCII.
+    """
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
@@ -59,7 +73,7 @@ class PlainFormatter(logging.Formatter):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, or SIGTERM, which is to end a process as tidily."""
+    """SIGINT (Ctrl-C) or SIGTERM, which end a process alike."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -71,41 +85,27 @@ def signals_to_stop() -> list[signal.Signals]:
     return [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
 
 
+_unfinished: set[Path] = set()           # files that `atomic_path` is writing
+_deferred: list[int] = []                # the signal that waits for them
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    if _unfinished and not _deferred:
+        _deferred.append(number)                                 # the file at hand is finished first; a second
+    else:                                                        # signal does not wait
+        raise Stopped(number)
+
+
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise Stopped, again where it was lost; signals that are ignored stay so."""
-
-    def again(number: int) -> None:
-        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if _is_importing(frame):                                 # libraries that are half there raise anything at all
-            again(number)
-        else:
-            raise Stopped(number)
-
-    def forgotten(what: sys.UnraisableHookArgs) -> None:
-        if isinstance(what.exc_value, Stopped):                  # raised in what the garbage collector calls
-            again(what.exc_value.number)
-        else:
-            hook_before(what)
-
-    here = threading.current_thread() is threading.main_thread()
-    wanted = signals_to_stop() if here else []
-    before, hook_before = {number: signal.signal(number, stop) for number in wanted}, sys.unraisablehook
-    sys.unraisablehook = forgotten
+    """Let SIGINT and SIGTERM raise Stopped, as soon as a file that is being written has its name."""
+    wanted = signals_to_stop() if threading.current_thread() is threading.main_thread() else []
+    before = {number: signal.signal(number, _stop) for number in wanted}
     try:
         yield
     finally:
-        sys.unraisablehook = hook_before
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
-        frame = frame.f_back
-    return frame is not None
 
 
 def run_cli(body: Callable[[], int]) -> int:
@@ -141,15 +141,9 @@ def run_cli(body: Callable[[], int]) -> int:
 
 def setup_logging(verbose: bool = False) -> None:
     """Log to stderr, one line a message."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,
-    )
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(PlainFormatter(handler.formatter._fmt, handler.formatter.datefmt))
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
     for noisy in ("matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -243,12 +237,15 @@ def process_group(device: str) -> Iterator[int]:
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it over `path` only if the block succeeds.
 
+    By hand since no maintained package does it (atomicwrites is archived).
+
     Args:
         durable: force it to disk first, so that a power cut leaves the old file or the new one, never a torn one.
     Raises: OSError that names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    _unfinished.add(temporary)
     try:
         yield temporary
         if durable:
@@ -261,9 +258,12 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+        if _deferred and not _unfinished:
+            signal.raise_signal(_deferred.pop())                 # in the main thread, whichever this one is
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -292,6 +292,79 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+# ---- one process at a time ------------------------------------------------------------------
+
+LOCK = ".lock"                           # in a folder
+TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")          # as `atomic_path` names them
+
+
+@contextlib.contextmanager
+def only_run_here(root: Path) -> Iterator[None]:
+    """Hold a folder for this process, and make it if need be; a second process in it is an error.
+
+    Temporary files that killed processes left in it are removed, but not those of a file or folder with its own lock.
+
+    Raises: FolderInUse naming the process; DataError if the folder cannot be written.
+    """
+    with _held(root / LOCK, root):
+        _remove_temporary(root)
+        yield
+
+
+@contextlib.contextmanager
+def only_writer_of(path: Path) -> Iterator[None]:
+    """Hold a file that is written again and again; a second process that would write it is an error.
+
+    Raises: FolderInUse naming the process; DataError if the folder cannot be written.
+    """
+    with _held(path.with_name(f".{path.name}{LOCK}"), path):
+        for left in path.parent.iterdir():
+            if (match := TEMPORARY.fullmatch(left.name)) and match[1] == path.name[:200]:
+                left.unlink(missing_ok=True)
+        yield
+
+
+def _remove_temporary(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():
+            _remove_temporary(path)
+        elif (match := TEMPORARY.fullmatch(path.name)) and not (folder / f".{match[1]}{LOCK}").exists():
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _held(lock_file: Path, place: Path) -> Iterator[None]:
+    """Hold a lock until the block or this process ends; within, the same process may ask for it again.
+
+    The lock is `flock`, which dies with its process. A disk without it is refused; on a shared disk whose server
+    does not pass locks on, other machines are not kept out.
+    """
+    import filelock
+
+    lock = filelock.FileLock(lock_file, 0, thread_local=False, is_singleton=True, fallback_to_soft=False)
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        holder = ""
+        with contextlib.suppress(OSError):                       # it may just have ended
+            holder = lock_file.read_text(errors="replace")[:100]
+        raise FolderInUse(f"{place}: another run{holder and f', process {holder},'} is at work in it") from None
+    except OSError as error:
+        raise DataError(f"{place}: cannot be written or locked ({error.strerror})") from None
+    try:
+        with contextlib.suppress(OSError):                       # on a full disk it is held all the same
+            lock_file.write_text(f"{os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            lock_file.unlink(missing_ok=True)                    # filelock leaves it; gone, it is not part of a result
+        lock.release()
+
+
+# ---- what made a result ---------------------------------------------------------------------
 
 
 def sha256_of(path: Path) -> str:

@@ -1,6 +1,6 @@
 """How fast and how small live detection is, and whether it survives being killed: hours of simulated breathing.
 
-    python -m benchmarks.bench_stream --checkpoint experiments/simulated/checkpoint.pt --hours 8 --kills 3
+    python -m benchmarks.bench_stream --checkpoint experiments/simulated/checkpoint.safetensors --hours 8 --kills 3
 
 Lines of text at 25 Hz go through everything that `stream_detect.py` does with them, output included, as fast as it can.
 Printed: lines a second, quantiles of the time that a line takes, memory in use after each hour. Then the program itself

@@ -82,11 +82,11 @@ def wfdb(folder: Path) -> Case:
 
 
 def dataset_config(folder: Path) -> Case:
-    from config import DATASET_CONFIG, dataset_names, load_dataset, load_nab
+    from config import DATASET_CONFIG, dataset_names, load_dataset_config, load_nab
 
     def read(home: Path) -> None:
         for name in dataset_names(home / "dataset_config.json"):
-            load_dataset(home / "dataset_config.json", name)
+            load_dataset_config(home / "dataset_config.json", name)
         load_nab(home / "dataset_config.json")
 
     return files_in(DATASET_CONFIG.parent, DATASET_CONFIG.name), read
@@ -127,26 +127,28 @@ def windowed(folder: Path) -> Case:
 
 
 def checkpoint(folder: Path) -> Case:
-    from detection.detector import load_calibrated
+    from detection.checkpoint import load_calibrated
 
     folder.mkdir(parents=True, exist_ok=True)
     tiny.make_checkpoint(folder)
     values = np.random.default_rng(0).normal(size=(80, 3))
 
     def read(home: Path) -> None:
-        _, detector = load_calibrated(home / "checkpoint.pt", "cpu")
+        _, detector = load_calibrated(home / "checkpoint.safetensors", "cpu")
         detector.detect([values[:, : len(detector.channels)]])
 
-    return files_in(folder, "checkpoint.pt"), read
+    return files_in(folder, "checkpoint.safetensors"), read
 
 
 def training(folder: Path) -> Case:
     """The checkpoint of a run that was paused."""
     import torch
 
-    from config import ModelConfig, TrainingConfig
+    from config import ExperimentConfig, ModelConfig, TrainingConfig
     from data_loader import TrainingWindows, validation_batches
-    from detection.detector import build_model, load_checkpoint, save_checkpoint
+    from detection.checkpoint import FORMAT, load_checkpoint, write_tensors
+    from detection.detector import build_model
+    from detection.resolved import resolve
     from experiment import restore_trainer
     from trainers import Trainer
 
@@ -154,19 +156,21 @@ def training(folder: Path) -> Case:
     folder.mkdir(parents=True, exist_ok=True)
     config = TrainingConfig(epochs=3, updates_per_epoch=2, batch_size=2, schedule="plateau")
     model = ModelConfig(hidden_units=4, num_layers=1, horizon_s=0.4, warm_up_s=0.4)
+    resolved = resolve(ExperimentConfig(model=model), "ab", ["", ""], ["airflow", "effort"], 5.0)
     shape = {"steps": 10, "horizon": 2, "least": 5, "batch_size": 2}
     values = [np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)]
     windows = TrainingWindows(values, updates=2, channel_dropout=0.1, seed=0, **shape)
-    trainer = Trainer(build_model(model, 2, 5.0), config, 2, "cpu")
+    trainer = Trainer(build_model(resolved), config, 2, "cpu")
     trainer.fit(windows, validation_batches(values, **shape), until=2)
-    save_checkpoint(folder / "checkpoint.pt", {"format": 2, "training": trainer.state_dict(windows)})
+    state = trainer.state_dict(windows)
+    write_tensors(folder / "checkpoint.safetensors", {"format": FORMAT, "model": state.pop("model"), "training": state})
 
     def read(home: Path) -> None:
-        again = Trainer(build_model(model, 2, 5.0), config, 2, "cpu")
-        restore_trainer(again, load_checkpoint(home / "checkpoint.pt"), windows, "checkpoint.pt")
+        again = Trainer(build_model(resolved), config, 2, "cpu")
+        restore_trainer(again, load_checkpoint(home / "checkpoint.safetensors"), windows, "checkpoint.safetensors")
         again.fit(windows, validation_batches(values, **shape))
 
-    return files_in(folder, "checkpoint.pt"), read
+    return files_in(folder, "checkpoint.safetensors"), read
 
 
 def stream(folder: Path) -> Case:

@@ -8,8 +8,8 @@ over the time from the first file to the end of the job left alone. After a kill
 be whole; after the job was done again all of them have to say what those of the one left alone say (tables, weights,
 scores, metrics; not times, commands and logs), and nothing half-written may be left. "Bytes lost" are those of files
 that are then missing or say something else; what was half-written when the kill came, under a temporary name, had
-nothing that is not made again. Ctrl-C is untidy if it does not end with one line and code 130, as it may in the first
-hundredths of a second, which are Python's own.
+nothing that is not made again. Ctrl-C is untidy if it does not end with one line and code 130, as it may while Python
+starts, and now and then during an import: a library that is interrupted half-way may raise any error.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ import torch
 from PIL import Image
 
 from benchmarks.small_data import make_small
+from detection.checkpoint import read_tensors
 from recordings import nab_files
 from utils import ROOT
 
@@ -81,7 +82,7 @@ def jobs_of(root: Path, workers: int, halving: bool) -> list[Job]:
     train = [*main, "--device", "cpu", *settings]
     model = root / "model"
     subprocess.run([sys.executable, *train, "--out", str(model)], cwd=ROOT, check=True, capture_output=True)
-    checkpoint = str(model / "checkpoint.pt")
+    checkpoint = str(model / "checkpoint.safetensors")
     lines = root / "lines.csv"
     lines.write_text("\n".join((root / "raw" / "session_05.csv").read_text().splitlines()[:6000]) + "\n")
     grid = ["grid_search.py", "--datasets", str(datasets), "--jobs", str(workers)]
@@ -116,10 +117,10 @@ def jobs_of(root: Path, workers: int, halving: bool) -> list[Job]:
             keeps="*/meta.json"),
         Job("simulate", **same("-m", "recordings.simulator", "--minutes", "10", "--train-sessions", "2",
                                "--calibration-sessions", "1", "--test-sessions", "1", "--out")),
-        Job("train", **go_on(train, [*main, "--device", "cpu"], "config.json"), keeps="checkpoint.pt"),
+        Job("train", **go_on(train, [*main, "--device", "cpu"], "config.json"), keeps="checkpoint.safetensors"),
         Job("score", score, lambda out: None if (out / "report.html").exists() else score(out)),
         Job("report", **same("-m", "reports.page"), template=model, not_compared=()),
-        Job("grid", **go_on(new_grid, grid, "grid.json"), keeps="runs/*/checkpoint.pt"),
+        Job("grid", **go_on(new_grid, grid, "grid.json"), keeps="runs/*/checkpoint.safetensors"),
         Job("stream", stream, stream, keeps="night.state", stdin=lines, grows="night.csv"),
         Job("export", export, export),
     ]  # fmt: skip
@@ -156,8 +157,8 @@ def content_of(path: Path) -> Any:
     Raises: an error of any kind if it is not whole.
     """
     data = path.read_bytes()
-    if path.suffix == ".pt" or path.suffix == ".state":
-        return plain(torch.load(path, weights_only=True))
+    if path.suffix in (".safetensors", ".state"):
+        return plain(read_tensors(path))
     if path.suffix == ".json":
         return plain(json.loads(data))
     if path.suffix == ".jsonl":
@@ -250,7 +251,7 @@ def kill_one(job: Job, out: Path, number: int, wait_s: float, is_early: bool, ta
     if not is_early:
         wait_for_work(process, out, before)
     time.sleep(wait_s)
-    has_begun = set(out.rglob("*")) != before
+    has_begun = not is_early or set(out.rglob("*")) != before
     process.send_signal(number)
     err = process.communicate()[1].decode()
     tidy = process.returncode in (0, 130, -signal.SIGINT) and "Traceback" not in err     # a shell shows -2 as 130, too

@@ -1,6 +1,6 @@
 """A day of live detection with a fault every minute, beside the same day without one: memory, events, scores.
 
-    python -m benchmarks.soak --checkpoint experiments/simulated/checkpoint.pt --hours 24
+    python -m benchmarks.soak --checkpoint experiments/simulated/checkpoint.safetensors --hours 24
     python -m benchmarks.soak --checkpoint F --hours 1 --out /tmp/soak.png
 
 Simulated breathing, made hour by hour of another person, goes through `stream_detect.py` as fast as it takes it.
@@ -204,7 +204,7 @@ def read_output(path: Path) -> Found:
 
 def reach_s(checkpoint: Path) -> float:
     """Return how far back in s a score looks: warm-up, and the longest chain of the spans that it is made from."""
-    from detection.detector import load_calibrated
+    from detection.checkpoint import load_calibrated
 
     _, detector = load_calibrated(checkpoint, "cpu")
     spans = detector.spans

@@ -6,31 +6,24 @@ tensors and plain values.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
-from config import DatasetConfig, ExperimentConfig, validate
 from data_loader import Scaler
 from detection import thresholds
 from detection.anomaly_scores import Scorer, Scores, fit_calibration, series_rules
-from detection.checkpoint_content import check_facts, check_weights
 from detection.comparisons import Comparisons, ComparisonStream, StepBuffer
 from detection.forecasts import Block, Forecaster, ForecastStream, network_input
-from detection.resolved import ResolvedConfig, resolve
-from detection.tensor_files import load_tensors
+from detection.resolved import ResolvedConfig
 from lstm_model import StackedLSTM
 from recordings.stateful import Stateful
-from utils import DataError, one_thread_each, write_bytes
+from utils import DataError, one_thread_each
 
-FORMAT = 2
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -84,10 +77,10 @@ class Detector:
         method = self.config.threshold.method
         parameters = dict(self.config.threshold.parameters)
         try:
-            self._use(fit_calibration(features))
+            self.use_calibration(fit_calibration(features))
             scores = [self.scorer.score(part) for part in features]
             self.threshold = thresholds.fit(method, [part.score for part in scores], **parameters)
-            rules = [self._rules(self.scorer.rule(part), values) for part, values in zip(features, normal, strict=True)]
+            rules = [self.rules(self.scorer.rule(part), values) for part, values in zip(features, normal, strict=True)]
             self.rule_thresholds = {
                 name: thresholds.fit(method, [one[name] for one in rules], **parameters) for name in rules[0]
             }
@@ -95,11 +88,11 @@ class Detector:
             raise DataError(f"calibration: {error}; give the val split more normal data") from None
         return scores
 
-    def _use(self, calibration: dict[str, Any]) -> None:
+    def use_calibration(self, calibration: dict[str, Any]) -> None:
         self.calibration = calibration
         self.scorer = Scorer(calibration, self.weights)
 
-    def _rules(self, low_range: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+    def rules(self, low_range: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
         """Return the scores (T,) of the baselines without a model, for the scores of low_range (T,) and values (T, C).
 
         Little movement, where channels breathe; else two rules for any series.
@@ -168,7 +161,7 @@ class Detector:
 
         self._go_along(recordings, take)
         return [
-            replace(parts[k].whole(), rules=self._rules(np.concatenate(low_range[k]), values))
+            replace(parts[k].whole(), rules=self.rules(np.concatenate(low_range[k]), values))
             for k, values in enumerate(recordings)
         ]
 
@@ -185,56 +178,6 @@ class Detector:
             comparisons.residual,
             comparisons.forecast,
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values; `from_state` makes the same detector again."""
-        return {
-            "format": FORMAT,
-            "model": {name: tensor.cpu() for name, tensor in self.model.state_dict().items()},
-            "config": self.config.model_dump(),
-            "channels": list(self.channels),
-            "units": list(self.units),
-            "measures": list(self.resolved.measures),
-            "rate_hz": float(self.rate_hz),
-            "scaler": {"center": self.scaler.center.tolist(), "scale": self.scaler.scale.tolist()},
-            "calibration": self.calibration,
-            "threshold": self.threshold,
-            "rule_thresholds": self.rule_thresholds,
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any], device: str, where: str = "checkpoint") -> Detector:
-        """Return the detector that a checkpoint's state describes.
-
-        Raises: DataError if something is missing or does not fit together.
-        """
-        try:
-            config = validate(ExperimentConfig, state["config"], where)
-            check_facts(state, where)
-            channels, rate_hz = state["channels"], float(state["rate_hz"])
-            center, scale = (np.array(state["scaler"][key], float) for key in ("center", "scale"))
-            resolved = resolve(config, channels, state["units"], state["measures"], rate_hz)
-            model = build_model(resolved, dict(state["model"]))
-            detector = cls(model, Scaler(tuple(channels), center, scale), resolved, device)
-            if state["calibration"]:
-                detector._use(state["calibration"])
-            detector.threshold, detector.rule_thresholds = state["threshold"], state["rule_thresholds"]
-            detector._check_calibrated()
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{where}: not a checkpoint of this program ({type(error).__name__}: {reason})") from None
-        return detector
-
-    def _check_calibrated(self) -> None:
-        """Raise ValueError if the calibration is of other comparisons, or thresholds of other rules, than ours."""
-        if not self.threshold:
-            return
-        widths = {len(row) for row in self.calibration["tails"]}
-        if widths != {len(self.spans.names)}:
-            raise ValueError(f"calibration: tails of {widths} comparisons; expected {len(self.spans.names)}")
-        rules = self._rules(np.zeros(1), np.zeros((1, len(self.channels)))).keys()
-        if self.rule_thresholds.keys() != rules:
-            raise ValueError(f"rule_thresholds are {sorted(self.rule_thresholds)}; expected {sorted(rules)}")
 
 
 class DetectorStream(Stateful):
@@ -273,74 +216,8 @@ def ahead(pool: Executor, several: int, job: Callable[[Item], Result], items: It
         yield waiting.popleft().result()
 
 
-def build_model(resolved: ResolvedConfig, weights: dict | None = None) -> StackedLSTM:
-    """Return the forecaster of a config, with the weights of a checkpoint where they are given.
-
-    Raises: ValueError if the weights have other shapes or are not finite; nothing large is allocated before that.
-    """
+def build_model(resolved: ResolvedConfig) -> StackedLSTM:
+    """Return the untrained forecaster of a config."""
     config = resolved.config.model
     sizes = (len(resolved.channels), config.hidden_units, config.num_layers, resolved.horizon)
-    if weights is not None:
-        with torch.device("meta"):
-            expected = StackedLSTM(*sizes).state_dict()
-        check_weights(weights, expected)
-    model = StackedLSTM(*sizes, config.dropout)
-    if weights is not None:
-        model.load_state_dict(weights)
-    return model
-
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically; the same state gives the same bytes."""
-    content = io.BytesIO()                                       # torch's own writing turns a full disk into no OSError
-    torch.save(state, content)
-    write_bytes(path, content.getbuffer())
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of tensors and plain values; anything else in it is refused.
-
-    Raises: DataError naming the file.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a checkpoint.pt")
-    try:
-        state = load_tensors(path)
-    except Exception as error:
-        reason = error if type(error) is ValueError else type(error).__name__    # torch's words speak of its versions
-        raise DataError(
-            f"{path.name}: not a readable checkpoint ({reason}): cut off, damaged, or of another program"
-        ) from None
-    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
-        raise DataError(f"{path.name}: not a checkpoint of this program")
-    return state
-
-
-def load_calibrated(path: Path, device: str) -> tuple[dict[str, Any], Detector]:
-    """Read a checkpoint whose training was finished; return its state and its detector.
-
-    Raises: DataError naming the file.
-    """
-    state = load_checkpoint(path)
-    detector = Detector.from_state(state, device, path.name)
-    if not detector.threshold:
-        raise DataError(f"{path.name}: its training was not finished, it has no threshold; resume the run first")
-    return state, detector
-
-
-def recorded_data(state: dict[str, Any], detector: Detector, where: str) -> DatasetConfig | None:
-    """Return what a checkpoint says of raw recordings, of the detector's channels alone; None = it is of a series.
-
-    Raises: DataError naming the checkpoint.
-    """
-    if state.get("series"):
-        if len(detector.channels) > 1:
-            raise DataError(f"{where}: a series of {len(detector.channels)} channels; expected one")
-        if "data" not in state:
-            raise DataError(f"{where}: it does not say what it was trained on; it can be exported, no more")
-        return None
-    data = validate(DatasetConfig, state.get("data"), f"{where}: data")
-    missing = [name for name in detector.channels if name not in data.channels]
-    if missing:
-        raise DataError(f"{where}: data: no channel {missing[0]!r}; expected {', '.join(map(str, detector.channels))}")
-    return data.model_copy(update={"channels": {name: data.channels[name] for name in detector.channels}})
+    return StackedLSTM(*sizes, config.dropout)

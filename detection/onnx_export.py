@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from locks import only_writer_of
-from utils import DataError, atomic_path, git_commit, sha256_of
+from utils import DataError, atomic_path, git_commit, only_writer_of, sha256_of
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from onnx import ModelProto, NodeProto
@@ -318,7 +317,7 @@ def export(checkpoint: Path, folder: Path, force: bool = False) -> str:
         onnxruntime does not give what the detector gives. Nothing is written then.
     """
     check_packages()
-    from detection.detector import Detector, load_checkpoint
+    from detection.checkpoint import detector_from, load_checkpoint
 
     targets = [folder / MODEL, folder / README]
     state = load_checkpoint(checkpoint)
@@ -326,7 +325,7 @@ def export(checkpoint: Path, folder: Path, force: bool = False) -> str:
         taken = [target for target in targets if target.is_dir() or (target.exists() and not force)]
     if taken:
         raise DataError(f"{taken[0]}: already there; name another --out, or replace it with --force")
-    detector = Detector.from_state(state, "cpu", checkpoint.name)
+    detector = detector_from(state, "cpu", checkpoint.name)
     if not detector.threshold:
         raise DataError(f"{checkpoint.name}: its training was not finished; resume the run first")
     size = 4 * sum(parameter.numel() for parameter in detector.model.parameters())

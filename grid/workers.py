@@ -28,9 +28,8 @@ from evaluation.results import LSTM, RunMetrics
 from experiment import run_experiment
 from grid.journal import sync_folder, sync_tree
 from grid.plan import files_fingerprint
-from locks import FolderInUse
 from reports.run_folder import RunFolder
-from utils import DataError, resolve_device, write_json, write_text
+from utils import DataError, FolderInUse, resolve_device, write_json, write_text
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -121,7 +120,7 @@ def patiently(task: Task, folder: Path) -> Record:
 
 def train_and_measure(task: Task, folder: Path) -> Record:
     """Train a run to its end or its next pause; return its metrics when they are on disk."""
-    from detection.detector import load_checkpoint
+    from detection.checkpoint import load_checkpoint
 
     began = time.perf_counter()
     config = validate(ExperimentConfig, task["config"], "run")
@@ -170,11 +169,12 @@ def skill_of(
     import torch
 
     from data_loader import fitting_length, validation_batches
-    from detection.detector import build_model, steps
+    from detection.checkpoint import model_from
+    from detection.detector import steps
 
     config = validate(ExperimentConfig, state["config"], "run")
     rate, names = dataset.meta.rate_hz, shared_validation["channels"]
-    model = build_model(config.model, len(dataset.channels), rate, state["training"]["progress"]["best_model"])
+    model = model_from(config.model, len(dataset.channels), rate, state["training"]["progress"]["best_model"])
     model = model.to(device).eval()
     warm_up, horizon = steps(shared_validation["warm_up_s"], rate, least=0), steps(shared_validation["horizon_s"], rate)
     length = fitting_length(steps(shared_validation["window_s"], rate), dataset.splits["val"], horizon, warm_up)

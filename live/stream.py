@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import math
 import os
@@ -15,11 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from utils import (
-    DataError,
-    signals_to_stop,
-    write_bytes,
-)
+from utils import DataError, signals_to_stop
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from live.detection import EventChange, LiveDetection, Step
@@ -146,12 +141,10 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
     Raises: DataError if it cannot be written.
     """
-    import torch
+    from detection.checkpoint import write_tensors
 
-    content = io.BytesIO()
-    torch.save(_with_tensors(state), content)
     try:
-        write_bytes(path, content.getbuffer())
+        write_tensors(path, state)
     except OSError as error:
         raise DataError(f"--state {path}: cannot be written ({error.strerror})") from None
 
@@ -161,47 +154,19 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
 
     Raises: DataError if it is damaged, or of another checkpoint.
     """
-    from detection.tensor_files import load_tensors
+    from detection.checkpoint import read_tensors
 
     try:
-        state = load_tensors(path)
-    except Exception as error:                                   # torch's own words speak of its versions
-        kind = type(error).__name__
-        raise DataError(f"{path.name}: not a state of this program ({kind}); delete it to begin anew") from None
-    try:
-        if not isinstance(state, dict):
-            raise ValueError("holds no state")
+        state = read_tensors(path, "np")
         if type(state["format"]) is not int or state["format"] != FORMAT:
             raise ValueError(f"format {state['format']!r:.40}, expected {FORMAT}")
-        checkpoint = state["checkpoint"]
-    except (KeyError, ValueError) as error:
+        is_other = state["checkpoint"] != checkpoint_sha
+    except (LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path.name}: not a state of this program ({reason}); delete it to begin anew") from None
-    if not isinstance(checkpoint, str) or checkpoint != checkpoint_sha:
+    if is_other:
         raise DataError(f"{path.name}: belongs to another checkpoint; delete it to begin anew")
-    return _with_arrays(state)
-
-
-def _with_tensors(value: Any) -> Any:
-    """Return nested plain values with tensors in place of arrays, which `weights_only` does not read."""
-    import numpy as np
-    import torch
-
-    if isinstance(value, dict):
-        return {key: _with_tensors(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_with_tensors(part) for part in value]
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _with_arrays(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_arrays(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_with_arrays(part) for part in value]
-    return value.numpy() if hasattr(value, "numpy") else value
+    return state
 
 
 # ---- the stream -----------------------------------------------------------------------------
@@ -358,7 +323,7 @@ def new_stream(checkpoint: Path, device: str, input_warnings: InputWarnings) -> 
 
     Raises: DataError if the checkpoint cannot be used.
     """
-    from detection.detector import load_calibrated, recorded_data
+    from detection.checkpoint import load_calibrated, recorded_data
     from live.detection import LiveDetection
     from live.rows import Clock, RateCheck, Rows
 

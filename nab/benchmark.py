@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from config import read_json
 from evaluation.nab_score import NAB_PROFILES, nab_probation, nab_score
-from locks import only_run_here
 from nab.plain_forecasts import autoregression, past_mean, persistence
 from nab.split_halves import gain_curve, random_halves, score_by_halves
 from nab.tail_scores import keep_peaks, mean_error, overshoot, range_scores, tail_scores
@@ -28,6 +27,7 @@ from utils import (
     ROOT,
     DataError,
     atomic_path,
+    only_run_here,
     versions,
     write_json,
     write_text,

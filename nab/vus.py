@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from evaluation.metrics import suggest_buffer, vus
-from locks import only_run_here
 from nab.benchmark import (
     PLAIN,
     BenchmarkSeries,
@@ -32,7 +31,17 @@ from nab.benchmark import (
     scaled_blocks,
 )
 from nab.tail_scores import errors_by_lead
-from utils import ROOT, ArgumentParser, DataError, run_cli, setup_logging, versions, write_json, write_text
+from utils import (
+    ROOT,
+    ArgumentParser,
+    DataError,
+    only_run_here,
+    run_cli,
+    setup_logging,
+    versions,
+    write_json,
+    write_text,
+)
 
 log = logging.getLogger(__name__)
 

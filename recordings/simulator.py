@@ -26,8 +26,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from locks import only_run_here
-from utils import ROOT, ArgumentParser, DataError, run_cli, write_json, write_text
+from utils import ROOT, ArgumentParser, DataError, only_run_here, run_cli, write_json, write_text
 
 VERSION = 1                       # raise it whenever the same seed would give other numbers
 RATE_HZ = 25                      # rows a second

@@ -27,9 +27,8 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from config import Name, Section, Unit, check_name, read_json, validate
-from locks import only_run_here
 from recordings import tables
-from utils import DataError, atomic_path, sha256_of, write_json
+from utils import DataError, atomic_path, only_run_here, sha256_of, write_json
 
 TIMESTAMP = r"\d[\d:., TZ+-]*"          # no formula, no markup
 SPLITS = ("train", "val", "test")

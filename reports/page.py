@@ -33,7 +33,6 @@ import pandas as pd
 
 from config import read_json
 from evaluation.results import LSTM, RANDOM, DetectorMetrics, KindMeasures, RunMetrics, read_metrics
-from locks import only_run_here
 from reports.run_folder import (
     AFTER_ROWS,
     AFTER_S,
@@ -55,7 +54,7 @@ from reports.run_folder import (
     series_rows,
 )
 from reports.svg_figures import Panel, Span, Tick, clock, score_panel, signal_panel, ticks_of, time_ticks
-from utils import ArgumentParser, DataError, run_cli, write_text
+from utils import ArgumentParser, DataError, only_run_here, run_cli, write_text
 
 log = logging.getLogger(__name__)
 

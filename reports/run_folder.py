@@ -21,9 +21,8 @@ from pydantic import Field
 
 from config import Section, read_json, validate
 from evaluation.results import LSTM, DetectorMetrics, RunMetrics
-from locks import only_run_here
 from recordings.windowing import Meta
-from utils import DataError, atomic_path, git_commit, versions, write_json
+from utils import DataError, atomic_path, git_commit, only_run_here, versions, write_json
 
 RUNS = "runs.json"                          # of a folder of several runs
 BEFORE_S, AFTER_S = 30.0, 20.0              # of a close-up of a recording
@@ -49,7 +48,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        return self.root / "checkpoint.pt"
+        return self.root / "checkpoint.safetensors"
 
     @property
     def log(self) -> Path:

@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from config import DatasetConfig, check_name
-from detection.detector import Detector, load_calibrated, recorded_data
+from detection.checkpoint import load_calibrated, recorded_data
+from detection.detector import Detector
 from evaluation.results import LSTM, FoundCounts, RunMetrics, write_metrics
 from evaluation.scored_recording import ScoredRecording
 from recordings import preprocessing

@@ -32,7 +32,7 @@ def holder():
     processes = []
 
     def hold(path: Path, how: str = "only_run_here") -> subprocess.Popen:
-        code = f"import locks, pathlib, sys\nwith locks.{how}(pathlib.Path(sys.argv[1])):\n    input('held\\n')"
+        code = f"import pathlib, sys, utils\nwith utils.{how}(pathlib.Path(sys.argv[1])):\n    input('held\\n')"
         command = [sys.executable, "-uc", code, str(path)]
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         processes.append(process)

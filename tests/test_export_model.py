@@ -9,7 +9,8 @@ import torch
 from config import ExperimentConfig, ModelConfig
 from data_loader import Scaler
 from detection import onnx_export
-from detection.detector import Detector, build_model, save_checkpoint
+from detection.checkpoint import state_of, write_tensors
+from detection.detector import Detector, build_model
 from detection.onnx_export import build_onnx, open_session, run_onnx
 from detection.resolved import resolve
 from export_model import main
@@ -62,8 +63,8 @@ def calibrated():
 
 @pytest.fixture
 def checkpoint(tmp_path, calibrated):
-    path = tmp_path / "run" / "checkpoint.pt"
-    save_checkpoint(path, calibrated.state_dict() | {"data": {"simulated": True}, "series": False})
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    write_tensors(path, state_of(calibrated) | {"data": {"simulated": True}, "series": False})
     return path
 
 
@@ -189,7 +190,7 @@ def test_the_readme_names_the_channels_and_its_example_runs(checkpoint, capsys, 
 
 
 def test_the_readme_of_a_series_speaks_of_rows(checkpoint, calibrated):
-    save_checkpoint(checkpoint, calibrated.state_dict() | {"data": {"simulated": False}, "series": True})
+    write_tensors(checkpoint, state_of(calibrated) | {"data": {"simulated": False}, "series": True})
     assert main(["--checkpoint", str(checkpoint)]) == 0
     text = (checkpoint.parent / "onnx" / "README.md").read_text()
     assert "A step is a row of the series." in text and "Hz" not in text and "simulated" not in text
@@ -216,8 +217,8 @@ def torchs_order(lstm, layer):
 def test_a_file_that_computes_something_else_is_not_written(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(onnx_export, "lstm_constants", torchs_order)
     said = refused(capsys, "--checkpoint", checkpoint)
-    assert "checkpoint.pt: onnxruntime differs from the detector" in said
-    assert [file.name for file in checkpoint.parent.iterdir()] == ["checkpoint.pt"]
+    assert "checkpoint.safetensors: onnxruntime differs from the detector" in said
+    assert [file.name for file in checkpoint.parent.iterdir()] == ["checkpoint.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxruntime"])

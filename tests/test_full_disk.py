@@ -13,6 +13,7 @@ import collected_data_preprocess
 import export_model
 import stream_detect
 from recordings import simulator
+from reports import page
 from reports.scoring import MARK
 from utils import ROOT
 
@@ -70,11 +71,18 @@ def nothing_half_written(folder):
     return not [path for path in folder.rglob("*") if path.name.startswith(".") and path.name != MARK]
 
 
-@pytest.mark.parametrize("below", ["config.json", "checkpoint.pt", "report.html"])
-def test_a_training_without_room_says_so_and_goes_on_when_there_is_some(home, run, tmp_path, capsys, below):
+@pytest.mark.parametrize("below", ["config.json", "checkpoint.safetensors", "report.html"])
+def test_a_training_without_room_says_so_and_resumes(home, run, tmp_path, capsys, monkeypatch, below):
     root, size = tmp_path / "run", (run / below).stat().st_size
-    with largest_file(size * 9 // 10):
+    write_report = page.write_report
+    with contextlib.ExitStack() as limit:
+        full = largest_file(size * 9 // 10)
+        if below == "report.html":                               # smaller than the checkpoint: full from then on
+            monkeypatch.setattr(page, "write_report", lambda root: limit.enter_context(full) or write_report(root))
+        else:
+            limit.enter_context(full)
         assert call(home, "--out", root) == 2
+    monkeypatch.undo()
     assert error_line(capsys, root / below) and nothing_half_written(root)
     go_on = ("--resume", root) if (root / "config.json").exists() else ("--out", root)
     assert call(home, *go_on) == 0
@@ -84,7 +92,7 @@ def test_a_training_without_room_says_so_and_goes_on_when_there_is_some(home, ru
 
 def test_a_scoring_without_room_says_so_and_starts_over(home, run, tmp_path, capsys):
     root = tmp_path / "scored"
-    command = ["--checkpoint", run / "checkpoint.pt", "--score", home / "raw" / "three.csv", "--out", root]
+    command = ["--checkpoint", run / "checkpoint.safetensors", "--score", home / "raw" / "three.csv", "--out", root]
     with largest_file(2000):
         assert call(home, *command) == 2
     assert error_line(capsys, root) and nothing_half_written(root)
@@ -96,7 +104,7 @@ def test_a_scoring_without_room_says_so_and_starts_over(home, run, tmp_path, cap
 
 
 def test_preprocessing_simulating_exporting_and_streaming_without_room_say_so(home, run, tmp_path, capsys):
-    config, checkpoint = ["--dataset-config", str(home / "dataset_config.json")], str(run / "checkpoint.pt")
+    config, checkpoint = ["--dataset-config", str(home / "dataset_config.json")], str(run / "checkpoint.safetensors")
     small = ["--minutes", "10", "--train-sessions", "1", "--calibration-sessions", "0", "--test-sessions", "0"]
     live = ["--follow", str(home / "raw" / "three.csv"), "--out", str(tmp_path / "live" / "out.csv")]
     jobs = {
@@ -131,19 +139,19 @@ def test_a_dataset_made_again_without_room_is_not_read_half_old_half_new(home, t
 def test_a_disk_that_really_is_full(home, mounted, capsys):
     disk = mounted("size=64k")
     assert call(home, "--out", disk / "run") == 2
-    assert error_line(capsys, disk / "run" / "checkpoint.pt", "No space left on device")
+    assert error_line(capsys, disk / "run" / "checkpoint.safetensors", "No space left on device")
     assert nothing_half_written(disk)
 
 
 def test_a_disk_that_cannot_be_written(home, run, mounted, capsys):
     disk = mounted("size=1m")
-    shutil.copy(run / "checkpoint.pt", disk)
+    shutil.copy(run / "checkpoint.safetensors", disk)
     mounted("remount,ro")
     for arguments in (["--out", disk / "run"], ["--out", disk], ["--resume", disk]):
         assert call(home, *arguments) == 2
         line = capsys.readouterr().err.splitlines()[-1]
         assert line.startswith(f"error: {disk}"), line
-    assert export_model.main(["--checkpoint", str(disk / "checkpoint.pt")]) == 2
+    assert export_model.main(["--checkpoint", str(disk / "checkpoint.safetensors")]) == 2
     assert error_line(capsys, disk / "onnx", "Read-only file system")
 
 

@@ -18,9 +18,10 @@ from test_main import CONFIG, make_datasets
 import grid_search
 import trainers
 from config import load_experiment
-from detection.detector import load_checkpoint
+from detection.checkpoint import load_checkpoint
 from grid import plan, workers
 
+CHECKPOINT = "checkpoint.safetensors"
 SCRIPT = Path(grid_search.__file__)
 GRID = {"training.learning_rate": [0.01, 0.003], "model.hidden_units": [4, 8]}
 TINY = Path("collected-known-anomaly") / "tiny"
@@ -91,7 +92,7 @@ def test_a_grid_fills_its_folder(home, done):
     assert table["val_loss"].notna().all() and (table["val_skill"] < 1).all() and (table["epochs"] == 3).all()
     for key, folder in zip(table["run"], sorted(table["run"]), strict=True):
         there = {path.name for path in (done / "runs" / folder).iterdir()}
-        assert {"checkpoint.pt", "metrics.json", "history.csv", "result.json"} <= there and "scores.csv" not in there
+        assert {CHECKPOINT, "metrics.json", "history.csv", "result.json"} <= there and "scores.csv" not in there
         assert pd.read_csv(done / "runs" / key / "history.csv")["val_loss"].min() == pytest.approx(
             table.set_index("run").loc[key, "val_loss"], rel=1e-6
         )
@@ -100,7 +101,7 @@ def test_a_grid_fills_its_folder(home, done):
 def test_the_skill_in_the_results_is_that_of_the_checkpoint(home, done):
     row = results_of(done).iloc[0]
     grid = plan.read_plan(done, home / "datasets")
-    state = load_checkpoint(done / "runs" / row["run"] / "checkpoint.pt")
+    state = load_checkpoint(done / "runs" / row["run"] / CHECKPOINT)
     skill = workers.skill_of(state, grid.dataset_of(None), grid.shared_validation, "cpu")
     assert row["val_skill"] == pytest.approx(skill, rel=1e-6)
 
@@ -198,7 +199,7 @@ def test_a_folder_in_use_or_of_something_else_is_refused(home, done, tmp_path, c
     assert call(home, "--resume", done, "--seeds", 3) == 2 and "does not" not in capfd.readouterr().out
     other = holder(done)
     assert call(home, "--resume", done) == 2
-    assert f"process {other.pid}, is at work in it" in capfd.readouterr().err
+    assert f"process {other.pid} on " in capfd.readouterr().err
     other.communicate("let go")
     assert not (done / ".lock").exists()
 
@@ -324,9 +325,9 @@ def copy_without_last_record(done, root):
 def test_a_run_that_finished_unrecorded_is_not_done_again(home, done, tmp_path):
     root = tmp_path / "x"
     last = copy_without_last_record(done, root)
-    before = (last / "checkpoint.pt").stat().st_mtime_ns
+    before = (last / CHECKPOINT).stat().st_mtime_ns
     assert call(home, "--resume", root) == 0
-    assert (last / "checkpoint.pt").stat().st_mtime_ns == before
+    assert (last / CHECKPOINT).stat().st_mtime_ns == before
     pd.testing.assert_frame_equal(results_of(root), results_of(done))
 
 

@@ -14,7 +14,7 @@ for package in ("pyedflib", "wfdb", "onnx", "onnxruntime"):
     pytest.importorskip(package)
 AS_A_USER = {                                                # by a process of its own: packages print as they like
     "raw CSV: binary junk", "EDF: a CSV named .edf", "pure_lstm_config.json: NaN",
-    "run to resume: checkpoint.pt cut off", "stream_detect: an image", "nab_benchmark: text in a value",
+    "run to resume: checkpoint cut off", "stream_detect: an image", "nab_benchmark: text in a value",
 }  # fmt: skip
 
 

@@ -1,11 +1,12 @@
 """A few of the kills of `python -m benchmarks.kill_runs`."""
 
+import math
 import random
 
 import pytest
-import torch
 
 from benchmarks.kill_runs import Job, content_of, jobs_of, kill_job
+from detection.checkpoint import write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def test_a_job_that_was_killed_ends_as_if_undisturbed(jobs, tmp_path, name, mome
 def test_what_is_torn_or_differs_is_seen(tmp_path):
     (tmp_path / "a.csv").write_text("a,seconds\n1,2\n")
     (tmp_path / "b.csv").write_text("a,seconds\n1,3\n")
-    torch.save({"score": torch.nan, "shape": [1.0, torch.nan]}, tmp_path / "a.state")
+    write_tensors(tmp_path / "a.state", {"score": math.nan, "shape": [1.0, math.nan]})
     assert content_of(tmp_path / "a.state") == content_of(tmp_path / "a.state")
     (tmp_path / "torn.csv").write_text("a,b\n1,2\n3")
     (tmp_path / "torn.json").write_text('{"a": 1')

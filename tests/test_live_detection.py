@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from config import DatasetConfig
-from detection.detector import Detector, load_checkpoint
+from detection.checkpoint import detector_from, load_checkpoint
 from live.detection import EventChange, LiveDetection, Step
 from live.stream import load_state, save_state
 from reports import scoring
@@ -23,7 +23,7 @@ class Case:
     def __init__(self, kind, folder, monkeypatch):
         series = kind == "series"
         path = (tiny.make_series_checkpoint if series else tiny.make_checkpoint)(folder)
-        self.detector = Detector.from_state(load_checkpoint(path), "cpu")
+        self.detector = detector_from(load_checkpoint(path), "cpu")
         self.data = None if series else DatasetConfig(**tiny.DATA)
         self.frame = tiny.draw_series(400, 3, trouble=True) if series else tiny.draw_recording(130, 3, trouble=True)
         self.frame.to_csv(folder / "live.csv", index=False)

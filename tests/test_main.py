@@ -19,10 +19,12 @@ import collected_data_preprocess
 import pure_lstm_anomaly_detection_main as script
 import trainers
 from data_loader import load_dataset
+from detection.checkpoint import read_tensors
 from detection.detector import Detector
 from recordings.reading import read_recording
 from reports import findings, scoring
 
+CHECKPOINT = "checkpoint.safetensors"
 SCRIPT = Path(script.__file__)
 CONFIG = {
     "dataset": {"name": "tiny"},
@@ -100,7 +102,7 @@ def call(home, *arguments):
 
 
 def weights_of(run, part="model"):
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state = read_tensors(run / CHECKPOINT)
     return state["training"]["progress"]["best_model"] if part == "best" else state["model"]
 
 
@@ -131,7 +133,7 @@ def same_history(first, second):
 
 
 def test_a_run_fills_its_folder(run):
-    files = {"config.json", "run.json", "log.txt", "history.csv", "checkpoint.pt", "scores.csv", "events.csv"}
+    files = {"config.json", "run.json", "log.txt", "history.csv", CHECKPOINT, "scores.csv", "events.csv"}
     there = {path.name for path in run.iterdir()}
     assert files | {"metrics.json", "plots"} <= there
     assert not [name for name in there if name.startswith(".")]             # no lock, no torn file
@@ -279,13 +281,13 @@ def test_a_window_longer_than_every_segment_costs_no_memory(home, tmp_path):
 def test_one_channel_alone(home, tmp_path):
     root = tmp_path / "one"
     assert call(home, "--out", root, "--set", 'dataset.channels=["flow_lpm"]', "--set", "training.epochs=1") == 0
-    state = torch.load(root / "checkpoint.pt", weights_only=True)
+    state = read_tensors(root / CHECKPOINT)
     assert state["channels"] == ["flow_lpm"] and state["units"] == ["L/min"]
     scores = pd.read_csv(root / "scores.csv")
     assert "residual_thorax_au" not in scores
     pd.read_csv(home / "raw" / "three.csv")[["t_s", "flow_lpm"]].to_csv(tmp_path / "three.csv", index=False)
     out = tmp_path / "scored"
-    assert call(home, "--checkpoint", root / "checkpoint.pt", "--score", tmp_path / "three.csv", "--out", out) == 0
+    assert call(home, "--checkpoint", root / CHECKPOINT, "--score", tmp_path / "three.csv", "--out", out) == 0
     expected = scores.loc[scores["recording"] == "three", "score"]
     np.testing.assert_allclose(pd.read_csv(out / "scores.csv")["score"], expected, atol=1e-5)
 
@@ -311,7 +313,7 @@ def test_an_edf_and_its_annotations_score_like_the_csv_of_the_same_values(home, 
     found = []
     for path in (edf, csv):
         out = tmp_path / f"scored-{path.suffix[1:]}"
-        assert call(home, "--checkpoint", run / "checkpoint.pt", "--score", path, "--out", out) == 0
+        assert call(home, "--checkpoint", run / CHECKPOINT, "--score", path, "--out", out) == 0
         found.append(pd.read_csv(out / "scores.csv"))
     pd.testing.assert_frame_equal(*found, rtol=0, atol=1e-5)
     assert found[0]["label"].sum() == 101
@@ -392,10 +394,10 @@ def test_a_process_stopped_by_ctrl_c_can_be_resumed(home, tmp_path):
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert err.splitlines()[-1].strip() == "interrupted" and "Traceback" not in err and not out
-    state = torch.load(root / "checkpoint.pt", weights_only=True)
+    state = read_tensors(root / CHECKPOINT)
     assert state["training"]["progress"]["epoch"] >= 1 and not state["threshold"]
     assert not [path for path in root.iterdir() if path.name.startswith(".")]
-    assert call(home, "--checkpoint", root / "checkpoint.pt", "--score", home / "raw" / "three.csv") == 2
+    assert call(home, "--checkpoint", root / CHECKPOINT, "--score", home / "raw" / "three.csv") == 2
 
 
 def test_pictures_drawn_by_several_processes_are_the_same(home, run, tmp_path, monkeypatch):
@@ -428,7 +430,7 @@ def test_the_test_split_changes_nothing_that_is_learnt(home, run, tmp_path, caps
     refused(home, capsys, "--datasets", changed, "--out", tmp_path / "run")
     forget_sums(path.parent)
     assert call(home, "--datasets", changed, "--out", tmp_path / "run") == 0
-    before, after = (torch.load(root / "checkpoint.pt", weights_only=True) for root in (run, tmp_path / "run"))
+    before, after = (read_tensors(root / CHECKPOINT) for root in (run, tmp_path / "run"))
     assert_same_weights(before["model"], after["model"])
     for key in ("scaler", "calibration", "threshold", "rule_thresholds"):
         assert before[key] == after[key]
@@ -443,7 +445,7 @@ def test_scoring_raw_recordings_gives_the_scores_of_the_run(home, run, tmp_path,
     raw = shutil.copytree(home / "raw", tmp_path / "elsewhere")
     out = tmp_path / "scored"
     files = [raw / "three.csv", raw / "four.csv"]
-    assert call(home, "--checkpoint", run / "checkpoint.pt", "--score", *files, "--out", out) == 0
+    assert call(home, "--checkpoint", run / CHECKPOINT, "--score", *files, "--out", out) == 0
     assert capsys.readouterr().out.strip().endswith(str(out))
     expected, got = pd.read_csv(run / "scores.csv"), pd.read_csv(out / "scores.csv")
     assert got["recording"].unique().tolist() == ["three", "four"]
@@ -473,7 +475,7 @@ def test_scoring_needs_no_label_and_no_other_channel(home, run, tmp_path):
     frame["light"] = 1.0
     frame[["light", "thorax_au", "t_s", "flow_lpm"]].to_csv(tmp_path / "night.csv.gz", index=False)
     out = tmp_path / "scored"
-    assert call(home, "--checkpoint", run / "checkpoint.pt", "--score", tmp_path / "night.csv.gz", "--out", out) == 0
+    assert call(home, "--checkpoint", run / CHECKPOINT, "--score", tmp_path / "night.csv.gz", "--out", out) == 0
     expected, got = pd.read_csv(run / "scores.csv"), pd.read_csv(out / "scores.csv")
     assert set(got["recording"]) == {"night"} and not got["label"].any()
     expected = expected.loc[expected["recording"] == "three", "score"]
@@ -491,7 +493,7 @@ def test_many_recordings_are_scored_in_small_groups_as_one_by_one(home, run, tmp
     raw, sizes, detect = home / "raw", [], Detector.detect
     monkeypatch.setattr(scoring, "STEPS_AT_ONCE", 900)
     monkeypatch.setattr(Detector, "detect", lambda self, many: sizes.append(len(many)) or detect(self, many))
-    words = ("--checkpoint", run / "checkpoint.pt", "--score")
+    words = ("--checkpoint", run / CHECKPOINT, "--score")
     files = [raw / f"{name}.csv" for name in ("three", "one", "two")]
     assert call(home, *words, *files, "--out", tmp_path / "all") == 0
     assert sizes == [1, 1, 1]                                                # 750, 600 and 500 steps
@@ -510,7 +512,7 @@ def test_many_recordings_are_scored_in_small_groups_as_one_by_one(home, run, tmp
 def test_a_channel_that_is_dead_in_one_recording_does_not_refuse_the_others(home, run, tmp_path, dead):
     frame = pd.read_csv(home / "raw" / "three.csv").assign(thorax_au=dead)
     frame.to_csv(tmp_path / "dead.csv", index=False)
-    words = ("--checkpoint", run / "checkpoint.pt", "--score", tmp_path / "dead.csv", home / "raw" / "four.csv")
+    words = ("--checkpoint", run / CHECKPOINT, "--score", tmp_path / "dead.csv", home / "raw" / "four.csv")
     assert call(home, *words, "--out", tmp_path / "out") == 0
     events = pd.read_csv(tmp_path / "out" / "events.csv")
     fault = events[(events["recording"] == "dead") & (events["found_by"] == "signal_loss")]
@@ -563,7 +565,7 @@ def test_a_missing_gpu_is_an_error(home, tmp_path, capsys):
 def test_files_that_cannot_be_scored_are_refused(home, run, tmp_path, capsys):
     def score(*files):
         return refused(
-            home, capsys, "--checkpoint", run / "checkpoint.pt", "--score", *files, "--out", tmp_path / "scored"
+            home, capsys, "--checkpoint", run / CHECKPOINT, "--score", *files, "--out", tmp_path / "scored"
         )
 
     frame = pd.read_csv(home / "raw" / "three.csv")
@@ -585,7 +587,7 @@ def test_files_that_cannot_be_scored_are_refused(home, run, tmp_path, capsys):
 def test_a_folder_in_use_is_refused_and_left_alone(home, run, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert "not empty; resume it with --resume" in refused(home, capsys, "--out", run)
-    score = ("--checkpoint", run / "checkpoint.pt", "--score", home / "raw" / "three.csv")
+    score = ("--checkpoint", run / CHECKPOINT, "--score", home / "raw" / "three.csv")
     assert "not empty" in refused(home, capsys, *score, "--out", run)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 

@@ -12,8 +12,10 @@ from test_report_page import check_sound, page_of
 import data_preprocess_NAB
 import grid_search
 import pure_lstm_anomaly_detection_main as script
+from detection.checkpoint import read_tensors
 from recordings import nab_files
 
+CHECKPOINT = "checkpoint.safetensors"
 NAMES = ("nyc_taxi", "rogue_agent_key_hold")
 ROWS, NORMAL, PERIOD_S = 700, 420, 600
 WINDOW = (500, 560)
@@ -123,7 +125,7 @@ def test_every_test_row_counts_for_every_detector(run):
 def test_the_test_span_changes_no_weight_scaler_or_threshold(run, home, tmp_path):
     other = make_home(tmp_path, later=30.0)
     assert call(other, "--dataset", "nyc_taxi", "--out", tmp_path / "run") == 0
-    first, second = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (run, tmp_path / "run"))
+    first, second = (read_tensors(folder / CHECKPOINT) for folder in (run, tmp_path / "run"))
     assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
     for key in ("scaler", "calibration", "threshold", "rule_thresholds"):
         assert first[key] == second[key]
@@ -137,7 +139,7 @@ def test_a_category_is_one_model_a_series_with_a_table(home, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("| **mean of 2**") for line in lines) == 4
     for name in NAMES:
-        assert (root / name / "checkpoint.pt").is_file() and any(line.startswith(f"| {name} | LSTM") for line in lines)
+        assert (root / name / CHECKPOINT).is_file() and any(line.startswith(f"| {name} | LSTM") for line in lines)
     assert set(read(root / "summary.json")["datasets"]) == set(NAMES)
     text, page = page_of(root)
     check_sound(text, page)
@@ -155,11 +157,11 @@ def test_seeds_of_a_category_resume_where_they_stopped(home, tmp_path, capsys):
     root = tmp_path / "all"
     assert call(home, "--out", root, "--seeds", 2, "--set", "training.epochs=1") == 0
     summary = (root / "summary.json").read_bytes()
-    weights = torch.load(root / NAMES[1] / "seed1" / "checkpoint.pt", weights_only=True)["model"]
+    weights = read_tensors(root / NAMES[1] / "seed1" / CHECKPOINT)["model"]
     shutil.rmtree(root / NAMES[1] / "seed1")                                 # as if it had not been reached
     (root / "summary.json").unlink()
     assert script.main(["--resume", str(root), "--datasets", str(home / "datasets"), "--device", "cpu"]) == 0
-    again = torch.load(root / NAMES[1] / "seed1" / "checkpoint.pt", weights_only=True)["model"]
+    again = read_tensors(root / NAMES[1] / "seed1" / CHECKPOINT)["model"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert (root / "summary.json").read_bytes() == summary
 
@@ -168,7 +170,7 @@ def test_new_rows_are_scored_as_in_the_run(run, home, tmp_path):
     rows = pd.read_csv(home / "nab" / "data" / nab_files.series_names()["nyc_taxi"]).iloc[NORMAL:]
     rows.to_csv(tmp_path / "new.csv", index=False)
     out = tmp_path / "scored"
-    assert call(home, "--checkpoint", run / "checkpoint.pt", "--score", tmp_path / "new.csv", "--out", out) == 0
+    assert call(home, "--checkpoint", run / CHECKPOINT, "--score", tmp_path / "new.csv", "--out", out) == 0
     scores, expected = (pd.read_csv(folder / "scores.csv") for folder in (out, run))
     np.testing.assert_allclose(scores["score"], expected["score"], atol=1e-5)
     assert scores["timestamp"].tolist() == expected["timestamp"].tolist()
@@ -180,7 +182,7 @@ def test_new_rows_are_scored_as_in_the_run(run, home, tmp_path):
 def test_rows_at_another_rate_are_refused(run, home, tmp_path, capsys):
     rows = pd.read_csv(home / "nab" / "data" / nab_files.series_names()["nyc_taxi"]).iloc[::4]
     rows.to_csv(tmp_path / "new.csv", index=False)
-    code = call(home, "--checkpoint", run / "checkpoint.pt", "--score", tmp_path / "new.csv", "--out", tmp_path / "no")
+    code = call(home, "--checkpoint", run / CHECKPOINT, "--score", tmp_path / "new.csv", "--out", tmp_path / "no")
     assert code == 2 and "a row every 2400 s, but the model learnt a row every 600 s" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 

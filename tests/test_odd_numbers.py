@@ -16,7 +16,8 @@ import pure_lstm_anomaly_detection_main as main_script
 import stream_detect
 from config import FLAT_S
 from data_loader import load_dataset
-from detection.detector import DetectorStream, load_calibrated
+from detection.checkpoint import load_calibrated
+from detection.detector import DetectorStream
 
 APNEA, DIES_S = (120.0, 140.0), 60.0
 PREPROCESS = "--dataset-config dataset_config.json --dataset tiny --out datasets/collected-known-anomaly"
@@ -57,7 +58,7 @@ class Scored:
     def __init__(self, home, folder, frame):
         path, out, live = folder / "night.csv", folder / "scored", folder / "live.csv"
         frame.to_csv(path, index=False)
-        words = ["--checkpoint", str(home / "run" / "checkpoint.pt"), "--device", "cpu"]
+        words = ["--checkpoint", str(home / "run" / "checkpoint.safetensors"), "--device", "cpu"]
         with path.open() as sys.stdin:
             self.live_code = stream_detect.main([*words, "--out", str(live)])
         self.code = main_script.main([*words, "--score", str(path), "--out", str(out)])
@@ -231,7 +232,7 @@ def test_training_data_that_cannot_be_scaled_are_one_line(home, tmp_path, capsys
 
 
 def test_pieces_of_odd_numbers_give_what_the_whole_gives(home):
-    _, detector = load_calibrated(home / "run" / "checkpoint.pt", "cpu")
+    _, detector = load_calibrated(home / "run" / "checkpoint.safetensors", "cpu")
     dataset = load_dataset(home / "datasets" / "collected-known-anomaly" / "tiny")
     values = dataset.splits["test"][0].values[:400].astype(float)
     odd = [np.nan, np.inf, -np.inf, 5e-324, 1e-310, -0.0, 1e29, -1e29, 1e300, -1e300]

@@ -3,10 +3,6 @@
 import copy
 import io
 import math
-import os
-import pickle
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -21,8 +17,7 @@ import export_model
 import pure_lstm_anomaly_detection_main as main_script
 import stream_detect
 from config import DatasetConfig, check_name, load_dataset_config, validate
-from detection.detector import Detector, load_calibrated
-from detection.tensor_files import load_tensors
+from detection.checkpoint import read_tensors, write_tensors
 from grid.journal import append_record, read_journal
 from grid.results import cells
 from live import stream
@@ -32,9 +27,7 @@ from recordings.resampling import _taps, grid_of
 from recordings.signal_files import read_signals
 from recordings.windowing import read_windows, write_windows
 from reports import page
-from utils import ROOT, DataError, plain_text, run_cli
-
-GIGABYTE = 1 << 30
+from utils import DataError, plain_text, run_cli
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +37,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def state(checkpoint):
-    return torch.load(checkpoint, weights_only=True)
+    return read_tensors(checkpoint)
 
 
 def put(tree, path, value):
@@ -55,158 +48,14 @@ def put(tree, path, value):
     tree[last] = value
 
 
-# ---- what a checkpoint holds ----------------------------------------------------------------
-
-NAN, INF = math.nan, math.inf
-WEIGHT = "model/lstm.weight_ih_l0"
-TAMPERED = [
-    (WEIGHT, torch.full((24, 6), NAN), "finite"), (WEIGHT, torch.zeros(24, 6, dtype=torch.int64), "torch.int64"),
-    (WEIGHT, torch.zeros(24, 6, dtype=torch.float64), "torch.float64"), (WEIGHT, torch.zeros(24, 5), "other shapes"),
-    (WEIGHT, 3.0, "no tensors"), ("model", [], "other shapes"), ("channels", ["flow", "flow", "pulse"], "different"),
-    ("channels", ["=x", "belt", "pulse"], "plain name"), ("channels", ["a/../b", "belt", "pulse"], "plain name"),
-    ("channels", "abc", "channels"), ("units", ["a\x1b[2J", "", ""], "printable"), ("measures", ["x"] * 3, "measures"),
-    ("rate_hz", 1e12, "rate_hz"), ("rate_hz", True, "rate_hz"), ("scaler/scale", [1.0, -1.0, 1.0], "scale"),
-    ("scaler/center", [0.0, INF, 0.0], "center"), ("calibration", 7, "calibration"), ("calibration", [], "calibration"),
-    ("calibration", {"tails": []}, "calibration: spread: missing"), ("calibration/spread", [1.0, NAN, 1.0], "spread"),
-    ("calibration/spread", [1.0], "3 channels"), ("calibration/tails/0/0/knots", [1.0] * 3, "calibration"),
-    ("calibration/tails/0/0/scale", 0.0, "scale"), ("calibration/tails/0/0/knots/0", 1e9, "do not rise"),
-    ("calibration/tails/0/0", None, "comparisons"), ("calibration/means", [], "comparisons"),
-    ("calibration/components/amplitude_drop", [], "tails of amplitude_drop"),
-    ("calibration/components/odd", [], "calibration"),
-    ("calibration", {}, "without a calibration"), ("threshold/value", NAN, "value"), ("threshold/value", "3", "value"),
-    ("threshold/method", "magic", "method"), ("threshold/method", "dynamic", "'q'"), ("threshold", [1.0], "threshold"),
-    ("threshold/parameters", {"q": 7.0}, "expected a number in"), ("threshold/n_scores", -1, "n_scores"),
-    ("rule_thresholds", {}, "rule_thresholds"), ("rule_thresholds/odd", {}, "rule_thresholds"),
-    ("config/model/hidden_units", 10**9, "hidden_units"), ("config/model/num_layers", 10**6, "num_layers"),
-    ("config/model/horizon_s", 1e9, "GB of memory"), ("config/score/baseline_s", 1e9, "GB of memory"),
-    ("config/score/level_s", -1.0, "level_s"), ("config/score/amplitude_s", [9.0], "comparisons"),
-    ("config/model/warm_up_s", 1e308, ""), ("data/rate_hz", 7.0, "7 Hz"), ("data/channels", {}, "data: channels"),
-    ("data", 7, "data"), ("series", "yes", "series"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("path", "value", "told"), TAMPERED, ids=lambda value: str(value)[:30])
-def test_a_tampered_checkpoint_is_refused(tmp_path, state, path, value, told):
-    put(state, path, value)
-    torch.save(state, tmp_path / "night.pt")
-    with pytest.raises(DataError, match=r"^night\.pt: ") as error:
-        load_calibrated(tmp_path / "night.pt", "cpu")
-    assert told in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("method", ["pot", "dynamic"])
-def test_a_moving_threshold_needs_what_it_goes_on_from(checkpoint, state, method):
-    needs = {"pot": ({"online": True}, {"level_value": 1.0, "peaks": 3}, "excesses"),
-             "dynamic": ({}, {"history": [1.0] * 20, "breaks": [20]}, "behind its history")}  # fmt: skip
-    parameters, parts, told = needs[method]
-    state["threshold"] = {
-        "method": method,
-        "parameters": parameters,
-        "value": 1.0,
-        "n_scores": 9,
-        "fallback": "",
-    } | parts
-    with pytest.raises(DataError, match=told):
-        Detector.from_state(state, "cpu")
-
-
-def test_a_checkpoint_as_it_was_written_is_taken(checkpoint):
-    assert load_calibrated(checkpoint, "cpu")[1].threshold
-
-
-class Call:
-    """Unpickled, it calls a function."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-def doubled(times):
-    tree = [1]
-    for _ in range(times):
-        tree = [tree, tree, tree]
-    return tree
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ({"a": torch.zeros(1).expand(10**9, 10)}, "fewer stored values"),
-        ({"a": torch.empty(10**12, device="meta")}, "rebuild_meta"),
-        ({"a": torch.eye(3).to_sparse()}, "sparse"),
-        ({"a": torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.quint8)}, "qtensor"),
-        ({"a": torch.zeros(3).half()}, "Half"),
-        ({"a": torch.zeros(3, dtype=torch.complex64)}, "Complex"),
-        ({"a": Call(bytearray, 10**11)}, "bytearray"),
-        ({"a": Call(os.mkdir, "never")}, "mkdir"),
-        ({"a": {1, 2}}, "set"),
-        (doubled(30), "more values than bytes"),
-        (doubled(60), "levels deep"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
-)
-def test_what_is_no_plain_value_is_not_built(tmp_path, monkeypatch, content, told):
-    monkeypatch.chdir(tmp_path)
-    torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=told):
-        load_tensors(tmp_path / "x.pt")
-    assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
-
-
-def repacked(path, target, change, compress=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w", compress) as new:
-        for entry in old.infolist():
-            new.writestr(entry.filename, change(entry.filename, old.read(entry)))
-    return target
-
-
-def test_a_compressed_checkpoint_is_refused_unread(tmp_path, checkpoint):
-    bomb = repacked(checkpoint, tmp_path / "bomb.pt", lambda name, part: part + bytes(10**8) * (name[-2:] == "/0"), 8)
-    assert bomb.stat().st_size < 10**6
-    with pytest.raises(DataError, match="compressed"):
-        load_calibrated(bomb, "cpu")
-
-
-HUGE = """
-import resource, sys
-from pathlib import Path
-import torch, live.stream
-from detection import detector
-used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)
-from utils import run_cli
-raise SystemExit(run_cli(lambda: detector.load_calibrated(Path(sys.argv[1]), "cpu") and 0))
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [("config/model/hidden_units", 10**9), ("config/model/horizon_s", 1e12), ("config/score/baseline_s", 1e12),
-     ("rate_hz", 1e12), ("config/model/num_layers", 64), (WEIGHT, torch.zeros(1).expand(10**6, 10**5))],
-    ids=str,
-)  # fmt: skip
-def test_a_huge_checkpoint_does_not_take_the_memory(tmp_path, state, path, value):
-    put(state, path, value)
-    torch.save(state, tmp_path / "huge.pt")
-    arguments = [sys.executable, "-c", HUGE, str(tmp_path / "huge.pt"), str(GIGABYTE)]
-    done = subprocess.run(
-        arguments, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 2 and done.stderr.startswith("error: huge.pt: ") and done.stderr.count("\n") == 1
-
-
-# ---- every script that reads one --------------------------------------------------------------
+# ---- checkpoints and states -----------------------------------------------------------------
 
 
 def test_every_script_refuses_it_in_one_line(tmp_path, state, capsys):
-    state["threshold"]["value"] = NAN
-    torch.save(state, tmp_path / "night.pt")
+    state["threshold"]["value"] = math.nan
+    write_tensors(tmp_path / "night.safetensors", state)
     tiny.draw_recording(30, 1).to_csv(tmp_path / "a.csv", index=False)
-    model = ["--checkpoint", str(tmp_path / "night.pt")]
+    model = ["--checkpoint", str(tmp_path / "night.safetensors")]
     out = ["--out", str(tmp_path / "out")]
     for main, arguments in (
         (main_script.main, [*model, "--score", str(tmp_path / "a.csv"), *out]),
@@ -215,7 +64,7 @@ def test_every_script_refuses_it_in_one_line(tmp_path, state, capsys):
     ):
         assert main(arguments) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: night.pt: threshold: value is nan")
+        assert line.startswith("error: night.safetensors: threshold.value is nan")
     assert not (tmp_path / "out").exists()
 
 
@@ -242,9 +91,10 @@ def test_a_tampered_state_is_refused(tmp_path, checkpoint, path, value):
     for line in tiny.draw_recording(6, 3).to_csv(index=False).splitlines():
         began.take(line)
     about = {"format": stream.FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "tail": "00" * 10}
-    tree = copy.deepcopy(stream._with_tensors(about | {"stream": began.state_dict()}))
+    stream.save_state(tmp_path / "live.state", about | {"stream": began.state_dict()})
+    tree = read_tensors(tmp_path / "live.state")
     put(tree, path, value)
-    torch.save(tree, tmp_path / "live.state")
+    write_tensors(tmp_path / "live.state", tree)
     with pytest.raises(DataError, match=r"^live\.state: ") as error:
         before = stream.load_state(tmp_path / "live.state", "sum")
         stream.restore(
@@ -254,7 +104,7 @@ def test_a_tampered_state_is_refused(tmp_path, checkpoint, path, value):
 
 
 def test_a_pickle_is_no_state(tmp_path):
-    (tmp_path / "live.state").write_bytes(pickle.dumps({"format": 1}))
+    torch.save({"format": 1}, tmp_path / "live.state")
     with pytest.raises(DataError, match="not a state of this program"):
         stream.load_state(tmp_path / "live.state", "sum")
 
@@ -309,12 +159,13 @@ def test_other_names_go_through_scoring_into_files_that_read_back(tmp_path, stat
     data["channels"] = {name if c == "belt" else c: facts for c, facts in data["channels"].items()}
     data["channels"][name]["unit"] = state["units"][1]
     data["labels"] = {"apnea": name}
-    torch.save(state, tmp_path / "model.pt")
+    write_tensors(tmp_path / "model.safetensors", state)
     file = tmp_path / f"{name}.csv"
     raw.rename(columns={"belt": name}).to_csv(file, index=False)
     (tmp_path / f"{name}.events.csv").write_text("start_s,end_s,label\n40,55,apnea\n")
     out = tmp_path / "out"
-    assert main_script.main(["--checkpoint", str(tmp_path / "model.pt"), "--score", str(file), "--out", str(out)]) == 0
+    model = ["--checkpoint", str(tmp_path / "model.safetensors")]
+    assert main_script.main([*model, "--score", str(file), "--out", str(out)]) == 0
     scores = pd.read_csv(out / "scores.csv", dtype={"recording": str})
     assert set(scores["recording"]) == {name} and f"residual_{name}" in scores
     assert pd.read_csv(out / "labels.csv")["kind"].tolist() == [name]
@@ -420,13 +271,6 @@ def test_a_record_of_another_kind_is_refused(tmp_path, record):
         )
     with pytest.raises(DataError, match="line 2 is no record"):
         read_journal(tmp_path / "journal.jsonl")
-
-
-@pytest.mark.parametrize("found", [torch.ones(2), torch.ones(0), torch.ones(1), "2", None, 2.0], ids=str)
-def test_a_format_that_is_no_number_is_refused(tmp_path, state, found):
-    torch.save(state | {"format": found}, tmp_path / "night.pt")
-    with pytest.raises(DataError, match=r"night\.pt: not a checkpoint of this program"):
-        load_calibrated(tmp_path / "night.pt", "cpu")
 
 
 def test_a_count_beyond_64_bits_in_a_windowed_csv_is_refused(tmp_path, make_meta, make_segment):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -9,13 +10,13 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 from test_main import DATASET, call, make_datasets
 from tiny import draw_recording, make_checkpoint
 
 import collected_data_preprocess
 import grid_search
 from data_loader import load_dataset
+from detection.checkpoint import read_tensors
 from recordings import simulator
 from reports import page as report_page
 from reports.run_folder import at_work_in
@@ -57,7 +58,7 @@ def test_a_dataset_that_another_process_is_writing_is_not_written(home, tmp_path
     assert collected_data_preprocess.main(command) == 0                      # it is up to date, nothing is written
     assert collected_data_preprocess.main([*command, "--force"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == f"error: {folder}: another run, process {other.pid}, is at work in it"
+    assert line == f"error: {folder}: another run, process {other.pid} on {platform.node()}, is at work in it"
     other.communicate("let go")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -181,7 +182,7 @@ def test_no_page_is_made_while_a_run_is_at_work_or_was_cut_off(home, tmp_path, h
     assert "is at work in it" in capsys.readouterr().err and (root / "report.html").read_bytes() == page
     other.communicate("let go")
     with monkeypatch.context() as patch:                         # scored again with another threshold, and killed
-        patch.setattr("reporting.write_events", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("reports.run_folder.write_events", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call(home, "--resume", root, "--set", "threshold.parameters.q=0.9") == 130
     assert report_page.main([str(root)]) == 2
     assert "not finished, there is no metrics.json; resume it with --resume" in capsys.readouterr().err
@@ -197,7 +198,7 @@ def test_a_second_stream_with_the_same_state_or_output_is_refused(tmp_path, hold
     try:
         while not (tmp_path / "a.state").exists() or not (tmp_path / "out.csv").exists():
             assert first.poll() is None, first.communicate()
-        state = torch.load(tmp_path / "a.state", weights_only=True)
+        state = read_tensors(tmp_path / "a.state")
         for more, words in (
             (["--state", tmp_path / "a.state", "--out", tmp_path / "out.csv"], "is at work in it"),
             (["--state", tmp_path / "b.state", "--out", tmp_path / "out.csv"], "is there already"),

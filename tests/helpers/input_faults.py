@@ -218,11 +218,11 @@ def state(place: str, value: Any) -> Make:
     """Set what stands at a place a/b/c of the checkpoint; `...` takes it away, a function changes what was there."""
 
     def make(root: Path) -> None:
-        import torch
+        from detection.checkpoint import read_tensors, write_tensors
 
-        content = torch.load(root / CHECKPOINT, weights_only=True)
+        content = read_tensors(root / CHECKPOINT)
         replace_at(content, place.split("/"), value)
-        torch.save(content, root / CHECKPOINT)
+        write_tensors(root / CHECKPOINT, content)
 
     return make
 
@@ -304,7 +304,7 @@ MAIN = f"pure_lstm_anomaly_detection_main {TINY_RUN}"
 ONE, EVENTS, DATA = "raw/one.csv", "raw/three.events.csv", "dataset_config.json"
 TRAIN, VAL, TEST, META = (f"{TINY}/{name}" for name in ("train.csv", "val.csv", "test.csv", "meta.json"))
 CHECKPOINT, RUN_CONFIG, METRICS, RUNS = (
-    f"{RUN}/{name}" for name in ("checkpoint.pt", "config.json", "metrics.json", "runs.json")
+    f"{RUN}/{name}" for name in ("checkpoint.safetensors", "config.json", "metrics.json", "runs.json")
 )
 FALSE_EVENTS = "detectors.LSTM.events.false_events_per_hour"
 PLAN, SERIES = f"{GRID}/grid.json", f"realKnownCause/{NAME}.csv"
@@ -658,47 +658,47 @@ FAULTS = [
         ("no such folder", remove(RUN), RUN),
         ("no config.json", remove(RUN_CONFIG), "config.json"),
         ("config.json cut off", cut(RUN_CONFIG), "config.json"),
-        ("config.json of other units", key(RUN_CONFIG, "model.hidden_units", 9), "checkpoint.pt"),
+        ("config.json of other units", key(RUN_CONFIG, "model.hidden_units", 9), "checkpoint.safetensors"),
         ("config.json of another seed", key(RUN_CONFIG, "training.seed", 9), RUN),
         ("config.json of another dataset", key(RUN_CONFIG, "dataset.name", "other"), "other"),
-        ("checkpoint.pt cut off", cut(CHECKPOINT), "checkpoint.pt"),
-        ("checkpoint.pt empty", put(CHECKPOINT, ""), "checkpoint.pt"),
-        ("checkpoint.pt a folder", folder(CHECKPOINT), "checkpoint.pt"),
-        ("checkpoint.pt of zeros", change(CHECKPOINT, lambda c: bytes(len(c))), "checkpoint.pt"),
-        ("checkpoint.pt with bits turned", change(CHECKPOINT, turned), "checkpoint.pt"),
-        ("checkpoint.pt without training state", state("training", ...), RUN),
-        ("checkpoint.pt with half of its training state", state("training/optimizer", ...), "checkpoint.pt"),
-        ("checkpoint.pt with progress of text", state("training/progress", "all"), "checkpoint.pt"),
-        ("checkpoint.pt with weights of NaN", state("training/progress/best_model/head.bias", nan_of), "checkpoint.pt"),
+        ("checkpoint cut off", cut(CHECKPOINT), "checkpoint.safetensors"),
+        ("checkpoint empty", put(CHECKPOINT, ""), "checkpoint.safetensors"),
+        ("checkpoint a folder", folder(CHECKPOINT), "checkpoint.safetensors"),
+        ("checkpoint of zeros", change(CHECKPOINT, lambda c: bytes(len(c))), "checkpoint.safetensors"),
+        ("checkpoint with bits turned", change(CHECKPOINT, turned), "checkpoint.safetensors"),
+        ("checkpoint without training state", state("training", ...), RUN),
+        ("checkpoint with half of its training state", state("training/optimizer", ...), "checkpoint.safetensors"),
+        ("checkpoint with progress of text", state("training/progress", "all"), "checkpoint.safetensors"),
+        ("checkpoint with weights of NaN", state("training/progress/best_model/head.bias", nan_of), "head.bias"),
         ("other training data", meta("scaler.center", [1.0, 2.0]), "tiny"),
         ("--set of the model", "--set model.hidden_units=8", "--set model"),
         ("--set of a threshold that there is not", "--set threshold.method=magic", "threshold.method"),
-        ("--set of a threshold and a checkpoint cut off", cut(CHECKPOINT), "checkpoint.pt"),
+        ("--set of a threshold and a checkpoint cut off", cut(CHECKPOINT), "checkpoint.safetensors"),
         ("runs.json cut off", put(RUNS, '{"seeds": 2,'), "runs.json"),
         ("runs.json without seeds", put(RUNS, '{}'), "runs.json"),
         ("runs.json with seeds of text", put(RUNS, '{"seeds": "two", "folders": []}'), "runs.json"),
     ),
     *of(
         "checkpoint", f"pure_lstm_anomaly_detection_main --device cpu {MODEL} --score raw/three.csv --out new",
-        ("no such file", remove(CHECKPOINT), "checkpoint.pt"),
-        ("a folder", folder(CHECKPOINT), "checkpoint.pt"),
-        ("empty", put(CHECKPOINT, ""), "checkpoint.pt"),
-        ("cut off", cut(CHECKPOINT), "checkpoint.pt"),
-        ("a whole pickled model", pickled, "checkpoint.pt"),
-        ("another format", state("format", 99), "checkpoint.pt"),
-        ("no threshold", state("threshold", {}), "checkpoint.pt"),
-        ("a threshold of text", state("threshold", {"method": "magic", "value": "high"}), "checkpoint.pt"),
-        ("a threshold of NaN", state("threshold/value", float("nan")), "checkpoint.pt"),
-        ("no data", state("data", ...), "checkpoint.pt"),
-        ("no calibration", state("calibration", {}), "checkpoint.pt"),
-        ("calibration of a channel too few", state("calibration/tails/1", ...), "checkpoint.pt"),
-        ("weights of NaN", state("model/head.bias", nan_of), "checkpoint.pt"),
-        ("weights of another model", state("model/head.bias", lambda bias: bias[:3]), "checkpoint.pt"),
-        ("a scale of NaN", state("scaler/scale/0", float("nan")), "checkpoint.pt"),
-        ("a rate of 1e300", state("rate_hz", 1e300), "checkpoint.pt"),
-        ("measures of nothing there is", state("measures", ["a", "b"]), "checkpoint.pt"),
-        ("channels called otherwise than the data's", state("channels", ["a", "b"]), "checkpoint.pt"),
-        ("channels that are numbers", state("channels", [1, 2]), "checkpoint.pt"),
+        ("no such file", remove(CHECKPOINT), "checkpoint.safetensors"),
+        ("a folder", folder(CHECKPOINT), "checkpoint.safetensors"),
+        ("empty", put(CHECKPOINT, ""), "checkpoint.safetensors"),
+        ("cut off", cut(CHECKPOINT), "checkpoint.safetensors"),
+        ("a whole pickled model", pickled, "checkpoint.safetensors"),
+        ("another format", state("format", 99), "checkpoint.safetensors"),
+        ("no threshold", state("threshold", None), "checkpoint.safetensors"),
+        ("a threshold of text", state("threshold", {"method": "magic", "value": "high"}), "checkpoint.safetensors"),
+        ("a threshold of NaN", state("threshold/value", float("nan")), "checkpoint.safetensors"),
+        ("no data", state("data", ...), "checkpoint.safetensors"),
+        ("no calibration", state("calibration", None), "checkpoint.safetensors"),
+        ("calibration of a channel too few", state("calibration/tails/1", ...), "checkpoint.safetensors"),
+        ("weights of NaN", state("model/head.bias", nan_of), "checkpoint.safetensors"),
+        ("weights of another model", state("model/head.bias", lambda bias: bias[:3]), "checkpoint.safetensors"),
+        ("a scale of NaN", state("scaler/scale/0", float("nan")), "checkpoint.safetensors"),
+        ("a rate of 1e300", state("rate_hz", 1e300), "checkpoint.safetensors"),
+        ("measures of nothing there is", state("measures", ["a", "b"]), "checkpoint.safetensors"),
+        ("channels called otherwise than the data's", state("channels", ["a", "b"]), "checkpoint.safetensors"),
+        ("channels that are numbers", state("channels", [1, 2]), "checkpoint.safetensors"),
         ("a recording that lacks a channel", edit("raw/three.csv", "thorax_au", "belt"), "three.csv", "thorax_au"),
         ("a recording of another rate", rows("raw/three.csv", lambda r: r[::5]), "three.csv", "rate_hz"),
         ("a recording too short", each(remove(EVENTS), rows("raw/three.csv", lambda r: r[:20])), "three.csv"),
@@ -713,10 +713,10 @@ FAULTS = [
     ),
     *of(
         "stream_detect", f"stream_detect {MODEL} --state state --out scores.csv",
-        ("no such checkpoint", remove(CHECKPOINT), "checkpoint.pt"),
-        ("a checkpoint that is cut off", cut(CHECKPOINT), "checkpoint.pt"),
-        ("a checkpoint without what the data is", state("data", {}), "checkpoint.pt"),
-        ("a checkpoint whose data lacks a channel", state("data/channels/thorax_au", ...), "checkpoint.pt"),
+        ("no such checkpoint", remove(CHECKPOINT), "checkpoint.safetensors"),
+        ("a checkpoint that is cut off", cut(CHECKPOINT), "checkpoint.safetensors"),
+        ("a checkpoint without what the data is", state("data", {}), "checkpoint.safetensors"),
+        ("a checkpoint whose data lacks a channel", state("data/channels/thorax_au", ...), "checkpoint.safetensors"),
         ("a state of junk", put("state", "mine"), "state"),
         ("a state that is a folder", folder("state"), "state"),
         ("an output that is there", put("scores.csv", "mine"), "scores.csv"),
@@ -742,10 +742,10 @@ FAULTS = [
     ),
     *of(
         "export_model", f"export_model {MODEL} --out onnx",
-        ("no such checkpoint", remove(CHECKPOINT), "checkpoint.pt"),
-        ("a checkpoint that is cut off", cut(CHECKPOINT), "checkpoint.pt"),
-        ("a training that was not finished", state("threshold", {}), "checkpoint.pt"),
-        ("weights of NaN", state("model/head.bias", nan_of), "checkpoint.pt"),
+        ("no such checkpoint", remove(CHECKPOINT), "checkpoint.safetensors"),
+        ("a checkpoint that is cut off", cut(CHECKPOINT), "checkpoint.safetensors"),
+        ("a training that was not finished", state("threshold", None), "checkpoint.safetensors"),
+        ("weights of NaN", state("model/head.bias", nan_of), "checkpoint.safetensors"),
         ("a file that is there", put("onnx/model.onnx", "mine"), "model.onnx", "--force"),
         ("an output folder that is a file", put("onnx", "mine"), "onnx"),
         ("no --checkpoint's value", "--checkpoint", "--checkpoint"),

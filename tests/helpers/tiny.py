@@ -6,7 +6,8 @@ import torch
 
 from config import DatasetConfig, ExperimentConfig
 from data_loader import Scaler
-from detection.detector import Detector, build_model, save_checkpoint
+from detection.checkpoint import state_of, write_tensors
+from detection.detector import Detector, build_model
 from detection.resolved import resolve
 from recordings import preprocessing
 
@@ -79,13 +80,13 @@ def make_checkpoint(folder):
         draw_recording(120, seed).to_csv(folder / f"normal{seed}.csv", index=False)
         recording = preprocessing.load_recording(folder / f"normal{seed}.csv", "two", data)
         segments.append(preprocessing.on_grid(recording, data, []).values[8:])
-    return save_detector(folder / "checkpoint.pt", segments, CONFIG, data)
+    return save_detector(folder / "checkpoint.safetensors", segments, CONFIG, data)
 
 
 def make_series_checkpoint(folder):
     """Write the checkpoint of a series' detector below a folder; return its path."""
     normal = [draw_series(600, seed)[["value"]].to_numpy() for seed in (1, 2)]
-    return save_detector(folder / "series.pt", normal, SERIES_CONFIG, None)
+    return save_detector(folder / "series.safetensors", normal, SERIES_CONFIG, None)
 
 
 def save_detector(path, normal, config, data):
@@ -102,5 +103,5 @@ def save_detector(path, normal, config, data):
     detector = Detector(build_model(resolved), scaler, resolved, "cpu")
     detector.calibrate(normal)
     about = {"data": data.model_dump() if data else {}, "series": data is None}
-    save_checkpoint(path, detector.state_dict() | about)
+    write_tensors(path, state_of(detector) | about)
     return path
