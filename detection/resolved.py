@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from config import ExperimentConfig
-from detection import thresholds
 from detection.anomaly_scores import resolve_weights
 from detection.comparisons import Spans
 from detection.forecasts import BURN_INS_PER_BLOCK, MIN_BURN_IN
@@ -76,10 +75,6 @@ def resolve(
         longest = rate_hz * max(value if isinstance(value, list) else [value]) if key.endswith("_s") else 0
         if longest > MAX_SPAN:
             raise ValueError(f"score.{key} is {longest:g} steps of {1 / rate_hz:g} s; expected at most {MAX_SPAN}")
-    try:
-        thresholds.check_parameters(config.threshold.method, dict(config.threshold.parameters))
-    except ValueError as error:
-        raise ValueError(f"threshold.parameters: {error}") from None
     weights = resolve_weights(score.weights, measures)
     if not any(weight.any() for weight in weights.values()):
         raise ValueError(f"score.weights: none is for a channel of {config.dataset.name}; they measure {measures}")
