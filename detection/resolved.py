@@ -13,18 +13,18 @@ from detection.comparisons import Spans
 from detection.forecasts import BURN_INS_PER_BLOCK, MIN_BURN_IN
 
 MAX_SPAN = 1_000_000                     # steps: a trailing span is kept in memory
-MAX_BYTES = 4e9                          # of what grows with a duration
+MAX_BYTES = 4e9                          # of memory that grows with a duration
 
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """What a detector is made of, apart from weights: `resolve` makes it.
+    """All that defines a detector but its weights; `resolve` makes it.
 
     Attributes:
         config: the experiment's config, every duration in seconds.
         channels, units, measures: name, unit and what it measures, of each channel (C,).
         rate_hz: steps a second.
-        horizon, warm_up, window: steps forecast ahead; at the start without a score; of a training window.
+        horizon, warm_up, window: steps forecast ahead; without a score at the start; of a training window.
         spans: of the comparisons, in steps.
         weights: of each component of the score by channel, `joint` (1,), all others (C,).
     """
@@ -91,17 +91,13 @@ def resolve(
         level=steps(score.level_s),
     )
     _check_memory(horizon, spans, len(channels))
-    window = steps(config.training.window_s)
-    identity = (tuple(channels), tuple(units), tuple(measures), float(rate_hz))
-    return ResolvedConfig(config, *identity, horizon, warm_up, window, spans, weights)
+    window, names = steps(config.training.window_s), (tuple(channels), tuple(units), tuple(measures))
+    return ResolvedConfig(config, *names, float(rate_hz), horizon, warm_up, window, spans, weights)
 
 
 def _check_memory(horizon: int, spans: Spans, channels: int) -> None:
     """Raise ValueError if a part of scoring that grows with a duration would not fit into memory."""
-    longest = max(
-        *spans.amplitudes, spans.settle, spans.error, spans.transient, spans.expected, spans.baseline, spans.level,
-        spans.warm_up,
-    )  # fmt: skip
+    longest = max(*spans.amplitudes, *(span for span in vars(spans).values() if isinstance(span, int)))
     parts = {
         "model.horizon": 8 * channels * horizon * (horizon + (1 + BURN_INS_PER_BLOCK) * MIN_BURN_IN),
         "the longest span of score": 8 * channels * (len(spans.amplitudes) + 4) * longest,
