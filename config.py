@@ -24,6 +24,8 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -32,11 +34,11 @@ from utils import ROOT, DataError, run_cli
 
 EXPERIMENT_CONFIG = ROOT / "pure_lstm_config.json"
 DATASET_CONFIG = ROOT / "dataset_config.json"
-FLAT_S = 30.0                                                        # beyond the spans whose amplitude is compared
-MOST_WEIGHTS = 500_000_000                                           # of the LSTM: training holds four numbers each
+FLAT_S = 30.0                                                        # default flatline_s of airflow and effort
+MAX_WEIGHTS = 500_000_000                                            # of the LSTM: training holds four numbers each
 M = TypeVar("M", bound=BaseModel)
-Duration = Annotated[float, Field(le=1e9)]                           # 30 years: whole numbers of steps stay such
-MEASURES = ("airflow", "effort", "other")
+Duration = Annotated[float, Field(le=1e9)]                           # 30 years: numbers of steps stay exact
+Measured = Literal["airflow", "effort", "other"]
 SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}
@@ -44,7 +46,7 @@ NAB = "NAB"                                                          # entry of 
 
 
 class Section(BaseModel):
-    """A JSON object: unknown keys are errors, types are not guessed, values do not change."""
+    """A JSON object: unknown keys are errors, types are not converted, values do not change."""
 
     model_config = ConfigDict(strict=True, defer_build=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -52,21 +54,21 @@ class Section(BaseModel):
 class Timed(Section):
     """A section with durations: `*_s` in seconds, or `*_rows` in rows of a series.
 
-    The fields are called `*_s` and hold what was written; `in_seconds` makes seconds of rows.
+    The fields are called `*_s` and hold the values as written; `in_seconds` converts rows to seconds.
     """
 
     _in_rows: frozenset[str] = PrivateAttr(frozenset())
 
     @model_validator(mode="wrap")
     @classmethod
-    def _take_rows(cls, content: Any, handler: typing.Callable[[Any], Timed]) -> Timed:
+    def _accept_rows(cls, content: Any, handler: typing.Callable[[Any], Timed]) -> Timed:
         if not isinstance(content, dict):
             return handler(content)
         rows = {key: f"{key.removesuffix('_rows')}_s" for key in content if key.endswith("_rows")}
         rows = {key: name for key, name in rows.items() if name in cls.model_fields}
         twice = [key for key, name in rows.items() if name in content]
         if twice:
-            raise ValueError(f"{twice[0]} and {rows[twice[0]]} both stand there; give one of them")
+            raise ValueError(f"{twice[0]} and {rows[twice[0]]} are both given; expected one of them")
         section = handler({rows.get(key, key): value for key, value in content.items()})
         section._in_rows = frozenset(rows.values())
         return section
@@ -77,7 +79,7 @@ class Timed(Section):
         return {(rows_key(key) if key in self._in_rows else key): value for key, value in content.items()}
 
     def in_seconds(self, rate_hz: float) -> typing.Self:
-        """Return the section with every duration in seconds, at so many rows a second."""
+        """Return the section with every duration in seconds, for data of so many rows a second."""
         values = {name: getattr(self, name) for name in self._in_rows}
         scaled = {k: [x / rate_hz for x in v] if isinstance(v, list) else v / rate_hz for k, v in values.items()}
         section = self.model_copy(update=scaled)
@@ -93,11 +95,11 @@ def rows_key(key: str) -> str:
 def _plain_name(name: str) -> str:
     if not name.isprintable() or name.strip() != name or not 0 < len(name) <= 100:
         raise ValueError("expected 1 to 100 printable characters without blanks at the ends")
-    first = unicodedata.normalize("NFKC", name)[0]                   # a spreadsheet takes a wide = for one
+    first = unicodedata.normalize("NFKC", name)[0]                   # a spreadsheet reads a full-width = as =
     if any(character in name for character in '/\\<>"') or first in ".=+-@":
         raise ValueError("expected a plain name: no path, no markup, not starting with . = + - @")
     if name.partition(".")[0].rstrip().upper() in DEVICES:
-        raise ValueError("expected a plain name: on Windows this one is a device")
+        raise ValueError("expected a plain name: this one is a device on Windows")
     return name
 
 
@@ -128,19 +130,17 @@ class ModelConfig(Timed):
 
     hidden_units: int = Field(128, gt=0, le=8192, description="units of each LSTM layer")
     num_layers: int = Field(3, gt=0, le=64, description="stacked LSTM layers")
-    dropout: float = Field(0.0, ge=0, lt=1, description="between LSTM layers, in training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout between LSTM layers, in training")
     horizon_s: Duration = Field(6.0, gt=0, description="how far ahead every step forecasts, seconds")
-    warm_up_s: Duration = Field(
-        10.0, ge=0, description="first seconds of a stretch: not in the loss, no score yet"
-    )
+    warm_up_s: Duration = Field(10.0, ge=0, description="first seconds of a segment: not in the loss, no score yet")
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         weights = 8 * self.hidden_units**2 * self.num_layers
-        if weights > MOST_WEIGHTS:
+        if weights > MAX_WEIGHTS:
             raise ValueError(
                 f"hidden_units {self.hidden_units} and num_layers {self.num_layers} make about {weights:,} weights; "
-                f"expected at most {MOST_WEIGHTS:,}"
+                f"expected at most {MAX_WEIGHTS:,}"
             )
         return self
 
@@ -148,42 +148,42 @@ class ModelConfig(Timed):
 class TrainingConfig(Timed):
     """How the model is fitted."""
 
-    epochs: int = Field(24, gt=0, description="most epochs")
+    epochs: int = Field(24, gt=0, description="maximum number of epochs")
     updates_per_epoch: int = Field(60, gt=0, description="weight updates in one epoch")
     learning_rate: float = Field(0.001, gt=0, le=1, description="Adam's initial step size")
     batch_size: int = Field(32, gt=0, le=65536, description="windows in one update")
-    patience: int = Field(15, gt=0, description="epochs without a better validation loss to stop")
+    patience: int = Field(15, gt=0, description="training stops after so many epochs without a better validation loss")
     window_s: Duration = Field(50.0, gt=0, description="length of a training window, seconds")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
     schedule: Literal["cosine", "plateau"] = Field(
-        "cosine", description="learning rate: down to zero over all epochs, or cut when the loss stalls"
+        "cosine", description="learning rate: down to zero over all epochs, or reduced when the loss stalls"
     )
-    lr_factor: float = Field(0.5, gt=0, le=1, description="plateau: learning-rate cut")
-    lr_patience: int = Field(4, ge=0, description="plateau: epochs without a better loss before a cut")
+    lr_factor: float = Field(0.5, gt=0, le=1, description="plateau: factor of a reduction of the learning rate")
+    lr_patience: int = Field(4, ge=0, description="plateau: epochs without a better loss before a reduction")
     channel_dropout: float = Field(
-        0.15, ge=0, lt=1, description="chance that a channel of a training window goes missing"
+        0.15, ge=0, lt=1, description="probability that a channel of a training window is set to missing"
     )
     bf16: bool = Field(False, description="bfloat16 autocast, on CUDA only")
-    seed: int = Field(0, ge=0, lt=2**32, description="of weights, batches and dropout")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, batches and dropout")
     plot_every: int = Field(10, ge=0, description="epochs between progress plots; 0 = none")
 
 
 class ScoreConfig(Timed):
-    """How forecast and fact become one score a step; see anomaly_scores.py."""
+    """How forecast and observation become one score a step; see detection/anomaly_scores.py."""
 
     amplitude_s: list[Annotated[Duration, Field(gt=0)]] = Field(
         [9.0, 12.0, 15.0], min_length=1, description="trailing spans whose amplitude is compared, shortest first"
     )
     expected_s: Duration = Field(
-        30.0, gt=0, description="the expected amplitude is the forecasts' median over so long before a span"
+        30.0, gt=0, description="the expected amplitude is the forecasts' median over this span before the compared one"
     )
-    baseline_s: Duration = Field(180.0, gt=0, description="trailing span of the medians that are taken off")
+    baseline_s: Duration = Field(180.0, gt=0, description="trailing span of the medians that are subtracted")
     error_s: Duration = Field(1.0, gt=0, description="trailing span of the error over all leads")
-    near_s: Duration = Field(0.2, gt=0, description="leads up to here count for transient_error")
+    near_s: Duration = Field(0.2, gt=0, description="largest lead that counts for transient_error")
     transient_s: Duration = Field(0.6, gt=0, description="trailing span of the error of the near leads")
     level_s: Duration = Field(15.0, gt=0, description="trailing span of the mean that counts as the level")
     settle_s: Duration = Field(
-        3.0, gt=0, description="a channel's forecasts are not used for so long after it was missing"
+        3.0, gt=0, description="a channel's forecasts are not used for so long after a missing value"
     )
     weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {
@@ -199,33 +199,96 @@ class ScoreConfig(Timed):
         description="weight of a component (amplitude_drop, error, transient_error, level, joint), or of it on "
         "channels that measure airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
     )
-
     calibrate_on: list[Literal["train", "val"]] = Field(
         ["val"], min_length=1, description="splits of normal data that scores and threshold are calibrated on"
     )
 
     @model_validator(mode="after")
     def _check(self) -> ScoreConfig:
-        if list(self.amplitude_s) != sorted(self.amplitude_s):
-            raise ValueError("amplitude_s has to rise: the shortest span first")
-        known = [*SCORE_COMPONENTS, *(f"{c}:{m}" for c in SCORE_COMPONENTS[:-1] for m in MEASURES)]
+        if self.amplitude_s != sorted(self.amplitude_s):
+            raise ValueError(f"amplitude_s is {self.amplitude_s}; expected the shortest first")
+        known = [*SCORE_COMPONENTS, *(f"{c}:{m}" for c in SCORE_COMPONENTS[:-1] for m in typing.get_args(Measured))]
         for key in self.weights:
             if key not in known:
-                raise ValueError(f"weights: {key!r} is no component{_nearest(key, known)}")
+                raise ValueError(f"weights: {key!r} is not a component{_nearest(key, known)}")
         if not any(self.weights.values()):
-            raise ValueError("weights: all are 0; at least one component has to count")
+            raise ValueError("weights: all are 0; expected at least one above 0")
         return self
 
 
-class ThresholdConfig(Section):
-    """How the alarm threshold is fitted on calibration scores; see thresholds.py."""
+class QuantileParameters(Section):
+    q: float = Field(0.9995, gt=0, le=1, description="quantile: which one of the calibration scores")
 
-    method: Literal["quantile", "gaussian", "pot", "dynamic"] = Field(
-        "quantile", description="threshold rule"
+
+class GaussianParameters(Section):
+    k: float = Field(3.0, ge=0, le=1e100, description="gaussian: standard deviations above the mean")
+
+
+class PotParameters(Section):
+    level: float = Field(0.98, gt=0, lt=1, description="pot: quantile of the calibration scores above which are peaks")
+    risk: float = Field(1e-4, gt=0, lt=1, description="pot: share of normal steps above the threshold")
+    min_peaks: int = Field(10, ge=5, description="pot: distinct peaks that a fit needs")
+    online: bool = Field(False, description="pot: fit again as normal peaks come in")
+    max_peaks: int = Field(2000, ge=20, description="pot: peaks kept for that, half of them from calibration")
+
+    @model_validator(mode="after")
+    def _check(self) -> PotParameters:
+        if self.risk + self.level >= 1:
+            raise ValueError(
+                f"risk is {self.risk:g}; expected less than 1 - level = {1 - self.level:g}, since the tail only "
+                "describes scores above that level"
+            )
+        return self
+
+
+class DynamicParameters(Section):
+    history: int = Field(2100, ge=10, description="dynamic: normal steps that the threshold is computed from")
+    block: int = Field(70, ge=1, description="dynamic: normal steps from one threshold to the next")
+    z_min: float = Field(2.0, gt=0, le=100, description="dynamic: lowest candidate, standard deviations above the mean")
+    z_max: float = Field(10.0, gt=0, le=100, description="dynamic: highest candidate")
+    prune: float = Field(
+        0.13, ge=0, lt=1, description="dynamic: share by which an anomaly is above the highest normal score"
     )
-    parameters: dict[str, float | int | bool | str] = Field(
-        {}, description="parameters of the rule; missing ones take its defaults"
+
+    @model_validator(mode="after")
+    def _check(self) -> DynamicParameters:
+        if self.z_min > self.z_max:
+            raise ValueError(f"z_min is {self.z_min:g}; expected at most z_max = {self.z_max:g}")
+        return self
+
+
+THRESHOLD_METHODS = {
+    "quantile": QuantileParameters, "gaussian": GaussianParameters, "pot": PotParameters, "dynamic": DynamicParameters,
+}  # fmt: skip
+
+
+def check_parameters(method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return all parameters of a threshold method, defaults filled in.
+
+    Raises: ValueError with the value found and what would be right.
+    """
+    if method not in THRESHOLD_METHODS:
+        raise ValueError(f"threshold method {method!r} is unknown{_nearest(method, THRESHOLD_METHODS)}")
+    try:
+        return validate(THRESHOLD_METHODS[method], parameters, f"method {method!r}").model_dump()
+    except DataError as error:
+        raise ValueError(str(error)) from None
+
+
+class ThresholdConfig(Section):
+    """How the alarm threshold is fitted on calibration scores; see detection/thresholds.py."""
+
+    method: Literal["quantile", "gaussian", "pot", "dynamic"] = Field("quantile", description="threshold method")
+    parameters: dict[str, float | int | bool] = Field(
+        {}, description="parameters of the method, below; missing ones have their defaults"
     )
+
+    @field_validator("parameters")
+    @classmethod
+    def _check(cls, parameters: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "method" in info.data:                                    # else it is the first mistake
+            check_parameters(info.data["method"], parameters)
+        return parameters
 
 
 class EventConfig(Timed):
@@ -233,10 +296,8 @@ class EventConfig(Timed):
 
     merge_gap_s: Duration = Field(2.0, ge=0, description="alarms closer than this are one event")
     min_duration_s: Duration = Field(0.0, ge=0, description="shorter events are dropped")
-    fault_min_s: Duration = Field(2.0, ge=0, description="shorter missing stretches are not faults")
-    tolerance_s: Duration = Field(
-        5.0, ge=0, description="a labelled event may be found this long after its end"
-    )
+    fault_min_s: Duration = Field(2.0, ge=0, description="shorter runs of missing values are not faults")
+    tolerance_s: Duration = Field(5.0, ge=0, description="a labelled event may be found this long after its end")
 
 
 class ExperimentConfig(Section):
@@ -252,9 +313,8 @@ class ExperimentConfig(Section):
 
     def in_seconds(self, rate_hz: float) -> ExperimentConfig:
         """Return the config with every duration in seconds, for data of so many rows a second."""
-        sections = {name: getattr(self, name) for name in type(self).model_fields}
-        timed = {name: section for name, section in sections.items() if isinstance(section, Timed)}
-        return self.model_copy(update={name: section.in_seconds(rate_hz) for name, section in timed.items()})
+        timed = {name: section.in_seconds(rate_hz) for name, section in self if isinstance(section, Timed)}
+        return self.model_copy(update=timed)
 
 
 # ---- what the data is -----------------------------------------------------------------------
@@ -264,28 +324,25 @@ class ChannelConfig(Section):
     """One channel of a raw recording."""
 
     unit: Unit = Field(description="physical unit, as printed on plots")
-    measures: Literal["airflow", "effort", "other"] = Field(
-        "other", description="airflow, breathing effort (a belt), or something else"
-    )
+    measures: Measured = Field("other", description="airflow, breathing effort (a belt), or something else")
     source: str | None = Field(
         None, min_length=1, description="its column or signal in the raw file; null = the channel's own name"
     )
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
-    low_pass_hz: float | None = Field(None, gt=0, description="cut-off before resampling")
+    low_pass_hz: float | None = Field(None, gt=0, description="cut-off frequency before resampling")
     sentinels: list[float] = Field([], description="values that mean 'no measurement'")
     flatline_s: Duration | None = Field(
-        None,
-        gt=0,
-        description="the very same value for longer than this means a dead sensor; null = 30 s of airflow or effort, "
-        "for ever of others",
-    )
+        None, gt=0,
+        description="the same value for longer than this means a dead sensor; null = 30 s of airflow or effort, "
+        "no limit for others",
+    )  # fmt: skip
 
     @property
     def longest_flat_s(self) -> float | None:
-        """How long one value may last; None = for ever.
+        """How long one value may last; None = without limit.
 
-        A sensor of breathing that died on a value would alarm for good, and hide what the others see. No breath
-        is held to the last digit for so long, and what breathing does within it is scored before.
+        A breathing sensor that froze would alarm permanently, and hide the other channels' alarms. No breath is held
+        with the same last digit for FLAT_S, and a breathing pause within it is scored before.
         """
         return FLAT_S if self.flatline_s is None and self.measures != "other" else self.flatline_s
 
@@ -308,13 +365,13 @@ class SplitConfig(Section):
     def _check(self) -> SplitConfig:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
-            raise ValueError(f"recording {twice[0]!r} stands in more than one place")
+            raise ValueError(f"recording {twice[0]!r} is listed more than once")
         if not self.val and self.val_fraction == 0:
             raise ValueError("no calibration data: name recordings in val or set val_fraction > 0")
         if not self.test and self.test_fraction == 0:
             raise ValueError("no test data: name recordings in test or set test_fraction > 0")
         if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError("val_fraction + test_fraction leave nothing to train on")
+            raise ValueError("val_fraction + test_fraction leave nothing to train on; expected less than 1")
         return self
 
 
@@ -330,18 +387,18 @@ class DatasetConfig(Section):
     """One respiratory dataset, an entry of `dataset_config.json`."""
 
     description: str = Field(description="what the recordings are, one sentence")
-    simulated: bool = Field(False, description="everything made from it then says so")
+    simulated: bool = Field(False, description="whether everything made from it is marked as simulated")
     raw_dir: str = Field(description="folder of the raw recordings, relative to dataset_config.json")
     raw_hint: str = Field(description="what to put there, or the command that makes it")
     file_pattern: str = Field("{name}.csv", description="file of a recording; {name} is replaced")
     time_column: str = Field("t_s", description="CSV: seconds from the start, or timestamps")
     time_format: str | None = Field(
-        None, min_length=1, description="CSV: timestamps in strptime's words, such as %d.%m.%Y %H:%M:%S,%f"
+        None, min_length=1, description="CSV: format of timestamps for strptime, such as %d.%m.%Y %H:%M:%S,%f"
     )
     delimiter: Literal[",", ";", "\t"] | None = Field(None, description="CSV: between two cells; null = detect it")
     decimal: Literal[".", ","] | None = Field(None, description="CSV: the decimal sign; null = detect it")
     annotators: list[Name] | None = Field(
-        None, description="WFDB: suffixes of the annotation files; null = known ones that are there"
+        None, description="WFDB: suffixes of the annotation files; null = those of the known ones that exist"
     )
     annotation_s: Duration = Field(
         0.0, ge=0, description="EDF, WFDB: how long an annotation without a duration lasts"
@@ -351,19 +408,15 @@ class DatasetConfig(Section):
     delay_s: Duration = Field(
         0.8, ge=0, le=60, description="declared delay of the causal filters, charged to the score"
     )
-    fill_s: Duration = Field(0.5, ge=0, description="gaps up to this long hold the last value")
+    fill_s: Duration = Field(0.5, ge=0, description="gaps up to this long are filled with the last value")
     window_s: Duration = Field(60.0, gt=0, description="length of a window in the CSVs")
     guard_s: Duration = Field(30.0, ge=0, description="cut from training before another split begins")
-    normal_margin_s: Duration = Field(
-        30.0, ge=0, description="normal data keeps this far away from a known anomaly"
-    )
+    normal_margin_s: Duration = Field(30.0, ge=0, description="distance of normal data from a known anomaly")
     split: SplitConfig
     labels: dict[str, Name] = Field(
-        {}, description="raw label -> kind; an EDF's or WFDB's annotation that is not in here is no event"
+        {}, description="raw label -> kind; an annotation of an EDF or WFDB that is not in here is no event"
     )
-    fault_kinds: list[Name] = Field(
-        [], description="kinds that mean missing signal, looked for in the mask"
-    )
+    fault_kinds: list[Name] = Field([], description="kinds that mean missing signal, looked for in the mask")
     events: dict[Name, list[KnownEvent]] = Field(
         {}, description="known anomalies of recordings without an events file"
     )
@@ -371,10 +424,10 @@ class DatasetConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> DatasetConfig:
         if "{name}" not in self.file_pattern:
-            raise ValueError("file_pattern has no {name} in it")
+            raise ValueError(f"file_pattern is {_shown(self.file_pattern)}; expected {{name}} in it")
         for name in self.channels:
             if name in ROW_LABELS or name.startswith("valid_"):
-                raise ValueError(f"channel name {name!r} is taken by the window format")
+                raise ValueError(f"channel name {name!r} is reserved by the window format; expected another")
         for name, channel in self.channels.items():
             if channel.low_pass_hz and channel.low_pass_hz >= channel.rate_hz / 2:
                 raise ValueError(
@@ -400,7 +453,7 @@ class NabConfig(Section):
         gt=0, lt=1, description="normal rows end at the first label window, or at this share of the series"
     )
     normal_rows: dict[Name, Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]] = Field(
-        {}, description="series -> [first row, row behind the last] of its normal rows, where another study fixed them"
+        {}, description="series -> [first row, row after the last] of its normal rows, where another study fixed them"
     )
     guard_rows: int = Field(ge=0, description="cut from training before another split; at most a tenth of the rows")
     gap_rows: int = Field(gt=0, description="no window of training or calibration crosses a longer gap")
@@ -415,17 +468,6 @@ class NabConfig(Section):
         return self
 
 
-def reference(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> list[str]:
-    """Return the README's table rows of all keys: name, default, meaning. `python config.py` prints it."""
-    rows = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.default, Section):
-            rows += reference(type(field.default), f"{prefix}{name}.")
-        else:
-            rows.append(f"| `{prefix}{name}` | `{json.dumps(field.default)}` | {field.description} |")
-    return rows
-
-
 # ---- reading --------------------------------------------------------------------------------
 
 
@@ -436,25 +478,29 @@ def load_experiment(path: Path, overrides: typing.Sequence[str] = ()) -> Experim
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
             raise DataError(f"--set {override}: expected KEY=VALUE, such as training.epochs=3")
-        set_dotted(content, key, _parse_value(text), f"--set {override}")
-    return validate(ExperimentConfig, content, _where(path))
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        set_dotted(content, key, value, f"--set {override}")
+    return validate(ExperimentConfig, content, path.name)
 
 
 def load_dataset_config(path: Path, name: str) -> DatasetConfig:
     """Read one entry of dataset_config.json; the entry's name is checked first."""
     entries = _respiratory_entries(path)
     if name not in entries:
-        raise DataError(f"{_where(path)}: no dataset {name!r}{_nearest(name, entries)}")
-    check_name(name, f"{_where(path)}: dataset")
-    return validate(DatasetConfig, entries[name], f"{_where(path)}: {name}")
+        raise DataError(f"{path.name}: no dataset {name!r}{_nearest(name, entries)}")
+    check_name(name, f"{path.name}: dataset")
+    return validate(DatasetConfig, entries[name], f"{path.name}: {name}")
 
 
 def load_nab(path: Path) -> NabConfig:
     """Read the entry NAB of dataset_config.json."""
     content = read_json(path)
     if NAB not in content:
-        raise DataError(f"{_where(path)}: no entry {NAB!r}")
-    return validate(NabConfig, content[NAB], f"{_where(path)}: {NAB}")
+        raise DataError(f"{path.name}: no entry {NAB!r}")
+    return validate(NabConfig, content[NAB], f"{path.name}: {NAB}")
 
 
 def dataset_names(path: Path) -> list[str]:
@@ -473,37 +519,38 @@ def expand_grid(config: ExperimentConfig) -> list[dict[str, Any]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; duplicate keys, NaN and infinities are errors."""
+    """Read a JSON object.
+
+    Raises: DataError for duplicate keys, NaN and infinities too, which `json` alone would accept.
+    """
 
     def reject(word: str) -> None:
-        raise DataError(f"{_where(path)}: {word} is not a JSON number; write null or a number")
+        raise DataError(f"{path.name}: {word} is not a JSON number; write null or a number")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         for key in keys:
             if keys.count(key) > 1:
-                raise DataError(f"{_where(path)}: key {key!r} stands twice in one object")
+                raise DataError(f"{path.name}: key {key!r} is given twice in one object")
         return dict(pairs)
 
     try:
         text = path.read_text(encoding="utf-8-sig")                  # Notepad begins a file with a mark
         content = json.loads(text, parse_constant=reject, object_pairs_hook=unique)
     except FileNotFoundError:
-        raise DataError(f"{_where(path)}: no such file") from None
+        raise DataError(f"{path.name}: no such file") from None
     except OSError as error:
-        raise DataError(f"{_where(path)}: cannot be read ({error.strerror}); expected a JSON file") from None
+        raise DataError(f"{path.name}: cannot be read ({error.strerror}); expected a JSON file") from None
     except UnicodeDecodeError:
-        raise DataError(f"{_where(path)}: no UTF-8 text; save it as UTF-8") from None
+        raise DataError(f"{path.name}: not UTF-8 text; save it as UTF-8") from None
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{_where(path)}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
-        ) from None
+        raise DataError(f"{path.name}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
     except RecursionError:
-        raise DataError(f"{_where(path)}: nested too deeply") from None
+        raise DataError(f"{path.name}: nested too deeply") from None
     except ValueError:
-        raise DataError(f"{_where(path)}: not JSON: an integer of thousands of digits") from None
+        raise DataError(f"{path.name}: not JSON: an integer of thousands of digits") from None
     if not isinstance(content, dict):
-        raise DataError(f"{_where(path)}: expected a JSON object, found {_kind_of(content)}")
+        raise DataError(f"{path.name}: expected a JSON object, found {_shown(content)}")
     return content
 
 
@@ -514,8 +561,8 @@ def set_dotted(content: dict[str, Any], key: str, value: Any, where: str) -> Non
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
             raise DataError(f"{where}: {parent!r} holds a value, not a section")
-    for twin in (rows_key(last), f"{last.removesuffix('_rows')}_s"):
-        content.pop(twin, None)                                      # of a duration, one spelling at a time
+    for alias in (rows_key(last), f"{last.removesuffix('_rows')}_s"):
+        content.pop(alias, None)                                     # of a duration, one spelling at a time
     content[last] = value
 
 
@@ -536,11 +583,14 @@ def check_name(name: str, where: str) -> None:
 
 
 def _explain(error: ValidationError, model: type[BaseModel], content: Any) -> str:
-    """Return pydantic's first error as `dotted.key: what was found; what would be right`."""
+    """Return pydantic's first error as `dotted.key: what was found; what would be right`.
+
+    Its own text takes several lines, names Python's types and suggests no key.
+    """
     first = error.errors()[0]
     location, message = list(first["loc"]), first["msg"]
     if first["type"] == "missing":
-        return f"{'.'.join(map(str, location))}: missing; it has to be given"
+        return f"{'.'.join(map(str, location))}: missing; it is required"
     key = _key_in(content, location)
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key{_nearest(str(location[-1]), _fields_at(model, location[:-1]))}"
@@ -568,7 +618,7 @@ def _key_in(content: Any, location: typing.Iterable[int | str]) -> str:
 
 
 def _expected(message: str) -> str:
-    """Return what pydantic expected, in the words of JSON."""
+    """Return what pydantic expected, in the terms of JSON."""
     text = re.sub(r"^(Input should be|(List|Dictionary|String) should have) ", "", message)
     text = re.sub(r"a valid dictionary.*", "an object", text)
     text = re.sub(r" after validation.*", "", text)
@@ -596,39 +646,39 @@ def _nearest(name: str, known: typing.Iterable[str]) -> str:
     return f"; expected one of {', '.join(known)}" if known else ""
 
 
-def _parse_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _kind_of(value: Any) -> str:
-    return {list: "a list", str: "a string", int: "a number", float: "a number"}.get(type(value), "null or a boolean")
-
-
-def _where(path: Path) -> str:
-    return path.name
-
+# ---- docs/configuration.md ------------------------------------------------------------------
 
 REFERENCE = """# Configuration
 
 Every key of `pure_lstm_config*.json`, its default and its meaning. Durations are in seconds; a key that ends in `_s`
-may be given in rows instead, as `_rows`. `--set training.epochs=3` overrides a key for one run. This page is what
-`python config.py` prints.
+may be given in rows instead, as `_rows`. `--set training.epochs=3` overrides a key for one run. This page is the
+output of `python config.py`.
 
 | key | default | meaning |
 |---|---|---|
 """
 
 
+def reference(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the table rows of all keys: name, default, meaning."""
+    rows = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, Section):
+            rows += reference(type(field.default), f"{prefix}{name}.")
+        else:
+            rows.append(f"| `{prefix}{name}` | `{json.dumps(field.default)}` | {field.description} |")
+        if name == "parameters":
+            rows += [row for method in THRESHOLD_METHODS.values() for row in reference(method, f"{prefix}{name}.")]
+    return rows
+
+
 def main() -> int:
-    print(REFERENCE + "\n".join(reference()))
+    print(REFERENCE + "\n".join(reference(ExperimentConfig)))
     return 0
 
 

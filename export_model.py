@@ -3,9 +3,9 @@
     python export_model.py --checkpoint experiments/simulated/checkpoint.safetensors
     python export_model.py --checkpoint experiments/cpap/checkpoint.safetensors --out device/
 
-The folder gets model.onnx and a README.md of its inputs and outputs. The scaler is in the model: it
-takes and gives physical values, NaN = missing. Before anything is written, onnxruntime has to give
-what the detector gives. Needs requirements-export.txt.
+The folder gets model.onnx and a README.md on its inputs and outputs. The scaler is part of the model:
+inputs and outputs are physical values, NaN = missing. Nothing is written unless onnxruntime and the
+detector give the same forecasts. Needs requirements-export.txt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="F", help="checkpoint of a trained model")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to fill (onnx/ beside the checkpoint)")
-    parser.add_argument("--force", action="store_true", help="replace an export that is there")
+    parser.add_argument("--force", action="store_true", help="replace an existing export")
     return parser
 
 

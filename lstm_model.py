@@ -13,9 +13,9 @@ INPUT_LIMIT = 10.0                                 # scaled units; a spike must 
 class StackedLSTM(nn.Module):
     """Maps steps (B, T, C) and a state to a forecast at every step (B, T, H, C) and the next state.
 
-    The head forecasts the change from the step at hand, so that a short lead costs no capacity.
+    The head forecasts the change from the current step, so that short leads need no capacity.
     A missing value is NaN: the network sees zero, the channel's center, in its place, and for each
-    channel a second input that says whether the value is there.
+    channel a second input that says whether the value is present.
 
     Args:
         channels: C, channels in and out.
@@ -25,9 +25,7 @@ class StackedLSTM(nn.Module):
         dropout: between the layers, in training.
     """
 
-    def __init__(
-        self, channels: int, hidden_units: int, num_layers: int, horizon: int, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, channels: int, hidden_units: int, num_layers: int, horizon: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.channels, self.horizon = channels, horizon
         self.lstm = nn.LSTM(
@@ -40,12 +38,12 @@ class StackedLSTM(nn.Module):
         self.head = nn.Linear(hidden_units, horizon * channels)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return the forecasts (B, T, H, C) and the state behind the last step."""
+        """Return the forecasts (B, T, H, C) and the state after the last step."""
         change, state = self.changes(x, state)
         return network_input(x).unsqueeze(2) + change, state
 
     def changes(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return what the forecasts (B, T, H, C) add to the step at hand, and the state behind the last step."""
+        """Return the forecast changes (B, T, H, C) from each current step, and the state after the last step."""
         if x.ndim != 3 or x.shape[2] != self.channels:
             raise ValueError(f"x must be (B, T, {self.channels}), got {tuple(x.shape)}")
         present = ~torch.isnan(x)

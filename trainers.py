@@ -23,14 +23,14 @@ from utils import DataError
 
 log = logging.getLogger(__name__)
 
-LOSS_FLOOR = 1e-4                       # keeps a channel that never moves from ruling the loss
+LOSS_FLOOR = 1e-4                       # keeps a constant channel from dominating the loss
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass
 class Progress:
-    """Where training stands: everything that a later process needs to go on bit for bit."""
+    """The progress of training, from which a later process resumes bit for bit."""
 
     epoch: int = 0                                               # epochs done
     best_epoch: int = -1
@@ -40,8 +40,8 @@ class Progress:
     finished: bool = False
 
     @property
-    def stale(self) -> int:
-        """Epochs since the best one."""
+    def epochs_since_best(self) -> int:
+        """Epochs without a better validation loss."""
         return self.epoch - 1 - self.best_epoch
 
 
@@ -50,14 +50,14 @@ def forecast_loss(
 ) -> Tensor:
     """Return the mean over leads and channels of the log of their Huber loss.
 
-    Each lead of each channel weighs by its own size of error, as if its spread were fitted along
-    (a profile likelihood): near leads are not drowned by far ones, nor quiet channels by loud ones.
+    Each lead of each channel is weighted by its own size of error, as if its scale were fitted too
+    (a profile likelihood): far leads do not dominate near ones, nor large channels small ones.
 
     Args:
         forecast: (B, T, H, C), from the steps of `series` but the last H.
-        series: (B, T + H, C) scaled values, NaN = missing, which takes no part.
-        warm_up: first steps whose forecasts take no part.
-        total: makes sums over this batch (H, C) those over the parts that other processes have of it.
+        series: (B, T + H, C) scaled values; NaN = missing, left out.
+        warm_up: first steps, whose forecasts are left out.
+        total: turns sums over this process's part of a batch (H, C) into those over all processes.
     """
     horizon = forecast.shape[2]
     target = series.unfold(1, horizon, 1)[:, 1:].transpose(2, 3)             # (B, T, H, C), a view
@@ -72,21 +72,20 @@ def forecast_loss(
 
 
 def naive_losses(validation: Batches, horizon: int, warm_up: int) -> dict[str, float]:
-    """Return the validation losses of two forecasts that learn nothing: the last value, and the training mean."""
+    """Return the validation losses of two naive forecasts: the last value, and the training mean."""
     last, mean, windows = 0.0, 0.0, 0
     for x, series in validation:
-        still = _last_values(x).unsqueeze(2).expand(-1, -1, horizon, -1)         # (B, T, H, C)
-        last += forecast_loss(still, series, warm_up).item() * len(x)
-        mean += forecast_loss(torch.zeros_like(still), series, warm_up).item() * len(x)
+        constant = _last_values(x).unsqueeze(2).expand(-1, -1, horizon, -1)         # (B, T, H, C)
+        last += forecast_loss(constant, series, warm_up).item() * len(x)
+        mean += forecast_loss(torch.zeros_like(constant), series, warm_up).item() * len(x)
         windows += len(x)
     return {"last_value": last / windows, "mean": mean / windows}
 
 
 def _last_values(x: Tensor) -> Tensor:
     """Return x (B, T, C) with each missing value replaced by the one before it, or by the center, 0."""
-    at = torch.arange(x.shape[1])[None, :, None].expand_as(x)
-    known = torch.isfinite(x)
-    newest = torch.where(known, at, 0).cummax(dim=1).values
+    step = torch.arange(x.shape[1])[None, :, None].expand_as(x)
+    newest = torch.where(torch.isfinite(x), step, 0).cummax(dim=1).values
     return torch.nan_to_num(x.gather(1, newest), nan=0.0)
 
 
@@ -98,7 +97,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> 
 
 
 def over_processes(part: Tensor) -> Tensor:
-    """Return the sum of what the processes have; its gradient is that of this process's part alone."""
+    """Return the sum over all processes; its gradient is that of this process's part alone."""
     whole = part.detach().clone()
     dist.all_reduce(whole)
     return part + (whole - part.detach())
@@ -114,7 +113,7 @@ def add_gradients(model: nn.Module) -> None:
 
 
 def on_device(batches: Batches, device: str) -> Batches:
-    """Return batches (x, series) that lie on a device; x stays a view of its series."""
+    """Return batches (x, series) on a device; x stays a view of its series."""
     if device == "cpu":
         return batches
     moved = [(series.to(device), x.shape[1]) for x, series in batches]
@@ -127,17 +126,16 @@ def enough_memory(batch_size: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        what = f"--set training.batch_size={batch_size // 2}" if batch_size > 1 else "fewer model.hidden_units"
-        raise DataError(
-            f"training.batch_size {batch_size} does not fit into the memory of the GPU; try {what}"
-        ) from None
+        hint = f"--set training.batch_size={batch_size // 2}" if batch_size > 1 else "fewer model.hidden_units"
+        message = f"training.batch_size {batch_size} does not fit into the memory of the GPU; try {hint}"
+        raise DataError(message) from None
 
 
 class Trainer:
-    """Owns model, optimizer, schedule and device; `fit` runs epochs until patience is over.
+    """Owns model, optimizer, schedule and device; `fit` runs epochs until patience is exhausted.
 
-    In a group of processes (see `utils.process_group`) each has a share of every batch's windows. All draw
-    the same batches, and the loss, gradients and weights are those of one process but for rounding.
+    In a group of processes (see `utils.process_group`) each takes a share of every batch's windows. All draw
+    the same batches, and loss, gradients and weights are those of one process up to rounding.
     """
 
     def __init__(self, model: StackedLSTM, config: TrainingConfig, warm_up: int, device: str) -> None:
@@ -155,31 +153,30 @@ class Trainer:
         on_epoch: Callable[[Trainer], None] = lambda trainer: None,
         until: int | None = None,
     ) -> Progress:
-        """Train until `patience` epochs bring nothing better; leave the best weights in the model.
+        """Train until `patience` epochs in a row are no better; leave the best weights in the model.
 
         Args:
             on_epoch: called after each epoch, when `state_dict` can be saved.
-            until: pause when so many epochs are done; None = go on to the end.
+            until: pause when so many epochs are done; None = train to the end.
         Raises: DataError with a hint if a loss is not finite, or the GPU's memory is not enough.
         """
-        progress, epochs = self.progress, self.config.epochs
-        if windows.batch_size < self.processes:
-            raise DataError(f"training.batch_size {windows.batch_size}: expected at least one for each of "
-                            f"{self.processes} processes")
-        with enough_memory(windows.batch_size):
+        progress, epochs, size = self.progress, self.config.epochs, windows.batch_size
+        if size < self.processes:
+            raise DataError(f"training.batch_size is {size}; expected at least {self.processes}, one a process")
+        with enough_memory(size):
             windows.to(self.device)
             validation = on_device(validation, self.device)
         bar = tqdm(total=epochs, initial=progress.epoch, desc="training", unit="epoch", disable=None)
         with bar:
             while not progress.finished and (until is None or progress.epoch < until):
-                with enough_memory(windows.batch_size):
+                with enough_memory(size):
                     self._one_epoch(windows, validation)
                 bar.update()
                 row = progress.history[-1]
                 bar.set_postfix_str(
                     f"train {row['train_loss']:.4f} val {row['val_loss']:.4f} best "
                     f"{progress.best_loss:.4f} at {progress.best_epoch}, "
-                    f"{self._forecasts(windows) / row['seconds'] / 1e6:.1f} M forecasts/s"
+                    f"{self._forecasts_per_epoch(windows) / row['seconds'] / 1e6:.1f} M forecasts/s"
                 )
                 on_epoch(self)
         self.model.load_state_dict(progress.best_model)
@@ -212,14 +209,12 @@ class Trainer:
             }
         )
         progress.epoch += 1
-        progress.finished = (
-            progress.epoch >= self.config.epochs or progress.stale >= self.config.patience
-        )
+        progress.finished = progress.epoch >= self.config.epochs or progress.epochs_since_best >= self.config.patience
 
     def _train(self, windows: TrainingWindows) -> float:
         """Update the model once per batch; return the mean loss per batch."""
         self.model.train()
-        total = torch.zeros((), device=self.device)              # summed on the device: no waiting
+        total = torch.zeros((), device=self.device)              # summed on the device: no synchronisation
         for x, series in windows:
             loss = self._loss(x[self.rank :: self.processes], series[self.rank :: self.processes], shared=True)
             self.optimizer.zero_grad(set_to_none=True)
@@ -235,28 +230,27 @@ class Trainer:
     def validate(self, batches: Batches) -> float:
         """Return the mean loss over fixed batches, each weighing by its windows."""
         self.model.eval()
-        total = torch.zeros((), dtype=torch.float64, device=self.device)         # no waiting here either
+        total = torch.zeros((), dtype=torch.float64, device=self.device)         # none here either
         for x, series in on_device(batches, self.device):
             total += self._loss(x, series).double() * len(x)
         if self.processes > 1:
-            dist.broadcast(total, src=0)                                         # all stop at the same epoch
+            dist.broadcast(total, src=0)                                         # all stop after the same epoch
         return total.item() / sum(len(x) for x, _ in batches)
 
     def _loss(self, x: Tensor, series: Tensor, shared: bool = False) -> Tensor:
-        lower = self.config.bf16 and self.device == "cuda"
-        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=lower):
+        bf16 = self.config.bf16 and self.device == "cuda"
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=bf16):
             forecast, _ = self.model(x)
-        if shared and self.processes > 1:
-            return forecast_loss(forecast.float(), series, self.warm_up, over_processes)
-        return forecast_loss(forecast.float(), series, self.warm_up)
+        total = over_processes if shared and self.processes > 1 else lambda part: part
+        return forecast_loss(forecast.float(), series, self.warm_up, total)
 
-    def _forecasts(self, windows: TrainingWindows) -> int:
-        """Return how many values one epoch forecasts."""
+    def _forecasts_per_epoch(self, windows: TrainingWindows) -> int:
+        """Return how many values are forecast in one epoch of training."""
         steps = windows.windows.shape[2] - windows.horizon - self.warm_up
         return len(windows) * windows.batch_size * steps * self.model.horizon * self.model.channels
 
     def state_dict(self, windows: TrainingWindows) -> dict[str, Any]:
-        """Return tensors and plain values from which `load_state_dict` goes on bit for bit."""
+        """Return tensors and plain values from which `load_state_dict` resumes bit for bit."""
         state = {
             "progress": vars(self.progress),
             "model": self.model.state_dict(),
@@ -270,7 +264,7 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any], windows: TrainingWindows) -> None:
-        """Take over a state that `state_dict` returned."""
+        """Resume from a state that `state_dict` returned."""
         self.progress = Progress(**state["progress"])
         self.model.load_state_dict(state["model"])
         moments = {int(place): part for place, part in state["optimizer"]["state"].items()}     # JSON keys are strings

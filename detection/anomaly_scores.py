@@ -1,7 +1,7 @@
-"""Comparisons of forecast and fact in, one anomaly score a step out: statistics that anyone can read.
+"""Comparisons of forecast and observation in, one anomaly score a step out, by plain statistics.
 
-The comparisons of a step join to components, each turned into a surprisal, -log10 of the share of
-calibration time that is at least as strange:
+The comparisons of a step are combined into components, each turned into a surprisal, -log10 of the
+share of calibration time that is at least as anomalous:
 
     amplitude_drop   Stouffer's sum of a channel's ratios and low_range: less movement than expected
     error            of a channel, high side
@@ -30,32 +30,32 @@ from config import SCORE_COMPONENTS as COMPONENTS
 from detection.comparisons import ERROR, LEVEL, LOW_RANGE, TRANSIENT, StepBuffer
 
 TAIL_LEVEL = 0.98                       # calibration share below the exponential tail
-KNOTS = 257                             # of a calibration distribution below that
-LEAST_SCALE = 0.05                      # e-folding of a tail, at least; comparisons are logarithms
+KNOTS = 257                             # of a calibration distribution below its tail
+MIN_TAIL_SCALE = 0.05                   # least e-folding of a tail; comparisons are logarithms
 MAX_SURPRISAL = 50.0
-LEAST_STEPS = 50                        # finite calibration steps that a component needs
-FEW = 4                                 # steps that are looked up all at once
-BLOCK = 1 << 14                         # steps that are scored at once: bounds the memory
-MOST_STEPS = 200_000                    # of calibration that a fit uses: of more, every second, third, ...
-MOST_PATTERNS = 256                     # of missing comparisons, whose inverse covariance is kept
+MIN_CALIBRATION_STEPS = 50              # finite calibration steps that a component needs
+MAX_CALIBRATION_STEPS = 200_000         # that a fit uses: of more, every second, third, ...
+BROADCAST_STEPS = 4                     # up to so many, one lookup in all columns is faster than one a column
+BLOCK_STEPS = 1 << 14                   # scored at once: bounds the memory
+MAX_PATTERNS = 256                      # of missing comparisons whose inverse covariance is kept
 
 
 # ---- surprisal -------------------------------------------------------------------------------
 
 
 def fit_tail(values: np.ndarray) -> dict | None:
-    """Return knots of a calibration distribution with an exponential tail; None = too few values.
+    """Return the knots of a calibration distribution and the scale of its exponential tail; None = too few values.
 
-    The tail above the 98 % quantile has the mean excess as its scale, so that surprisal can be read
-    off beyond what calibration has seen.
+    The scale is the mean excess over the 98 % quantile, so that surprisal extends beyond the values
+    seen in calibration.
     """
     values = values[np.isfinite(values)]
-    if len(values) < LEAST_STEPS:
+    if len(values) < MIN_CALIBRATION_STEPS:
         return None
     knots = np.quantile(values, np.linspace(0.0, TAIL_LEVEL, KNOTS))
     excess = values[values > knots[-1]] - knots[-1]
     scale = float(excess.mean()) if len(excess) else 0.0
-    return {"knots": knots.tolist(), "scale": max(scale, LEAST_SCALE)}
+    return {"knots": knots.tolist(), "scale": max(scale, MIN_TAIL_SCALE)}
 
 
 class Tails:
@@ -65,39 +65,40 @@ class Tails:
         self.fitted = np.array([tail is not None for tail in tails], bool)           # (K,)
         self.scale = np.array([tail["scale"] if tail else 1.0 for tail in tails])
         knots = [tail["knots"] if tail else [np.nan] * KNOTS for tail in tails]
-        self.falling = -np.array(knots, float).reshape(len(tails), KNOTS)[:, ::-1]   # as rising numbers
+        self.negated_knots = -np.array(knots, float).reshape(len(tails), KNOTS)[:, ::-1]      # (K, KNOTS), rising
         self.share = 1 - np.linspace(0.0, TAIL_LEVEL, KNOTS)[::-1]                   # of values above each
 
     def surprisal(self, values: np.ndarray) -> np.ndarray:
         """Return -log10 of the share of calibration values >= each of values (T, K), 0 to 50; NaN stays NaN."""
         known = np.isfinite(values) & self.fitted
-        body = -np.log10(self._share_above(-values))
-        beyond = np.maximum(values + self.falling[:, 0], 0.0) / (self.scale * np.log(10))
+        body = -np.log10(self._share_above(values))
+        beyond = np.maximum(values + self.negated_knots[:, 0], 0.0) / (self.scale * np.log(10))
         return np.minimum(np.where(known, body + beyond, np.nan), MAX_SURPRISAL)
 
-    def _share_above(self, falling: np.ndarray) -> np.ndarray:
-        """Return the share (T, K) of calibration values above -falling; of equal knots, the lowest counts."""
-        if len(falling) > FEW:
-            columns = zip(falling.T, self.falling, strict=True)
+    def _share_above(self, values: np.ndarray) -> np.ndarray:
+        """Return the share (T, K) of calibration values above each value; of equal knots, the lowest counts."""
+        negated = -values
+        if len(values) > BROADCAST_STEPS:
+            columns = zip(negated.T, self.negated_knots, strict=True)
             return np.column_stack([np.interp(column, knots, self.share) for column, knots in columns])
-        place = (self.falling <= falling[:, :, None]).sum(axis=2) - 1                # (T, K), -1 = below all
+        place = (self.negated_knots <= negated[:, :, None]).sum(axis=2) - 1          # (T, K), -1 = below all
         left = np.clip(place, 0, KNOTS - 2)
-        column = np.arange(len(self.falling))
-        low, high = self.falling[column, left], self.falling[column, left + 1]
+        column = np.arange(len(self.negated_knots))
+        low, high = self.negated_knots[column, left], self.negated_knots[column, left + 1]
         slope = (self.share[left + 1] - self.share[left]) / np.where(high > low, high - low, 1.0)
-        inside = slope * (falling - low) + self.share[left]
+        inside = slope * (negated - low) + self.share[left]
         return np.where(place < 0, self.share[0], np.where(place >= KNOTS - 1, self.share[-1], inside))
 
 
 def normal_scores(surprisals: np.ndarray) -> np.ndarray:
-    """Return the normal quantiles that a surprisal stands for, -3 to 15."""
+    """Return the normal quantile of each surprisal, -3 to 15."""
     return -ndtri(10.0 ** -np.clip(surprisals, 1e-3, MAX_SURPRISAL))
 
 
 class JointDistance:
     """How far the comparisons of all channels but the level, together, are from normal ones.
 
-    Missing comparisons are left out: the distance in those that are there, over their number.
+    Missing comparisons are left out: the distance is that of the others, divided by their number.
     """
 
     def __init__(self, calibration: Mapping) -> None:
@@ -106,9 +107,9 @@ class JointDistance:
         self.covariance = np.asarray(calibration["covariance"], float)
         self.inverses: dict[bytes, np.ndarray] = {}
 
-    def of(self, z: np.ndarray) -> np.ndarray:
-        """Return the cube root of the Mahalanobis distance squared a present comparison (T,), of z (T, C, F)."""
-        flat = side_by_side(z)[:, self.usable] - self.means                          # (T, K)
+    def distance(self, z: np.ndarray) -> np.ndarray:
+        """Return the cube root of the squared Mahalanobis distance per comparison present (T,), of z (T, C, F)."""
+        flat = _without_level(z)[:, self.usable] - self.means                        # (T, K)
         known = np.isfinite(flat)
         distance = np.full(len(flat), np.nan)
         for pattern, rows in _patterns(known):
@@ -121,22 +122,21 @@ class JointDistance:
         key = pattern.tobytes()
         inverse = self.inverses.get(key)
         if inverse is None:
-            if len(self.inverses) >= MOST_PATTERNS:
+            if len(self.inverses) >= MAX_PATTERNS:
                 self.inverses.clear()
             self.inverses[key] = inverse = np.linalg.inv(self.covariance[np.ix_(pattern, pattern)])
         return inverse
 
 
-def side_by_side(z: np.ndarray) -> np.ndarray:
+def _without_level(z: np.ndarray) -> np.ndarray:
     """Return the normal scores (T, C, F) of all comparisons but the level, side by side (T, K)."""
     return z[:, :, :LEVEL].reshape(len(z), -1)
 
 
 def _patterns(known: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return each pattern (K,) of known (T, K) with its rows."""
+    """Return each distinct row (K,) of known (T, K) with the rows that equal it; packed bits sort fast."""
     packed = np.ascontiguousarray(np.packbits(known, axis=1))
-    same = (packed == packed[:1]).all(axis=1)
-    if same.all():
+    if (packed == packed[:1]).all():
         return [(known[0], np.arange(len(known)))] if len(known) else []
     rows = packed.view(f"V{packed.shape[1]}").ravel()
     _, first, which = np.unique(rows, return_index=True, return_inverse=True)
@@ -156,38 +156,40 @@ class Scores:
 
 
 def fit_calibration(features: Sequence[np.ndarray]) -> dict:
-    """Fit tails, correlations and covariance on normal features, (T, C, F) each; plain values.
+    """Fit tails, spreads and covariance on the features of normal data, (T, C, F) each; return plain values.
 
-    Of more than MOST_STEPS steps, every second, third, ... is used: neighbours say nearly the same.
+    Of more than MAX_CALIBRATION_STEPS steps, every second, third, ... is used: neighbours are nearly alike.
 
     Raises: ValueError if no comparison of any channel has enough finite steps.
     """
     from sklearn.covariance import LedoitWolf
 
-    stride = max(-(-sum(map(len, features)) // MOST_STEPS), 1)
-    every = np.concatenate([part[::stride] for part in features])             # (N, C, F)
-    tails = [[fit_tail(every[:, c, f]) for f in range(every.shape[2])] for c in range(every.shape[1])]
+    stride = max(-(-sum(map(len, features)) // MAX_CALIBRATION_STEPS), 1)
+    features = np.concatenate([part[::stride] for part in features])                 # (N, C, F)
+    tails = [[fit_tail(features[:, c, f]) for f in range(features.shape[2])] for c in range(features.shape[1])]
     if all(tail is None for row in tails for tail in row):
-        finite = int(np.isfinite(every).any(axis=(1, 2)).sum())
-        raise ValueError(f"{finite} calibration steps have a comparison; expected at least {LEAST_STEPS}")
-    z = _normal_scores(every, _all_tails(tails))                              # (N, C, F)
+        finite = int(np.isfinite(features).any(axis=(1, 2)).sum())
+        raise ValueError(
+            f"{finite} calibration steps have a comparison; expected at least {MIN_CALIBRATION_STEPS}"
+        )
+    z = _normal_scores(features, _all_tails(tails))                                  # (N, C, F)
     calibration: dict = {"tails": tails, "spread": _sum_spread(z), "means": [], "covariance": []}
-    flat = side_by_side(z)[:, [tail is not None for row in tails for tail in row[:LEVEL]]]
-    whole = flat[np.isfinite(flat).all(axis=1)]
-    if len(whole) > 2 * flat.shape[1]:
-        fitted = LedoitWolf().fit(whole)
+    flat = _without_level(z)[:, [tail is not None for row in tails for tail in row[:LEVEL]]]
+    complete = flat[np.isfinite(flat).all(axis=1)]
+    if len(complete) > 2 * flat.shape[1]:
+        fitted = LedoitWolf().fit(complete)
         calibration["means"], calibration["covariance"] = fitted.location_.tolist(), fitted.covariance_.tolist()
     joint = JointDistance(calibration) if calibration["covariance"] else None
-    components = _components(every, z, np.asarray(calibration["spread"]), joint)
+    components = _components(features, z, np.asarray(calibration["spread"]), joint)
     calibration["components"] = {name: [fit_tail(column) for column in part.T] for name, part in components.items()}
     return calibration
 
 
 def resolve_weights(weights: Mapping[str, float], measures: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the weight of each component on each channel (C,), of `joint` (1,); the largest is 1.
+    """Return the weight of each component on each channel (C,), of `joint` (1,), scaled to a largest weight of 1.
 
     Args:
-        weights: of "amplitude_drop", or of "amplitude_drop:airflow", which goes first; missing ones are 0.
+        weights: of "amplitude_drop", or of "amplitude_drop:airflow", which takes precedence; missing ones are 0.
         measures: what each channel measures.
     """
     resolved = {}
@@ -199,7 +201,7 @@ def resolve_weights(weights: Mapping[str, float], measures: Sequence[str]) -> di
 
 
 class Scorer:
-    """Turns comparisons into scores, as a calibration says; a step alone gets the score it gets among others.
+    """Turns comparisons into scores with a calibration; a step alone gets the score it gets among others.
 
     Args:
         calibration: what `fit_calibration` returned.
@@ -208,34 +210,33 @@ class Scorer:
     """
 
     def __init__(self, calibration: Mapping, weights: Mapping[str, np.ndarray]) -> None:
-        tails = calibration["tails"]
+        tails, components = calibration["tails"], calibration["components"]
         self.tails, self.spread = _all_tails(tails), np.asarray(calibration["spread"], float)
         self.joint = JointDistance(calibration) if calibration["covariance"] else None
-        parts = calibration["components"]
-        used = [(name, k) for name in COMPONENTS if name in parts for k in np.flatnonzero(weights[name] > 0).tolist()]
-        self.used = used                                                              # (component, its column)
-        self.component_tails = Tails([parts[name][k] for name, k in used])
-        self.component = np.array([COMPONENTS.index(name) for name, _ in used], np.int16)
-        self.channel = np.array([k if name != "joint" else -1 for name, k in used], np.int16)
-        self.log_weight = np.log10([weights[name][k] for name, k in used])
-        self.moving = np.flatnonzero(weights["amplitude_drop"] > 0)                             # channels of the rule
-        self.rule_tails = Tails([tails[c][LOW_RANGE] for c in self.moving])
-        self.rule_log_weight = np.log10(weights["amplitude_drop"][self.moving])
+        fitted = [name for name in COMPONENTS if name in components]
+        self.used = [(name, k) for name in fitted for k in np.flatnonzero(weights[name] > 0).tolist()]
+        self.component_tails = Tails([components[name][k] for name, k in self.used])
+        self.component = np.array([COMPONENTS.index(name) for name, _ in self.used], np.int16)
+        self.channel = np.array([k if name != "joint" else -1 for name, k in self.used], np.int16)
+        self.log_weight = np.log10([weights[name][k] for name, k in self.used])
+        self.baseline_channels = np.flatnonzero(weights["amplitude_drop"] > 0)
+        self.baseline_tails = Tails([tails[c][LOW_RANGE] for c in self.baseline_channels])
+        self.baseline_log_weight = np.log10(weights["amplitude_drop"][self.baseline_channels])
 
     def score(self, features: np.ndarray) -> Scores:
-        """Return the weighted largest surprisal of each step of features (T, C, F)."""
-        if len(features) <= BLOCK:
+        """Return the largest weighted surprisal of each step of features (T, C, F)."""
+        if len(features) <= BLOCK_STEPS:
             return self._score(features)
         scores = StepBuffer(len(features))
-        for first in range(0, len(features), BLOCK):
-            scores.add(self._score(features[first : first + BLOCK]))
+        for first in range(0, len(features), BLOCK_STEPS):
+            scores.add(self._score(features[first : first + BLOCK_STEPS]))
         return scores.whole()
 
     def _score(self, features: np.ndarray) -> Scores:
         steps = len(features)
         if not self.used:
-            nothing = np.full(steps, -1, np.int16)
-            return Scores(np.full(steps, np.nan), nothing, nothing)
+            none = np.full(steps, -1, np.int16)
+            return Scores(np.full(steps, np.nan), none, none)
         z = _normal_scores(features, self.tails)
         components = _components(features, z, self.spread, self.joint)
         columns = np.column_stack([components[name][:, k] for name, k in self.used])  # (T, K)
@@ -244,25 +245,26 @@ class Scorer:
         score = surprisal[np.arange(steps), best]
         channel, known = self.channel[best], np.isfinite(score)
         if (channel < 0).any():
-            channel = np.where(channel < 0, _strangest_channel(z), channel).astype(np.int16)
+            channel = np.where(channel < 0, _most_anomalous_channel(z), channel).astype(np.int16)
         return Scores(
             np.where(known, np.maximum(score, 0.0), np.nan),
             np.where(known, channel, -1),
             np.where(known, self.component[best], -1),
         )
 
-    def rule(self, features: np.ndarray) -> np.ndarray:
+    def amplitude_baseline(self, features: np.ndarray) -> np.ndarray:
         """Return the score (T,) of the amplitude baseline: little movement, `low_range` alone.
 
         It uses no forecast. Channels have the weights of their `amplitude_drop`.
         """
-        if not len(self.moving):
+        channels = self.baseline_channels
+        if not len(channels):
             return np.full(len(features), np.nan)
-        surprisal = self.rule_tails.surprisal(features[:, self.moving, LOW_RANGE]) + self.rule_log_weight
+        surprisal = self.baseline_tails.surprisal(features[:, channels, LOW_RANGE]) + self.baseline_log_weight
         return np.fmax.reduce(np.maximum(surprisal, 0.0), axis=1)
 
 
-def series_rules(observed: np.ndarray, span: int) -> dict[str, np.ndarray]:
+def series_baselines(observed: np.ndarray, span: int) -> dict[str, np.ndarray]:
     """Return the scores (T,) of two baselines without a model, for observed (T, C), scaled, NaN = missing.
 
     They are the sum of squares over the last `span` steps, and the difference from the last value.
@@ -288,7 +290,7 @@ def _components(
         "transient_error": features[:, :, TRANSIENT],
         "level": features[:, :, LEVEL],
     }
-    return components if joint is None else components | {"joint": joint.of(z)[:, None]}
+    return components if joint is None else components | {"joint": joint.distance(z)[:, None]}
 
 
 def _all_tails(tails: Sequence[Sequence[dict | None]]) -> Tails:
@@ -311,6 +313,6 @@ def _sum_spread(z: np.ndarray) -> list[float]:
     return spread
 
 
-def _strangest_channel(z: np.ndarray) -> np.ndarray:
+def _most_anomalous_channel(z: np.ndarray) -> np.ndarray:
     """Return the channel (T,) with the most squared normal scores, for the joint distance."""
     return np.nan_to_num(np.nansum(z[:, :, :LEVEL] ** 2, axis=2)).argmax(axis=1)

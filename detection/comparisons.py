@@ -1,15 +1,15 @@
-"""Forecast and fact in, comparisons of the two out: one row a step, piece by piece.
+"""Forecast and observation in, comparisons of the two out: one row a step, piece by piece.
 
-For every channel the network's expectation is compared with what came, in several ways:
+For every channel the forecasts are compared with the observed values in several ways:
 
-    ratio   log amplitude expected - log amplitude observed, over each trailing span, less its own
-            trailing median, since forecasts of an irregular breather are too small
-    low_range   - log range observed, over the shortest span
-    error   log RMS forecast error over all leads and the last second
-    transient    log error of the next steps' forecast, less its own trailing median
-    level   log |trailing mean|, in the scaler's units: how far the level is from that of training
+    ratio            log amplitude expected - log amplitude observed, over each trailing span, less its
+                     own trailing median, since forecasts of an irregular breather are too small
+    low_range        - log range observed, over the shortest span
+    error            log RMS forecast error over all leads and the last second
+    transient_error  log error of the next steps' forecast, less its own trailing median
+    level            log |trailing mean|, in the scaler's units: how far the level is from that of training
 
-`ratio` and `low_range` do not care about phase: where breathing stops, a forecast of breathing and a
+`ratio` and `low_range` do not depend on phase: where breathing stops, a forecast of breathing and a
 flat line differ in amplitude, while the error of a flat line is small. All of them look back only.
 """
 
@@ -25,19 +25,19 @@ from detection.trailing import Delay, SpanMedian, SpanRange, SpanSums
 from recordings.stateful import Stateful
 
 AMPLITUDE_FLOOR = 0.02                  # scaled units: below it, a signal counts as flat
-ERROR_FLOOR = 0.03                      # scaled units: smaller errors are rounding, not news
-LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training is the same
+ERROR_FLOOR = 0.03                      # scaled units: smaller errors are rounding
+LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training counts as equal to it
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected amplitude
-Record = TypeVar("Record")
 LOW_RANGE, ERROR, TRANSIENT, LEVEL = -4, -3, -2, -1      # on the axis of the comparisons; the ratios come first
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
 class Spans:
     """How far the comparisons reach, all in steps.
 
-    warm_up: forecasts not used at the start of a stretch. settle: a channel's forecasts are not
+    warm_up: forecasts not used at the start of a segment. settle: a channel's forecasts are not
     used for so long after a value was missing. near: leads of `transient_error`. baseline: of the medians.
     """
 
@@ -59,9 +59,9 @@ class Spans:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What the comparison of one recording with its forecasts gives, NaN where there is none yet.
+    """One recording compared with its forecasts, NaN where there is nothing yet.
 
-    features (T, C, F), higher = stranger; residual (T, C), RMS over the leads; forecast (T, C) of
+    features (T, C, F), higher = more anomalous; residual (T, C), RMS over the leads; forecast (T, C) of
     each step, as it was made half a horizon before.
     """
 
@@ -74,23 +74,23 @@ class StepBuffer:
     """Puts pieces of a recording into arrays of its length as they come, so that no piece has to be kept."""
 
     def __init__(self, length: int) -> None:
-        self.length, self.at, self.first = length, 0, None
+        self.length, self.filled, self.template = length, 0, None
         self.arrays: dict[str, np.ndarray] = {}
 
     def add(self, piece: Record) -> None:
         """Take the next piece, a record of arrays (n, ...)."""
         parts = {name: part for name, part in vars(piece).items() if isinstance(part, np.ndarray)}
-        if self.first is None:
-            self.first = replace(piece, **{name: part[:0] for name, part in parts.items()})
+        if self.template is None:
+            self.template = replace(piece, **{name: part[:0] for name, part in parts.items()})
             self.arrays = {name: np.empty((self.length, *part.shape[1:]), part.dtype) for name, part in parts.items()}
         n = len(next(iter(parts.values())))
         for name, part in parts.items():
-            self.arrays[name][self.at : self.at + n] = part
-        self.at += n
+            self.arrays[name][self.filled : self.filled + n] = part
+        self.filled += n
 
     def whole(self) -> Record:
         """Return the record of all pieces."""
-        return replace(self.first, **self.arrays)
+        return replace(self.template, **self.arrays)
 
 
 class ComparisonStream(Stateful):
@@ -99,7 +99,7 @@ class ComparisonStream(Stateful):
     It keeps the last steps that the trailing spans reach back to.
     """
 
-    STATE = ("seen", "forecast", "signal", "errors", "ranges", "medians", "expected", "earlier", "usual")
+    STATE = ("seen", "forecast", "signal", "errors", "ranges", "medians", "expected", "delayed", "baseline")
 
     def __init__(self, channels: int, horizon: int, spans: Spans) -> None:
         self.spans, self.horizon, self.channels, self.seen = spans, horizon, channels, 0
@@ -110,8 +110,8 @@ class ComparisonStream(Stateful):
         self.medians = SpanMedian(channels, spans.expected)                  # of log amplitudes of forecasts
         self.expected = Delay(channels, max(spans.amplitudes))
         kinds = len(spans.amplitudes) + 1                                    # those less their median
-        self.earlier = Delay(channels * kinds, spans.amplitudes[0])
-        self.usual = SpanMedian(channels * kinds, spans.baseline)
+        self.delayed = Delay(channels * kinds, spans.amplitudes[0])
+        self.baseline = SpanMedian(channels * kinds, spans.baseline)
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
         """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
@@ -121,40 +121,40 @@ class ComparisonStream(Stateful):
         self.signal.update(np.concatenate([value, value * value, known], axis=1))    # (n, 3C)
         settled = self.signal.over(self.spans.settle)[:, -self.channels :] >= self.spans.settle
         warm = self.seen + np.arange(n) >= self.spans.warm_up
-        every = np.concatenate([self.forecast, forecast])                        # (H + n, H, C)
-        forecast = every[self.horizon :]                                         # a copy: the caller's stays
+        forecasts = np.concatenate([self.forecast, forecast])                    # (H + n, H, C)
+        forecast = forecasts[self.horizon :]                                     # a copy: the caller's stays
         forecast.transpose(0, 2, 1)[~(settled & warm[:, None])] = np.nan
         self.seen += n
-        made = self._made(every)                                                 # (n, H, C)
-        squares = self._squares(observed, made)                                  # all leads, the near ones
+        aligned = self._align(forecasts)                                         # (n, H, C)
+        squares = self._mean_squares(observed, aligned)                          # all leads, the near ones
         finite = [np.isfinite(square) for square in squares]
-        whole = [np.where(known, square, 0.0) for known, square in zip(finite, squares, strict=True)]
-        self.errors.update(np.concatenate([whole[0], finite[0], whole[1], finite[1]], axis=1))
-        *ratios, low_range, level = self._movement(observed, forecast)
+        filled = [np.where(known, square, 0.0) for known, square in zip(finite, squares, strict=True)]
+        self.errors.update(np.concatenate([filled[0], finite[0], filled[1], finite[1]], axis=1))
+        *ratios, low_range, level = self._amplitudes_and_level(observed, forecast)
         error, transient = self._log_error(0, self.spans.error), self._log_error(1, self.spans.transient)
-        *ratios, transient = self._less_usual([*ratios, transient])
+        *ratios, transient = self._less_baseline([*ratios, transient])
         features = np.stack([*ratios, low_range, error, transient, level], axis=2)        # (n, C, F)
-        return Comparisons(features, np.sqrt(squares[0]), made[:, (self.horizon - 1) // 2])
+        return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2])
 
-    def _made(self, every: np.ndarray) -> np.ndarray:
-        """Return the forecasts that were made for the n new steps, one a lead (n, H, C), as a view of (H + n, H, C).
+    def _align(self, forecasts: np.ndarray) -> np.ndarray:
+        """Return the forecasts for each of the n new steps by lead (n, H, C), a view of those made (H + n, H, C).
 
         That for step t at lead h, counted from 0, was made at step t - 1 - h.
         """
-        n, horizon = len(every) - self.horizon, self.horizon
-        self.forecast = every[n:].copy()
-        step, lead, channel = every.strides
+        n, horizon = len(forecasts) - self.horizon, self.horizon
+        self.forecast = forecasts[n:].copy()
+        step, lead, channel = forecasts.strides
         shape, strides = (n, horizon, self.channels), (step, lead - step, channel)
-        return as_strided(every[horizon - 1 :], shape, strides, writeable=False)
+        return as_strided(forecasts[horizon - 1 :], shape, strides, writeable=False)
 
-    def _squares(self, observed: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _mean_squares(self, observed: np.ndarray, aligned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean squared errors (n, C) over all leads and over the near ones."""
-        errors, near = observed[:, None] - made, self.spans.near
+        errors, near = observed[:, None] - aligned, self.spans.near
         total = np.einsum("nhc,nhc->nc", errors, errors)
         near_total = np.einsum("nhc,nhc->nc", errors[:, :near], errors[:, :near])
         return total / self.horizon, near_total / near
 
-    def _movement(self, observed: np.ndarray, forecast: np.ndarray) -> list[np.ndarray]:
+    def _amplitudes_and_level(self, observed: np.ndarray, forecast: np.ndarray) -> list[np.ndarray]:
         """Return the ratios of every span, low_range and the level, (n, C) each."""
         spans, n = self.spans, len(observed)
         median, count = self.medians.update(np.log(_spread(forecast) + AMPLITUDE_FLOOR))
@@ -184,16 +184,16 @@ class ComparisonStream(Stateful):
         count = _enough(sums[:, channels : 2 * channels], span)
         return np.log(np.sqrt(sums[:, :channels] / count) + ERROR_FLOOR)
 
-    def _less_usual(self, several: list[np.ndarray]) -> list[np.ndarray]:
-        """Return each (n, C) less the median of its values from the shortest span before on.
+    def _less_baseline(self, several: list[np.ndarray]) -> list[np.ndarray]:
+        """Return each (n, C) less the median of its values over the baseline span that ends a shortest span before.
 
-        With little history a median is drawn to zero: a value is then compared with itself as it is. A median,
-        because a cough or an apnea must not shift what counts as usual behind it.
+        With little history the median is shrunk to zero: a value then stays nearly as it is. A median,
+        because a cough or an apnea must not shift the baseline of what follows.
         """
         values = np.concatenate(several, axis=1)
-        median, count = self.usual.update(self.earlier.update(values))
-        usual = np.where(count > 0, median, 0.0) * count / (count + self.spans.baseline / 4)
-        values, channels = values - usual, self.channels
+        median, count = self.baseline.update(self.delayed.update(values))
+        shrunk = np.where(count > 0, median, 0.0) * count / (count + self.spans.baseline / 4)
+        values, channels = values - shrunk, self.channels
         return [values[:, k : k + channels] for k in range(0, values.shape[1], channels)]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_loader import Scaler
 from detection import thresholds
-from detection.anomaly_scores import Scorer, Scores, fit_calibration, series_rules
+from detection.anomaly_scores import Scorer, Scores, fit_calibration, series_baselines
 from detection.comparisons import Comparisons, ComparisonStream, StepBuffer
 from detection.forecasts import Block, Forecaster, ForecastStream, network_input
 from detection.resolved import ResolvedConfig
@@ -80,7 +80,8 @@ class Detector:
             self.use_calibration(fit_calibration(features))
             scores = [self.scorer.score(part) for part in features]
             self.threshold = thresholds.fit(method, [part.score for part in scores], **parameters)
-            rules = [self.rules(self.scorer.rule(part), values) for part, values in zip(features, normal, strict=True)]
+            low_range = [self.scorer.amplitude_baseline(part) for part in features]
+            rules = [self.rules(part, values) for part, values in zip(low_range, normal, strict=True)]
             self.rule_thresholds = {
                 name: thresholds.fit(method, [one[name] for one in rules], **parameters) for name in rules[0]
             }
@@ -99,7 +100,7 @@ class Detector:
         """
         if self.weights["amplitude_drop"].any():
             return {"amplitude baseline": low_range}
-        return series_rules(self.scaler.scaled(values), self.spans.level)
+        return series_baselines(self.scaler.scaled(values), self.spans.level)
 
     def new_forecaster(self) -> Forecaster:
         """Return the model as it is now, ready to go along recordings."""
@@ -157,7 +158,7 @@ class Detector:
 
         def take(k: int, comparisons: Comparisons) -> None:
             parts[k].add(self.scored(comparisons, streams[k]))
-            low_range[k].append(self.scorer.rule(comparisons.features))
+            low_range[k].append(self.scorer.amplitude_baseline(comparisons.features))
 
         self._go_along(recordings, take)
         return [

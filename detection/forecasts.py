@@ -1,12 +1,12 @@
 """The LSTM along recordings: a forecast at every step, of whole recordings side by side or of one as it comes.
 
-The state is carried along, but not for ever: a recording is cut into blocks, and for each block the LSTM starts from
-zero some time before the block begins, long enough to forget where it started. So the blocks of one recording can go
-through the network side by side, and no state grows much older than those of training.
+The LSTM's state is carried along, but not indefinitely: a recording is cut into blocks, and for each block the LSTM
+starts from a zero state some steps before the block begins, a burn-in long enough to forget that start. The blocks of
+one recording can thus go through the network side by side, and no state grows much older than those of training.
 
-Whole or piece by piece, the same bits come out on a CPU with oneDNN: there a row of a batch is computed in the same
-order whatever else is in the batch and however its steps are cut, if only the products have LEAST_ROWS rows.
-Elsewhere the two agree up to the rounding of 32-bit numbers.
+On a CPU with oneDNN, whole recordings and pieces give the same bits: there a row of a batch is computed in the same
+order whatever else is in the batch and however its steps are cut, provided that the products have at least
+MIN_PRODUCT_ROWS rows. Elsewhere the two agree up to 32-bit rounding.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from lstm_model import INPUT_LIMIT, StackedLSTM, State
+import lstm_model
+from lstm_model import StackedLSTM, State
 from recordings.stateful import checked_like
 
 MIN_BURN_IN = 512                       # steps before a block, at least; trained LSTMs forget within some 400
-BURN_INS_PER_BLOCK = 8                      # a block is so many times longer, which costs an eighth of the work more
-LEAST_ROWS = 16                         # of a product: with fewer, rounding depends on how many there are
-FORECASTS_AT_ONCE = 10_000_000          # steps x leads x channels of one pass, if that is more than a block: 40 MB
-BLOCKS_A_THREAD = 4                     # of one pass on a CPU: as fast a step as with more, and other threads have work
+BURN_INS_PER_BLOCK = 8                  # length of a block: the burn-in adds an eighth of the work
+MIN_PRODUCT_ROWS = 16                   # of a matrix product: with fewer, rounding depends on their number
+MAX_FORECASTS_PER_PASS = 10_000_000     # steps x leads x channels, unless one block has more: 40 MB
+MAX_CPU_BLOCKS_PER_PASS = 4             # as fast per step as with more, and other threads have work
 
 
 @dataclass(frozen=True)
 class Block:
-    """Steps first to last (excluded) of a recording, and the step that the LSTM starts from before them."""
+    """Steps first to last (excluded) of a recording; the LSTM's burn-in begins at `start`."""
 
     recording: int
     start: int
@@ -40,10 +41,10 @@ class Block:
 
 
 class Forecaster:
-    """A trained model, ready to go along recordings.
+    """A copy of a trained model that forecasts along recordings.
 
     Args:
-        window: steps of a training window. Before a block the LSTM sees at least twice as many.
+        window: steps of a training window; the burn-in is at least twice as long.
     """
 
     def __init__(self, model: StackedLSTM, device: str, window: int) -> None:
@@ -52,9 +53,9 @@ class Forecaster:
         self.block = BURN_INS_PER_BLOCK * self.burn_in
 
     def blocks(self, lengths: Sequence[int]) -> Iterator[list[Block]]:
-        """Yield the blocks of recordings of these lengths, those together that go through the network at once.
+        """Yield the blocks of recordings of these lengths, grouped by the pass through the network.
 
-        Blocks of one pass are about as long; a recording's come in their order, the shorter one at its end last.
+        Blocks of one pass have about the same length. Those of a recording keep their order.
         """
         blocks = [
             Block(k, max(first - self.burn_in, 0), first, min(first + self.block, length))
@@ -63,8 +64,8 @@ class Forecaster:
         ]
         blocks.sort(key=lambda block: (block.last - block.first < self.block, block.last - block.start))
         forecasts = self.model.horizon * self.model.channels * (self.burn_in + self.block)     # of a block
-        most = max(FORECASTS_AT_ONCE // forecasts, 1)
-        most = min(most, BLOCKS_A_THREAD) if self.device == "cpu" else most
+        most = max(MAX_FORECASTS_PER_PASS // forecasts, 1)
+        most = min(most, MAX_CPU_BLOCKS_PER_PASS) if self.device == "cpu" else most
         passes = -(-len(blocks) // most)
         for k in range(passes):
             yield blocks[len(blocks) * k // passes : len(blocks) * (k + 1) // passes]
@@ -74,23 +75,26 @@ class Forecaster:
         rows = np.full((len(blocks), max(map(len, scaled)), self.model.channels), np.nan, np.float32)
         for row, part in zip(rows, scaled, strict=True):
             row[: len(part)] = part
-        made, _ = self.run(rows, None)                                               # (B, T, H, C)
-        return [row[block.first - block.start : block.last - block.start] for row, block in zip(made, blocks)]
+        changes, _ = self.run(rows, None)                                            # (B, T, H, C)
+        return [row[block.first - block.start : block.last - block.start] for row, block in zip(changes, blocks)]
 
     @torch.inference_mode()
     def run(self, scaled: np.ndarray, state: State | None) -> tuple[np.ndarray, State]:
-        """Return the forecast changes (B, n, H, C) at the steps of scaled (B, n, C), and the state behind them."""
+        """Return the forecast changes (B, n, H, C) at the steps of scaled (B, n, C), and the state after them."""
         rows, steps = scaled.shape[:2]
-        several = torch.arange(max(rows, 2, -(-LEAST_ROWS // steps))).clamp(max=rows - 1)     # the last one again
-        x = torch.from_numpy(scaled)[several].to(self.device)
+        padded = torch.arange(max(rows, 2, -(-MIN_PRODUCT_ROWS // steps))).clamp(max=rows - 1)   # repeats the last row
+        x = torch.from_numpy(scaled)[padded].to(self.device)
         if state is not None:
-            state = tuple(part[:, several].contiguous() for part in state)
+            state = tuple(part[:, padded].contiguous() for part in state)
         change, state = self.model.changes(x, state)
         return change[:rows].cpu().numpy(), tuple(part[:, :rows] for part in state)
 
 
 class ForecastStream:
-    """The forecasts of one recording as it comes: those of whole recordings, whatever the size of the pieces."""
+    """The forecasts of one recording as it comes: those of the whole recording, whatever the size of the pieces.
+
+    The state has a lane for the current block, and one for the next as soon as its burn-in has begun.
+    """
 
     def __init__(self, forecaster: Forecaster) -> None:
         self.forecaster = forecaster
@@ -98,36 +102,36 @@ class ForecastStream:
 
     def restart(self) -> None:
         """Begin a new recording."""
-        self.seen, self.state = 0, self._fresh()             # of this block and, where it has started, of the next
+        self.seen, self.state = 0, self._zero_state()
 
     def update(self, scaled: np.ndarray) -> np.ndarray:
         """Return the forecast changes (n, H, C) at the next steps, scaled (n, C), NaN = missing."""
         parts, done = [], 0
         while done < len(scaled):
-            piece = scaled[done : done + self._until_turn()]
+            piece = scaled[done : done + self._steps_to_next_change()]
             lanes = self.state[0].shape[1]
-            made, self.state = self.forecaster.run(np.repeat(piece[None], lanes, axis=0), self.state)
-            parts.append(made[0])
+            changes, self.state = self.forecaster.run(np.repeat(piece[None], lanes, axis=0), self.state)
+            parts.append(changes[0])
             done += len(piece)
             self.seen += len(piece)
-            self._turn()
+            self._change_lanes()
         return np.concatenate(parts)
 
-    def _until_turn(self) -> int:
-        """Return the steps until the LSTM starts for the next block, or that begins."""
+    def _steps_to_next_change(self) -> int:
+        """Return the steps until the burn-in of the next block begins, or the block itself."""
         block, burn_in = self.forecaster.block, self.forecaster.burn_in
-        at = self.seen % block
-        return block - burn_in - at if at < block - burn_in else block - at
+        place = self.seen % block
+        return block - burn_in - place if place < block - burn_in else block - place
 
-    def _turn(self) -> None:
+    def _change_lanes(self) -> None:
         block, burn_in = self.forecaster.block, self.forecaster.burn_in
-        at = self.seen % block
-        if at == block - burn_in:
-            self.state = tuple(torch.cat(parts, dim=1) for parts in zip(self.state, self._fresh()))
-        elif at == 0:
+        place = self.seen % block
+        if place == block - burn_in:
+            self.state = tuple(torch.cat(parts, dim=1) for parts in zip(self.state, self._zero_state()))
+        elif place == 0:
             self.state = tuple(part[:, 1:] for part in self.state)
 
-    def _fresh(self) -> State:
+    def _zero_state(self) -> State:
         lstm = self.forecaster.model.lstm
         return (torch.zeros(lstm.num_layers, 1, lstm.hidden_size, device=self.forecaster.device),) * 2
 
@@ -137,7 +141,7 @@ class ForecastStream:
         return {"seen": self.seen, "hidden": hidden, "cell": cell}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict()`. Raises ValueError if it belongs to another model."""
+        """Resume from a `state_dict()`. Raises ValueError if it belongs to another model."""
         lstm, (block, burn_in) = self.forecaster.model.lstm, (self.forecaster.block, self.forecaster.burn_in)
         self.seen = checked_like(0, state["seen"], "seen")
         lanes = 1 + (self.seen % block >= block - burn_in)
@@ -151,4 +155,4 @@ class ForecastStream:
 
 def network_input(scaled: np.ndarray) -> np.ndarray:
     """Return steps (n, C) as the LSTM sees them, in 64 bits: what forecast changes are added to."""
-    return np.clip(np.nan_to_num(scaled, nan=0.0), -INPUT_LIMIT, INPUT_LIMIT).astype(float)
+    return lstm_model.network_input(torch.from_numpy(scaled)).double().numpy()

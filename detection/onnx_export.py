@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import json
@@ -25,18 +24,20 @@ if TYPE_CHECKING:                                                # heavy imports
 
 MODEL, README = "model.onnx", "README.md"
 INPUTS, OUTPUTS = ("values", "hidden", "cell"), ("forecast", "next_hidden", "next_cell")
-OPSET, IR_VERSION = 17, 8                # of ONNX 1.12, 2022: the runtimes of small devices are not the newest
-LARGEST = 2**31 - 2**20                  # bytes of weights: one ONNX file holds less than 2 GiB
+OPSET, IR_VERSION = 17, 8                # of ONNX 1.12, 2022: small devices often have older runtimes
+MAX_BYTES = 2**31 - 2**20                # of weights: one ONNX file holds less than 2 GiB
 TOLERANCE = 1e-5                         # in scaled units
 CHECKED_BATCHES = (1, 3)
-CHECKED_CUTS = ((308,), (1, 7, 300))     # steps of each call
+CHECKED_PIECES = ((308,), (1, 7, 300))   # steps of each call
 
 
 # ---- the graph ------------------------------------------------------------------------------
 
 
 def build_onnx(model: StackedLSTM, scaler: Scaler) -> ModelProto:
-    """Return `model` with its scaler as an ONNX model, node by node; one LSTM node a layer.
+    """Return `model` with its scaler as an ONNX model; one LSTM node a layer.
+
+    Built by hand: torch's exporter needs one more package, onnxscript, and its former one, without it, is deprecated.
 
     Inputs: values (B, T, C), physical, NaN = missing; hidden, cell (layers, B, D).
     Outputs: forecast (B, T, H, C), physical; next_hidden, next_cell (layers, B, D).
@@ -104,7 +105,7 @@ def lstm_constants(lstm: nn.LSTM, layer: int) -> dict[str, np.ndarray]:
 
 
 def nodes(layers: int, units: int) -> Iterator[NodeProto]:
-    """Yield the nodes, the same computation as `StackedLSTM.forward` between scaling and its reverse."""
+    """Yield the nodes: scaling, the computation of `StackedLSTM.forward`, and scaling back."""
     from onnx import TensorProto
     from onnx.helper import make_node
 
@@ -121,10 +122,10 @@ def nodes(layers: int, units: int) -> Iterator[NodeProto]:
     for name in ("hidden", "cell"):
         yield make_node("Split", [name], [f"{name}{k}" for k in range(layers)], axis=0)       # (1, B, D) each
     for k in range(layers):
-        given = [f"layer{k}", f"W{k}", f"R{k}", f"B{k}", "", f"hidden{k}", f"cell{k}"]
-        made = [f"directions{k}", f"next_hidden{k}", f"next_cell{k}"]
-        yield make_node("LSTM", given, made, hidden_size=units)                               # (T, 1, B, D)
-        yield make_node("Squeeze", [made[0], "direction_axis"], [f"layer{k + 1}"])            # (T, B, D)
+        inputs = [f"layer{k}", f"W{k}", f"R{k}", f"B{k}", "", f"hidden{k}", f"cell{k}"]
+        outputs = [f"directions{k}", f"next_hidden{k}", f"next_cell{k}"]
+        yield make_node("LSTM", inputs, outputs, hidden_size=units)                           # (T, 1, B, D)
+        yield make_node("Squeeze", [outputs[0], "direction_axis"], [f"layer{k + 1}"])         # (T, B, D)
     for name in ("next_hidden", "next_cell"):
         yield make_node("Concat", [f"{name}{k}" for k in range(layers)], [name], axis=0)      # (layers, B, D)
     yield make_node("MatMul", [f"layer{layers}", "head_weight"], ["weighted"])
@@ -142,29 +143,29 @@ def nodes(layers: int, units: int) -> Iterator[NodeProto]:
 
 
 def largest_differences(content: bytes, detector: Detector, where: str) -> tuple[float, float]:
-    """Return how far onnxruntime is from the detector at most: forecasts, states.
+    """Return the largest differences between onnxruntime and the detector: of forecasts, of states.
 
-    Random recordings with missing values, missing stretches and spikes go through the detector's
-    model in 64 bits in one go, and through onnxruntime in one go and in pieces with the state carried on.
-    A forecast's difference is in scaled units, a state's as a share of the larger of 1 and the state.
+    Random recordings with missing values, missing segments and spikes go through the detector's model as a
+    whole in 64 bits, and through onnxruntime as a whole and in pieces with the state carried along.
+    The difference of a forecast is in scaled units, that of a state is a share of the larger of 1 and the state.
 
-    Raises: DataError if one is above TOLERANCE (and, for a forecast, a 32-bit value's last place).
+    Raises: DataError if one is above TOLERANCE (plus, for a forecast, the last place of a 32-bit value).
     """
     import torch
 
     scaler, worst, session = detector.scaler, [0.0, 0.0], open_session(content)
     reference = copy.deepcopy(detector.model).cpu().double().eval()
     with np.errstate(over="ignore", invalid="ignore"):
-        for batch, cuts in itertools.product(CHECKED_BATCHES, CHECKED_CUTS):
-            values = draw_values(batch, sum(cuts), scaler)
+        for batch, pieces in itertools.product(CHECKED_BATCHES, CHECKED_PIECES):
+            values = draw_values(batch, sum(pieces), scaler)
             with torch.inference_mode():
                 scaled, expected_state = reference(torch.from_numpy(scaler.scaled(values)).double())
             expected = scaler.physical(scaled.numpy())
-            forecast, *state = run_onnx(session, values, cuts, detector.model)
+            forecast, *state = run_onnx(session, values, pieces, detector.model)
             last_place = np.spacing(np.abs(expected).astype(np.float32)) / scaler.scale
             pairs = [(np.abs(forecast - expected) / scaler.scale, TOLERANCE + last_place)]
-            for made, tensor in zip(state, expected_state):
-                pairs.append((np.abs(made - tensor.numpy()) / np.maximum(1.0, np.abs(tensor.numpy())), TOLERANCE))
+            for part, tensor in zip(state, expected_state):
+                pairs.append((np.abs(part - tensor.numpy()) / np.maximum(1.0, np.abs(tensor.numpy())), TOLERANCE))
             for k, (difference, limit) in enumerate(pairs):
                 worst[min(k, 1)] = np.maximum(worst[min(k, 1)], difference.max())
                 if not (difference <= limit).all():                                  # NaN too
@@ -176,7 +177,7 @@ def largest_differences(content: bytes, detector: Detector, where: str) -> tuple
 
 
 def draw_values(batch: int, length: int, scaler: Scaler) -> np.ndarray:
-    """Return seeded random physical values (B, T, C) in 32 bits, with what is rare in recordings."""
+    """Return seeded random physical values (B, T, C) in 32 bits, with spikes and missing values."""
     random = np.random.default_rng(batch)
     shape = (batch, length, len(scaler.channels))
     scaled = np.sin(np.arange(length) / 3.0)[None, :, None] + random.normal(size=shape)
@@ -196,22 +197,22 @@ def open_session(content: bytes) -> InferenceSession:
 
 
 def run_onnx(
-    session: InferenceSession, values: np.ndarray, cuts: Sequence[int], model: StackedLSTM
+    session: InferenceSession, values: np.ndarray, pieces: Sequence[int], model: StackedLSTM
 ) -> list[np.ndarray]:
-    """Return forecasts (B, T, H, C) and the last state of values (B, T, C), given in pieces of `cuts` steps."""
+    """Return forecasts (B, T, H, C) and last states of values (B, T, C), passed in pieces of so many steps."""
     state = [np.zeros((model.lstm.num_layers, len(values), model.lstm.hidden_size), np.float32)] * 2
     parts = []
-    for piece in np.split(values, np.cumsum(cuts)[:-1], axis=1):
+    for piece in np.split(values, np.cumsum(pieces)[:-1], axis=1):
         forecast, *state = session.run(list(OUTPUTS), dict(zip(INPUTS, [piece, *state])))
         parts.append(forecast)
     return [np.concatenate(parts, axis=1), *state]
 
 
-# ---- what is said about it ------------------------------------------------------------------
+# ---- metadata and README --------------------------------------------------------------------
 
 
 def facts_of(detector: Detector, state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """Return what a user of the file has to know, as plain values."""
+    """Return what a user of the file needs to know, as plain values."""
     from lstm_model import INPUT_LIMIT
 
     data, model = state.get("data"), detector.model
@@ -234,51 +235,44 @@ def facts_of(detector: Detector, state: dict[str, Any], checkpoint: Path) -> dic
     }
 
 
-def add_metadata(onnx_model: ModelProto, facts: dict[str, Any]) -> None:
-    """Write the facts into the ONNX file, each as JSON."""
-    onnx_model.producer_version = facts["commit"] or ""
-    for key, value in facts.items():
-        onnx_model.metadata_props.add(key=key, value=json.dumps(value))
-
-
-def readme(facts: dict[str, Any], forecasts_apart: float, states_apart: float) -> str:
-    """Return the text that goes beside the ONNX file."""
+def readme(facts: dict[str, Any], forecast_difference: float, state_difference: float) -> str:
+    """Return the README of the ONNX file."""
     layers, units, horizon = facts["num_layers"], facts["hidden_units"], facts["horizon"]
     rate, channels = facts["rate_hz"], len(facts["channels"])
-    grid, a_step = f"{rate:g} Hz", f"Steps come at {rate:g} Hz, one every {1 / rate:g} s."
+    grid, step = f"{rate:g} Hz", f"The grid is {rate:g} Hz, a step {1 / rate:g} s."
     if facts["series_of_rows"]:
-        grid, a_step = "one row a step", "A step is a row of the series."
+        grid, step = "one row a step", "A step is a row of the series."
     origin = "Trained on **simulated** recordings. " if facts["simulated"] else ""
-    columns = (facts["channels"], facts["units"], facts["center"], facts["scale"])
-    cell = str.maketrans({"|": "\\|", "`": "\\`", "<": "&lt;"})
-    columns = ([text.translate(cell) for text in texts] if k < 2 else texts for k, texts in enumerate(columns))
-    table = "\n".join(f"| {k} | {c} | {u} | {m:.9g} | {s:.9g} |" for k, (c, u, m, s) in enumerate(zip(*columns)))
+    escaped = str.maketrans({"|": "\\|", "`": "\\`", "<": "&lt;"})
+    names = [[text.translate(escaped) for text in facts[key]] for key in ("channels", "units")]
+    columns = zip(*names, facts["center"], facts["scale"])
+    table = "\n".join(f"| {k} | {c} | {u} | {m:.9g} | {s:.9g} |" for k, (c, u, m, s) in enumerate(columns))
     typical = ", ".join(f"{value:.4g}" for value in facts["center"])
     return f"""# {MODEL}: an LSTM that forecasts the next {horizon} steps at every step
 
-{origin}{a_step}
+{origin}{step}
 All tensors are float32; `batch` (recordings side by side) and `steps` are free.
 
 | input | shape | |
 |---|---|---|
-| `values` | (batch, steps, {channels}) | what was measured, in the units below, not scaled; **NaN = missing** |
-| `hidden`, `cell` | ({layers}, batch, {units}) | zeros at the start of a recording, then those of the call before |
+| `values` | (batch, steps, {channels}) | measured values in the units below, not scaled; **NaN = missing** |
+| `hidden`, `cell` | ({layers}, batch, {units}) | zeros at the start of a recording, then those of the previous call |
 
 | output | shape | |
 |---|---|---|
-| `forecast` | (batch, steps, {horizon}, {channels}) | `forecast[b, t, h]` is for step t + 1 + h; those units, no NaN |
-| `next_hidden`, `next_cell` | ({layers}, batch, {units}) | the state behind the last step, for the next call |
+| `forecast` | (batch, steps, {horizon}, {channels}) | `forecast[b, t, h]` is for step t + 1 + h; same units, no NaN |
+| `next_hidden`, `next_cell` | ({layers}, batch, {units}) | the state after the last step, for the next call |
 
-Pieces of any length give the same forecasts as the whole recording, if the state is carried on. The first
-{facts["warm_up"]} steps of a recording are warm-up: their forecasts are not to be relied on.
+Pieces of any length give the same forecasts as the whole recording, if the state is carried along. The first
+{facts["warm_up"]} steps of a recording are warm-up: their forecasts are unreliable.
 
 | | channel | unit | center | scale |
 |---|---|---|---|---|
 {table}
 
-The model itself computes (value - center) / scale, holds it within ±{facts["input_limit"]:g}, and turns the forecast
-back. A sensor that fails is NaN in its channel; the others go on. A step at which nothing came is a step
-of NaN, not one left out.
+The model itself computes (value - center) / scale, clips it to ±{facts["input_limit"]:g}, and scales the forecast
+back. Pass NaN in the channel of a sensor that fails; the others are forecast as before. Pass a step without any
+measurement as NaN; do not leave it out.
 
 ```python
 import numpy as np
@@ -294,74 +288,65 @@ for measured in [[{typical}]] * 5:  # one step at a time
 
 Not in this file:
 
-- Resampling: bringing raw signals to one causal grid ({grid}), as the training data were
-  (`resampling.py`, `dataset_config.json`). A sensor's own marks for a missing value have to become NaN.
-- Scores, threshold, alarms and events (`anomaly_scores.py`, `thresholds.py`, `events.py`): they compare
-  forecasts with what came; their calibration is in the checkpoint.
+- Resampling of raw signals to one causal grid ({grid}), as for training (`recordings/resampling.py`,
+  `dataset_config.json`). A sensor's own codes for a missing value have to become NaN.
+- Scores, threshold, alarms and events (`detection/`): they compare forecasts with measured values; their
+  calibration is in the checkpoint.
 
-Checked on random recordings when it was made: onnxruntime's forecasts differ from the detector's by at most
-{forecasts_apart:.1e} of a channel's scale, its states by {states_apart:.1e} (share of the larger of 1 and the state).
-The file's `metadata_props` hold the numbers above in full, as JSON. Opset {OPSET}.
+Checked on random recordings at export: onnxruntime's forecasts differ from the detector's by at most
+{forecast_difference:.1e} of a channel's scale, its states by {state_difference:.1e} (share of the larger of 1 and the
+state). The file's `metadata_props` hold the numbers above in full, as JSON. Opset {OPSET}.
 Commit {facts["commit"] or "unknown"};
 SHA-256 of the checkpoint {facts["checkpoint_sha256"]}.
 """
 
 
-# ---- command line ---------------------------------------------------------------------------
+# ---- export ---------------------------------------------------------------------------------
 
 
 def export(checkpoint: Path, folder: Path, force: bool = False) -> str:
     """Write the ONNX file and its README into `folder`; return one line about them.
 
-    Raises: DataError if the checkpoint or the folder cannot be used, a package is missing, or
-        onnxruntime does not give what the detector gives. Nothing is written then.
+    Raises: DataError if the checkpoint cannot be used, a file is there already, a package is missing, or
+        onnxruntime and the detector differ; OSError if the folder cannot be written. Nothing is written then.
     """
     check_packages()
     from detection.checkpoint import detector_from, load_checkpoint
 
     targets = [folder / MODEL, folder / README]
     state = load_checkpoint(checkpoint)
-    with usable(folder):
-        taken = [target for target in targets if target.is_dir() or (target.exists() and not force)]
+    taken = [target for target in targets if target.is_dir() or (target.exists() and not force)]
     if taken:
-        raise DataError(f"{taken[0]}: already there; name another --out, or replace it with --force")
+        raise DataError(f"{taken[0]}: exists already; name another --out, or replace it with --force")
     detector = detector_from(state, "cpu", checkpoint.name)
     if not detector.threshold:
-        raise DataError(f"{checkpoint.name}: its training was not finished; resume the run first")
+        raise DataError(f"{checkpoint.name}: its training is not finished; resume the run first")
     size = 4 * sum(parameter.numel() for parameter in detector.model.parameters())
-    if size > LARGEST:
-        raise DataError(f"{checkpoint.name}: {size / 2**30:.1f} GiB of weights; one ONNX file holds less than 2")
+    if size > MAX_BYTES:
+        raise DataError(f"{checkpoint.name}: {size / 2**30:.1f} GiB of weights; expected less than 2 in an ONNX file")
     facts = facts_of(detector, state, checkpoint)
     onnx_model = build_onnx(detector.model, detector.scaler)
-    add_metadata(onnx_model, facts)
+    onnx_model.producer_version = facts["commit"] or ""
+    for key, value in facts.items():
+        onnx_model.metadata_props.add(key=key, value=json.dumps(value))
     content = onnx_model.SerializeToString()
-    apart = largest_differences(content, detector, checkpoint.name)
+    differences = largest_differences(content, detector, checkpoint.name)
     with (
-        usable(folder),
         only_writer_of(targets[0]),
         only_writer_of(targets[1]),
         atomic_path(targets[0]) as model_file,                   # renamed last
         atomic_path(targets[1]) as readme_file,
     ):
         model_file.write_bytes(content)
-        readme_file.write_text(readme(facts, *apart), encoding="utf-8")
+        readme_file.write_text(readme(facts, *differences), encoding="utf-8")
     return (
-        f"{targets[0]}: {len(content) / 1e6:.2f} MB; onnxruntime differs from the detector by at most {apart[0]:.1e} "
-        f"of a channel's scale, its state by {apart[1]:.1e}"
+        f"{targets[0]}: {len(content) / 1e6:.2f} MB; onnxruntime differs from the detector by at most "
+        f"{differences[0]:.1e} of a channel's scale, its state by {differences[1]:.1e}"
     )
 
 
-@contextlib.contextmanager
-def usable(folder: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a DataError."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
-
-
 def check_packages() -> None:
-    """Raise DataError if what this script needs besides is not installed."""
+    """Raise DataError if a package that only this script needs is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

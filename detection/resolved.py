@@ -8,24 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from config import ExperimentConfig
-from detection import thresholds
 from detection.anomaly_scores import resolve_weights
 from detection.comparisons import Spans
 from detection.forecasts import BURN_INS_PER_BLOCK, MIN_BURN_IN
 
 MAX_SPAN = 1_000_000                     # steps: a trailing span is kept in memory
-MAX_BYTES = 4e9                          # of what grows with a duration
+MAX_BYTES = 4e9                          # of memory that grows with a duration
 
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """What a detector is made of, apart from weights: `resolve` makes it.
+    """All that defines a detector but its weights; `resolve` makes it.
 
     Attributes:
         config: the experiment's config, every duration in seconds.
         channels, units, measures: name, unit and what it measures, of each channel (C,).
         rate_hz: steps a second.
-        horizon, warm_up, window: steps forecast ahead; at the start without a score; of a training window.
+        horizon, warm_up, window: steps forecast ahead; without a score at the start; of a training window.
         spans: of the comparisons, in steps.
         weights: of each component of the score by channel, `joint` (1,), all others (C,).
     """
@@ -76,10 +75,6 @@ def resolve(
         longest = rate_hz * max(value if isinstance(value, list) else [value]) if key.endswith("_s") else 0
         if longest > MAX_SPAN:
             raise ValueError(f"score.{key} is {longest:g} steps of {1 / rate_hz:g} s; expected at most {MAX_SPAN}")
-    try:
-        thresholds.check_parameters(config.threshold.method, dict(config.threshold.parameters))
-    except ValueError as error:
-        raise ValueError(f"threshold.parameters: {error}") from None
     weights = resolve_weights(score.weights, measures)
     if not any(weight.any() for weight in weights.values()):
         raise ValueError(f"score.weights: none is for a channel of {config.dataset.name}; they measure {measures}")
@@ -96,17 +91,13 @@ def resolve(
         level=steps(score.level_s),
     )
     _check_memory(horizon, spans, len(channels))
-    window = steps(config.training.window_s)
-    identity = (tuple(channels), tuple(units), tuple(measures), float(rate_hz))
-    return ResolvedConfig(config, *identity, horizon, warm_up, window, spans, weights)
+    window, names = steps(config.training.window_s), (tuple(channels), tuple(units), tuple(measures))
+    return ResolvedConfig(config, *names, float(rate_hz), horizon, warm_up, window, spans, weights)
 
 
 def _check_memory(horizon: int, spans: Spans, channels: int) -> None:
     """Raise ValueError if a part of scoring that grows with a duration would not fit into memory."""
-    longest = max(
-        *spans.amplitudes, spans.settle, spans.error, spans.transient, spans.expected, spans.baseline, spans.level,
-        spans.warm_up,
-    )  # fmt: skip
+    longest = max(*spans.amplitudes, *(span for span in vars(spans).values() if isinstance(span, int)))
     parts = {
         "model.horizon": 8 * channels * horizon * (horizon + (1 + BURN_INS_PER_BLOCK) * MIN_BURN_IN),
         "the longest span of score": 8 * channels * (len(spans.amplitudes) + 4) * longest,

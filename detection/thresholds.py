@@ -4,86 +4,54 @@
     threshold = apply(state, scores)                      # (T,) one value a step
     alarm = alarms(scores, threshold)                     # (T,) bool, NaN never alarms
 
-Scores are one float a step, higher = stranger, NaN where there is none. Every method moves with the
-scores: add a constant or multiply by a positive one, and the threshold does the same.
+Scores are one float a step, higher = more anomalous, NaN where there is none. Every method is equivariant: add a
+constant to the scores or multiply them by a positive one, and the threshold changes in the same way. The parameters of
+the methods are described in `config.py`.
 
-| method | threshold | how it may move after the fit |
+| method | threshold | how it may change after the fit |
 | - | - | - |
 | quantile | quantile q of the calibration scores | never |
 | gaussian | mean + k * std | never |
 | pot | exceeded with probability `risk` by the generalised Pareto tail | never; with online=True at new peaks |
 | dynamic | what separates the outliers of the recent normal steps | once per `block` normal steps |
 
-Neither moving threshold ever learns from a step that alarmed. So an old anomaly cannot leave the
-history with a bang, and a change that lasts keeps alarming until the threshold is fitted again.
+Neither changing threshold learns from a step that alarmed. An anomaly thus causes no jump when it leaves the history,
+and a lasting change keeps alarming until the threshold is fitted again.
 """
 
-import difflib
 import logging
-import numbers
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 
+from config import THRESHOLD_METHODS, check_parameters
 from recordings.stateful import checked_like
 
 log = logging.getLogger(__name__)
 
+METHODS = tuple(THRESHOLD_METHODS)
 MIN_SCORES = 10        # fewer finite calibration scores than this is an error
 LARGEST_SCORE = 1e150  # squares and sums of larger scores overflow
 Z_STEP = 0.5           # dynamic: distance of the candidate thresholds, in standard deviations
-MOST_RUNS = 5          # dynamic: a candidate with more runs above it separates no outliers
+MAX_RUNS = 5           # dynamic: a candidate with more runs above it separates no outliers
 REFIT_SHARE = 0.05     # online pot: refit when this share of the kept peaks is new
 SMALL_SHAPE = 1e-8     # below it the generalised Pareto tail is computed as its exponential limit
 
-Scores = np.ndarray | Sequence
+
+# ---- fit, apply, alarms ---------------------------------------------------------------------
 
 
-class _Parameter(NamedTuple):
-    default: float | int | bool
-    expected: str
-    allowed: Callable[[float], bool] = lambda value: True
-
-
-_PARAMETERS = {
-    "quantile": {
-        "q": _Parameter(0.9995, "a number in (0, 1]", lambda v: 0 < v <= 1),
-    },
-    "gaussian": {
-        "k": _Parameter(3.0, "a finite number >= 0", lambda v: 0 <= v <= 1e100),
-    },
-    "pot": {
-        "level": _Parameter(0.98, "a number in (0, 1)", lambda v: 0 < v < 1),
-        "risk": _Parameter(1e-4, "a number in (0, 1)", lambda v: 0 < v < 1),
-        "min_peaks": _Parameter(10, "an integer >= 5", lambda v: v >= 5),
-        "online": _Parameter(False, "true or false"),
-        "max_peaks": _Parameter(2000, "an integer >= 20", lambda v: v >= 20),
-    },
-    "dynamic": {
-        "history": _Parameter(2100, f"an integer >= {MIN_SCORES}", lambda v: v >= MIN_SCORES),
-        "block": _Parameter(70, "an integer >= 1", lambda v: v >= 1),
-        "z_min": _Parameter(2.0, "a number in (0, 100]", lambda v: 0 < v <= 100),
-        "z_max": _Parameter(10.0, "a number in (0, 100]", lambda v: 0 < v <= 100),
-        "prune": _Parameter(0.13, "a number in [0, 1)", lambda v: 0 <= v < 1),
-    },
-}
-METHODS = tuple(_PARAMETERS)
-
-
-# ---------------------------------------------------------------- fit, apply, alarms
-
-def fit(method: str, scores: Scores, **parameters) -> dict:
+def fit(method: str, scores: np.ndarray | Sequence, **parameters) -> dict:
     """Return the threshold fitted on `scores` as plain values, ready for JSON or a checkpoint.
 
     Args:
         method: one of METHODS.
         scores: (T,) calibration scores of normal data, or a list of such arrays, one a recording;
             NaN = no score. `dynamic` keeps recordings apart, the others pool them.
-        parameters: those of `parameters_of(method)` that should differ from the default.
+        parameters: those that should differ from the default.
     Returns: {"method", "parameters" (all of them), "value" (in the unit of the scores; where the
-        threshold starts if it moves), "n_scores" (finite ones), "fallback" (empty, or why `pot`
+        threshold starts if it changes), "n_scores" (finite ones), "fallback" (empty, or why `pot`
         took a plain quantile), ...} and what the method found.
     Raises: ValueError for an unknown method or parameter, a value out of range, fewer than
         MIN_SCORES finite scores, infinite scores or scores beyond LARGEST_SCORE.
@@ -92,7 +60,8 @@ def fit(method: str, scores: Scores, **parameters) -> dict:
     it alarms.
     """
     chosen = check_parameters(method, parameters)
-    recordings = _as_recordings(scores)
+    several = isinstance(scores, (list, tuple)) and len(scores) > 0 and np.ndim(scores[0]) > 0
+    recordings = [_as_scores(recording) for recording in (scores if several else [scores])]
     pooled = np.concatenate([recording[~np.isnan(recording)] for recording in recordings])
     _check_calibration(pooled, sum(map(len, recordings)))
     if pooled.min() == pooled.max():
@@ -125,54 +94,6 @@ def alarms(scores: np.ndarray, threshold: np.ndarray | float) -> np.ndarray:
     return scores > threshold
 
 
-def parameters_of(method: str) -> dict:
-    """Return {parameter: default} of a method. Raises ValueError if the method is unknown."""
-    if method not in _PARAMETERS:
-        raise ValueError(f"threshold method {method!r} is unknown; {_suggest(method, METHODS)}")
-    return {name: parameter.default for name, parameter in _PARAMETERS[method].items()}
-
-
-def check_parameters(method: str, parameters: dict) -> dict:
-    """Return all parameters of a method as plain values, defaults filled in.
-
-    Raises: ValueError with the value found and what would be right. A config can call this before
-        there are any scores.
-    """
-    chosen = parameters_of(method)
-    for name, value in parameters.items():
-        if name not in chosen:
-            raise ValueError(f"threshold method {method!r} has no parameter {name!r}; {_suggest(name, chosen)}")
-        default, expected, allowed = _PARAMETERS[method][name]
-        if not _same_kind(value, default) or not allowed(value):
-            raise ValueError(f"threshold {method}: {name} is {value!r}; expected {expected}")
-        chosen[name] = type(default)(value)
-    if method == "pot" and chosen["risk"] + chosen["level"] >= 1:
-        raise ValueError(f"threshold pot: risk is {chosen['risk']:g}; expected less than 1 - level = "
-                         f"{1 - chosen['level']:g}, since the tail only describes scores above that level")
-    if method == "dynamic" and chosen["z_min"] > chosen["z_max"]:
-        raise ValueError(f"threshold dynamic: z_min is {chosen['z_min']:g}; expected at most z_max = "
-                         f"{chosen['z_max']:g}")
-    return chosen
-
-
-def _same_kind(value, default) -> bool:
-    """Whether a value may stand for a default: bool for bool, integer for int, any real for float."""
-    if isinstance(default, bool) or isinstance(value, (bool, np.bool_)):
-        return isinstance(default, bool) and isinstance(value, (bool, np.bool_))
-    return isinstance(value, numbers.Integral if isinstance(default, int) else numbers.Real)
-
-
-def _suggest(name, known) -> str:
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-
-
-def _as_recordings(scores: Scores) -> list[np.ndarray]:
-    """Return the scores as a list of 1-D float arrays, one a recording."""
-    several = isinstance(scores, (list, tuple)) and len(scores) > 0 and np.ndim(scores[0]) > 0
-    return [_as_scores(recording) for recording in (scores if several else [scores])]
-
-
 def _as_scores(scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores, float)
     if scores.ndim != 1:
@@ -181,7 +102,7 @@ def _as_scores(scores: np.ndarray) -> np.ndarray:
 
 
 def _check_calibration(scores: np.ndarray, steps: int) -> None:
-    """Raise ValueError unless the calibration scores without NaN (N,) can carry a threshold."""
+    """Raise ValueError unless a threshold can be fitted on the calibration scores without NaN (N,)."""
     infinite = int(np.isinf(scores).sum())
     if infinite:
         raise ValueError(f"{infinite} of {steps} calibration scores are infinite; expected finite scores or NaN")
@@ -192,7 +113,8 @@ def _check_calibration(scores: np.ndarray, steps: int) -> None:
         raise ValueError(f"calibration scores reach {largest:g}; expected at most {LARGEST_SCORE:g} in size")
 
 
-# ---------------------------------------------------------------- quantile, gaussian
+# ---- quantile, gaussian ---------------------------------------------------------------------
+
 
 def _fit_quantile(scores: np.ndarray, q: float) -> dict:
     """Return the quantile q of the scores, linear between two of them."""
@@ -211,22 +133,23 @@ def _fit_gaussian(scores: np.ndarray, k: float) -> dict:
     return {"value": mean + k * std, "mean": mean, "std": std}
 
 
-# ---------------------------------------------------------------- peaks over threshold
+# ---- peaks over threshold -------------------------------------------------------------------
+
 
 class TailError(ValueError):
     """No generalised Pareto tail can be fitted; the message says why."""
 
 
 def fit_pareto(excesses: np.ndarray, min_peaks: int = 10) -> tuple[float, float]:
-    """Return (shape, scale) of the generalised Pareto law of most likelihood for excesses (N,) > 0.
+    """Return (shape, scale) of the generalised Pareto distribution of maximum likelihood for excesses (N,) > 0.
 
-    Shape is in [-1, 1), scale in the unit of the excesses. Work is bounded: one grid, one bracketed
-    search.
+    Shape is in [-1, 1), scale in the unit of the excesses. The work is bounded, one grid and one
+    bracketed search; scipy's `genpareto.fit` has no such bound, and returns shapes below -1.
 
-    Raises: TailError if fewer than `min_peaks` distinct excesses exist, if most of them vanish
-        beside the largest, or if the shape reaches 1, a tail without a mean.
+    Raises: TailError if there are fewer than `min_peaks` distinct excesses, if most of them are
+        negligible beside the largest, or if the shape reaches 1, a tail without a mean.
     Source: Grimshaw 1993 reduces the two parameters to theta = shape / scale: given theta, the best
-        shape is mean(log(1 + theta * excess)). Siffer et al. 2017 look for every root of its
+        shape is mean(log(1 + theta * excess)). Siffer et al. 2017 search all roots of its
         derivative between bounds; we maximise the same reduced likelihood on a grid and
         polish the best point. Shapes below -1 have no maximum likelihood and are left out.
     """
@@ -236,7 +159,7 @@ def fit_pareto(excesses: np.ndarray, min_peaks: int = 10) -> tuple[float, float]
     largest = float(excesses.max())
     y = excesses / largest                                   # (N,) in (0, 1]
     if np.median(y) < 1e-12:
-        raise TailError("one peak dwarfs most others")
+        raise TailError("most peaks are negligible beside the largest")
     low, high = -1 + 1e-9, float(np.expm1(2) / np.median(y))  # shape(high) >= 1: half the logs are >= 2
     if _shape(low, y) < -1:
         low = brentq(lambda theta: _shape(theta, y) + 1, low, 0.0, maxiter=100)
@@ -260,7 +183,7 @@ def _shape(theta: float, y: np.ndarray) -> float:
 
 
 def _pareto_cost(theta: float, y: np.ndarray) -> float:
-    """Return the negative log likelihood per excess, least over all laws with this theta."""
+    """Return the least negative log likelihood per excess of all distributions with this theta."""
     shape = _shape(theta, y)
     scale = shape / theta if abs(theta) > SMALL_SHAPE else float(y.mean())
     return float(np.log(scale)) + 1 + shape
@@ -270,7 +193,7 @@ def _tail_quantile(level: float, excesses: np.ndarray, peaks: int, steps: int, r
                    min_peaks: int) -> tuple[float, float, float]:
     """Return (threshold, shape, scale): what a step exceeds with probability `risk`.
 
-    `peaks` of `steps` scores lay above `level`; `excesses` are theirs or the kept ones. Raises
+    `peaks` of `steps` scores were above `level`; `excesses` are all or some of theirs. Raises
     TailError if no tail fits, or if too few steps are peaks for the risk (ties at the level).
     Source: Siffer et al. 2017, equation (1).
     """
@@ -291,8 +214,8 @@ def _fit_pot(scores: np.ndarray, level: float, risk: float, min_peaks: int, onli
     """Return the threshold that a normal step exceeds with probability `risk`.
 
     Scores above their quantile `level` are peaks. Where no tail can be fitted to them, the value is
-    the quantile 1 - risk, "fallback" says why and a warning is logged; without one, "shape" and
-    "scale" are there. Neighbouring scores are alike, so alarms come in runs: `risk` is a share of
+    the quantile 1 - risk, "fallback" says why and a warning is logged; otherwise there are "shape"
+    and "scale". Neighbouring scores are correlated, so alarms come in runs: `risk` is a share of
     steps, not a number of events.
     Source: Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory", algorithm 1.
     """
@@ -314,11 +237,12 @@ def _fit_pot(scores: np.ndarray, level: float, risk: float, min_peaks: int, onli
 _POOLED_FITS = {"quantile": _fit_quantile, "gaussian": _fit_gaussian, "pot": _fit_pot}
 
 
-# ---------------------------------------------------------------- dynamic
+# ---- dynamic --------------------------------------------------------------------------------
+
 
 def _fit_dynamic(recordings: list[np.ndarray], history: int, block: int, z_min: float, z_max: float,
                  prune: float) -> dict:
-    """Return the first history, the last steps of every recording alike, and its threshold."""
+    """Return the initial history, equally many last steps of every recording, and its threshold."""
     scored = [_after_gaps(recording, ~np.isnan(recording), follows=False) for recording in recordings]
     takes = _even_shares([len(values) for values, _ in scored], history)
     values = np.concatenate([v[len(v) - take:] for (v, _), take in zip(scored, takes, strict=True)])
@@ -332,14 +256,14 @@ def _fit_dynamic(recordings: list[np.ndarray], history: int, block: int, z_min: 
 def _after_gaps(scores: np.ndarray, normal: np.ndarray, follows: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the normal scores and which of them come after a gap.
 
-    `follows` says whether the step before the first one was normal.
+    follows: whether the step before the first one was normal.
     """
     previous = np.concatenate([[follows], normal[:-1]])[:len(normal)]
     return scores[normal], ~previous[normal]
 
 
 def _even_shares(lengths: list[int], total: int) -> list[int]:
-    """Return how many to take from each so that sizes are as even as lengths allow, `total` in all."""
+    """Return how many to take of each length, as evenly as the lengths allow, `total` in all."""
     shares = [0] * len(lengths)
     for place, i in enumerate(np.argsort(lengths, kind="stable")):
         shares[i] = min(lengths[i], (total - sum(shares)) // (len(lengths) - place))
@@ -353,16 +277,15 @@ def dynamic_threshold(history: np.ndarray, breaks: np.ndarray, z_min: float, z_m
         history: (N,) finite scores of normal steps, oldest first.
         breaks: (N,) bool, True where a score does not follow the one before it in time.
         z_min, z_max: the candidates are mean + z * std in steps of Z_STEP.
-        prune: by which share a score must rise above the highest normal one, both measured from
-            the lowest score of the history, as a share of the former; in [0, 1).
+        prune: in [0, 1): how far a score must be above the highest normal one, as a share of the
+            score; both measured from the lowest score of the history.
     Source: Hundman et al. 2018, "Detecting Spacecraft Anomalies Using LSTMs and Nonparametric
-        Dynamic Thresholding", sections 3.2 and 3.3. We differ: scores are used as they come (the
-        paper smooths its errors here; ours are smoothed where they are made); levels are measured
-        from the lowest score, so that a constant added to them changes nothing; more than MOST_RUNS
-        outlying runs are taken as the way normal scores are, not as outliers (the paper has no such
-        limit, the program published with it has); pruning cannot wait
-        for the anomalies to end, so it is turned round: what it would call normal in the history
-        sets how high a new score must rise to survive it.
+        Dynamic Thresholding", sections 3.2 and 3.3. We differ: scores are used as they are (the
+        paper smooths its errors here; ours are smoothed before); levels are measured from the lowest
+        score, so that a constant added to them changes nothing; more than MAX_RUNS outlying runs
+        count as normal (the paper has no such limit, the program published with it has); pruning
+        cannot wait for an anomaly to end, so it is reversed: what it would keep as normal in the
+        history determines how high a new score must rise to be an anomaly.
     """
     floor = float(history.min())
     spread = float(history.max()) - floor
@@ -375,19 +298,19 @@ def dynamic_threshold(history: np.ndarray, breaks: np.ndarray, z_min: float, z_m
 
 
 def _best_cut(levels: np.ndarray, breaks: np.ndarray, z: np.ndarray) -> float:
-    """Return the candidate whose removal of what lies above calms the history most.
+    """Return the candidate that most reduces mean and std of the history when all above it is removed.
 
-    The fall of mean and of std, each as a share, is divided by the number of steps above plus the
-    squared number of runs they form. Of equals the highest is taken. Candidates with nothing or
-    more than MOST_RUNS runs above them do not count; if none is left, nothing stands out and the
-    cut is the top of the history, or the lowest candidate if that is higher.
+    The reductions of mean and std, as shares, are divided by the number of steps above plus the
+    squared number of runs they form. Of equal candidates the highest is taken. Those with nothing or
+    more than MAX_RUNS runs above them do not count; if none is left, there are no outliers and the
+    cut is the maximum of the history, or the lowest candidate if that is higher.
     """
     mean, std = levels.mean(), levels.std()
     cuts = mean + z * std                                    # (Z,)
     above = levels > cuts[:, None]                           # (Z, N)
     count = above.sum(axis=1)
     runs = count - (above[:, 1:] & above[:, :-1] & ~breaks[1:]).sum(axis=1)
-    valid = (count > 0) & (runs <= MOST_RUNS)
+    valid = (count > 0) & (runs <= MAX_RUNS)
     if not valid.any():
         return float(max(cuts[0], 1.0))
     below = len(levels) - count                              # >= 1: the lowest is below the mean
@@ -402,8 +325,8 @@ def _best_cut(levels: np.ndarray, breaks: np.ndarray, z: np.ndarray) -> float:
 def _highest_normal(levels: np.ndarray, breaks: np.ndarray, cut: float, prune: float) -> float:
     """Return the highest level that is normal once the runs above `cut` are pruned.
 
-    Peaks of the runs, highest first, then the highest level below the cut: the last fall of more
-    than `prune` parts anomalous from normal peaks.
+    The peaks of the runs are sorted, highest first, before the highest level below the cut: the last
+    fall of more than `prune` separates anomalous from normal peaks.
     """
     above = levels > cut
     highest = float(levels[~above].max())
@@ -412,22 +335,23 @@ def _highest_normal(levels: np.ndarray, breaks: np.ndarray, cut: float, prune: f
     if not starts.any():
         return highest
     peaks = np.maximum.reduceat(levels, np.flatnonzero(starts))   # steps below the cut change no maximum
-    ladder = np.append(np.sort(peaks)[::-1], highest)
-    falls = np.flatnonzero(1 - ladder[1:] / ladder[:-1] > prune)
-    return float(ladder[falls[-1] + 1] if len(falls) else ladder[0])
+    peaks = np.append(np.sort(peaks)[::-1], highest)
+    falls = np.flatnonzero(1 - peaks[1:] / peaks[:-1] > prune)
+    return float(peaks[falls[-1] + 1] if len(falls) else peaks[0])
 
 
-# ---------------------------------------------------------------- streams
+# ---- streams --------------------------------------------------------------------------------
+
 
 class ThresholdStream:
     """The threshold of one recording, chunk by chunk; any chunking gives the values of `apply`.
 
-    `state` is what `fit` returned and is never changed. What moved since then is in `state_dict()`,
-    plain values too, and `load_state_dict()` goes on from there.
+    `state` is what `fit` returned and is never changed. What has changed since is in `state_dict()`, plain values
+    too, from which `load_state_dict()` resumes.
     """
 
     def __init__(self, state: dict):
-        chosen = check_parameters(state.get("method"), state.get("parameters", {}))
+        chosen = check_parameters(state["method"], state["parameters"])
         self._fitted = {"method": state["method"], "parameters": chosen, "value": state["value"]}
         if state["method"] == "dynamic":
             self._rule = _Dynamic(state)
@@ -441,11 +365,11 @@ class ThresholdStream:
         return self._rule.update(_as_scores(scores))
 
     def state_dict(self) -> dict:
-        """Return what moved since the fit as plain values."""
+        """Return what has changed since the fit as plain values."""
         return {"fitted": dict(self._fitted), **self._rule.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a `state_dict()`. Raises ValueError if it is damaged or of another fit."""
+        """Resume from a `state_dict()`. Raises ValueError if it is damaged or of another fit."""
         expected = self.state_dict().keys()
         if state.keys() != expected:
             raise ValueError(f"threshold stream state has keys {sorted(state)}; expected {sorted(expected)}")
@@ -474,20 +398,20 @@ class _OnlinePot:
     """Peaks over threshold, fitted again as normal peaks come in.
 
     Source: Siffer et al. 2017, algorithm 2 (SPOT). We differ: a refit waits until REFIT_SHARE of the
-    kept peaks is new, so a step costs the same however long the stream; and the fit sees at most as
-    many recent peaks as calibration peaks, which stay for ever. As every recent peak lies below the
-    threshold of its time, a tail fitted to those alone ends earlier each time. On a million steps
-    of exponential noise with risk 1e-4 (50 000 for calibration) the threshold sank from 9.2 to 8.4
-    with all peaks kept (1.6 to 2 times the alarms asked for) and to 7.4 with the last 2000 (4.4
-    times); anchored it stayed near 8.9 (1.0 to 1.5 times, six seeds).
+    kept peaks is new, so that the cost of a step does not grow with the stream; and the fit uses at
+    most as many recent peaks as calibration peaks, which are always kept. As every recent peak is
+    below the threshold of its time, a tail fitted to those alone is truncated further each time. On a
+    million steps of exponential noise with risk 1e-4 (50 000 for calibration) the threshold sank from
+    9.2 to 8.4 with all peaks kept (1.6 to 2 times the alarms asked for) and to 7.4 with the last 2000
+    (4.4 times); with the calibration peaks it stayed near 8.9 (1.0 to 1.5 times, six seeds).
     """
 
     def __init__(self, fitted: dict):
         parameters = fitted["parameters"]
         self.risk, self.min_peaks = parameters["risk"], parameters["min_peaks"]
         self.level = fitted["level_value"]
-        self.anchor = list(fitted["excesses"])
-        self.most_recent = max(len(self.anchor), self.min_peaks)
+        self.calibration = list(fitted["excesses"])
+        self.max_recent = max(len(self.calibration), self.min_peaks)
         self.value, self.peaks, self.steps = fitted["value"], fitted["peaks"], fitted["n_scores"]
         self.recent: list[float] = []
         self.new = 0                                          # peaks since the last refit
@@ -495,7 +419,7 @@ class _OnlinePot:
     def update(self, scores: np.ndarray) -> np.ndarray:
         thresholds = np.empty(len(scores))
         finite = np.isfinite(scores)
-        steps = self.steps + np.cumsum(finite)                # normal ones, once alarms are taken off
+        steps = self.steps + np.cumsum(finite)                # normal ones, once alarms are subtracted
         done = alarmed = 0
         candidates = np.flatnonzero(finite & (scores > self.level))
         for i, score in zip(candidates.tolist(), scores[candidates].tolist(), strict=True):
@@ -505,8 +429,8 @@ class _OnlinePot:
             self.recent.append(score - self.level)
             self.peaks += 1
             self.new += 1
-            if self.new >= REFIT_SHARE * (len(self.anchor) + min(len(self.recent), self.most_recent)):
-                thresholds[done:i + 1] = self.value           # step i itself is judged by the old one
+            if self.new >= REFIT_SHARE * (len(self.calibration) + min(len(self.recent), self.max_recent)):
+                thresholds[done:i + 1] = self.value           # step i itself has the old one
                 done = i + 1
                 self._refit(int(steps[i]) - alarmed)
         thresholds[done:] = self.value
@@ -516,16 +440,16 @@ class _OnlinePot:
     def _refit(self, steps: int) -> None:
         """Move the threshold to the kept peaks, or leave it where no tail fits them."""
         self.new = 0
-        self.recent = self.recent[-self.most_recent:]
-        excesses = np.array(self.anchor + self.recent)
+        self.recent = self.recent[-self.max_recent:]
+        excesses = np.array(self.calibration + self.recent)
         try:
             self.value, _, _ = _tail_quantile(self.level, excesses, self.peaks, steps, self.risk, self.min_peaks)
         except TailError as error:
-            log.debug("online pot: %s; the threshold stays %g", error, self.value)
+            log.debug("online pot: %s; the threshold remains %g", error, self.value)
 
     def state_dict(self) -> dict:
         return {"value": self.value, "peaks": self.peaks, "steps": self.steps, "new": self.new,
-                "recent": self.recent[-self.most_recent:]}
+                "recent": self.recent[-self.max_recent:]}
 
     def load_state_dict(self, state: dict) -> None:
         for key in ("peaks", "steps", "new"):
@@ -542,8 +466,7 @@ class _Dynamic:
 
     Source: Hundman et al. 2018, whose published settings (2100 steps of history, batches of 70,
     pruning at 0.13) are the defaults. We differ: steps that alarmed never enter the history, so they
-    raise no threshold while they are in it and drop none when they leave, and blocks count normal
-    steps only.
+    neither raise the threshold nor lower it when they leave, and blocks count normal steps only.
     """
 
     def __init__(self, fitted: dict):
@@ -557,19 +480,19 @@ class _Dynamic:
 
     def update(self, scores: np.ndarray) -> np.ndarray:
         thresholds = np.empty(len(scores))
-        at = 0
-        while at < len(scores):
-            part = scores[at:at + self.block]
+        done = 0
+        while done < len(scores):
+            part = scores[done:done + self.block]
             normal = np.isfinite(part) & (part <= self.value)
             last = np.flatnonzero(normal)[self.block - self.filled - 1:][:1]   # the step that fills the block
             taken = int(last[0]) + 1 if len(last) else len(part)
-            thresholds[at:at + taken] = self.value
+            thresholds[done:done + taken] = self.value
             self._learn(part[:taken], normal[:taken])
-            at += taken
+            done += taken
         return thresholds
 
     def _learn(self, scores: np.ndarray, normal: np.ndarray) -> None:
-        """Append the normal scores to the history; renew the threshold when the block is full."""
+        """Append the normal scores to the history; compute the threshold again when the block is full."""
         values, breaks = _after_gaps(scores, normal, self.follows)
         self.follows = bool(normal[-1])
         self.history = np.concatenate([self.history, values])
@@ -585,8 +508,8 @@ class _Dynamic:
                 "history": self.history.tolist(), "breaks": np.flatnonzero(self.breaks).tolist()}
 
     def load_state_dict(self, state: dict) -> None:
-        for mine, key in ((0.0, "value"), (False, "follows"), (0, "filled")):
-            checked_like(mine, state[key], key)
+        for kind, key in ((0.0, "value"), (False, "follows"), (0, "filled")):
+            checked_like(kind, state[key], key)
         history, breaks = _history_from(state)
         finite = history.ndim == 1 and np.isfinite([state["value"], *history]).all()
         if not finite or not 0 <= state["filled"] < self.block:

@@ -1,7 +1,7 @@
 """Statistics over trailing spans of columns that come piece by piece.
 
 Pieces of any size, down to single rows, give the same, bit for bit. A class keeps no more rows than its longest
-span; `state_dict()` is what a later process needs to go on, plain numbers and arrays.
+span; `state_dict()` is what a later process needs to resume, plain numbers and arrays.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 
 from recordings.stateful import Stateful
 
-FEW = 16                                 # pieces of fewer rows go through sorted lists
+SORTED_LISTS_ROWS = 16                   # pieces of fewer rows update sorted lists: faster than a pass over the span
 
 
 class SpanSums(Stateful):
     """Sums of the last rows, for several spans at once.
 
-    Rows are added two and two, four and four, and so on, and a span is put together from these: unlike differences
-    of a running sum, that keeps no rounding of what has left the span.
+    Rows are added in groups of two, four, eight and so on, and a span is composed of these: unlike differences of a
+    running sum, that keeps no rounding error of rows that have left the span.
     """
 
     STATE = ("past", "seen")
@@ -31,13 +31,13 @@ class SpanSums(Stateful):
 
     def update(self, rows: np.ndarray) -> None:
         """Take the next rows (n, K), finite."""
-        every = np.concatenate([self.past, rows])
+        history = np.concatenate([self.past, rows])
         self.seen += len(rows)
-        self.sums, width = [every], 1
+        self.sums, width = [history], 1
         while 2 * width <= len(self.past) + 1:
             self.sums.append(self.sums[-1][width:] + self.sums[-1][:-width])
             width *= 2
-        self.past = every[len(rows) :].copy()
+        self.past = history[len(rows) :].copy()
 
     def over(self, span: int) -> np.ndarray:
         """Return the sums (n, K) over the last `span` rows, of each new row; NaN before there are so many."""
@@ -52,7 +52,7 @@ class SpanSums(Stateful):
 
 
 class SpanRange(Stateful):
-    """Highest less lowest of the last `span` rows, of the values that are there."""
+    """Maximum less minimum of the values present in the last `span` rows."""
 
     STATE = ("past",)
 
@@ -63,9 +63,8 @@ class SpanRange(Stateful):
         """Take the next rows (n, K), NaN = missing; return their ranges (n, K), -inf where all is missing."""
         known = np.isfinite(rows)
         both = np.concatenate([np.where(known, rows, -np.inf), np.where(known, -rows, -np.inf)], axis=1)
-        every, span = np.concatenate([self.past, both]), len(self.past) + 1
-        self.past = every[len(rows) :].copy()
-        high, width = every, 1
+        high, span, width = np.concatenate([self.past, both]), len(self.past) + 1, 1
+        self.past = high[len(rows) :].copy()
         while 2 * width <= span:
             high, width = np.maximum(high[width:], high[:-width]), 2 * width
         high = np.maximum(high[span - width :], high[: len(high) - (span - width)])
@@ -73,16 +72,16 @@ class SpanRange(Stateful):
 
 
 class SpanMedian(Stateful):
-    """Median of the values among the last `span` rows that are there."""
+    """Median of the values present in the last `span` rows."""
 
     STATE = ("past", "oldest")
 
     def __init__(self, columns: int, span: int) -> None:
         self.past, self.oldest = np.full((span, columns), np.nan), 0         # a ring: a row costs no copy
-        self.lists: list[list[float]] | None = None                          # the same, sorted; None = not kept up
+        self.lists: list[list[float]] | None = None                          # the same, sorted; None = out of date
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict()`."""
+        """Resume from a `state_dict()`."""
         super().load_state_dict(state)
         if not 0 <= self.oldest < len(self.past) or np.isinf(self.past).any():
             raise ValueError(f"oldest is {self.oldest}; expected a row of {len(self.past)}, finite or missing")
@@ -94,27 +93,27 @@ class SpanMedian(Stateful):
         Returns: medians (n, K), NaN where there is no value, and of how many values each is (n, K).
         """
         rows = np.where(np.isfinite(rows), rows, np.nan)
-        return self._by_lists(rows) if len(rows) < FEW else self._at_once(rows)
+        return self._with_sorted_lists(rows) if len(rows) < SORTED_LISTS_ROWS else self._with_bottleneck(rows)
 
-    def _at_once(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _with_bottleneck(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import bottleneck
 
         n, span = len(rows), len(self.past)
-        every = np.concatenate([np.roll(self.past, -self.oldest, axis=0), rows])
-        self.past, self.oldest, self.lists = every[n:].copy(), 0, None
-        count = np.cumsum(np.isfinite(every), axis=0)
-        median = bottleneck.move_median(every, span, min_count=1, axis=0)
+        history = np.concatenate([np.roll(self.past, -self.oldest, axis=0), rows])
+        self.past, self.oldest, self.lists = history[n:].copy(), 0, None
+        count = np.cumsum(np.isfinite(history), axis=0)
+        median = bottleneck.move_median(history, span, min_count=1, axis=0)
         return median[span:], (count[span:] - count[:n]).astype(float)
 
-    def _by_lists(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _with_sorted_lists(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.lists is None:
             self.lists = [sorted(column[np.isfinite(column)].tolist()) for column in self.past.T]
         median, count = np.full(rows.shape, np.nan), np.zeros(rows.shape)
         for row, values in enumerate(rows.tolist()):
-            gone = self.past[self.oldest].tolist()
+            leaving = self.past[self.oldest].tolist()
             for k, ordered in enumerate(self.lists):
-                if gone[k] == gone[k]:                                       # not NaN
-                    del ordered[bisect.bisect_left(ordered, gone[k])]
+                if leaving[k] == leaving[k]:                                 # not NaN
+                    del ordered[bisect.bisect_left(ordered, leaving[k])]
                 if values[k] == values[k]:
                     bisect.insort(ordered, values[k])
                 count[row, k] = size = len(ordered)
@@ -126,7 +125,7 @@ class SpanMedian(Stateful):
 
 
 class Delay(Stateful):
-    """Gives back rows as they came `lag` rows ago; NaN before there are so many."""
+    """Returns rows `lag` rows late; NaN before there are so many."""
 
     STATE = ("waiting",)
 
@@ -135,6 +134,6 @@ class Delay(Stateful):
 
     def update(self, rows: np.ndarray) -> np.ndarray:
         """Take the next rows (n, K); return those of `lag` rows before (n, K)."""
-        every = np.concatenate([self.waiting, rows])
-        self.waiting = every[len(rows) :].copy()
-        return every[: len(rows)]
+        history = np.concatenate([self.waiting, rows])
+        self.waiting = history[len(rows) :].copy()
+        return history[: len(rows)]

@@ -8,8 +8,8 @@ from breaths import SPANS, breathe, compare, cut
 from detection.anomaly_scores import (
     COMPONENTS,
     KNOTS,
+    MAX_PATTERNS,
     MAX_SURPRISAL,
-    MOST_PATTERNS,
     TAIL_LEVEL,
     JointDistance,
     Scorer,
@@ -18,7 +18,7 @@ from detection.anomaly_scores import (
     fit_tail,
     normal_scores,
     resolve_weights,
-    series_rules,
+    series_baselines,
 )
 
 NAN = math.nan
@@ -35,7 +35,7 @@ def surprisal(values, tail):
 # ---- surprisal -------------------------------------------------------------------------------
 
 
-def test_surprise_is_minus_log10_of_the_share_above():
+def test_surprisal_is_minus_log10_of_the_share_above():
     tail = fit_tail(np.arange(10001.0))
     got = surprisal(np.array([-5.0, 0, 5000, 9000, 9800, NAN]), tail)
     np.testing.assert_allclose(got, [0, 0, math.log10(2), 1, math.log10(50), NAN], atol=1e-3)
@@ -50,7 +50,7 @@ def test_beyond_calibration_the_tail_is_exponential():
     assert twenty == pytest.approx(20 / 2 / math.log(10), rel=0.05)            # P(x >= 20) = exp(-10)
 
 
-def test_surprise_is_capped_rises_with_the_value_and_stays_nan():
+def test_surprisal_is_capped_rises_with_the_value_and_stays_nan():
     tail = fit_tail(np.random.default_rng(0).normal(size=500))
     values = np.linspace(-9, 9, 400)
     assert (np.diff(surprisal(values, tail)) >= 0).all()
@@ -66,13 +66,13 @@ def test_constant_calibration_calls_the_constant_normal():
     assert math.log10(50) < above < MAX_SURPRISAL
 
 
-def test_a_value_that_calibration_often_had_is_no_surprise():
-    """A slow sensor that stands still half of the time has its highest `low_range` half of the time."""
+def test_a_frequent_calibration_value_has_a_low_surprisal():
+    """A slow sensor that is constant half of the time has its highest `low_range` half of the time."""
     tail = fit_tail(np.r_[np.linspace(0, 1, 500), np.full(500, 2.0)])
     assert surprisal(np.array([2.0]), tail)[0] == pytest.approx(math.log10(2), abs=0.01)
 
 
-def naive_surprise(value, tail):
+def naive_surprisal(value, tail):
     """Return the surprisal of one value, knot by knot; what equals several knots has the share above the lowest."""
     if tail is None or not math.isfinite(value):
         return NAN
@@ -116,17 +116,17 @@ def draw_values(tails, count=3000):
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 4, 5, 100])
-def test_a_step_has_the_very_same_surprise_alone_and_among_many(piece):
+def test_a_step_has_the_same_surprisal_alone_and_among_many(piece):
     tails = draw_tails()
     values, table = draw_values(tails), Tails(tails)
     pieces = [table.surprisal(part) for part in np.split(values, range(piece, len(values), piece))]
     np.testing.assert_array_equal(np.concatenate(pieces), table.surprisal(values))
 
 
-def test_surprise_is_that_of_a_slow_look_at_every_knot():
+def test_surprisal_is_that_of_a_slow_look_at_every_knot():
     tails = draw_tails()
     values = draw_values(tails, 400)
-    expected = [[naive_surprise(value, tail) for value, tail in zip(row, tails, strict=True)] for row in values]
+    expected = [[naive_surprisal(value, tail) for value, tail in zip(row, tails, strict=True)] for row in values]
     np.testing.assert_allclose(Tails(tails).surprisal(values), expected, rtol=0, atol=1e-9)
 
 
@@ -169,7 +169,7 @@ def test_a_drop_needs_all_of_its_comparisons(calibration):
 def test_a_stop_of_breathing_raises_drop(calibration):
     observed, forecast = breathe(1500, seed=3)
     observed[1000:1100, 0] = 0.01 * np.random.default_rng(0).normal(size=100)
-    forecast[1020:1100, :, 0] *= 0.1                      # the network soon expects nothing any more
+    forecast[1020:1100, :, 0] *= 0.1                      # the network soon expects no movement
     drop = scored(observed, forecast, calibration, {"amplitude_drop": 1.0})
     assert drop.score[1045:1100].min() > 4 > 3 > np.nanmax(drop.score[300:1000])
     assert set(drop.channel[1045:1100]) == {FLOW}
@@ -209,7 +209,7 @@ def test_without_any_value_there_is_no_score(calibration):
     assert np.isnan(result.score).all() and (result.channel == -1).all() and (result.component == -1).all()
 
 
-def test_weights_are_resolved_by_what_a_channel_measures_and_the_largest_is_one():
+def test_weights_follow_what_a_channel_measures_and_the_largest_is_one():
     weights = {"amplitude_drop": 0.02, "amplitude_drop:airflow": 0.5, "error:effort": 0.1, "joint": 0.05}
     resolved = resolve_weights(weights, ("airflow", "effort", "other"))
     expected = {"amplitude_drop": [1, 0.04, 0.04], "error": [0, 0.2, 0], "joint": [0.1]}
@@ -221,7 +221,7 @@ def test_weights_are_resolved_by_what_a_channel_measures_and_the_largest_is_one(
     assert not any(values.any() for values in nothing.values())
 
 
-def test_score_is_the_largest_weighted_surprise(calibration):
+def test_score_is_the_largest_weighted_surprisal(calibration):
     features = compare(*breathe(600, seed=3))[0]
     weights = resolve_weights({"amplitude_drop": 0.5, "error": 0.2, "transient_error": 1.0, "joint": 0.1}, MEASURES)
     zero = {name: np.zeros_like(values) for name, values in weights.items()}
@@ -238,7 +238,7 @@ def test_a_hundredth_of_the_weight_lowers_the_score_by_two(calibration):
     assert (full > 2).any()
 
 
-def test_the_weight_of_a_measure_goes_first_and_zero_leaves_out(calibration):
+def test_the_weight_of_a_measure_takes_precedence_and_zero_leaves_out(calibration):
     observed, forecast = breathe(600, seed=3)
     observed[400, BELT] += 4
     belt = scored(observed, forecast, calibration, {"error:effort": 1.0})
@@ -253,7 +253,7 @@ def test_the_weight_of_a_measure_goes_first_and_zero_leaves_out(calibration):
     assert np.isnan(scored(observed, forecast, calibration, {"error:other": 1.0}).score).all()
 
 
-def test_the_joint_distance_names_the_strangest_channel(calibration):
+def test_the_joint_distance_names_the_most_anomalous_channel(calibration):
     observed, forecast = breathe(1500, seed=3)
     observed[1000:1003, 1] += 4
     result = scored(observed, forecast, calibration, {"joint": 1.0})
@@ -261,7 +261,7 @@ def test_the_joint_distance_names_the_strangest_channel(calibration):
     assert result.score[peak] > 3 and result.channel[peak] == BELT
 
 
-def test_drop_is_the_sum_of_the_normal_scores_of_ratios_and_quiet(calibration):
+def test_drop_is_the_sum_of_normal_scores_of_ratios_and_low_range(calibration):
     features = compare(*breathe(800, seed=3))[0]
     parts = [*range(len(SPANS.amplitudes)), len(SPANS.amplitudes)]
     z = [normal_scores(surprisal(features[:, FLOW, f], calibration["tails"][FLOW][f])) for f in parts]
@@ -271,7 +271,7 @@ def test_drop_is_the_sum_of_the_normal_scores_of_ratios_and_quiet(calibration):
     np.testing.assert_allclose(score, expected, atol=1e-12)
 
 
-def test_joint_distance_is_the_mahalanobis_distance_a_comparison(calibration):
+def test_joint_distance_is_the_mahalanobis_distance_per_comparison(calibration):
     """Its order over steps is that of scikit-learn's own distance where every comparison is there."""
     features = compare(*breathe(800, seed=3))[0]
     z = np.full((*features.shape[:2], 5), NAN)                # all comparisons but the level
@@ -286,15 +286,16 @@ def test_joint_distance_is_the_mahalanobis_distance_a_comparison(calibration):
     np.testing.assert_allclose(score, surprisal(np.cbrt(np.array(expected) / 10), tail), atol=1e-9)
 
 
-def test_the_rule_uses_no_forecast(calibration):
+def test_the_amplitude_baseline_uses_no_forecast(calibration):
     observed, forecast = breathe(1500, seed=3)
     observed[1000:1100, FLOW] = 0
     weights = resolve_weights(EQUAL, MEASURES)
-    rule = Scorer(calibration, weights).rule(compare(observed, forecast)[0])
-    np.testing.assert_array_equal(rule, Scorer(calibration, weights).rule(compare(observed, 7 - forecast)[0]))
-    assert rule[1045:1100].min() > 3 > np.nanmax(rule[:1000])
+    scorer = Scorer(calibration, weights)
+    score = scorer.amplitude_baseline(compare(observed, forecast)[0])
+    np.testing.assert_array_equal(score, scorer.amplitude_baseline(compare(observed, 7 - forecast)[0]))
+    assert score[1045:1100].min() > 3 > np.nanmax(score[:1000])
     no_drop = resolve_weights({"error": 1.0}, MEASURES)
-    assert np.isnan(Scorer(calibration, no_drop).rule(compare(observed, forecast)[0])).all()
+    assert np.isnan(Scorer(calibration, no_drop).amplitude_baseline(compare(observed, forecast)[0])).all()
 
 
 def test_a_shift_of_the_level_raises_level_to_either_side(calibration):
@@ -307,11 +308,11 @@ def test_a_shift_of_the_level_raises_level_to_either_side(calibration):
         assert set(level.component[1059:]) == {COMPONENTS.index("level")}
 
 
-def test_series_rules_by_hand():
+def test_series_baselines_by_hand():
     observed = np.array([[1.0], [3], [NAN], [-2], [-2]])
-    rules = series_rules(observed, span=3)
-    assert rules["sum of squares"].tolist() == [1, 10, 10, 13, 8]
-    np.testing.assert_array_equal(rules["difference from the last value"], [0, 2, NAN, NAN, 0])
+    scores = series_baselines(observed, span=3)
+    assert scores["sum of squares"].tolist() == [1, 10, 10, 13, 8]
+    np.testing.assert_array_equal(scores["difference from the last value"], [0, 2, NAN, NAN, 0])
 
 
 @pytest.mark.parametrize("sizes", [[1], [4], [5], [1, 300, 2]], ids=str)
@@ -325,11 +326,11 @@ def test_a_step_has_the_same_score_alone_and_among_others(calibration, sizes):
     np.testing.assert_allclose(np.concatenate([part.score for part in parts]), whole.score, rtol=0, atol=1e-12)
     for name in ("channel", "component"):
         np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
-    rules = [scorer.rule(part) for part in np.split(features, edges)]
-    np.testing.assert_array_equal(np.concatenate(rules), scorer.rule(features))
+    baselines = [scorer.amplitude_baseline(part) for part in np.split(features, edges)]
+    np.testing.assert_array_equal(np.concatenate(baselines), scorer.amplitude_baseline(features))
 
 
-def test_the_joint_distance_of_present_comparisons_leaves_the_missing_ones_out(calibration):
+def test_the_joint_distance_leaves_missing_comparisons_out(calibration):
     """Missing comparisons in every pattern, more than are kept; the distance is that in the others alone."""
     random = np.random.default_rng(0)
     z = random.normal(size=(1500, 2, 6))
@@ -337,15 +338,15 @@ def test_the_joint_distance_of_present_comparisons_leaves_the_missing_ones_out(c
     z[7] = NAN
     z[8] = random.normal(size=(2, 6))
     joint = JointDistance(calibration)
-    got, covariance = joint.of(z), np.array(calibration["covariance"])
+    got, covariance = joint.distance(z), np.array(calibration["covariance"])
     flat = z[:, :, :5].reshape(1500, 10) - calibration["means"]
-    assert len(np.unique(np.isfinite(flat), axis=0)) > MOST_PATTERNS >= len(joint.inverses)
+    assert len(np.unique(np.isfinite(flat), axis=0)) > MAX_PATTERNS >= len(joint.inverses)
     for step in [*range(40), 1499]:
         there = np.isfinite(flat[step])
         part = flat[step, there]
         squared = part @ np.linalg.solve(covariance[np.ix_(there, there)], part) / there.sum() if len(part) else NAN
         assert got[step] == pytest.approx(np.cbrt(squared), abs=1e-9, nan_ok=True)
-        np.testing.assert_allclose(joint.of(z[step : step + 1]), got[step : step + 1], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(joint.distance(z[step : step + 1]), got[step : step + 1], rtol=0, atol=1e-12)
 
 
 def test_calibration_survives_json(calibration):

@@ -26,8 +26,8 @@ SMALL = Spans(warm_up=3, settle=4, near=2, transient=3, error=4, amplitudes=(5, 
 SIZES = ([1], [2], [7], [15], [16], [17], [1000], [3, 1, 250, 17, 499, 2, 64, 1, 163])
 
 
-def naive_less_usual(x, span, lag):
-    """Return x (T, C) less the median of the span that ended `lag` steps before, drawn to zero while it fills."""
+def naive_less_baseline(x, span, lag):
+    """Return x (T, C) less the median of the span that ended `lag` steps before, shrunk to zero while it fills."""
     out = np.full(x.shape, NAN)
     for t in range(len(x)):
         for c in range(x.shape[1]):
@@ -44,11 +44,11 @@ def naive_comparisons(x, forecast, spans):
         for c in range(channels):
             if t >= spans.settle - 1 and np.isfinite(x[t - spans.settle + 1 : t + 1, c]).all():
                 used[t, :, c] = forecast[t, :, c]
-    made = np.full(forecast.shape, NAN)
+    aligned = np.full(forecast.shape, NAN)
     for t in range(length):
         for lead in range(1, min(horizon, t) + 1):
-            made[t, lead - 1] = used[t - lead, lead - 1]
-    square = (x[:, None] - made) ** 2
+            aligned[t, lead - 1] = used[t - lead, lead - 1]
+    square = (x[:, None] - aligned) ** 2
     residual = np.sqrt([[np.mean(square[t, :, c]) for c in range(channels)] for t in range(length)])
     near = square[:, : spans.near].mean(axis=1)
     expected = np.log(used.std(axis=1) + AMPLITUDE_FLOOR)
@@ -63,8 +63,8 @@ def naive_comparisons(x, forecast, spans):
     features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
     for f in (*range(len(spans.amplitudes)), TRANSIENT):
-        features[:, :, f] = naive_less_usual(features[:, :, f], spans.baseline, spans.amplitudes[0])
-    return features, residual, made[:, (horizon - 1) // 2]
+        features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, spans.amplitudes[0])
+    return features, residual, aligned[:, (horizon - 1) // 2]
 
 
 @pytest.mark.parametrize(("warm_up", "settle"), [(0, 1), (3, 6), (9, 4)])
@@ -74,8 +74,8 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
     observed[30:33, 0] = NAN
     observed[50:70, 1] = NAN
     got = compare(observed, forecast, spans)
-    for ours, expected in zip(got, naive_comparisons(observed, forecast, spans), strict=True):
-        np.testing.assert_allclose(ours, expected, atol=1e-7)
+    for found, expected in zip(got, naive_comparisons(observed, forecast, spans), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-7)
     assert np.isfinite(got[0]).mean() > 0.4
 
 
@@ -85,7 +85,7 @@ def test_names_stand_for_the_last_axis():
 
 
 def draw_faulty():
-    """Return breathing and forecasts with missing stretches, a huge value, and a flat line behind breathing."""
+    """Return breathing and forecasts with missing segments, a huge value, and a flat line after breathing."""
     observed, forecast = breathe(1000, seed=0)
     observed[300:420, 0] = NAN
     observed[600, :] = NAN
@@ -96,7 +96,7 @@ def draw_faulty():
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_pieces_of_any_size_give_the_very_same(sizes):
+def test_pieces_of_any_size_give_the_same_comparisons(sizes):
     observed, forecast = draw_faulty()
     joined = compare(observed, forecast, pieces=cut(1000, sizes))
     for whole, part in zip(compare(observed, forecast), joined, strict=True):
@@ -105,7 +105,7 @@ def test_pieces_of_any_size_give_the_very_same(sizes):
 
 @pytest.mark.parametrize("at", [0, 1, 40, 310, 655, 850])
 @pytest.mark.parametrize("size", [1, 100])
-def test_a_state_saved_and_loaded_goes_on_with_the_very_same(at, size, tmp_path):
+def test_a_saved_and_loaded_state_resumes_bit_for_bit(at, size, tmp_path):
     observed, forecast = draw_faulty()
     first, second = (ComparisonStream(2, forecast.shape[1], SPANS) for _ in range(2))
     parts, done = [], 0
@@ -121,7 +121,7 @@ def test_a_state_saved_and_loaded_goes_on_with_the_very_same(at, size, tmp_path)
         np.testing.assert_array_equal(joined[name], getattr(whole, name))
 
 
-def test_a_step_costs_no_more_state_however_long_the_stream():
+def test_the_state_does_not_grow_with_the_stream():
     observed, forecast = breathe(900, seed=0)
     stream = ComparisonStream(2, forecast.shape[1], SPANS)
     sizes = []
@@ -147,15 +147,15 @@ def test_changing_later_steps_changes_no_earlier_comparison():
         assert not np.array_equal(old[400:], new[400:], equal_nan=True)
 
 
-def test_a_glitch_is_forgotten_when_it_left_the_spans():
+def test_a_glitch_is_forgotten_once_it_has_left_the_spans():
     observed, forecast = breathe(1500, seed=0)
-    calm = compare(observed, forecast)[0]
+    without = compare(observed, forecast)[0]
     observed[500] = 1e9
-    shaken = compare(observed, forecast)[0]
+    with_it = compare(observed, forecast)[0]
     later = slice(500 + SPANS.amplitudes[-1], None)
     low_range, error = SPANS.names.index("low_range"), SPANS.names.index("error")
-    np.testing.assert_allclose(shaken[later, :, low_range], calm[later, :, low_range], atol=1e-9)
-    np.testing.assert_allclose(shaken[later, :, error], calm[later, :, error], atol=1e-6)
+    np.testing.assert_allclose(with_it[later, :, low_range], without[later, :, low_range], atol=1e-9)
+    np.testing.assert_allclose(with_it[later, :, error], without[later, :, error], atol=1e-6)
 
 
 def joined_arrays(parts):
@@ -163,11 +163,11 @@ def joined_arrays(parts):
 
 
 @pytest.mark.parametrize("pieces", [(100,), (1, 99), (30, 30, 40), (1,) * 100])
-def test_gathered_pieces_are_the_joined_ones(pieces):
+def test_buffered_pieces_are_the_joined_ones(pieces):
     random = np.random.default_rng(0)
     parts = [Comparisons(*(random.normal(size=(n, 2, 3)[:dims]) for dims in (3, 2, 2))) for n in pieces]
-    gathered = StepBuffer(100)
+    buffer = StepBuffer(100)
     for part in parts:
-        gathered.add(part)
+        buffer.add(part)
     for name, array in joined_arrays(parts).items():
-        np.testing.assert_array_equal(getattr(gathered.whole(), name), array)
+        np.testing.assert_array_equal(getattr(buffer.whole(), name), array)

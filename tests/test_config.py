@@ -53,7 +53,8 @@ def message(tmp_path):
     return of
 
 
-# ---------------------------------------------------------------- what is shipped
+# ---- what is shipped -------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_config_validates(path):
@@ -73,7 +74,7 @@ def test_shipped_key_parameters():
 
 
 @pytest.mark.parametrize("name", ["pure_lstm_config_NAB.json", "pure_lstm_config_NAB_fast.json"])
-def test_shipped_configs_of_series_count_in_rows(name):
+def test_shipped_configs_of_series_are_in_rows(name):
     content = read_json(ROOT / name)
     keys = [key for section in ("model", "training", "score", "events") for key in content[section]]
     assert "horizon_rows" in keys and not [key for key in keys if key.endswith("_s")]
@@ -100,7 +101,8 @@ def test_every_key_is_described():
     assert list(undescribed(ExperimentConfig)) == []
 
 
-# ---------------------------------------------------------------- one line for every mistake
+# ---- one line for every mistake --------------------------------------------------------------
+
 
 @pytest.mark.parametrize(
     ("content", "expected"),
@@ -119,12 +121,17 @@ def test_every_key_is_described():
         ({"model": {"dropout": -0.1}}, "model.dropout is -0.1; expected greater than or equal to 0"),
         ({"threshold": {"method": "quantil"}}, "threshold.method is 'quantil'; expected 'quantile', 'gaussian', 'pot'"),
         ({"threshold": {"parameters": {"q": None}}}, "threshold.parameters.q is None; expected a number"),
+        (
+            {"threshold": {"parameters": {"q": 1.5}}},
+            "threshold.parameters: method 'quantile': q is 1.5; expected less than or equal to 1",
+        ),
+        ({"threshold": {"method": "pot", "parameters": {"q": 1}}}, "threshold.parameters: method 'pot': q: unknown"),
         ({"dataset": {"channels": []}}, "dataset.channels is []; expected at least 1 item"),
         ({"dataset": {"channels": ["a", 1]}}, "dataset.channels.1 is 1; expected a string"),
         ({"dataset": {"name": ""}}, "dataset.name is ''; expected 1 to 100 printable characters"),
         ({"model": {"hidden_units": 8192}}, "model: hidden_units 8192 and num_layers 3 make about 1,610,612,736"),
-        ({"score": {"weights": {"eror": 1}}}, "score: weights: 'eror' is no component; did you mean 'error'?"),
-        ({"score": {"amplitude_s": [15.0, 9.0]}}, "score: amplitude_s has to rise"),
+        ({"score": {"weights": {"eror": 1}}}, "score: weights: 'eror' is not a component; did you mean 'error'?"),
+        ({"score": {"amplitude_s": [15.0, 9.0]}}, "score: amplitude_s is [15.0, 9.0]; expected the shortest first"),
         ({"grid": {"training.epochs": 3}}, "grid.training.epochs is 3; expected a list"),
         ({"two\nlines": 1}, "two lines: unknown key"),
     ],
@@ -140,19 +147,19 @@ def test_a_wrong_value_is_named_with_what_would_be_right(message, content, expec
         ('{"training": {"learning_rate": Infinity}}', "Infinity is not a JSON number"),
         ('{"training": {"learning_rate": -Infinity}}', "-Infinity is not a JSON number"),
         ('{"training": {"learning_rate": 1e999}}', "training.learning_rate is inf; expected a finite number"),
-        ('{"model": {}, "model": {}}', "key 'model' stands twice"),
-        ('{"model": {"dropout": 0, "dropout": 0.1}}', "key 'dropout' stands twice"),
+        ('{"model": {}, "model": {}}', "key 'model' is given twice"),
+        ('{"model": {"dropout": 0, "dropout": 0.1}}', "key 'dropout' is given twice"),
         ('{"model": {}', "line 1, column 13: not JSON"),
         ('{\n  "model": {},\n}', "not JSON"),
         ("", "line 1, column 1: not JSON"),
-        ("[1]", "expected a JSON object, found a list"),
-        ("3", "expected a JSON object, found a number"),
-        ("null", "expected a JSON object, found null"),
+        ("[1]", "expected a JSON object, found [1]"),
+        ("3", "expected a JSON object, found 3"),
+        ("null", "expected a JSON object, found None"),
         ("[" * 100_000, "nested too deeply"),
         ('{"seed": ' + "9" * 5000 + "}", "not JSON"),
     ],
 )
-def test_text_that_is_no_config(message, text, expected):
+def test_text_that_is_not_a_config_is_refused(message, text, expected):
     assert expected in message(None, text=text)
 
 
@@ -165,18 +172,19 @@ def test_missing_file_directory_and_binary_are_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_the_mark_that_notepad_writes_is_read_over(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     (tmp_path / "c.json").write_bytes(b'\xef\xbb\xbf{"training": {"epochs": 3}}')
     assert load_experiment(tmp_path / "c.json").training.epochs == 3
 
 
-# ---------------------------------------------------------------- datasets
+# ---- datasets --------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(
     ("measures", "flatline_s", "expected"),
     [("airflow", None, FLAT_S), ("effort", None, FLAT_S), ("other", None, None), ("effort", 900.0, 900.0)],
 )
-def test_a_sensor_of_breathing_may_not_repeat_one_value_for_ever(measures, flatline_s, expected):
+def test_a_breathing_sensor_may_not_repeat_one_value_indefinitely(measures, flatline_s, expected):
     channel = ChannelConfig(unit="a.u.", measures=measures, rate_hz=5.0, flatline_s=flatline_s)
     assert channel.longest_flat_s == expected
 
@@ -195,16 +203,16 @@ def test_a_sensor_of_breathing_may_not_repeat_one_value_for_ever(measures, flatl
             {"channels": {"flow": {"unit": "x", "rate_hz": 2.0, "low_pass_hz": 1.0}}},
             "channels.flow.low_pass_hz is 1; expected less than half of its rate, 1",
         ),
-        ({"channels": {"t_s": {"unit": "s", "rate_hz": 1}}}, "channel name 't_s' is taken"),
-        ({"channels": {"valid_a": {"unit": "s", "rate_hz": 1}}}, "channel name 'valid_a' is taken"),
+        ({"channels": {"t_s": {"unit": "s", "rate_hz": 1}}}, "channel name 't_s' is reserved"),
+        ({"channels": {"valid_a": {"unit": "s", "rate_hz": 1}}}, "channel name 'valid_a' is reserved"),
         ({"channels": {"a/b": {"unit": "s", "rate_hz": 1}}}, "channels.a/b is 'a/b'; expected a plain name"),
         ({"split": {"train": ["../a"], "val": ["b"], "test": ["c"]}}, "split.train.0 is '../a'; expected a plain name"),
-        ({"split": {"train": ["a"], "val": ["b"], "test": ["a"]}}, "split: recording 'a' stands in more than"),
+        ({"split": {"train": ["a"], "val": ["b"], "test": ["a"]}}, "split: recording 'a' is listed more than once"),
         ({"split": {"train": ["a"], "test": ["c"]}}, "split: no calibration data"),
         ({"split": {"train": ["a"], "val": ["b"]}}, "split: no test data"),
         ({"split": {"train": ["a"], "val_fraction": 0.5, "test_fraction": 0.5}}, "split: val_fraction + test_fraction"),
         ({"split": {"trian": ["a"], "val": ["b"], "test": ["c"]}}, "split.train: missing"),
-        ({"file_pattern": "all.csv"}, "file_pattern has no {name}"),
+        ({"file_pattern": "all.csv"}, "file_pattern is 'all.csv'; expected {name}"),
         ({"labels": {"Apnea": 1}}, "labels.Apnea is 1; expected a string"),
         ({"fault_kinds": ["dropot"]}, "fault_kinds: no label maps to 'dropot'; did you mean 'dropout'?"),
         ({"events": {"d": []}}, "events: 'd' is in no split; expected one of a, b, c"),
@@ -215,7 +223,7 @@ def test_a_wrong_dataset_is_named_with_what_would_be_right(message, changes, exp
     assert message(tiny_dataset(**changes), dataset=True).startswith(f"some.json: x: {expected}")
 
 
-def test_an_entry_that_is_no_object_and_an_unknown_entry(message, tmp_path):
+def test_an_entry_that_is_not_an_object_and_an_unknown_entry(message, tmp_path):
     assert message(3, dataset=True) == "some.json: x: found 3; expected an object"
     with pytest.raises(DataError, match="^some.json: no dataset 'y'; expected one of x$"):
         load_dataset_config(tmp_path / "some.json", "y")
@@ -227,7 +235,8 @@ def test_an_entry_beginning_with_an_underscore_is_a_comment(tmp_path):
     assert dataset_names(path) == ["x"]
 
 
-# ---------------------------------------------------------------- overrides and freezing
+# ---- overrides and freezing ------------------------------------------------------------------
+
 
 def test_overrides_are_json_else_text(tmp_path):
     path = tmp_path / "some.json"
@@ -242,7 +251,7 @@ def test_overrides_are_json_else_text(tmp_path):
     assert (config.threshold.parameters, config.model.hidden_units) == ({"q": 0.9}, 5)
 
 
-def test_of_two_overrides_of_one_key_the_last_holds(tmp_path):
+def test_the_last_of_two_overrides_of_one_key_counts(tmp_path):
     (tmp_path / "some.json").write_text("{}")
     assert load_experiment(tmp_path / "some.json", ["training.seed=1", "training.seed=2"]).training.seed == 2
 
@@ -318,7 +327,7 @@ def test_a_config_in_rows_comes_back_from_its_own_json():
     [
         ({"horizon_rows": -1}, "x: model.horizon_rows is -1; expected greater than 0"),
         ({"horizon_rows": "many"}, "x: model.horizon_rows is 'many'; expected a number"),
-        ({"horizon_rows": 3, "horizon_s": 2.0}, "x: model: horizon_rows and horizon_s both stand there; give one"),
+        ({"horizon_rows": 3, "horizon_s": 2.0}, "x: model: horizon_rows and horizon_s are both given; expected one"),
         ({"horizn_rows": 3}, "x: model.horizn_rows: unknown key"),
         ({"hidden_units_rows": 3}, "x: model.hidden_units_rows: unknown key"),
     ],

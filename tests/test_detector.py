@@ -235,7 +235,6 @@ def test_rows_and_seconds_resolve_to_the_same_steps():
 @pytest.mark.parametrize(("change", "says"), [
     ({"score": {"baseline_s": 1e9}}, "score.baseline_s is 5e+09 steps of 0.2 s; expected at most 1000000"),
     ({"model": {"horizon_s": 1e6}}, "model.horizon needs"),
-    ({"threshold": {"parameters": {"q": 2.0}}}, "threshold.parameters: "),
     ({"score": {"weights": {"error:other": 1.0}}}, "score.weights: none is for a channel of simulated; they measure"),
 ])
 def test_a_config_that_does_not_fit_its_data_is_refused(change, says):

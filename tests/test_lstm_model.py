@@ -60,12 +60,12 @@ def test_missing_values_never_yield_nan(missing):
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
-def test_what_a_missing_value_holds_cannot_matter():
-    quiet, loud = np.array([0x7FC00000, 0xFFC12345], np.uint32).view(np.float32)      # two different NaNs
+def test_the_bits_of_a_missing_value_do_not_matter():
+    one, other = np.array([0x7FC00000, 0xFFC12345], np.uint32).view(np.float32)      # two different NaNs
     model = build()
     first, second = draw_series(1, 30, 2), draw_series(1, 30, 2)
-    first.numpy()[0, 10:15, 1] = quiet
-    second.numpy()[0, 10:15, 1] = loud
+    first.numpy()[0, 10:15, 1] = one
+    second.numpy()[0, 10:15, 1] = other
     assert torch.equal(model(first)[0], model(second)[0])
 
 
@@ -84,7 +84,7 @@ def test_a_spike_counts_as_the_input_limit(spike):
     assert torch.equal(model(x)[0], model(limited)[0])
 
 
-def test_the_head_forecasts_the_change_from_the_step_at_hand():
+def test_the_head_forecasts_the_change_from_the_current_step():
     model, x = build(), draw_series(1, 20, 2)
     torch.nn.init.zeros_(model.head.weight)
     torch.nn.init.zeros_(model.head.bias)
@@ -93,7 +93,7 @@ def test_the_head_forecasts_the_change_from_the_step_at_hand():
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (4, 9, 3), (1, 4, 9, 2)])
-def test_a_wrong_shape_is_named_beside_the_right_one(shape):
+def test_a_wrong_shape_is_named_with_the_right_one(shape):
     with pytest.raises(ValueError) as error:
         build(channels=2)(torch.zeros(shape))
     assert "(B, T, 2)" in str(error.value) and str(shape) in str(error.value)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from breaths import cut
 
-from detection.trailing import FEW, Delay, SpanMedian, SpanRange, SpanSums
+from detection.trailing import SORTED_LISTS_ROWS, Delay, SpanMedian, SpanRange, SpanSums
 from live.stream import load_state, save_state
 
 NAN = math.nan
-SIZES = ([1], [2], [7], [15], [FEW], [17], [1000], [3, 40, 1, 0, 15, 16, 200, 2])
+SIZES = ([1], [2], [7], [15], [SORTED_LISTS_ROWS], [17], [1000], [3, 40, 1, 0, 15, 16, 200, 2])
 
 
 def draw_gappy(length=60, missing=0.2, seed=0):
@@ -59,9 +59,9 @@ def test_span_range_by_hand():
 
 @pytest.mark.parametrize("span", [1, 2, 7, 16, 90])
 @pytest.mark.parametrize("sizes", [[1], [1000]])
-def test_span_median_is_that_of_a_slow_loop_and_its_first_spans_are_shorter(span, sizes):
+def test_span_median_is_that_of_a_slow_loop_also_of_shorter_spans(span, sizes):
     x, stream = draw_gappy(), SpanMedian(2, span)
-    x[5, 0], x[50, 1] = np.inf, -np.inf                                        # not there, either
+    x[5, 0], x[50, 1] = np.inf, -np.inf                                        # counts as missing
     found = [stream.update(piece) for piece in pieces_of(x, sizes)]
     median, count = (np.concatenate(parts) for parts in zip(*found, strict=True))
     padded = np.concatenate([np.full((span - 1, 2), NAN), x])
@@ -78,7 +78,7 @@ def test_a_median_of_equal_values_and_of_zeros_of_both_signs():
 
 
 @pytest.mark.parametrize("lag", [1, 4, 99])
-def test_delay_gives_rows_back_later(lag):
+def test_delay_returns_rows_later(lag):
     x = draw_gappy()
     expected = np.concatenate([np.full((lag, 2), NAN), x])[: len(x)]
     np.testing.assert_array_equal(Delay(2, lag).update(x), expected)
@@ -87,7 +87,7 @@ def test_delay_gives_rows_back_later(lag):
 # ---- pieces ---------------------------------------------------------------------------------
 
 
-def both_of(stream, piece):
+def result_of(stream, piece):
     """Return what an update gives as one array."""
     if isinstance(stream, SpanSums):
         stream.update(piece)
@@ -118,40 +118,40 @@ def draw_for(stream, length=1000):
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_pieces_of_any_size_give_the_very_same(make_stream, sizes):
+def test_pieces_of_any_size_give_the_same(make_stream, sizes):
     x = draw_for(make_stream())
-    whole, stream = both_of(make_stream(), x), make_stream()
-    pieces = [both_of(stream, piece) for piece in pieces_of(x, sizes)]
+    whole, stream = result_of(make_stream(), x), make_stream()
+    pieces = [result_of(stream, piece) for piece in pieces_of(x, sizes)]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
 @pytest.mark.parametrize("at", [0, 1, 10, 30, 400])
 @pytest.mark.parametrize("size", [1, 100])
-def test_a_state_saved_and_loaded_goes_on_with_the_very_same(make_stream, at, size, tmp_path):
+def test_a_saved_and_loaded_state_resumes_bit_for_bit(make_stream, at, size, tmp_path):
     x = draw_for(make_stream())
-    whole, first, second = both_of(make_stream(), x), make_stream(), make_stream()
-    before = [both_of(first, piece) for piece in pieces_of(x[:at], [size])]
+    whole, first, second = result_of(make_stream(), x), make_stream(), make_stream()
+    before = [result_of(first, piece) for piece in pieces_of(x[:at], [size])]
     save_state(tmp_path / "state", {"format": 2, "checkpoint": "", "stream": first.state_dict()})
-    both_of(second, x[:9])                                       # what it has seen before does not matter
+    result_of(second, x[:9])                                       # what it saw before does not matter
     second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
-    after = [both_of(second, piece) for piece in pieces_of(x[at:], [size])]
+    after = [result_of(second, piece) for piece in pieces_of(x[at:], [size])]
     np.testing.assert_array_equal(np.concatenate([*before, *after]), whole)
 
 
 def test_a_stream_keeps_no_more_rows_than_its_span(make_stream):
     stream, random = make_stream(), np.random.default_rng(0)
     for _ in range(300):
-        both_of(stream, random.normal(size=(3, 2)))
+        result_of(stream, random.normal(size=(3, 2)))
     kept = [np.size(value) for value in stream.state_dict().values()]
     assert sum(kept) <= 4 * 29 + 1
 
 
-def test_a_huge_value_leaves_no_trace_once_it_left_the_span():
+def test_a_huge_value_leaves_no_trace_once_it_has_left_the_span():
     x = draw_for(SpanSums(2, 29))
-    calm = np.where(np.arange(1000)[:, None] == 500, 0.0, x)
+    without = np.where(np.arange(1000)[:, None] == 500, 0.0, x)
     for span in (3, 29):
-        with_it, without = (sums_of(pieces_of(rows, [7]), span, 29) for rows in (x, calm))
-        np.testing.assert_array_equal(with_it[500 + span :], without[500 + span :])
+        found, expected = (sums_of(pieces_of(rows, [7]), span, 29) for rows in (x, without))
+        np.testing.assert_array_equal(found[500 + span :], expected[500 + span :])
 
 
 def test_a_state_of_something_else_is_refused():

@@ -20,7 +20,7 @@ HORIZON, WARM_UP, STEPS = 3, 2, 12
 
 
 def draw_series(seed=0, length=200, channels=2):
-    """Return a noisy wave (T, C) with a missing stretch in its second channel."""
+    """Return a noisy wave (T, C) with a missing segment in its second channel."""
     random, t = np.random.default_rng(seed), np.arange(length)[:, None]
     series = np.sin(t / 3 + np.arange(channels)) + 0.1 * random.normal(size=(length, channels))
     series[60:70, 1] = np.nan
@@ -100,7 +100,7 @@ def test_loss_of_a_channel_without_values_is_that_of_the_other():
     assert forecast_loss(forecast, torch.full_like(series, NAN), 2).item() == 0.0
 
 
-def test_a_perfect_forecast_reaches_the_floor_and_one_shifted_by_a_step_does_not():
+def test_a_perfect_forecast_reaches_the_loss_floor_a_shifted_one_does_not():
     series = torch.randn(2, 15, 2, generator=torch.Generator().manual_seed(7))
     perfect = torch.stack([series[:, 1 + h : 13 + h] for h in range(3)], dim=2)            # (B, T, H, C)
     assert forecast_loss(perfect, series, 2).item() == pytest.approx(math.log(LOSS_FLOOR), abs=1e-4)
@@ -108,7 +108,7 @@ def test_a_perfect_forecast_reaches_the_floor_and_one_shifted_by_a_step_does_not
         assert forecast_loss(shifted, series, 2).item() > math.log(LOSS_FLOOR) + 3
 
 
-def test_missing_targets_and_the_warm_up_take_no_part_and_get_no_gradient():
+def test_missing_targets_and_the_warm_up_get_no_gradient():
     random = torch.Generator().manual_seed(7)
     forecast, series = torch.randn(1, 9, 3, 2, generator=random), torch.randn(1, 12, 2, generator=random)
     series[0, 6, 0], series[0, 7, 1] = NAN, float("inf")
@@ -265,29 +265,29 @@ def test_naive_forecasts_by_hand():
 
 
 @pytest.mark.parametrize(("batch_size", "hint"), [(4, "--set training.batch_size=2"), (1, "fewer model.hidden_units")])
-def test_a_gpu_without_enough_memory_is_one_line_that_says_what_to_try(batch_size, hint, monkeypatch):
+def test_a_gpu_without_enough_memory_is_one_line_with_a_hint(batch_size, hint, monkeypatch):
     trainer, windows = make_trainer(epochs=2), make_windows()
     windows.batch_size = batch_size
 
-    def full(x):
+    def out_of_memory(x):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
-    monkeypatch.setattr(trainer.model, "forward", full)
+    monkeypatch.setattr(trainer.model, "forward", out_of_memory)
     with pytest.raises(DataError, match=rf"^training\.batch_size {batch_size} does not fit .*; try {hint}$"):
         trainer.fit(windows, make_validation())
 
 
-def test_an_epoch_waits_for_the_device_only_at_its_end(monkeypatch):
-    trainer, waits, plain = make_trainer(epochs=1), [], torch.Tensor.item
+def test_an_epoch_synchronises_with_the_device_only_at_its_end(monkeypatch):
+    trainer, callers, original = make_trainer(epochs=1), [], torch.Tensor.item
 
     def item(tensor):
-        waits.append(sys._getframe(1).f_globals["__name__"])
-        return plain(tensor)
+        callers.append(sys._getframe(1).f_globals["__name__"])
+        return original(tensor)
 
     monkeypatch.setattr(torch.Tensor, "item", item)
     trainer.fit(make_windows(updates=5), make_validation(150))
-    assert waits.count("trainers") == 2                              # the losses of training and of validation
-    assert {name for name in waits if not name.startswith("torch.optim")} == {"trainers"}      # Adam counts on the CPU
+    assert callers.count("trainers") == 2                             # the losses of training and of validation
+    assert {name for name in callers if not name.startswith("torch.optim")} == {"trainers"}     # Adam counts on the CPU
 
 
 def test_batches_on_a_device_are_views_of_one_series():
@@ -335,5 +335,5 @@ def test_two_processes_train_the_weights_of_one(tmp_path):
 def test_a_batch_smaller_than_the_group_is_one_line():
     trainer = make_trainer()
     trainer.processes = 8
-    with pytest.raises(DataError, match=r"^training\.batch_size 4: expected at least one for each of 8 processes$"):
+    with pytest.raises(DataError, match=r"^training\.batch_size is 4; expected at least 8, one a process$"):
         trainer.fit(make_windows(), make_validation())
