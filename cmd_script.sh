@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# The whole workflow. It sets everything up in .venv, and reuses what is there.
+# The whole workflow. It installs everything in .venv on first use, and resumes unfinished runs.
 #
 #   ./cmd_script.sh        the respiratory workflow on the embedded, simulated recordings:
 #                          preprocess, train, calibrate, score, report -> experiments/simulated
 #                          (about 5 minutes on two CPU cores, installation included)
 #   ./cmd_script.sh nab    the Numenta Anomaly Benchmark: its seven series with known causes, downloaded once
-#                          (NAB_ROOT=DIR names a local copy) -> experiments/realKnownCause
+#                          (NAB_ROOT=DIR: use a local copy) -> experiments/realKnownCause
 #                          (about 2 minutes, after installation)
-#   ./cmd_script.sh grid   a small grid search on the same recordings: 4 configs x 2 seeds, as many at once
-#                          as suit the machine -> experiments/simulated-grid (about 10 minutes)
+#   ./cmd_script.sh grid   a small grid search on the same recordings: 4 configs with 2 seeds each, as many at
+#                          once as fit the machine -> experiments/simulated-grid (about 10 minutes)
 #   ./cmd_script.sh test   lint check and tests (about 6 minutes on two CPU cores, installation included)
 #
-# PYTHON names another interpreter than python3 (3.11 or newer).
+# PYTHON=... selects another interpreter than python3 (3.11 or newer).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -21,7 +21,7 @@ set_up() {  # requirements file
     local stamp=".venv/.installed-${1%.txt}"
     if [ ! -x .venv/bin/python ]; then
         "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-            { echo "error: Python 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 2; }
+            { echo "error: Python 3.11 or newer is needed; select one with PYTHON=..." >&2; exit 2; }
         say "creating .venv"
         "${PYTHON:-python3}" -m venv .venv
     fi
@@ -36,19 +36,19 @@ respiratory() {
     set_up requirements.txt
     say "preprocessing the embedded recordings"
     .venv/bin/python collected_data_preprocess.py
-    train_or_go_on experiments/simulated pure_lstm_config.json
+    train_or_resume experiments/simulated pure_lstm_config.json
 }
 
 nab() {
     set_up requirements.txt
     say "preprocessing NAB"
     .venv/bin/python data_preprocess_NAB.py ${NAB_ROOT:+--nab-root "$NAB_ROOT"}
-    train_or_go_on experiments/realKnownCause pure_lstm_config_NAB_fast.json
+    train_or_resume experiments/realKnownCause pure_lstm_config_NAB_fast.json
 }
 
-train_or_go_on() {  # run folder, config
+train_or_resume() {  # run folder, config
     if [ -f "$1/config.json" ]; then
-        say "going on with $1 (delete it for a new run)"
+        say "resuming $1 (delete it for a new run)"
         .venv/bin/python pure_lstm_anomaly_detection_main.py --resume "$1"
     else
         say "training, scoring, reporting"
@@ -62,7 +62,7 @@ grid() {
     say "preprocessing the embedded recordings"
     .venv/bin/python collected_data_preprocess.py
     if [ -f "$out/grid.json" ]; then
-        say "going on with $out (delete it for a new grid)"
+        say "resuming $out (delete it for a new grid)"
         .venv/bin/python grid_search.py --resume "$out" --jobs 0
     else
         say "searching the grid"
@@ -85,5 +85,5 @@ case "${1:-respiratory}" in
     nab) nab ;;
     grid) grid ;;
     test) shift; run_tests "$@" ;;
-    *) echo "error: unknown word '$1'; expected nothing or: nab, grid, test" >&2; exit 2 ;;
+    *) echo "error: unknown argument '$1'; expected none, or nab, grid, test" >&2; exit 2 ;;
 esac

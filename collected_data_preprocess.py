@@ -4,8 +4,8 @@
     python collected_data_preprocess.py --dataset cpap       # an entry of dataset_config.json
     python collected_data_preprocess.py --inspect my_night.csv.gz other_night.edf
 
-Read -> one causal grid -> split in time -> scaler from training data alone -> windows. What the
-data is stands in dataset_config.json; what was dropped or filled is written to meta.json.
+Read -> resample causally to one grid -> split in time -> fit the scaler on training data -> cut windows.
+The datasets are described in dataset_config.json; what was dropped or filled is listed in meta.json.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from pathlib import Path
 from config import DATASET_CONFIG, dataset_names, load_dataset_config
 from utils import ROOT, ArgumentParser, run_cli, setup_logging
 
-OUT = ROOT / "datasets" / "collected-known-anomaly"
-
 
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--dataset-config", type=Path, default=DATASET_CONFIG, metavar="F")
-    parser.add_argument("--dataset", default=None, metavar="NAME", help="entry to prepare (simulated)")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR")
-    parser.add_argument("--inspect", type=Path, nargs="+", metavar="FILE", help="only print what is understood")
-    parser.add_argument("--force", action="store_true", help="make the CSVs again even if they are current")
-    parser.add_argument("--list", action="store_true", help="list the datasets of the config")
+    add = parser.add_argument
+    add("--dataset-config", type=Path, default=DATASET_CONFIG, metavar="F", help="description of the datasets")
+    add("--dataset", metavar="NAME", help="the dataset to prepare (default: simulated)")
+    add(
+        "--out", type=Path, default=ROOT / "datasets" / "collected-known-anomaly", metavar="DIR",
+        help="where the dataset's folder is written (default: %(default)s)",
+    )  # fmt: skip
+    add("--inspect", type=Path, nargs="+", metavar="FILE", help="only describe these recordings")
+    add("--force", action="store_true", help="write the CSVs again even if they are up to date")
+    add("--list", action="store_true", help="list the datasets of the config")
     return parser
 
 
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logging()
 
     def body() -> int:
-        from recordings.preprocessing import inspect, preprocess
+        from recordings.preprocessing import inspect, preprocess_recordings
 
         if args.list:
             print("\n".join(dataset_names(args.dataset_config)))
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             name = args.dataset or "simulated"
             dataset = load_dataset_config(args.dataset_config, name)
-            print(preprocess(name, dataset, args.dataset_config.resolve().parent, args.out, args.force))
+            print(preprocess_recordings(name, dataset, args.dataset_config.resolve().parent, args.out, args.force))
         return 0
 
     return run_cli(body)

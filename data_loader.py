@@ -1,4 +1,4 @@
-"""Windowed CSVs in, scaled tensors and batches out."""
+"""Windowed CSVs in, scaled batches of tensors out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recordings.nab_files import known_cause, series_names, series_of
 from recordings.windowing import SPLITS, Meta, ScalerMeta, Segment, read_meta, read_windows
-from utils import DataError
+from utils import DataError, counted
 
 FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")          # folders of datasets
 
@@ -33,7 +33,7 @@ class Scaler:
         return cls(tuple(channels), np.array(meta.center)[index], np.array(meta.scale)[index])
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
-        """Return physical values (T, C) as float32 scaled ones; those beyond float32 are infinite."""
+        """Return physical values (T, C) scaled, as float32; overflowing ones are infinite."""
         with np.errstate(over="ignore"):
             return ((values - self.center) / self.scale).astype(np.float32)
 
@@ -44,7 +44,7 @@ class Scaler:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A windowed dataset in memory: segments of each split in physical units."""
+    """A windowed dataset in memory: the segments of each split in physical units."""
 
     meta: Meta
     channels: tuple[str, ...]
@@ -56,17 +56,17 @@ class Dataset:
         return [self.scaler.scaled(segment.values) for segment in self.splits[split]]
 
     def normal(self, splits: Sequence[str]) -> list[Segment]:
-        """Return the segments of some splits of normal data, for calibration."""
+        """Return the segments of some splits of normal data."""
         return [segment for split in splits for segment in self.splits[split]]
 
 
 def dataset_folder(name: str, datasets: Path) -> Path:
     """Return the folder of a windowed dataset.
 
-    Raises: DataError with the command that makes it, if it is missing.
+    Raises: DataError with the command that creates it, if it is missing.
     """
     if series_of(name):
-        raise DataError(f"dataset {name!r} is a category of series; name one of them, such as {series_of(name)[0]}")
+        raise DataError(f"dataset {name!r} is a category of series; choose one of them, such as {series_of(name)[0]}")
     for family in FAMILIES:
         if (datasets / family / name / "meta.json").is_file():
             return datasets / family / name
@@ -75,12 +75,12 @@ def dataset_folder(name: str, datasets: Path) -> Path:
         command = "data_preprocess_NAB.py" + ("" if name in known_cause() else f" --series {name}")
     made = [path.parent.name for family in FAMILIES for path in sorted((datasets / family).glob("*/meta.json"))]
     near = difflib.get_close_matches(name, made, 1)
-    hint = f"did you mean {near[0]!r}? Else make it" if near else "make it"
+    hint = f"did you mean {near[0]!r}? If not, create it" if near else "create it"
     raise DataError(f"no windowed dataset {name!r} under {datasets}; {hint} first: python {command}")
 
 
 def load_dataset(folder: Path, channels: Sequence[str] | None = None) -> Dataset:
-    """Read a windowed dataset, all of its channels or some, in the order given."""
+    """Read a windowed dataset with all of its channels, or some in the given order."""
     meta = read_meta(folder)
     chosen = tuple(channels or meta.channels)
     unknown = [c for c in chosen if c not in meta.channels]
@@ -89,51 +89,51 @@ def load_dataset(folder: Path, channels: Sequence[str] | None = None) -> Dataset
             f"dataset.channels: no channel {unknown[0]!r} in {meta.dataset}; it has {', '.join(meta.channels)}"
         )
     if len(set(chosen)) < len(chosen):
-        raise DataError("dataset.channels: a channel stands there twice")
+        raise DataError("dataset.channels: a channel is listed twice")
     splits = {split: read_windows(folder / f"{split}.csv", meta, chosen) for split in SPLITS}
     check_splits_apart(splits, meta)
     return Dataset(meta, chosen, Scaler.of(list(meta.channels), meta.scaler, chosen), splits)
 
 
 def check_splits_apart(splits: dict[str, list[Segment]], meta: Meta) -> None:
-    """Raise DataError if training comes within the guard gap of a later split of its recording."""
-    for later in ("val", "test"):
-        for behind in splits[later]:
+    """Raise DataError if train is closer than the guard to another split of the same recording."""
+    for name in ("val", "test"):
+        for other in splits[name]:
             for segment in splits["train"]:
-                near = (
-                    segment.recording == behind.recording
-                    and segment.t[0] < behind.t[-1] + meta.guard_s
-                    and behind.t[0] - meta.guard_s < segment.t[-1]
+                too_close = (
+                    segment.recording == other.recording
+                    and segment.t[0] < other.t[-1] + meta.guard_s
+                    and other.t[0] - meta.guard_s < segment.t[-1]
                 )
-                if near:
+                if too_close:
                     raise DataError(
-                        f"{meta.dataset}: train and {later} of {segment.recording} are less than the "
-                        f"guard of {meta.guard_s:g} s apart; preprocess again"
+                        f"{meta.dataset}: train and {name} of {segment.recording} are less than the guard of "
+                        f"{meta.guard_s:g} s apart; preprocess again"
                     )
 
 
 def check_length(segments: Sequence[Sized], least: int, purpose: str) -> None:
-    """Raise DataError unless a segment has the `least` steps that warm-up and horizon need."""
+    """Raise DataError unless some segment has at least the `least` steps that warm-up and horizon need."""
     longest = max((len(segment) for segment in segments), default=0)
     if longest < least:
         raise DataError(
-            f"no {purpose} segment is long enough: the longest has {longest} steps, but warm-up "
-            f"and horizon need {least}; use longer recordings or a shorter warm-up"
+            f"no {purpose} segment is long enough: the longest has {counted(longest, 'step')}, but warm-up and "
+            f"horizon need {least}; use longer recordings or a shorter warm-up"
         )
 
 
 def fitting_length(wanted: int, segments: Sequence[Sized], horizon: int, warm_up: int) -> int:
-    """Return the length of windows in steps: the wanted one, but none that is padding for every segment."""
+    """Return the length of windows in steps: the wanted one, or less if it exceeds the longest segment."""
     longest = max(len(segment) for segment in segments)
     return max(min(wanted, longest - horizon), warm_up + 1)
 
 
 class TrainingWindows:
-    """Windows at any offset of the training segments, as batches; every pass draws new ones.
+    """Batches of windows at random offsets in the training segments; every pass draws new ones.
 
-    All segments lie one behind the other in one tensor, and a window is a view of it: memory does
-    not grow with windows x length. Each window is (steps + horizon) long: inputs and their targets.
-    Segments too short for that are padded with missing steps; those shorter than `least` are left.
+    All segments are concatenated in one tensor and windows are views of it, so that memory does not
+    grow with the number of windows. Each window is (steps + horizon) long: inputs and their targets.
+    Shorter segments are padded with missing steps; those shorter than `least` are ignored.
     """
 
     def __init__(
@@ -167,9 +167,9 @@ class TrainingWindows:
         return self.updates
 
     def to(self, device: str) -> None:
-        """Let all steps lie on a device, so that batches are cut there and training never waits for a copy.
+        """Move all steps to a device, so that batches are cut there without copying.
 
-        What is drawn comes from the generator on the CPU: the same seed gives the same batches everywhere.
+        Random numbers are still drawn on the CPU: a seed gives the same batches on every device.
         """
         self.steps = self.steps.to(device)
         self.windows = self.steps.unfold(0, self.windows.shape[2], 1)
@@ -184,7 +184,7 @@ class TrainingWindows:
             yield self._with_missing_channels(x), series
 
     def _with_missing_channels(self, x: Tensor) -> Tensor:
-        """Return x with stretches of single channels made missing; never of all channels at once."""
+        """Return x with a random interval of some channels, but never of all of them, set to missing."""
         batch, steps, channels = x.shape
         if self.channel_dropout == 0 or channels == 1:
             return x
@@ -201,7 +201,7 @@ class TrainingWindows:
 def validation_batches(
     segments: Sequence[np.ndarray], *, steps: int, horizon: int, least: int, batch_size: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return fixed batches (x, series) that cover the segments once, as `TrainingWindows` makes them."""
+    """Return fixed batches (x, series), in the form of `TrainingWindows`, that cover the segments once."""
     check_length(segments, least, "calibration")
     length = steps + horizon
     windows = [

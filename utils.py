@@ -65,6 +65,11 @@ def plain_text(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 row`, `2 rows`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class PlainFormatter(logging.Formatter):
     """Formats messages that may quote what strangers wrote."""
 

@@ -34,7 +34,7 @@ def rows_of(options: Options) -> list[Row]:
 
         def make() -> None:
             shutil.rmtree(out, ignore_errors=True)
-            preprocessing.preprocess("long", config, root, out, force=True)
+            preprocessing.preprocess_recordings("long", config, root, out, force=True)
 
         def rate(job, count: int) -> float:
             return count / seconds_of(job, time.process_time)

@@ -218,7 +218,7 @@ def state(folder: Path) -> Case:
 def nab(folder: Path) -> Case:
     from config import read_json
     from recordings import nab_files
-    from recordings.nab_series import label_windows, notes, read_series
+    from recordings.nab_series import label_windows, read_series, series_notes
 
     times = pd.date_range("2014-04-01", periods=50, freq="5min").strftime("%Y-%m-%d %H:%M:%S")
     text = pd.DataFrame({"timestamp": times, "value": np.arange(50.0)}).to_csv(index=False)
@@ -227,7 +227,7 @@ def nab(folder: Path) -> Case:
     def read(home: Path) -> None:
         series = read_series(home / "b.csv", "b")
         label_windows(read_json(home / nab_files.LABELS), "a/b.csv", series.times)
-        notes(series, [series.segment(0, len(series.values), np.empty((0, 2), int))])
+        series_notes(series, [series.segment(0, len(series.values))])
 
     return {"b.csv": text.encode(), nab_files.LABELS: labels.encode()}, read
 

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation.nab_score import nab_score
-from nab.benchmark import BenchmarkSeries, read_series
-from recordings.nab_series import load_series_labels
+from nab.benchmark import probation, read_benchmark
+from recordings.nab_series import NabSeries
 from reports import plots
 from utils import DataError, run_cli, setup_logging
 
@@ -26,7 +26,7 @@ COUNT = 10
 PANEL_HEIGHT, WIDTH = 1.05, 11.25        # inches
 
 
-def read_scores(out: Path, detector: str, series: dict[str, BenchmarkSeries]) -> dict[str, np.ndarray]:
+def read_scores(out: Path, detector: str, series: dict[str, NabSeries]) -> dict[str, np.ndarray]:
     """Return a detector's scores (n,) of each series. Raises DataError naming the file that is missing."""
     scores = {}
     for name in series:
@@ -38,13 +38,11 @@ def read_scores(out: Path, detector: str, series: dict[str, BenchmarkSeries]) ->
     return scores
 
 
-def plot_costliest(
-    series: dict[str, BenchmarkSeries], scores: dict[str, np.ndarray], nab_root: Path, title: str
-) -> Figure:
+def plot_costliest(series: dict[str, NabSeries], scores: dict[str, np.ndarray], title: str) -> Figure:
     """Return the figure of the series that lose most of their windows' points, or alarm for nothing."""
-    result = nab_score(scores, load_series_labels(nab_root))["standard"]
-    windows = sum(len(one.labels.windows) for one in series.values())
-    cost = {name: 100 * len(one.labels.windows) / windows - result["series"][name] for name, one in series.items()}
+    result = nab_score(scores, {name: one.labels for name, one in series.items()})["standard"]
+    windows = sum(len(one.windows) for one in series.values())
+    cost = {name: 100 * len(one.windows) / windows - result["series"][name] for name, one in series.items()}
     worst = sorted(cost, key=lambda name: -cost[name])[:COUNT]
     figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * len(worst) + 0.4), layout="constrained")
     for axes, name in zip(figure.subplots(len(worst), 1, squeeze=False)[:, 0], worst, strict=True):
@@ -54,13 +52,13 @@ def plot_costliest(
     return figure
 
 
-def _draw(axes: Axes, series: BenchmarkSeries, alarms: np.ndarray) -> None:
+def _draw(axes: Axes, series: NabSeries, alarms: np.ndarray) -> None:
     """Draw values, windows and the probationary period (both shaded), and the alarms that are graded."""
     rows = np.arange(len(series.values))
     axes.plot(rows, series.values, **plots.OBSERVED | {"linewidth": 0.6})
-    axes.axvspan(0, series.probation, facecolor="#e8e8e8")
+    axes.axvspan(0, probation(series), facecolor="#e8e8e8")
     inside = np.zeros(len(rows), dtype=bool)
-    for first, last in series.labels.windows:
+    for first, last in series.windows:
         axes.axvspan(first, last, **plots.LABELLED[True])
         inside[first : last + 1] = True
     top = series.values.max()
@@ -86,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logging()
 
     def body() -> int:
-        series = read_series(args.nab_root)
+        series = read_benchmark(args.nab_root)
         title = f"{args.detector}: triangles are alarms in a label window, crosses false alarms; grey is not graded"
         scores = read_scores(args.out, args.detector, series)
-        plots.save(plot_costliest(series, scores, args.nab_root, title), args.figure)
+        plots.save(plot_costliest(series, scores, title), args.figure)
         print(args.figure)
         return 0
 

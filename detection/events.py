@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recordings.stateful import Stateful
-from recordings.windowing import runs
+from recordings.windowing import true_runs
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class EventStream(Stateful):
             channel: (n,) index of the channel that contributed most to each score, -1 = none.
         """
         changes, done = [], 0
-        for first, end in runs(alarm).tolist():
+        for first, end in true_runs(alarm).tolist():
             changes += self._without_alarm(t[done:first], score[done:first])
             changes += self._with_alarm(t[first:end], score[first:end], channel[first:end])
             done = end

@@ -27,7 +27,7 @@ def replay(path: Path, time_column: str | None, speed: float) -> None:
     Args:
         speed: seconds of the recording in one second; 0 = as fast as possible.
     """
-    from recordings.reading import TIME, Dialect, read_recording
+    from recordings.reading import TIME_COLUMN, Dialect, read_recording
 
     recording = read_recording(path, dialect=Dialect(time_column=time_column))
     if not recording.channels:
@@ -40,7 +40,7 @@ def replay(path: Path, time_column: str | None, speed: float) -> None:
     units = [f"{name} in {samples.unit}" for name, samples in recording.channels.items() if samples.unit]
     if units:                                                    # stream_detect.py takes numbers as they are
         log.info("%s: values are sent in the units of the file: %s", path.name, ", ".join(units))
-    print(",".join([time_column or TIME, *recording.channels]), flush=True)
+    print(",".join([time_column or TIME_COLUMN, *recording.channels]), flush=True)
     began = time.monotonic()
     for t, *cells in zip(times.tolist(), *columns, strict=True):
         ahead_s = (t - times[0]) / speed - (time.monotonic() - began) if speed else 0.0

@@ -1,1 +1,1 @@
-"""NAB series in, scores by NAB's own rules out: LSTMs that learn online, tail statistics, VUS on TSB-AD's series."""
+"""NAB series in, scores by NAB's own rules out: online LSTMs, tail probabilities, VUS on TSB-AD's series."""

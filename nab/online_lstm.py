@@ -1,8 +1,8 @@
-"""Many small LSTMs that learn online, one a series, computed together as one tensor program.
+"""Small LSTMs that learn online, one for each series, computed together as one batch.
 
-Each series has its own weights. They start untrained, learn from the first values on, and go on learning: every
-update takes the newest window and windows drawn from the whole past. The forecast made at a step depends on the
-values up to that step only, and the weights of a series on no other series: a batch gives what each would get alone.
+Each series has its own weights, untrained at first. They learn continuously: every update takes the newest window and
+windows drawn from the whole past. The forecast made at a step depends only on the values of its own series up to that
+step, so that a batch gives the same forecasts as each series alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FORGET_BIAS = 1.0                                  # an LSTM that starts by keeping what it has seen
+FORGET_BIAS = 1.0                                  # an LSTM that keeps its cell state at first
 CLIP_NORM = 1.0
 BETAS = (0.9, 0.99)                                # of Adam: the second moment follows a drifting series
 FIRST_STEP = 16                                    # steps before the first update and the first forecast
@@ -22,12 +22,12 @@ FIRST_STEP = 16                                    # steps before the first upda
 
 @dataclass(frozen=True)
 class OnlineOptions:
-    """How the networks look and learn; the same for all series.
+    """Architecture and training of the networks, the same for all series.
 
-    hidden_units: D. members: E networks a series, which differ in their first weights; the forecast is their mean.
-    horizon: H, steps ahead. window: T, steps of a training window. windows: B of an update, the newest among them.
-    updates: of each step up to `warm_up_steps`, at `warm_up_rate`. update_every: steps from one update to the next
-    behind it, at `rate`; 0 = the networks stay as they are.
+    hidden_units: D. members: E networks per series, with different initial weights; the forecast is their mean.
+    horizon: H, steps ahead. window: T, steps of a training window. windows: B, per update, including the newest one.
+    updates: per step up to `warm_up_steps`, at `warm_up_rate`. update_every: steps between updates after that, at
+    `rate`; 0 = no more updates.
     """
 
     hidden_units: int = 24
@@ -43,9 +43,9 @@ class OnlineOptions:
 
 
 class BatchedLSTMs:
-    """N independent LSTMs of one layer with a linear head, and Adam for each.
+    """N independent LSTMs of one layer with a linear head, each with its own Adam state.
 
-    The first weights depend on the seed and on the member, not on the series.
+    The initial weights depend on the seed and on the member, not on the series.
     """
 
     def __init__(self, series: int, channels: int, options: OnlineOptions, seed: int) -> None:
@@ -53,7 +53,7 @@ class BatchedLSTMs:
         units, members = options.hidden_units, options.members
 
         def draw(*shape: int) -> Tensor:
-            """Return uniform weights (S * E, *shape), the same for every series."""
+            """Return uniform weights (S * E, *shape), equal for all series."""
             weights = 2 * torch.rand((members, *shape), generator=generator) - 1
             return (weights * units**-0.5).repeat(series, 1, 1)
 
@@ -73,21 +73,21 @@ class BatchedLSTMs:
         gates = torch.baddbmm(bias, x.reshape(n, batch * steps, inputs), into)
         gates = gates.reshape(n, batch, steps, 4 * self.units)
         hidden = cell = torch.zeros(n, batch, self.units)
-        every = []
+        outputs = []
         for gate in gates.unbind(2):
             gate = torch.baddbmm(gate, hidden, recurrent)                          # (N, B, 4D)
-            take, keep, give = torch.sigmoid(gate[:, :, : 3 * self.units]).chunk(3, dim=2)
+            take, keep, give = torch.sigmoid(gate[:, :, : 3 * self.units]).chunk(3, dim=2)   # input, forget, output
             cell = keep * cell + take * torch.tanh(gate[:, :, 3 * self.units :])
             hidden = give * torch.tanh(cell)
-            every.append(hidden)
-        flat = torch.stack(every, dim=2).reshape(n, batch * steps, self.units)
+            outputs.append(hidden)
+        flat = torch.stack(outputs, dim=2).reshape(n, batch * steps, self.units)
         return torch.baddbmm(head_bias, flat, head).reshape(n, batch, steps, -1, self.channels)
 
     def update(self, x: Tensor, target: Tensor, rate: float) -> None:
-        """Let the first N networks learn from windows x (N, B, T, 2C).
+        """Update the first N networks on windows x (N, B, T, 2C).
 
         Args:
-            target: (N, B, T, H, C) changes to forecast, NaN where they are not known yet.
+            target: (N, B, T, H, C) changes to forecast, NaN = not known yet.
         """
         n = len(x)
         weights = [weight[:n].detach().requires_grad_() for weight in self.weights]
@@ -113,15 +113,15 @@ class BatchedLSTMs:
 
 def forecast_online(series: Sequence[np.ndarray], options: OnlineOptions, seed: int = 0,
                     on_step: Callable[[int, int], None] | None = None) -> list[np.ndarray]:
-    """Return for each series what its networks forecast at every step, having learned from the steps up to it.
+    """Return the forecasts of each series' networks at every step, after learning from the steps up to it.
 
     Args:
         series: (T_i, C) scaled values, of any lengths.
-        on_step: is called with the steps done and their number, for a progress bar.
+        on_step: called with the number of steps done and in total, for a progress bar.
     Returns: (T_i, H, C) for each series; `forecast[t, h]` is for step t + 1 + h and made from the values up to t. NaN
         for the first 16 steps.
     """
-    order = sorted(range(len(series)), key=lambda index: -len(series[index]))      # the active ones stand in front
+    order = sorted(range(len(series)), key=lambda index: -len(series[index]))      # longest first: active ones in front
     lengths = np.array([len(series[index]) for index in order])
     steps, channels = int(lengths.max()), series[0].shape[1]
     inputs, values = _inputs([series[index] for index in order], options)
@@ -132,7 +132,8 @@ def forecast_online(series: Sequence[np.ndarray], options: OnlineOptions, seed: 
         active = int((lengths > now).sum())
         warming = now < options.warm_up_steps
         rate = options.warm_up_rate if warming else options.rate
-        for _ in range(options.updates if warming else _is_due(now, options.update_every)):
+        is_due = options.update_every > 0 and now % options.update_every == 0
+        for _ in range(options.updates if warming else int(is_due)):
             window_ends = _window_ends(now, options, generator)
             nets.update(*_windows(inputs[:active], values[:active], window_ends, now, options), rate)
         newest, _ = _windows(inputs[:active], values[:active], np.array([now]), now, options)
@@ -145,23 +146,19 @@ def forecast_online(series: Sequence[np.ndarray], options: OnlineOptions, seed: 
     return [found[by_index[index], : len(values_of)] for index, values_of in enumerate(series)]
 
 
-def _is_due(now: int, update_every: int) -> bool:
-    return update_every > 0 and now % update_every == 0
-
-
 def _inputs(series: Sequence[np.ndarray], options: OnlineOptions) -> tuple[Tensor, Tensor]:
-    """Return the inputs (S, T, 2C), value and change, and the values (S, T, C), both behind one window of padding."""
+    """Return the inputs (S, T, 2C), value and change, and the values (S, T, C), both after one window of padding."""
     steps = max(map(len, series)) + options.window + options.horizon
     values = torch.zeros(len(series), steps, series[0].shape[1])
     for row, values_of in zip(values, series, strict=True):
         row[options.window : options.window + len(values_of)] = torch.from_numpy(np.asarray(values_of, np.float32))
     change = torch.diff(values, dim=1, prepend=values[:, :1])
-    change[:, options.window] = 0                                            # there is no step before the first
+    change[:, options.window] = 0                                            # the first step has no previous one
     return torch.cat([values, change], dim=2), values
 
 
 def _window_ends(now: int, options: OnlineOptions, generator: np.random.Generator) -> np.ndarray:
-    """Return the last steps (B,) of the windows of an update: the newest, a recent one, others of the whole past."""
+    """Return the last steps (B,) of an update's windows: the newest, a recent one, others from the whole past."""
     old = generator.integers(min(options.window // 2, now), now + 1, options.windows - 1)
     old[:1] = max(now - int(generator.integers(options.window)), 0)
     return np.append(now, old)
@@ -169,7 +166,7 @@ def _window_ends(now: int, options: OnlineOptions, generator: np.random.Generato
 
 def _windows(inputs: Tensor, values: Tensor, window_ends: np.ndarray, now: int,
              options: OnlineOptions) -> tuple[Tensor, Tensor]:
-    """Return inputs (A * E, B, T, 2C) and targets (A * E, B, T, H, C) of windows; targets behind `now` are NaN."""
+    """Return inputs (A * E, B, T, 2C) and targets (A * E, B, T, H, C) of windows; targets after `now` are NaN."""
     steps = torch.from_numpy(window_ends)[:, None] + 1 + torch.arange(options.window)          # in padded steps
     ahead = steps[:, :, None] + 1 + torch.arange(options.horizon)                              # (B, T, H)
     known = (ahead <= now + options.window) & (steps >= options.window)[:, :, None]

@@ -1,6 +1,6 @@
-"""NAB scores where parameters and threshold are chosen on half the series and graded on the other half.
+"""NAB scores with parameters and threshold chosen on one half of the series and applied to the other half.
 
-NAB picks its threshold on the labels it scores with. Here nothing that a half is scored with was chosen on it.
+NAB itself optimizes the threshold on the labels that it scores with.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.nab_score import NAB_PROFILES, nab_series_score
-from recordings.nab_series import SeriesLabels
 
 STANDARD = NAB_PROFILES["standard"]
 
 
 @dataclass(frozen=True)
-class Curve:
-    """What the alarms of one series earn above no alarm, in windows: `gains[k]` from `thresholds[k]` down.
+class GainCurve:
+    """Gain in NAB score of the alarms of one series over no alarm, in windows, as a step function of the threshold.
 
-    thresholds (K,) fall, the first is infinite: no alarm. A threshold between two of them has the gain of the higher.
+    thresholds (K,) decrease from infinity (no alarm); a threshold between two of them has the gain of the higher one.
     """
 
     thresholds: np.ndarray
@@ -31,16 +30,16 @@ class Curve:
         return self.gains[np.searchsorted(-self.thresholds, -thresholds, side="right") - 1]
 
 
-def gain_curve(series: SeriesLabels, scores: np.ndarray) -> Curve:
-    """Return what the standard profile gives one series at every threshold above 0; a score of 0 never alarms."""
+def gain_curve(windows: np.ndarray, scores: np.ndarray) -> GainCurve:
+    """Return the gain in the standard profile at every threshold > 0, for label windows (W, 2) and scores (n,)."""
     thresholds = np.append(np.inf, np.unique(scores[scores > 0])[::-1])
     worth = STANDARD.tp + STANDARD.fn
-    raw = [nab_series_score(series.windows, scores >= threshold)["raw"] for threshold in thresholds]
-    return Curve(thresholds, (np.array(raw) - raw[0]) / worth)
+    raw = [nab_series_score(windows, scores >= threshold)["raw"] for threshold in thresholds]
+    return GainCurve(thresholds, (np.array(raw) - raw[0]) / worth)
 
 
 def random_halves(names: Sequence[str], count: int, seed: int = 0) -> np.ndarray:
-    """Return which series (count, S) belong to the first half: half of each category, an odd one by chance.
+    """Return which series (count, S) are in the first half: half of each category, at random if it is odd.
 
     Args:
         names: 'category/file.csv' of each series.
@@ -55,16 +54,17 @@ def random_halves(names: Sequence[str], count: int, seed: int = 0) -> np.ndarray
     return halves
 
 
-def score_by_halves(candidates: Sequence[Mapping[str, Curve]], windows: int, halves: np.ndarray) -> np.ndarray:
-    """Return the NAB score (R,) of each split: what was chosen on either half, graded on the other.
+def score_by_halves(candidates: Sequence[Mapping[str, GainCurve]], windows: int, halves: np.ndarray) -> np.ndarray:
+    """Return the NAB score (R,) of each split, with the best choice on either half applied to the other.
 
     Args:
         candidates: for each choice of parameters, a curve for each series.
-        windows: label windows of all series, which is what 100 points are.
+        windows: number of label windows of all series, worth 100 points together.
         halves: (R, S) from `random_halves`, for the series in the candidates' order.
     """
-    every = np.unique(np.concatenate([curve.thresholds for curves in candidates for curve in curves.values()]))[::-1]
-    gains = np.array([[curve.at(every) for curve in curves.values()] for curves in candidates])      # (P, S, K)
+    every = [curve.thresholds for curves in candidates for curve in curves.values()]
+    thresholds = np.unique(np.concatenate(every))[::-1]                                              # (K,)
+    gains = np.array([[curve.at(thresholds) for curve in curves.values()] for curves in candidates])      # (P, S, K)
     scores = []
     for half in halves:
         graded = 0.0

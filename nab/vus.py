@@ -1,16 +1,15 @@
-"""VUS-PR on the 14 NAB series that TSB-AD holds, for a causal and an offline score of an LSTM.
+"""VUS-PR on the 14 NAB series of TSB-AD, for a causal and an offline score of an LSTM.
 
     python -m nab.vus --nab-root NAB --out experiments/nab_vus
 
-TSB-AD's files are NAB's less the first row, with a label where this row and the one before it lie in a label window.
-The LSTMs learn in the probationary period and stay as they are behind it, so that a long anomaly does not become
-normal. A block is as strange as its errors are far from those of the probationary period. The causal score of a row is
-the mean over the rows before it, the offline score that over the rows around it.
+TSB-AD's files are NAB's without the first row, with a label where both this row and the previous one are in a label
+window. The LSTMs learn in the probationary period only, so that a long anomaly does not become normal. The score of a
+block is the distance of its errors from those of the probationary period. The causal score of a row is the mean over
+the rows up to it, the offline score that over the rows around it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,16 +20,20 @@ import pandas as pd
 
 from evaluation.metrics import suggest_buffer, vus
 from nab.benchmark import (
-    PLAIN,
-    BenchmarkSeries,
+    BASELINES,
+    baseline_forecasts,
+    block_hashes,
+    cached,
     held_to_rows,
-    kept,
     lstm_forecasts,
-    plain_forecasts,
-    read_series,
+    mean_and_spread,
+    probation,
+    read_benchmark,
+    rows_of_block,
     scaled_blocks,
 )
 from nab.tail_scores import errors_by_lead
+from recordings.nab_series import NabSeries
 from utils import (
     ROOT,
     ArgumentParser,
@@ -45,13 +48,11 @@ from utils import (
 
 log = logging.getLogger(__name__)
 
-OUT = ROOT / "experiments" / "nab_vus"
-IN_PROBATION = 208                      # blocks
-HORIZON = 16                            # blocks ahead
-LEADS = 8                               # that errors are taken of; the others only help to learn
+BLOCKS_IN_PROBATION = 208
+LEADS = 8                               # used for errors; the LSTMs learn to forecast more
 SPAN = 200                              # rows of a mean
-SMALLEST_ERROR = 0.1                    # spreads, under the logarithm
-RIDGE = 0.01                            # on the covariance: a few errors that never differ must not decide
+ERROR_FLOOR = 0.1                       # spreads, added before the logarithm
+RIDGE = 0.01                            # added to the covariance, so that nearly constant errors do not dominate
 TSB_AD = (
     "realKnownCause/ec2_request_latency_system_failure.csv", "realTraffic/occupancy_6005.csv",
     "realKnownCause/nyc_taxi.csv", "artificialWithAnomaly/art_load_balancer_spikes.csv",
@@ -64,9 +65,9 @@ TSB_AD = (
 
 
 def distances(blocks: np.ndarray, forecast: np.ndarray, known: int) -> np.ndarray:
-    """Return how far each block's errors lie from those of the first `known` blocks (K,), 0 where there are none.
+    """Return the distance of each block's errors from those of the first `known` blocks (K,); 0 without a forecast.
 
-    Compared are, for level and spread, the log of the RMS error over the first leads and the mean error.
+    Compared are the log of the RMS error over the first leads and the mean error, for level and spread.
 
     Args:
         blocks: (K, 2).
@@ -75,121 +76,120 @@ def distances(blocks: np.ndarray, forecast: np.ndarray, known: int) -> np.ndarra
     """
     channels = zip(blocks.T, np.moveaxis(forecast, 2, 0), strict=True)
     errors = np.stack([errors_by_lead(values, made)[:, :LEADS] for values, made in channels])  # (2, K, leads)
-    sizes = np.log(np.sqrt(np.square(errors).mean(axis=2)) + SMALLEST_ERROR)                   # (2, K)
+    sizes = np.log(np.sqrt(np.square(errors).mean(axis=2)) + ERROR_FLOOR)                   # (2, K)
     compared = np.concatenate([sizes, errors.mean(axis=2)]).T                                  # (K, 4)
-    usual = compared[:known][np.isfinite(compared[:known]).all(axis=1)]
-    off = np.nan_to_num(compared - usual.mean(axis=0))
-    precision = np.linalg.inv(np.cov(usual.T) + RIDGE * np.eye(off.shape[1]))
-    squared = np.einsum("ti,ij,tj->t", off, precision, off) / off.shape[1]
+    reference = compared[:known][np.isfinite(compared[:known]).all(axis=1)]
+    deviation = np.nan_to_num(compared - reference.mean(axis=0))
+    precision = np.linalg.inv(np.cov(reference.T) + RIDGE * np.eye(deviation.shape[1]))
+    squared = np.einsum("ti,ij,tj->t", deviation, precision, deviation) / deviation.shape[1]
     return np.sqrt(squared)
 
 
 def causal(scores: np.ndarray) -> np.ndarray:
-    """Return the mean (n,) of each score and those before it."""
+    """Return the mean (n,) of each score and the previous ones."""
     return pd.Series(scores).rolling(SPAN, min_periods=1).mean().to_numpy()
 
 
 def offline(scores: np.ndarray) -> np.ndarray:
-    """Return the mean (n,) of the scores around each: uses later rows."""
+    """Return the mean (n,) of the scores around each row, including later ones."""
     return pd.Series(scores).rolling(SPAN, center=True, min_periods=1).mean().to_numpy()
 
 
 MEANS = {"causal": causal, "offline": offline}
 
 
-def distance_to_median(series: BenchmarkSeries) -> np.ndarray:
+def distance_to_median(series: NabSeries) -> np.ndarray:
     """Return |x - median of the probationary period| (n,), the amplitude baseline."""
-    return np.abs(series.values - np.median(series.values[: series.probation]))
+    return np.abs(series.values - np.median(series.values[: probation(series)]))
 
 
-def vus_pr(series: BenchmarkSeries, scores: np.ndarray) -> float:
-    """Return the VUS-PR of a series as TSB-AD has it: no first row, its own labels and buffer."""
+def vus_pr(series: NabSeries, scores: np.ndarray) -> float:
+    """Return the VUS-PR of a series as in TSB-AD: without the first row, with its labels and buffer."""
     labels = series.label[1:] & series.label[:-1]
     return vus(labels, scores[1:], suggest_buffer(series.values[1:]))[1]
 
 
-def run(nab_root: Path, out: Path, seeds: int) -> str:
-    """Make forecasts below `out`, and scores; return the tables."""
-    every = read_series(nab_root)
+def run_vus(nab_root: Path, out: Path, seeds: int) -> str:
+    """Write forecasts and results to `out`; return the tables."""
+    every = read_benchmark(nab_root)
     missing = [name for name in TSB_AD if name not in every]
     if missing:
         raise DataError(f"{nab_root}: no windows for {missing[0]}; expected the 14 series of TSB-AD")
-    series = {name: every[name] for name in TSB_AD}
-    blocks = {name: scaled_blocks(one, IN_PROBATION) for name, one in series.items()}
-    found: dict[str, list[dict[str, list[float]]]] = {
-        "distance to the median": [_graded(series, {name: distance_to_median(one) for name, one in series.items()})]
-    }
-    for plain in PLAIN:
-        found[plain] = [_graded(series, row_distances(series, blocks, plain_forecasts(blocks, plain)))]
+    benchmark = {name: every[name] for name in TSB_AD}
+    blocks = {name: scaled_blocks(series, BLOCKS_IN_PROBATION) for name, series in benchmark.items()}
+    distance = {name: distance_to_median(series) for name, series in benchmark.items()}
+    found: dict[str, list[dict[str, list[float]]]] = {"distance to the median": [_vus_by_mean(benchmark, distance)]}
+    for name in BASELINES:
+        distance = row_distances(benchmark, blocks, baseline_forecasts(blocks, name))
+        found[name] = [_vus_by_mean(benchmark, distance)]
     with only_run_here(out):
         for seed in range(seeds):
-            forecasts = frozen_forecasts(out, blocks, seed)
-            found.setdefault("LSTM", []).append(_graded(series, row_distances(series, blocks, forecasts)))
-            means = [f"{word} {np.mean(values):.3f}" for word, values in found["LSTM"][-1].items()]
+            distance = row_distances(benchmark, blocks, frozen_forecasts(out, blocks, seed))
+            found.setdefault("LSTM", []).append(_vus_by_mean(benchmark, distance))
+            means = [f"{kind} {np.mean(values):.3f}" for kind, values in found["LSTM"][-1].items()]
             log.info("seed %d: VUS-PR %s", seed, ", ".join(means))
         write_json(out / "results.json", {"series": TSB_AD, "vus_pr": found, "versions": versions()})
-        write_text(out / "tables.md", tables(found))
-    return tables(found)
+        write_text(out / "tables.md", vus_tables(found))
+    return vus_tables(found)
 
 
-def _graded(series: Mapping[str, BenchmarkSeries], scores: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-    """Return the VUS-PR of each series for each mean of its scores."""
-    return {word: [vus_pr(one, mean(scores[name])) for name, one in series.items()] for word, mean in MEANS.items()}
+def _vus_by_mean(benchmark: Mapping[str, NabSeries], scores: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """Return the VUS-PR of each series for each of MEANS of its scores."""
+    return {
+        kind: [vus_pr(series, mean(scores[name])) for name, series in benchmark.items()]
+        for kind, mean in MEANS.items()
+    }
 
 
 def frozen_forecasts(out: Path, blocks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Return the forecasts (K, H, 2) of networks that learned in the probationary period only."""
+    """Return the forecasts (K, H, 2) of LSTMs that learned in the probationary period only."""
     from nab.online_lstm import OnlineOptions
 
-    options = OnlineOptions(horizon=HORIZON, window=64, warm_up_steps=IN_PROBATION, updates=3, update_every=0)
-    keys = {name: hashlib.sha256(values.tobytes()).hexdigest()[:16] for name, values in blocks.items()}
-    made_from = {"seed": seed, "options": asdict(options), "blocks": keys}
+    options = OnlineOptions(horizon=16, window=64, warm_up_steps=BLOCKS_IN_PROBATION, updates=3, update_every=0)
+    made_from = {"seed": seed, "options": asdict(options), "blocks": block_hashes(blocks)}
     path = out / "forecasts" / f"frozen_lstm_seed{seed}.npz"
-    return kept(path, made_from, lambda: lstm_forecasts(blocks, seed, options))
+    return cached(path, made_from, lambda: lstm_forecasts(blocks, seed, options))
 
 
-def row_distances(series: Mapping[str, BenchmarkSeries], blocks: Mapping[str, np.ndarray],
+def row_distances(benchmark: Mapping[str, NabSeries], blocks: Mapping[str, np.ndarray],
                   forecasts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return at each row (n,) the distance of its newest block."""
     found = {}
-    for name, one in series.items():
-        known = one.probation // one.rows_of_block(IN_PROBATION)
-        found[name] = held_to_rows(one, distances(blocks[name], forecasts[name], known), IN_PROBATION)
+    for name, series in benchmark.items():
+        known = probation(series) // rows_of_block(series, BLOCKS_IN_PROBATION)
+        of_blocks = distances(blocks[name], forecasts[name], known)
+        found[name] = held_to_rows(series, of_blocks, BLOCKS_IN_PROBATION)
     return found
 
 
-def tables(found: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> str:
-    """Return two Markdown tables: the means of each detector, with the spread of its seeds, and the LSTM's series."""
+def vus_tables(found: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> str:
+    """Return two Markdown tables: the mean of each detector with the spread of its seeds, and the LSTM's series."""
     lines = ["| score | " + " | ".join(MEANS) + " |", "|---" * (len(MEANS) + 1) + "|"]
     for name, seeds in found.items():
-        cells = []
-        for word in MEANS:
-            means = [np.mean(values[word]) for values in seeds]
-            cells.append(f"{np.mean(means):.3f}" + (f" ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else ""))
+        cells = [mean_and_spread([np.mean(values[kind]) for values in seeds], 3) for kind in MEANS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "| series, LSTM | " + " | ".join(MEANS) + " |", "|---" * (len(MEANS) + 1) + "|"]
     for k, name in enumerate(TSB_AD):
-        cells = [f"{np.mean([values[word][k] for values in found['LSTM']]):.3f}" for word in MEANS]
+        cells = [f"{np.mean([values[kind][k] for values in found['LSTM']]):.3f}" for kind in MEANS]
         lines.append(f"| {name.removesuffix('.csv')} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def build_parser() -> ArgumentParser:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(__doc__)
     parser.add_argument("--nab-root", type=Path, required=True, metavar="DIR", help="a copy of NAB: data/ and labels/")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="where results go (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "experiments" / "nab_vus", metavar="DIR",
+        help="where results are written (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="LSTM seeds 0..N-1 (default: %(default)s)")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     setup_logging()
 
     def body() -> int:
         if args.seeds < 1:
             raise DataError(f"--seeds {args.seeds}: expected at least 1")
-        print(run(args.nab_root, args.out, args.seeds), end="")
+        print(run_vus(args.nab_root, args.out, args.seeds), end="")
         return 0
 
     return run_cli(body)

@@ -1,1 +1,1 @@
-"""Files of any kind in, windowed datasets out: tables, EDF, WFDB and NAB series on one causal grid, split in time."""
+"""Tables, EDF, WFDB and NAB series in, windowed datasets out, on one causal grid and split in time; the simulator."""

@@ -1,10 +1,10 @@
-"""Write simulated raw breathing recordings that look like collected ones.
+"""Write simulated raw breathing recordings in the format of collected ones.
 
-Everything made here is SIMULATED: a seeded model of breathing, in which each breath is a
-volume that goes in and out of a lung, seen by six sensors with their noise and faults.
-A session is `session_XX.csv` (a slower channel has empty cells between its samples) and
-`session_XX.events.csv` (start_s,end_s,label,source). By default sessions 01-12 are meant
-for training, 13-18 for calibration, and 19-42 for test, with 30 events of each kind.
+All of them are SIMULATED by a seeded model of breathing: each breath is a volume that enters
+and leaves the lungs, measured by six sensors with noise and faults. A session is
+`session_XX.csv` (a slower channel has empty cells between its samples) and
+`session_XX.events.csv` (start_s,end_s,label,source). By default, sessions 01-12 are for
+training, 13-18 for calibration, and 19-42 for test, with 30 events of each kind.
 
     python -m recordings.simulator --out datasets/collected-simulated
     python -m recordings.simulator --out /tmp/small --train-sessions 1 --calibration-sessions 1 --test-sessions 2
@@ -26,14 +26,13 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from utils import ROOT, ArgumentParser, DataError, only_run_here, run_cli, write_json, write_text
+from utils import ROOT, ArgumentParser, DataError, counted, only_run_here, run_cli, sha256_of, write_json, write_text
 
-VERSION = 1                       # raise it whenever the same seed would give other numbers
-RATE_HZ = 25                      # rows a second
-DEFAULT_OUT = ROOT / "datasets" / "collected-simulated"
+VERSION = 1                       # to be raised when the same seed gives other numbers
+RATE_HZ = 25                      # rows per second
 
 # ---- constants: [M] measured on real recordings, [S] literature, [A] assumption ----------
-# Triples are the 5, 50 and 95 % quantiles of all breaths of all people.
+# Triples are the 5, 50 and 95 % quantiles over all breaths of all people.
 RATE_PER_MIN = {                  # [M]
     "asleep": (13.6, 16.7, 23.4), "sitting": (10.0, 16.0, 23.0), "walking": (10.0, 19.0, 33.0)}
 TIDAL_ML = (224.0, 351.0, 516.0)  # asleep [M]
@@ -45,25 +44,25 @@ SIGHS_PER_H, SIGH_FACTOR = (5, 12), (2.1, 3.0)     # [S]
 PAUSES_PER_H, PAUSE_S = (6, 20), (1.0, 4.0)        # swallows and short pauses [A]
 RSA_BPM = (3.0, 7.0, 18.0)                         # heart rate, peak to trough of a breath [M]
 SURGE_BPM, SURGE_S = (8, 20), 12.0                 # heart rate after an apnea [A]
-SPO2_DROP, SPO2_DROP_AFTER_S = (1.4, 4.0, 12.0), 15.0  # points lost, in so many s of apnea [M, A]
-SPO2_DELAY_S, SPO2_RECOVERY_S = (8, 14), (8, 15)   # lung to finger [S]; time constant [A]
-SPO2_SENTINELS = (0, 127, -1)                      # what an oximeter writes for "no value" [M]
+SPO2_DROP, SPO2_DROP_AFTER_S = (1.4, 4.0, 12.0), 15.0  # points lost, in seconds of apnea [M, A]
+SPO2_DELAY_S, SPO2_RECOVERY_S = (8, 14), (8, 15)   # lungs to finger [S]; time constant [A]
+SPO2_SENTINELS = (0, 127, -1)                      # written by an oximeter for "no value" [M]
 HYPERPNOEA = (1.5, 3.0)                            # depth of the 2-4 breaths after an apnea [A]
-CYCLES_S = ((37.3, 3.0), (59.0, 4.9))              # periodic breathing: mean, sd; the second
-                                                   # in heart failure [S, Hall 1996]
+CYCLES_S = ((37.3, 3.0), (59.0, 4.9))              # periodic breathing: mean, sd; without and
+                                                   # with heart failure [S, Hall 1996]
 COUGH_PEAK_LPM = (476.0, 102.0)                    # mean, sd [S]
-GAPS_PER_H, GAP_S = 6, (0.1, 1.7)                  # rows that never arrived [M]
-BLINKS_PER_H, BLINK_S = 4, (0.5, 1.9)              # dropouts too short to be labelled [M, A]
-POSTURES_PER_H = 4                                 # [A]
-LONGEST_MINUTES = 24 * 60.0
-ROOM_S, LEAD_IN_S = 75.0, 60.0                     # planned room after and before events: leaves
-                                                   # 60 s when they wait for a breath to begin
+GAPS_PER_H, GAP_S = 6, (0.1, 1.7)                  # rows that are never received [M]
+BRIEF_DROPOUTS_PER_H, BRIEF_DROPOUT_S = 4, (0.5, 1.9)  # too short to be labelled [M, A]
+POSTURES_PER_H = 4                                 # changes of posture [A]
+MAX_MINUTES = 24 * 60.0
+ROOM_S, LEAD_IN_S = 75.0, 60.0                     # planned time after and before events: at least
+                                                   # 60 s once they wait for a breath to begin
 
 
 class Channel(NamedTuple):
-    every: int                    # a sample on every n-th row
+    every: int                    # rows per sample
     decimals: int
-    low: float                    # rails of the sensor
+    low: float                    # range of the sensor
     high: float
 
 
@@ -72,13 +71,13 @@ CHANNELS = {
     "abdomen_au": Channel(2, 3, 0, 4.095), "spo2_pct": Channel(25, 0, 50, 100),
     "hr_bpm": Channel(25, 1, 30, 220), "acc_g": Channel(1, 3, -2, 2)}
 DROPOUTS = (("flow_lpm",), ("thorax_au",), ("abdomen_au",), ("acc_g",), ("spo2_pct", "hr_bpm"),
-            ("thorax_au", "abdomen_au"), tuple(CHANNELS))          # what is lost together [A]
+            ("thorax_au", "abdomen_au"), tuple(CHANNELS))          # channels lost together [A]
 
 
 class Kind(NamedTuple):
     length_s: tuple[float, float]
     rare_s: float                 # one in ten is longer, up to this
-    recovery_s: float             # not labelled, but not normal breathing either
+    recovery_s: float             # afterwards: not labelled, but not normal breathing
     asleep_only: bool
 
 
@@ -103,7 +102,7 @@ class Session:
 
 @dataclass(frozen=True)
 class SessionPlan:
-    """What one session of a data set is to hold."""
+    """The content of one session of the dataset."""
     name: str
     role: str                     # train, calibration or test
     seed: int
@@ -118,23 +117,23 @@ class Event(NamedTuple):
 
 
 class Breath(NamedTuple):
-    """One breath (or, as arrays, all of them): in, hold, out, rest until `period` is over."""
+    """One breath (or, as arrays, all of them): in, hold, out, rest until the end of `period`."""
     start: float                  # s
     period: float                 # s
     inspiration: float            # s
-    hold: float                   # s, glottis closed: only in coughs
-    expiration: float             # s, while air flows
-    effort_ml: float              # volume that chest and belly make
-    flow_ml: float                # volume that gets through the airway
-    lag: float                    # thorax behind abdomen, in cycles
+    hold: float                   # s with closed glottis: only in coughs
+    expiration: float             # s with air flow
+    effort_ml: float              # volume moved by chest and belly
+    flow_ml: float                # volume that passes the airway
+    lag: float                    # delay of the thorax after the abdomen, in cycles
 
 
 # ---- the person -----------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same for a session; every number is drawn anew for each [A unless said]."""
-    rate_z: float                 # where this person stands among people, in sd
+    """Constants of a session, drawn anew for each [A unless stated]."""
+    rate_z: float                 # deviation from the median person, in sd
     tidal_z: float
     shape_in: tuple[float, float]   # w^a (1-w)^b of the flow, w = 0..1 of the phase
     shape_out: tuple[float, float]
@@ -158,59 +157,60 @@ def draw_person(rng: np.random.Generator) -> Person:
     z = rng.standard_normal(4).clip(-2, 2)
     return Person(
         rate_z=z[0], tidal_z=z[1],
-        shape_in=(rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.7)),     # round; by eye from [M]
+        shape_in=(rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.7)),     # round; estimated from [M]
         shape_out=(rng.uniform(0.25, 0.6), rng.uniform(1.4, 2.2)),   # early peak, long tail
         rest=rng.uniform(0.08, 0.25), lag=rng.uniform(0, 30) / 360,
         sighs_per_h=rng.uniform(*SIGHS_PER_H), pauses_per_h=rng.uniform(*PAUSES_PER_H),
         thorax_share=rng.uniform(0.3, 0.65),
         belt_au_per_l=tuple(rng.uniform(3, 6, 2)), belt_level_au=tuple(rng.uniform(0.8, 1.6, 2)),
-        leak_lpm=rng.normal(0, 2), hr_bpm=rng.uniform(52, 70), rsa_bpm=at_z(z[2], RSA_BPM),
-        spo2_pct=rng.uniform(94.5, 98), spo2_fall=at_z(z[3], SPO2_DROP) / SPO2_DROP_AFTER_S,
+        leak_lpm=rng.normal(0, 2), hr_bpm=rng.uniform(52, 70), rsa_bpm=value_at_z(z[2], RSA_BPM),
+        spo2_pct=rng.uniform(94.5, 98), spo2_fall=value_at_z(z[3], SPO2_DROP) / SPO2_DROP_AFTER_S,
         spo2_delay_s=rng.uniform(*SPO2_DELAY_S), spo2_recovery_s=rng.uniform(*SPO2_RECOVERY_S))
 
 
-def at_z(z, quantiles: tuple[float, float, float]):
-    """Value at `z` standard deviations of a log-normal, skewed to meet its 5, 50, 95 % quantiles."""
+def value_at_z(z, quantiles: tuple[float, float, float]):
+    """Value at `z` standard deviations of a log-normal, skewed to match its 5, 50, 95 % quantiles."""
     low, middle, high = quantiles
     return middle * np.where(np.asarray(z) > 0, high / middle, middle / low) ** (np.asarray(z) / 1.645)
 
 
-def wander(rng: np.random.Generator, seconds: float, time_constant_s: float) -> np.ndarray:
-    """Slow random walk around 0 with sd 1 (Ornstein-Uhlenbeck), one value a second."""
-    keep = np.exp(-1 / time_constant_s)
-    steps = rng.standard_normal(int(seconds) + 2) * np.sqrt(1 - keep**2)
-    steps[0] /= np.sqrt(1 - keep**2)                       # stationary from the first second on
-    return scipy.signal.lfilter([1], [1, -keep], steps)
+def slow_noise(rng: np.random.Generator, seconds: float, time_constant_s: float) -> np.ndarray:
+    """Ornstein-Uhlenbeck process around 0 with sd 1, one value a second."""
+    memory = np.exp(-1 / time_constant_s)
+    noise = rng.standard_normal(int(seconds) + 2) * np.sqrt(1 - memory**2)
+    noise[0] /= np.sqrt(1 - memory**2)                     # stationary from the first second on
+    return scipy.signal.lfilter([1], [1, -memory], noise)
 
 
-def at(t: np.ndarray, per_second: np.ndarray) -> np.ndarray:
+def at_times(t: np.ndarray, per_second: np.ndarray) -> np.ndarray:
+    """Interpolate values of one a second at times t (T,)."""
     return np.interp(t, np.arange(len(per_second)), per_second)
 
 
-# ---- breaths, one after the other -----------------------------------------------------
+# ---- breaths --------------------------------------------------------------------------
 
-class Lungs:
-    """Draws the next natural breath; knows the person's state of the minute."""
+class NormalBreathing:
+    """Draws natural breaths, whose rate and depth drift slowly over the session."""
 
     def __init__(self, rng: np.random.Generator, person: Person, rest: str, walking: np.ndarray):
         seconds = len(walking)
         of_person, of_drift, of_breath = np.sqrt(VARIANCE_SHARES)
         self.person, self.rest, self.walking = person, rest, walking
-        self.slow = [of_person * z + of_drift * wander(rng, seconds, DRIFT_S)
+        self.slow = [of_person * z + of_drift * slow_noise(rng, seconds, DRIFT_S)
                      for z in (person.rate_z, person.tidal_z)]
         noise = rng.standard_normal((3, 2 * seconds)) * np.sqrt(1 - BREATH_MEMORY**2)
         quick = of_breath * scipy.signal.lfilter([1], [1, -BREATH_MEMORY], noise)
-        quick[1] = 0.95 * quick[1] - 0.3 * quick[0]        # a slow breath is a deep one
+        quick[1] = 0.95 * quick[1] - 0.3 * quick[0]        # slow breaths are deep
         self.quick = iter(quick.T.clip(-2.5, 2.5))
 
     def breath(self, now: float, steady: bool = False) -> Breath:
-        """The breath that begins at `now` s; `steady`: as usual, without its own variation."""
+        """The breath that begins at `now` s; `steady`: without variation from breath to breath."""
         second = min(max(int(now), 0), len(self.walking) - 1)
         own = np.zeros(3) if steady else next(self.quick)
         rate_z, tidal_z = (np.clip(self.slow[k][second] + own[k], -2.5, 2.5) for k in (0, 1))
         w = self.walking[second]
-        rate = at_z(rate_z, RATE_PER_MIN[self.rest]) ** (1 - w) * at_z(rate_z, RATE_PER_MIN["walking"]) ** w
-        tidal = at_z(tidal_z, TIDAL_ML) * TIDAL_FACTOR[self.rest] ** (1 - w) * TIDAL_FACTOR["walking"] ** w
+        rate = value_at_z(rate_z, RATE_PER_MIN[self.rest]) ** (1 - w) * value_at_z(rate_z, RATE_PER_MIN["walking"]) ** w
+        tidal = value_at_z(tidal_z, TIDAL_ML) * TIDAL_FACTOR[self.rest] ** (1 - w) * TIDAL_FACTOR["walking"] ** w
         period = 60 / rate
         inspiration = INSPIRATION_S * (period / PERIOD_S) ** 0.6 * np.exp(0.12 * own[2])   # fit to [M]
         inspiration = min(inspiration, 0.6 * period)
@@ -218,39 +218,39 @@ class Lungs:
         return Breath(now, period, inspiration, 0.0, expiration, tidal, tidal, self.person.lag)
 
 
-def change(usual: Breath, start: float, effort: float = 1.0, airflow: float = 1.0, pace: float = 1.0,
+def vary(usual: Breath, start: float, effort: float = 1.0, airflow: float = 1.0, pace: float = 1.0,
            lag: float | None = None) -> Breath:
-    """`usual` moved to `start`, deeper or shallower, and quicker where pace > 1."""
+    """`usual` moved to `start`, scaled in depth, and faster if pace > 1."""
     return usual._replace(
         start=start, period=usual.period / pace, inspiration=usual.inspiration / pace,
         expiration=usual.expiration / pace, effort_ml=usual.effort_ml * effort,
         flow_ml=usual.flow_ml * airflow, lag=usual.lag if lag is None else lag)
 
 
-# An episode turns (rng, usual breath, start, length) into its breaths and the second it is over.
+# An episode turns (rng, usual breath, start, length) into its breaths and the second of its end.
 
 def central_apnea(rng, usual, start, length_s):
-    """Nothing moves."""
+    """No breath at all."""
     return [], start + length_s
 
 
 def obstructive_apnea(rng, usual, start, length_s):
-    """The airway is shut; effort grows 1.0 -> 1.5x, chest and belly work against each other [A]."""
+    """The airway is closed; effort grows 1.0 -> 1.5x, chest and belly move in opposition [A]."""
     breaths, now, lag = [], start, rng.uniform(120, 180) / 360
     while now < start + length_s:
         effort = 1 + 0.5 * (now - start) / length_s
-        breaths.append(change(usual, now, effort, rng.uniform(0, 0.05), rng.normal(1, 0.06), lag))
+        breaths.append(vary(usual, now, effort, rng.uniform(0, 0.05), rng.normal(1, 0.06), lag))
         now += breaths[-1].period
     return breaths, now
 
 
 def hypopnea(rng, usual, start, length_s):
-    """Flow is down by 30-70 %; effort is down as much (central), hardly, or in between (narrow airway)."""
+    """Flow is reduced by 30-70 %, effort as much (central), hardly, or in between (narrow airway)."""
     breaths, now, airflow, narrow = [], start, rng.uniform(0.33, 0.67), rng.uniform()
     effort = airflow + narrow * (0.95 - airflow)
     while now < start + length_s:
         jitter = rng.normal(1, 0.05)
-        breaths.append(change(usual, now, effort * jitter, airflow * jitter, rng.normal(1, 0.06)))
+        breaths.append(vary(usual, now, effort * jitter, airflow * jitter, rng.normal(1, 0.06)))
         now += breaths[-1].period
     return breaths, now
 
@@ -261,13 +261,13 @@ def tachypnea(rng, usual, start, length_s):
     pace = rng.uniform(28, 45) / 60 * usual.period
     while now < start + length_s:
         jitter = rng.normal(1, 0.1)
-        breaths.append(change(usual, now, depth * jitter, depth * jitter, pace * rng.normal(1, 0.04)))
+        breaths.append(vary(usual, now, depth * jitter, depth * jitter, pace * rng.normal(1, 0.04)))
         now += breaths[-1].period
     return breaths, now
 
 
 def periodic_breathing(rng, usual, start, length_s):
-    """Three or more cycles: breaths wax and wane over 55-75 % of a cycle, then none come [S, A]."""
+    """Three or more cycles: breaths grow and shrink over 55-75 % of a cycle, then pause [S, A]."""
     mean, sd = CYCLES_S[int(length_s >= 180 and rng.random() < 0.7)]
     breaths, now, peak = [], start, rng.uniform(1.4, 2.0)
     for _ in range(int(length_s // mean)):
@@ -276,19 +276,19 @@ def periodic_breathing(rng, usual, start, length_s):
         while now < breathing_end:
             passed = (now + usual.period / 2 - begin) / (breathing_end - begin)
             depth = 0.15 + (peak - 0.15) * np.sin(np.pi * min(passed, 1)) * rng.normal(1, 0.08)
-            breaths.append(change(usual, now, depth, depth, rng.normal(1.1, 0.06)))
+            breaths.append(vary(usual, now, depth, depth, rng.normal(1.1, 0.06)))
             now += breaths[-1].period
         now = max(now, cycle_end)
     return breaths, now
 
 
 def cough(rng, usual, start, length_s):
-    """Deep breath in, 0.2 s of closed glottis, a spike of 0.3-0.5 s, weaker as the burst goes on [S]."""
+    """Deep breath in, 0.2 s of closed glottis, a spike of 0.3-0.5 s, weaker during the burst [S]."""
     breaths, now, strength = [], start, 1.0
     while now < start + length_s and len(breaths) < 5:
         spike_s, inspiration = rng.uniform(0.3, 0.5), rng.uniform(0.7, 1.2)
         peak_ml_s = max(rng.normal(*COUGH_PEAK_LPM), 150) / 0.06 * strength
-        volume = peak_ml_s * spike_s / 1.85                # 1.85: peak over mean of an expiration
+        volume = peak_ml_s * spike_s / 1.85                # 1.85: ratio of peak and mean flow of an expiration
         rest = rng.uniform(0.1, 0.5)
         breaths.append(usual._replace(start=now, period=inspiration + 0.2 + spike_s + rest,
                                       inspiration=inspiration, hold=0.2, expiration=spike_s,
@@ -309,34 +309,34 @@ def recovery(rng, usual: Breath, start: float, kind: str) -> tuple[list[Breath],
                           "hypopnea": (rng.integers(1, 3), (1.1, 1.6))}.get(kind, (0, (1, 1)))
     breaths, now, depth = [], start, rng.uniform(low, high)
     for _ in range(count):
-        breaths.append(change(usual, now, depth, depth, 1.1))
+        breaths.append(vary(usual, now, depth, depth, 1.1))
         now += breaths[-1].period
         depth = max(1.0, low, depth * rng.uniform(0.75, 1.0))
     return breaths, now
 
 
-def breathe(rng, lungs: Lungs, planned: list[Event], seconds: float) -> tuple[Breath, list[Event]]:
-    """Every breath of a session, and its breathing events where they really lie.
+def breathe(rng, breathing: NormalBreathing, planned: list[Event], seconds: float) -> tuple[Breath, list[Event]]:
+    """Every breath of a session, and its breathing events with their actual times.
 
-    An event waits for the breath during which it was planned to end. Sighs (after which
-    breathing may rest a little), swallows and short pauses are part of normal breathing.
+    An event begins after the breath during which it was planned to start. Sighs (sometimes
+    followed by a rest), swallows and short pauses are part of normal breathing.
     """
     breaths, events, waiting = [], [], list(planned)
-    now, person = rng.uniform(-4, 0), lungs.person
+    now, person = rng.uniform(-4, 0), breathing.person
     while now < seconds:
         if waiting and now >= waiting[0].start_s:
             plan = waiting.pop(0)
-            usual = lungs.breath(now, steady=True)
+            usual = breathing.breath(now, steady=True)
             more, end = EPISODES[plan.kind](rng, usual, now, plan.end_s - plan.start_s)
             events.append(Event(now, end, plan.kind))
             deep, now = recovery(rng, usual, end, plan.kind)
             breaths += more + deep
             continue
-        breath = lungs.breath(now)
+        breath = breathing.breath(now)
         chance, rest = rng.random() * 3600 / breath.period, 0.0
         if chance < person.sighs_per_h:
-            depth = rng.uniform(*SIGH_FACTOR) * lungs.breath(now, steady=True).flow_ml / breath.flow_ml
-            breath, rest = change(breath, now, depth, depth, 0.7), rng.uniform(0, 3)
+            depth = rng.uniform(*SIGH_FACTOR) * breathing.breath(now, steady=True).flow_ml / breath.flow_ml
+            breath, rest = vary(breath, now, depth, depth, 0.7), rng.uniform(0, 3)
         elif chance < person.sighs_per_h + person.pauses_per_h:
             rest = rng.uniform(*PAUSE_S)
         breaths.append(breath)
@@ -345,9 +345,9 @@ def breathe(rng, lungs: Lungs, planned: list[Event], seconds: float) -> tuple[Br
 
 
 def lung_motion(person: Person, breaths: Breath, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """At times `t`: the breath's number, the part of its volume inside (0..1), its change per s.
+    """At times `t`: the breath's index, the part of its volume inside (0..1), and its change per s.
 
-    Flow is a beta curve in each phase, so the volume is the incomplete beta function: exact.
+    Flow is a beta curve in each phase, hence volume is exactly the incomplete beta function.
     """
     i = np.searchsorted(breaths.start, t, side="right").clip(1) - 1
     since = t - breaths.start[i]
@@ -360,21 +360,21 @@ def lung_motion(person: Person, breaths: Breath, t: np.ndarray) -> tuple[np.ndar
     return i, inside, slope_in - slope_out
 
 
-# ---- what the sensors see -------------------------------------------------------------
+# ---- sensor signals -------------------------------------------------------------------
 
 def flow_lpm(rng, person, breaths, t, hr_bpm) -> np.ndarray:
-    """Mask flow, in is positive: breathing, heartbeat ripple [S], leak that wanders [M], noise."""
+    """Mask flow, positive in inspiration: breathing, heartbeat ripple [S], drifting leak [M], noise."""
     i, _, slope = lung_motion(person, breaths, t)
-    heartbeat = rng.uniform(0.1, 0.4) * np.sin(2 * np.pi * np.cumsum(at(t, hr_bpm)) / 60 / RATE_HZ)
-    leak = person.leak_lpm + 1.2 * at(t, wander(rng, t[-1], 150))
+    heartbeat = rng.uniform(0.1, 0.4) * np.sin(2 * np.pi * np.cumsum(at_times(t, hr_bpm)) / 60 / RATE_HZ)
+    leak = person.leak_lpm + 1.2 * at_times(t, slow_noise(rng, t[-1], 150))
     return breaths.flow_ml[i] * slope * 0.06 + heartbeat + leak + rng.normal(0, 0.3, len(t))
 
 
 def belts_au(rng, person, breaths, t, posture) -> np.ndarray:
     """(2, T) thorax and abdomen: their shares of the volume, gain, level, drift, noise.
 
-    The thorax lags, a little in normal breathing and half a cycle in an obstruction.
-    A breath seldom ends quite where it began: the empty lung's volume wanders by 25 mL [A].
+    The thorax lags slightly in normal breathing, and by half a cycle in an obstruction.
+    A breath rarely ends exactly where it began: the empty lungs' volume varies by 25 mL [A].
     """
     empty_l = scipy.signal.lfilter([0.025 * 0.8], [1, -0.6], rng.standard_normal(len(breaths.start)))
     lag_s = np.interp(t, breaths.start, breaths.lag * breaths.period)
@@ -384,14 +384,14 @@ def belts_au(rng, person, breaths, t, posture) -> np.ndarray:
         i, inside, _ = lung_motion(person, breaths, seen_at)
         effort_l = breaths.effort_ml * rng.normal(1, 0.06, len(breaths.start)) / 1000
         gain = person.belt_au_per_l[k] * np.exp(0.2 * sign * posture[0] + 0.1 * posture[1])
-        level = person.belt_level_au[k] + 0.15 * posture[2 + k] + 0.03 * at(t, wander(rng, t[-1], 60))
+        level = person.belt_level_au[k] + 0.15 * posture[2 + k] + 0.03 * at_times(t, slow_noise(rng, t[-1], 60))
         belts[k] = level + gain * share * (effort_l[i] * inside + np.interp(seen_at, breaths.start, empty_l))
         belts[k] += rng.normal(0, 0.006, len(t))
     return belts
 
 
 def acc_g(rng, person, breaths, t, posture, walking) -> np.ndarray:
-    """One axis on the chest: gravity by posture, faint breathing, steps, a jerk with each cough."""
+    """One axis on the chest: gravity by posture, faint breathing, steps, a shock with each cough."""
     i, inside, _ = lung_motion(person, breaths, t)
     gravity = np.sin(rng.uniform(-1.2, 1.2) + 0.5 * posture[4])
     faint = rng.uniform(0.003, 0.010) * inside * (breaths.effort_ml / np.median(breaths.effort_ml))[i].clip(0, 4)
@@ -404,40 +404,40 @@ def acc_g(rng, person, breaths, t, posture, walking) -> np.ndarray:
 
 def footsteps(rng, t) -> np.ndarray:
     """Walking, about 1.8 steps a second, with a harmonic; amplitude about 1 [A]."""
-    cadence = rng.uniform(1.6, 2.0) * (1 + 0.03 * at(t, wander(rng, t[-1], 10)))
+    cadence = rng.uniform(1.6, 2.0) * (1 + 0.03 * at_times(t, slow_noise(rng, t[-1], 10)))
     phase = 2 * np.pi * np.cumsum(cadence) / RATE_HZ
     return np.sin(phase) + 0.4 * np.sin(2 * phase + 1)
 
 
 def spo2_pct(rng, person, breaths, seconds) -> np.ndarray:
-    """Oxygen saturation each second: falls while too little air comes in, seen later at the finger.
+    """Oxygen saturation each second: falls under low ventilation, measured at the finger after a delay.
 
-    Ventilation (of 6 s, the air in the lungs lasts a little) under 60 % of the usual costs oxygen
-    in proportion [A]; else the loss is made up. The oximeter averages over 6 s as well.
+    Ventilation (mean of 6 s, for the air in the lungs) below 60 % of the usual one reduces oxygen
+    in proportion [A]; otherwise it recovers. The oximeter averages over 6 s as well.
     """
     second = np.arange(int(seconds) + 1)
     i = np.searchsorted(breaths.start, second, side="right").clip(1) - 1
     ventilation = (breaths.flow_ml / breaths.period)[i]
-    ventilation[second > (breaths.start + breaths.period)[i]] = 0          # no breath has come
+    ventilation[second > (breaths.start + breaths.period)[i]] = 0          # no breath follows
     change_of_6_s = scipy.signal.lfilter(np.ones(6) / 6, [1], ventilation / np.median(ventilation) - 1)
     shortage = (1 - (1 + change_of_6_s) / 0.6).clip(0, 1)
     loss, lost = np.zeros(len(second)), 0.0
-    for k, lack in enumerate(shortage):                    # one step a second, not a sample
+    for k, lack in enumerate(shortage):                    # one step a second
         lost += person.spo2_fall * lack * (1 - lost / 35) - (1 - lack) * lost / person.spo2_recovery_s
         loss[k] = lost
     seen = np.interp(second - person.spo2_delay_s + 6, second, loss)       # the averages take 6 s
     return person.spo2_pct + scipy.signal.lfilter(
-        np.ones(6) / 6, [1], 0.4 * wander(rng, seconds, 120)[:len(second)] - seen)
+        np.ones(6) / 6, [1], 0.4 * slow_noise(rng, seconds, 120)[:len(second)] - seen)
 
 
 def hr_bpm(rng, person, breaths, events, awake, walking, seconds) -> np.ndarray:
-    """Heart rate each second: up with each breath in (RSA), walking and after apneas."""
+    """Heart rate each second: rises with inspiration (RSA), while walking and after apneas."""
     second = np.arange(int(seconds) + 1)
     i, inside, _ = lung_motion(person, breaths, second - 0.5)
     depth = (breaths.flow_ml / np.median(breaths.flow_ml))[i].clip(0, 1.5)
-    effort = scipy.signal.lfilter([1 / 25], [1, -24 / 25], walking[:len(second)])   # the heart takes 25 s
+    effort = scipy.signal.lfilter([1 / 25], [1, -24 / 25], walking[:len(second)])   # time constant 25 s
     hr = person.hr_bpm + 10 * awake + rng.uniform(20, 35) * effort + person.rsa_bpm * (inside * depth - 0.4)
-    hr += 2 * wander(rng, seconds, 90)[:len(second)] + wander(rng, seconds, 3)[:len(second)]
+    hr += 2 * slow_noise(rng, seconds, 90)[:len(second)] + slow_noise(rng, seconds, 3)[:len(second)]
     for event in events:
         if event.kind in ("central_apnea", "obstructive_apnea"):
             after = (second - event.end_s).clip(0)
@@ -446,7 +446,7 @@ def hr_bpm(rng, person, breaths, events, awake, walking, seconds) -> np.ndarray:
 
 
 def posture_changes(rng, t) -> np.ndarray:
-    """(5, T) balance, gain, two belt levels, tilt: they settle anew over 10-30 s, in units of 1 sd."""
+    """(5, T) balance, gain, two belt levels, tilt, in units of 1 sd: each change takes 10-30 s."""
     posture = np.zeros((5, len(t)))
     for _ in range(rng.poisson(POSTURES_PER_H * t[-1] / 3600)):
         passage = scipy.special.expit((t - rng.uniform(0, t[-1])) / rng.uniform(2, 6))
@@ -454,7 +454,7 @@ def posture_changes(rng, t) -> np.ndarray:
     return posture
 
 
-# ---- events that sit on the sensors, and faults ------------------------------------------
+# ---- events on the sensors, and faults -------------------------------------------------
 
 def motion(rng, raw: dict, t, start, end):
     """A burst of 0.3-8 Hz on flow, belts and accelerometer [A]."""
@@ -468,18 +468,18 @@ def motion(rng, raw: dict, t, start, end):
 
 
 def belt_slip(rng, raw: dict, t, start, end):
-    """One belt gives way, gain x0.3-0.7 [A]; a second before the end it is tightened again."""
+    """One belt slips, gain x0.3-0.7 [A]; it is tightened a second before the end."""
     name = rng.choice(["thorax_au", "abdomen_au"])
     tightened = end - 1.0
     slipped = (t >= start) & (t < tightened)
-    level = np.quantile(raw[name][slipped], 0.05)          # the empty lung
+    level = np.quantile(raw[name][slipped], 0.05)          # empty lungs
     raw[name][slipped] = level - 0.1 + rng.uniform(0.3, 0.7) * (raw[name][slipped] - level)
     for jump in (start, tightened):
         raw[name] += rng.choice([-1, 1]) * rng.uniform(0.3, 0.8) * np.exp(-(t - jump).clip(0) / 0.25) * (t >= jump)
 
 
 def sensor_dropout(rng, raw: dict, t, start, end):
-    """Some channels fall silent together; an oximeter may write a sentinel for SpO2 [M]."""
+    """Some channels lose their signal together; an oximeter may write a sentinel for SpO2 [M]."""
     lost = (t >= start) & (t < end)
     names = DROPOUTS[rng.integers(len(DROPOUTS))]
     sentinel = rng.choice(SPO2_SENTINELS) if rng.random() < 0.6 else np.nan
@@ -487,14 +487,15 @@ def sensor_dropout(rng, raw: dict, t, start, end):
         raw[name][lost] = sentinel if name == "spo2_pct" else np.nan
 
 
-def unlabelled_blinks(rng, raw: dict, t):
-    for _ in range(rng.poisson(BLINKS_PER_H * t[-1] / 3600)):
+def brief_dropouts(rng, raw: dict, t):
+    """Lose single channels for too short to be labelled [M, A]."""
+    for _ in range(rng.poisson(BRIEF_DROPOUTS_PER_H * t[-1] / 3600)):
         start, name = rng.uniform(0, t[-1]), rng.choice(["flow_lpm", "thorax_au", "abdomen_au", "acc_g"])
-        raw[name][(t >= start) & (t < start + rng.uniform(*BLINK_S))] = np.nan
+        raw[name][(t >= start) & (t < start + rng.uniform(*BRIEF_DROPOUT_S))] = np.nan
 
 
 def received_rows(rng, t) -> np.ndarray:
-    """(T,) False where a row never arrived: gaps of 0.1-1.7 s [M]."""
+    """(T,) False where a row was not received: gaps of 0.1-1.7 s [M]."""
     received = np.ones(len(t), bool)
     for _ in range(rng.poisson(GAPS_PER_H * t[-1] / 3600)):
         start = rng.uniform(1, t[-1])
@@ -510,9 +511,9 @@ def draw_length(rng, kind: str) -> float:
 
 
 def plan_events(rng, seconds: float, kinds: Sequence[str]) -> list[Event]:
-    """Put `kinds` in random order and at random times, with room to recover and 60 s of peace between."""
+    """Place `kinds` in random order at random times, each followed by recovery and 60 s of normal breathing."""
     if unknown := set(kinds) - set(KINDS):
-        raise ValueError(f"unknown kinds {sorted(unknown)}; choose from {sorted(KINDS)}")
+        raise DataError(f"unknown kinds {sorted(unknown)}; expected some of {sorted(KINDS)}")
     kinds = [kinds[k] for k in rng.permutation(len(kinds))]
     for _ in range(200):
         lengths = np.array([draw_length(rng, kind) for kind in kinds])
@@ -520,8 +521,8 @@ def plan_events(rng, seconds: float, kinds: Sequence[str]) -> list[Event]:
         if (spare := seconds - LEAD_IN_S - needs.sum()) >= 0:
             break
     else:
-        raise ValueError(f"{len(kinds)} events do not fit into {seconds / 60:g} minutes; "
-                         "take fewer events or longer sessions")
+        raise DataError(f"{seconds / 60:g} minutes are too short for {counted(len(kinds), 'event')}; "
+                        "choose fewer events or longer sessions")
     waits = rng.dirichlet(np.ones(len(kinds) + 1))[:-1] * spare
     starts = LEAD_IN_S + np.cumsum(waits) + np.cumsum(needs) - needs
     starts, ends = (np.round(edge * RATE_HZ) / RATE_HZ for edge in (starts, starts + lengths))   # on rows
@@ -529,7 +530,7 @@ def plan_events(rng, seconds: float, kinds: Sequence[str]) -> list[Event]:
 
 
 def plan_walking(rng, seconds: float, events: list[Event]) -> np.ndarray:
-    """One value a second, 1 = walking: bouts of 2-5 minutes, never where breathing has an event."""
+    """One value a second, 1 = walking: bouts of 2-5 minutes, not near breathing events."""
     walking = np.zeros(int(seconds) + 2)
     for _ in range(8):
         start, length = rng.uniform(0, seconds), rng.uniform(120, 300)
@@ -545,33 +546,33 @@ def simulate_session(seed: int, minutes: float = 30.0, kinds: Sequence[str] = ()
     """Simulate one person's recording.
 
     Args:
-        kinds: the events it holds, from `KINDS`; their order and times are drawn.
+        kinds: the events it contains, from `KINDS`; their order and times are drawn.
         activity: "asleep", or "awake": sitting, with bouts of walking.
     Returns: the raw frame (rows at 25 Hz, NaN = empty cell) and its events.
-    Raises: ValueError if a kind is unknown or the events do not fit into `minutes`.
+    Raises: DataError if a kind is unknown or the events do not fit into `minutes`.
     """
     if activity not in ("asleep", "awake"):
-        raise ValueError(f"activity is {activity!r}; expected 'asleep' or 'awake'")
+        raise DataError(f"activity is {activity!r}; expected 'asleep' or 'awake'")
     rng, seconds, awake = np.random.default_rng(seed), 60 * minutes, activity == "awake"
     t = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
     person, planned = draw_person(rng), plan_events(rng, seconds, kinds)
     walking = plan_walking(rng, seconds, planned) if awake else np.zeros(int(seconds) + 2)
-    lungs = Lungs(rng, person, "sitting" if awake else "asleep",
-                  scipy.signal.lfilter([0.1], [1, -0.9], walking))     # breathing takes 10 s to follow
-    breaths, events = breathe(rng, lungs, [e for e in planned if e.kind in EPISODES], seconds)
+    breathing = NormalBreathing(rng, person, "sitting" if awake else "asleep",
+                                scipy.signal.lfilter([0.1], [1, -0.9], walking))     # breathing follows within 10 s
+    breaths, events = breathe(rng, breathing, [e for e in planned if e.kind in EPISODES], seconds)
 
     hr = hr_bpm(rng, person, breaths, events, awake, walking, seconds)
     posture = posture_changes(rng, t)
-    jolts_au = rng.uniform(0.02, 0.06) * at(t, walking) * footsteps(rng, t)
-    thorax, abdomen = belts_au(rng, person, breaths, t, posture) + jolts_au
+    footsteps_au = rng.uniform(0.02, 0.06) * at_times(t, walking) * footsteps(rng, t)
+    thorax, abdomen = belts_au(rng, person, breaths, t, posture) + footsteps_au
     raw = {"flow_lpm": flow_lpm(rng, person, breaths, t, hr), "thorax_au": thorax, "abdomen_au": abdomen,
-           "spo2_pct": at(t, spo2_pct(rng, person, breaths, seconds)), "hr_bpm": at(t, hr),
-           "acc_g": acc_g(rng, person, breaths, t, posture, at(t, walking))}
-    return finish(rng, t, raw, events, [e for e in planned if e.kind not in EPISODES])
+           "spo2_pct": at_times(t, spo2_pct(rng, person, breaths, seconds)), "hr_bpm": at_times(t, hr),
+           "acc_g": acc_g(rng, person, breaths, t, posture, at_times(t, walking))}
+    return assemble_session(rng, t, raw, events, [e for e in planned if e.kind not in EPISODES])
 
 
-def finish(rng, t, raw: dict[str, np.ndarray], events: list[Event], on_sensors: list[Event]) -> Session:
-    """Let movement and slips act, clip at the rails, then lose what the electronics lose."""
+def assemble_session(rng, t, raw: dict[str, np.ndarray], events: list[Event], on_sensors: list[Event]) -> Session:
+    """Apply movement and belt slips, clip to the range of the sensors, then drop out channels and rows."""
     for event in on_sensors:
         if event.kind != "sensor_dropout":
             {"motion": motion, "belt_slip": belt_slip}[event.kind](rng, raw, t, event.start_s, event.end_s)
@@ -579,7 +580,7 @@ def finish(rng, t, raw: dict[str, np.ndarray], events: list[Event], on_sensors: 
     for event in on_sensors:
         if event.kind == "sensor_dropout":
             sensor_dropout(rng, raw, t, event.start_s, event.end_s)
-    unlabelled_blinks(rng, raw, t)
+    brief_dropouts(rng, raw, t)
     frame = pd.DataFrame({"t_s": t.round(2)})
     for name, channel in CHANNELS.items():
         cells = np.full(len(t), np.nan)
@@ -591,83 +592,77 @@ def finish(rng, t, raw: dict[str, np.ndarray], events: list[Event], on_sensors: 
     return Session(frame[received_rows(rng, t)].reset_index(drop=True), table)
 
 
-# ---- the data set ----------------------------------------------------------------------
+# ---- the dataset -----------------------------------------------------------------------
 
 def plan_sessions(seed: int = 0, minutes: float = 30.0, train: int = 12, calibration: int = 6,
                   test: int = 24) -> list[SessionPlan]:
-    """Say which session holds which events; every third person is awake.
+    """Assign events to sessions; every third person is awake.
 
-    Test sessions share one deck with 1.25 cards of each kind per half hour, dealt to whichever
-    session has most time left; training and calibration sessions get 2-4 events each.
+    Test sessions contain 1.25 events of each kind per half hour in total, each assigned to the
+    session with the most time left; training and calibration sessions contain 2-4 events each.
 
-    Raises: ValueError if there is no session, one would hold more than has room, or the seed is negative.
+    Raises: DataError if there is no session, its events do not fit, or the seed is negative.
     """
-    if min(train, calibration, test) < 0 or train + calibration + test == 0 or not 2 <= minutes <= LONGEST_MINUTES:
-        raise ValueError(f"{train} + {calibration} + {test} sessions of {minutes:g} minutes; "
-                         f"expected at least one, of 2 to {LONGEST_MINUTES:g} minutes")
+    if min(train, calibration, test) < 0 or train + calibration + test == 0 or not 2 <= minutes <= MAX_MINUTES:
+        raise DataError(f"{train} + {calibration} + {test} sessions of {minutes:g} minutes; "
+                        f"expected at least one, of 2 to {MAX_MINUTES:g} minutes")
     if seed < 0:
-        raise ValueError(f"seed {seed}; expected 0 or more")
+        raise DataError(f"seed {seed}; expected 0 or more")
     rng = np.random.default_rng(seed)
     activities = ["awake" if k % 3 == 2 else "asleep" for n in (train, calibration, test) for k in range(n)]
-    hands: list[list[str]] = [[] for _ in activities]
+    kinds: list[list[str]] = [[] for _ in activities]
     for k in range(train + calibration):
-        fitting = [kind for kind in KINDS if activities[k] == "asleep" or not KINDS[kind].asleep_only]
-        most = int(min(4, minutes // 7))                   # short sessions hold fewer
+        possible = [kind for kind in KINDS if activities[k] == "asleep" or not KINDS[kind].asleep_only]
+        most = int(min(4, minutes // 7))                   # fewer in short sessions
         count = rng.integers(min(2, most), most + 1)
-        hands[k] = list(rng.choice(fitting, count, replace=False))
-    load = rng.uniform(0, 1, len(activities))              # planned s; the draw breaks ties
+        kinds[k] = list(rng.choice(possible, count, replace=False))
+    planned_s = rng.uniform(0, 1, len(activities))         # random, to break ties
     for kind, facts in KINDS.items():                      # long and asleep-only kinds come first
-        may = [k for k in range(train + calibration, len(hands))
-               if activities[k] == "asleep" or not facts.asleep_only]
+        possible = [k for k in range(train + calibration, len(activities))
+                    if activities[k] == "asleep" or not facts.asleep_only]
         for _ in range(int(1.25 * test * minutes / 30)):
-            k = min(may, key=lambda k: load[k])
-            hands[k].append(kind)
-            load[k] += np.mean(facts.length_s) + facts.recovery_s + ROOM_S
-    if load.max() > 60 * minutes - LEAD_IN_S:              # else a draw of lengths that fits is found
-        raise ValueError(f"the events of a session need about {load.max() / 60 + 1:.0f} minutes; "
-                         f"{minutes:g} is too short for {test} test sessions")
+            k = min(possible, key=lambda k: planned_s[k])
+            kinds[k].append(kind)
+            planned_s[k] += np.mean(facts.length_s) + facts.recovery_s + ROOM_S
+    if planned_s.max() > 60 * minutes - LEAD_IN_S:         # otherwise lengths that fit are found
+        raise DataError(f"the events of a session need about {planned_s.max() / 60 + 1:.0f} minutes; "
+                        f"{minutes:g} is too short for {counted(test, 'test session')}")
     roles = ["train"] * train + ["calibration"] * calibration + ["test"] * test
     return [SessionPlan(f"session_{k + 1:02d}", roles[k], 1000 * seed + k + 1, activities[k],
-                        tuple(str(kind) for kind in hands[k])) for k in range(len(roles))]
+                        tuple(str(kind) for kind in kinds[k])) for k in range(len(roles))]
 
 
 @cache
-def cell(value: float, decimals: int) -> str:
+def format_cell(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}"
 
 
 def format_cells(values: np.ndarray, decimals: int) -> list[str]:
-    """The text of each value, "" for NaN; a distinct value is formatted once."""
+    """The text of each value, "" for NaN; distinct values are formatted once."""
     distinct, place = np.unique(values, return_inverse=True)
-    text = np.array(["" if np.isnan(v) else cell(v, decimals) for v in distinct.tolist()], dtype=object)
+    text = np.array(["" if np.isnan(v) else format_cell(v, decimals) for v in distinct.tolist()], dtype=object)
     return text[place].tolist()
 
 
-def write_hashed(path: Path, text: str) -> str:
-    """Write `path` all at once; return the SHA-256 of its bytes."""
-    write_text(path, text)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def session_csv(frame: pd.DataFrame) -> str:
+    """The content of a session's CSV."""
     columns = [format_cells(frame[name].to_numpy(), CHANNELS[name].decimals if name in CHANNELS else 2)
                for name in frame.columns]
     return "\n".join([",".join(frame.columns), *map(",".join, zip(*columns)), ""])
 
 
 def is_complete(out: Path, manifest: dict) -> bool:
-    """True if `out` holds what `manifest` describes, byte for byte."""
+    """Whether `out` contains exactly what `manifest` describes, byte for byte."""
     try:
         found = json.loads((out / "simulation.json").read_text())
-        files = found.pop("sha256")
-        return found == manifest and all(
-            hashlib.sha256((out / name).read_bytes()).hexdigest() == digest for name, digest in files.items())
+        hashes = found.pop("sha256")
+        return found == manifest and all(sha256_of(out / name) == digest for name, digest in hashes.items())
     except (OSError, ValueError, KeyError, AttributeError):
         return False
 
 
-def cut_off(out: Path) -> dict[str, float] | None:
-    """Return the arguments of `write_sessions` that was killed in this folder; None if there is no such folder."""
+def unfinished_arguments(out: Path) -> dict[str, float] | None:
+    """The arguments of a `write_sessions` that was interrupted in this folder; None if there was none."""
     try:
         return json.loads((out / "simulation.json").read_text())["unfinished"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -676,53 +671,52 @@ def cut_off(out: Path) -> dict[str, float] | None:
 
 def write_sessions(out: Path, seed: int = 0, minutes: float = 30.0, train: int = 12, calibration: int = 6,
                    test: int = 24) -> list[Path]:
-    """Write the sessions, or keep them if `out` already has the very same; return their CSV paths.
+    """Write the sessions unless `out` already contains exactly them; return their CSV paths.
 
-    Raises: ValueError if `plan_sessions` finds no plan, or if `out` has sessions
-    besides these: nothing is deleted, and old and new people must not mix.
-    FolderInUse if another process is writing there.
+    Raises: DataError if `plan_sessions` finds no plan, or if `out` contains other sessions, since
+    nothing is deleted and sessions must not be mixed. FolderInUse if another process is writing there.
     """
     arguments = {"seed": seed, "minutes": minutes, "train": train, "calibration": calibration, "test": test}
-    plans = plan_sessions(seed, minutes, train, calibration, test)
+    plans = plan_sessions(**arguments)
     manifest = {"data": "simulated", "version": VERSION, "seed": seed, "minutes": minutes,
                 "sessions": json.loads(json.dumps([asdict(plan) for plan in plans]))}
     paths = [out / f"{plan.name}.csv" for plan in plans]
     if is_complete(out, manifest):
         return paths
-    wanted = {name for path in paths for name in (path.name, path.with_suffix(".events.csv").name)}
-    if strangers := sorted(p.name for p in out.glob("session_*.csv") if p.name not in wanted):
-        raise ValueError(f"{out} has {len(strangers)} other session files, first {strangers[0]}; "
-                         "give an empty folder or delete them")
+    expected = {name for path in paths for name in (path.name, path.with_suffix(".events.csv").name)}
+    if others := sorted(p.name for p in out.glob("session_*.csv") if p.name not in expected):
+        raise DataError(f"{out} has {counted(len(others), 'other session file')}, first {others[0]}; "
+                        "choose an empty folder or delete them")
     with only_run_here(out):
-        write_json(out / "simulation.json", {"unfinished": arguments})       # so that nobody takes half a folder
-        digests = {}
+        write_json(out / "simulation.json", {"unfinished": arguments})       # marks the folder as incomplete
+        hashes = {}
         for plan, path in zip(plans, paths):
             session = simulate_session(plan.seed, minutes, plan.kinds, plan.activity)
-            digests[path.name] = write_hashed(path, session_csv(session.frame))
-            labels = path.with_suffix(".events.csv")
-            digests[labels.name] = write_hashed(labels, session.events.to_csv(index=False, lineterminator="\n"))
-        write_text(out / "simulation.json", json.dumps(manifest | {"sha256": digests}, indent=1) + "\n")
+            texts = {path: session_csv(session.frame),
+                     path.with_suffix(".events.csv"): session.events.to_csv(index=False, lineterminator="\n")}
+            for file, text in texts.items():
+                write_text(file, text)
+                hashes[file.name] = hashlib.sha256(text.encode()).hexdigest()
+        write_text(out / "simulation.json", json.dumps(manifest | {"sha256": hashes}, indent=1) + "\n")
     return paths
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"folder to write to [{DEFAULT_OUT}]")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=30.0, help="length of a session [30]")
-    parser.add_argument("--train-sessions", type=int, default=12, metavar="N", help="[12]")
-    parser.add_argument("--calibration-sessions", type=int, default=6, metavar="N", help="[6]")
-    parser.add_argument("--test-sessions", type=int, default=24, metavar="N", help="[24]")
+    parser.add_argument("--out", type=Path, default=ROOT / "datasets" / "collected-simulated", metavar="DIR",
+                        help="folder of the sessions (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all random draws (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="length of a session (default: %(default)s)")
+    for role, count in (("train", 12), ("calibration", 6), ("test", 24)):
+        parser.add_argument(f"--{role}-sessions", type=int, default=count, metavar="N",
+                            help=f"number of {role} sessions (default: %(default)s)")
     args = parser.parse_args(argv)
 
     def body() -> int:
-        try:
-            paths = write_sessions(args.out, args.seed, args.minutes, args.train_sessions,
-                                   args.calibration_sessions, args.test_sessions)
-        except ValueError as error:
-            raise DataError(str(error)) from None
+        paths = write_sessions(args.out, args.seed, args.minutes, args.train_sessions, args.calibration_sessions,
+                               args.test_sessions)
         labels = pd.concat([pd.read_csv(path.with_suffix(".events.csv")) for path in paths])
-        print(f"{args.out}: {len(paths)} simulated sessions of {args.minutes:g} min; events: "
+        print(f"{args.out}: {counted(len(paths), 'simulated session')} of {args.minutes:g} min; events: "
               + ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(labels["label"]).items())))
         return 0
 

@@ -1,7 +1,7 @@
-"""Read tables of numbers that any program may have written: separators, decimals, encodings, times.
+"""Read tables of numbers with any usual delimiter, decimal sign, encoding and time format.
 
-What is not declared is detected from the first rows, where they leave no doubt; a doubt is an
-error that names the key which settles it. Rows are counted as in an editor, the header's is 1.
+What is not declared is detected from the first rows; if they are ambiguous, the error names the
+config key that resolves it. Rows are counted as in an editor: the header is row 1.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import pandas as pd
 from utils import DataError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
-ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1"}             # cp1252 is what Windows makes of Latin-1
-PIECE = 1 << 17                                                      # rows that are read at once
-HEAD = 200                                                           # lines that are looked at before reading
-LINE = 1 << 20                                                       # bytes of one, lest no text at all is read as one
-UNREADABLE = (csv.Error, EOFError, OSError, ValueError, zlib.error)       # pandas' own are ValueErrors
+ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1"}             # cp1252 is the Latin-1 of Windows
+ROWS_AT_ONCE = 1 << 17
+HEAD_LINES = 200                                                     # inspected to detect the layout
+MAX_LINE_BYTES = 1 << 20                                             # a binary file may be one endless line
+READ_ERRORS = (csv.Error, EOFError, OSError, ValueError, zlib.error)      # those of pandas are ValueErrors
 NUMBER = re.compile(r"\s*[+-]?(\d*)([.,]?)(\d*)([eE][+-]?\d+)?\s*")
-DATE = re.compile(
+DATE_TIME = re.compile(
     r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})[ T]+(\d{1,2})(:\d{2}(?::\d{2}(?:[.,]\d+)?)?)(?:\s?([AaPp])[Mm])?"
 )
 TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}:\d{2}([.,]\d+)?")
@@ -39,7 +39,7 @@ DAY_S = 86400.0
 
 @dataclass(frozen=True)
 class Layout:
-    """How a table is written; `names` are its columns, `head` its first rows, `first_row` the row of head[0]."""
+    """How a table is written; `names`: its columns, `head`: its first rows, `first_row`: the row number of head[0]."""
 
     delimiter: str
     decimal: str
@@ -53,15 +53,15 @@ class Layout:
 
 
 def layout_of(path: Path, delimiter: str | None = None, decimal: str | None = None) -> Layout:
-    """Return how a table is written; what is None is detected.
+    """Return how a table is written; delimiter and decimal sign are detected if they are None.
 
-    Raises: DataError if it cannot be read, has no header, or if what is to be detected is in doubt.
+    Raises: DataError if the file cannot be read, has no header, or is ambiguous.
     """
     text, encoding = _head_of(path)
     lines = [line for line in text.splitlines(keepends=True) if line.strip()]
     skipped = 0
-    if lines and (told := re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\r\n"))):     # Excel's own first line
-        lines, skipped, delimiter = lines[1:], 1, delimiter or told[1]
+    if lines and (declared := re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\r\n"))):     # written by Excel
+        lines, skipped, delimiter = lines[1:], 1, delimiter or declared[1]
     if not lines:
         raise DataError(f"{path.name}: empty file; expected a header and rows of samples")
     try:
@@ -73,25 +73,25 @@ def layout_of(path: Path, delimiter: str | None = None, decimal: str | None = No
     return Layout(delimiter, decimal, encoding, [name.strip() for name in names], rows, 2 + skipped)
 
 
-def read_columns(path: Path, layout: Layout, numbers: Sequence[str], texts: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the named columns of a table: numbers as float64 with NaN for an empty cell, texts as text.
+def read_columns(path: Path, layout: Layout, floats: Sequence[str], texts: Sequence[str] = ()) -> pd.DataFrame:
+    """Return columns of a table: those named in `floats` as float64 with NaN for an empty cell, `texts` as str.
 
-    Raises: DataError naming the row and column of the first cell that is no number, and of a row
-    with more cells than the header.
+    Raises: DataError naming row and column of the first cell that is not a number, or the row that
+        has more cells than the header.
     """
-    for name in (*numbers, *texts):
+    for name in (*floats, *texts):
         if layout.names.count(name) > 1:
             raise DataError(f"{path.name}: {layout.names.count(name)} columns are called {name!r}; rename them")
-    at = {name: layout.names.index(name) for name in (*numbers, *texts)}
-    types: dict[int, type] = {at[name]: float for name in numbers} | {at[name]: str for name in texts}
+    index = {name: layout.names.index(name) for name in (*floats, *texts)}
+    types: dict[int, type] = {index[name]: float for name in floats} | {index[name]: str for name in texts}
     try:
-        return _columns(path, layout, types, at, numbers, texts)
-    except ValueError:                                               # a cell that is no number: find it
-        return _columns(path, layout, dict.fromkeys(types, str), at, numbers, texts)
+        return _columns(path, layout, types, index, floats, texts)
+    except ValueError:                                               # some cell is not a number: find it
+        return _columns(path, layout, dict.fromkeys(types, str), index, floats, texts)
 
 
 def is_number(text: str, decimal: str) -> bool:
-    """Return whether a cell holds a number that is written with this decimal sign."""
+    """Return whether a cell is a number with this decimal sign."""
     found = NUMBER.fullmatch(text)
     return bool(found and (found[1] or found[3]) and found[2] in ("", decimal))
 
@@ -99,30 +99,30 @@ def is_number(text: str, decimal: str) -> bool:
 def seconds_of(texts: pd.Series, where: str, time_format: str | None = None) -> np.ndarray:
     """Return timestamps as seconds from the first one (n,), NaN where one cannot be read.
 
-    ISO 8601, `31.12.2024 23:59:59,5`, dates with slashes as long as day and month cannot be
-    mistaken for each other, times of day (they may pass midnight), or as `time_format` says.
+    Accepted are ISO 8601, `31.12.2024 23:59:59,5`, dates with slashes if the order of day and month
+    is unambiguous, times of day (which may pass midnight), or `time_format` alone if it is given.
     """
     if time_format is not None:
-        seconds = _parsed(texts, time_format, where)
-        return seconds if re.search("%[djcx]", time_format) else _past_midnight(seconds)
+        seconds = _parse(texts, time_format, where)
+        return seconds if re.search("%[djcx]", time_format) else _continue_after_midnight(seconds)
     first = str(texts.iloc[0]).strip()
     if TIME_OF_DAY.fullmatch(first):
         clock = texts.str.strip().str.replace(",", ".", regex=False)
-        return _past_midnight(pd.to_timedelta(clock, errors="coerce").dt.total_seconds().to_numpy())
-    if DATE.fullmatch(first):
-        return _day_and_month(texts, where)
-    seconds = _parsed(texts, "ISO8601", where)
+        return _continue_after_midnight(pd.to_timedelta(clock, errors="coerce").dt.total_seconds().to_numpy())
+    if DATE_TIME.fullmatch(first):
+        return _parse_dates(texts, where)
+    seconds = _parse(texts, "ISO8601", where)
     if np.isfinite(seconds).all():
         return seconds
-    return _parsed(texts.str.strip().str.replace(",", ".", regex=False), "ISO8601", where)
+    return _parse(texts.str.strip().str.replace(",", ".", regex=False), "ISO8601", where)
 
 
 def timestamp_of(text: str, time_format: str | None = None) -> datetime | None:
-    """Return one timestamp, ISO 8601, `31.12.2024 23:59:59,5` or as `time_format` says; None if it is none."""
+    """Return a timestamp in ISO 8601, as `31.12.2024 23:59:59,5` or in `time_format`; None if it is not one."""
     try:
         if time_format is not None:
             return datetime.strptime(text, time_format)
-        found = DATE.fullmatch(text)
+        found = DATE_TIME.fullmatch(text)
         return datetime.fromisoformat(_iso(found, day_first=True) if found and found[2] == "." else text)
     except ValueError:
         return None
@@ -137,13 +137,13 @@ def _head_of(path: Path) -> tuple[str, str]:
         raise DataError(f"{path}: {'a folder; expected a file' if path.exists() else 'no such file'}")
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            head = b"".join(file.readline(LINE) for _ in range(HEAD))
-    except UNREADABLE as error:
+            head = b"".join(file.readline(MAX_LINE_BYTES) for _ in range(HEAD_LINES))
+    except READ_ERRORS as error:
         raise _not_readable(path, error) from None
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path.name}: not a readable CSV: UTF-16 text; save it as UTF-8")
     if b"\0" in head:
-        raise DataError(f"{path.name}: not a readable CSV: it holds bytes that are no text")
+        raise DataError(f"{path.name}: not a readable CSV: it contains binary data")
     for encoding in ENCODINGS:
         try:
             return head.decode(encoding), encoding
@@ -153,20 +153,20 @@ def _head_of(path: Path) -> tuple[str, str]:
 
 
 def _delimiter_of(lines: list[str], path: Path) -> str:
-    """Return the one delimiter that splits the header and, where several do, all rows alike."""
+    """Return the delimiter that splits the header; if several do, the one that gives all rows the same width."""
     widths = {d: [len(row) for row in csv.reader(lines, delimiter=d)] for d in DELIMITERS}
     possible = [d for d in DELIMITERS if widths[d][0] > 1]
     if len(possible) > 1:
-        alike = [d for d in possible if len(set(widths[d])) == 1]
-        if len(alike) != 1:
+        regular = [d for d in possible if len(set(widths[d])) == 1]
+        if len(regular) != 1:
             names = " or ".join(DELIMITERS[d] for d in possible)
-            raise DataError(f"{path.name}: row 1: separated by {names}? say it: delimiter in dataset_config.json")
-        return alike[0]
+            raise DataError(f"{path.name}: row 1: separated by {names}? set delimiter in dataset_config.json")
+        return regular[0]
     return possible[0] if possible else ","
 
 
 def _decimal_of(cells: list[str], delimiter: str, path: Path) -> str:
-    """Return the decimal sign. 1,234 alone does not tell a fraction from thousands; 0,5 does."""
+    """Return the decimal sign. 1,234 alone may be a fraction or thousands; 0,5 is unambiguous."""
     seen, proven = {}, set()
     for cell in cells:
         found = NUMBER.fullmatch(cell)
@@ -179,11 +179,8 @@ def _decimal_of(cells: list[str], delimiter: str, path: Path) -> str:
     if len(proven) == 1:
         return proven.pop()
     if seen:
-        example = " and ".join(seen.values())
-        raise DataError(
-            f"{path.name}: numbers such as {example} leave open which sign is the decimal one; "
-            "say it: decimal in dataset_config.json"
-        )
+        examples = " and ".join(seen.values())
+        raise DataError(f"{path.name}: ambiguous numbers such as {examples}; set decimal in dataset_config.json")
     return "."
 
 
@@ -194,27 +191,27 @@ def _columns(
     path: Path,
     layout: Layout,
     types: dict[int, type],
-    at: dict[str, int],
-    numbers: Sequence[str],
+    index: dict[str, int],
+    floats: Sequence[str],
     texts: Sequence[str],
 ) -> pd.DataFrame:
-    """Return the named columns, read piece by piece: a table takes no more memory than its numbers."""
-    grown = {name: array("d") for name in numbers}                   # in place: to join pieces takes them twice
+    """Return the named columns, read in parts, so that a table takes no more memory than its numbers."""
+    growing = {name: array("d") for name in floats}                  # concatenating parts would take twice the memory
     parts: dict[str, list] = {name: [] for name in texts}
     row = layout.first_row
     for frame in _read(path, layout, types):
-        for name in numbers:
-            grown[name].frombytes(_numbers(frame[at[name]], name, path, layout, row).view(np.uint8))
+        for name in floats:
+            growing[name].frombytes(_to_floats(frame[index[name]], name, path, layout, row).view(np.uint8))
         for name in texts:
-            parts[name].append(frame[at[name]])
+            parts[name].append(frame[index[name]])
         row += len(frame)
-    columns = {name: np.asarray(column) for name, column in grown.items()}
+    columns = {name: np.asarray(column) for name, column in growing.items()}
     joined = {name: pd.concat(parts.pop(name), ignore_index=True) for name in texts}
     return pd.DataFrame(columns | joined, copy=False)
 
 
 def _read(path: Path, layout: Layout, types: dict[int, type]) -> Iterator[pd.DataFrame]:
-    """Yield the rows, all columns by number; those in `types` as that type. A cell that does not fit: ValueError."""
+    """Yield the rows in parts, with columns by index and the given types; ValueError if a cell has another type."""
     options = {
         "sep": layout.delimiter,
         "decimal": layout.decimal,
@@ -228,32 +225,32 @@ def _read(path: Path, layout: Layout, types: dict[int, type]) -> Iterator[pd.Dat
     }
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
-            yield from _pieces(path, options)
+            yield from _parts(path, options)
     except pd.errors.ParserWarning:                                  # index_col=False: cells are never row names
-        raise DataError(f"{path.name}: row {layout.first_row}: more cells than the header has names") from None
-    except UNREADABLE as error:
+        raise DataError(f"{path.name}: row {layout.first_row}: more cells than the header") from None
+    except READ_ERRORS as error:
         if isinstance(error, ValueError) and not isinstance(error, (UnicodeError, pd.errors.ParserError)):
             raise
         raise _not_readable(path, error) from None
 
 
-def _pieces(path: Path, options: dict[str, Any]) -> Iterator[pd.DataFrame]:
-    """Yield some rows at a time; from where a text is not UTF-8, in the encoding of Windows."""
+def _parts(path: Path, options: dict[str, Any]) -> Iterator[pd.DataFrame]:
+    """Yield ROWS_AT_ONCE rows at a time; after the first byte that is not UTF-8, in the encoding of Windows."""
     done = 0
     try:
-        with pd.read_csv(path, chunksize=PIECE, **options) as reader:
+        with pd.read_csv(path, chunksize=ROWS_AT_ONCE, **options) as reader:
             for frame in reader:
                 yield frame
                 done += len(frame)
-    except UnicodeDecodeError:                                       # behind the head
-        with pd.read_csv(path, chunksize=PIECE, **options | {"encoding": "cp1252"}) as reader:
+    except UnicodeDecodeError:                                       # after the lines that the encoding was taken from
+        with pd.read_csv(path, chunksize=ROWS_AT_ONCE, **options | {"encoding": "cp1252"}) as reader:
             for frame in reader:
                 if frame.index[0] >= done:
                     yield frame
 
 
-def _numbers(column: pd.Series, name: str, path: Path, layout: Layout, first_row: int) -> np.ndarray:
-    """Return a column as float64, NaN for empty and infinite cells; text in it is an error that names its row."""
+def _to_floats(column: pd.Series, name: str, path: Path, layout: Layout, first_row: int) -> np.ndarray:
+    """Return a column as float64, NaN for empty and infinite cells; DataError with the row of a text."""
     if column.dtype == float:
         numbers = column.to_numpy()
     else:
@@ -273,18 +270,18 @@ def _numbers(column: pd.Series, name: str, path: Path, layout: Layout, first_row
 
 def _not_readable(path: Path, error: Exception) -> DataError:
     reason = " ".join(str(error).split())
-    if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason):       # pandas' words
+    if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason):       # a message of pandas
         return DataError(f"{path.name}: row {found[2]}: {found[3]} cells; the header has {found[1]}")
     if found := re.search(r"EOF inside string starting at row (\d+)", reason):
-        return DataError(f"{path.name}: row {int(found[1]) + 1}: a quotation mark that is not closed")
+        return DataError(f"{path.name}: row {int(found[1]) + 1}: an unclosed quotation mark")
     return DataError(f"{path.name}: not a readable CSV: {reason}")
 
 
 # ---- times ----------------------------------------------------------------------------------
 
 
-def _parsed(texts: pd.Series, time_format: str, where: str) -> np.ndarray:
-    """Return seconds from the first text (n,), NaN for a text of another format."""
+def _parse(texts: pd.Series, time_format: str, where: str) -> np.ndarray:
+    """Return seconds from the first text (n,), NaN for a text in another format."""
     try:
         stamps = pd.to_datetime(texts, errors="coerce", utc=True, format=time_format)
     except ValueError as error:
@@ -293,26 +290,26 @@ def _parsed(texts: pd.Series, time_format: str, where: str) -> np.ndarray:
     return seconds - seconds[0] if np.isfinite(seconds[0]) else seconds
 
 
-def _day_and_month(texts: pd.Series, where: str) -> np.ndarray:
+def _parse_dates(texts: pd.Series, where: str) -> np.ndarray:
     """Return seconds from the first of timestamps such as 31.12.2024 23:59:59,5 or 12/31/2024 11:59:59 PM.
 
-    Dates with points begin with the day. Only differences of times count: where both orders of day
-    and month give the same, either is right.
+    Dates with points begin with the day. Only time differences matter: if both orders of day and
+    month give the same ones, either is correct.
     """
-    found = [DATE.fullmatch(text.strip()) for text in texts]
+    found = [DATE_TIME.fullmatch(text.strip()) for text in texts]
     orders = [True] if found[0][2] == "." else [True, False]
-    read = [_parsed(pd.Series([_iso(f, order) for f in found], dtype=str), "ISO8601", where) for order in orders]
-    fits = [seconds for seconds in read if np.isfinite(seconds).all()]
-    if len(fits) == 2 and not np.array_equal(*fits):
+    parsed = [_parse(pd.Series([_iso(f, order) for f in found], dtype=str), "ISO8601", where) for order in orders]
+    complete = [seconds for seconds in parsed if np.isfinite(seconds).all()]
+    if len(complete) == 2 and not np.array_equal(*complete):
         raise DataError(
-            f"{where}: time {texts.iloc[0]!r}: day or month first? say it: time_format in dataset_config.json, "
+            f"{where}: time {texts.iloc[0]!r}: day or month first? set time_format in dataset_config.json, "
             'such as "%d/%m/%Y %H:%M:%S.%f"'
         )
-    return fits[0] if fits else min(read, key=lambda seconds: np.isnan(seconds).sum())
+    return complete[0] if complete else min(parsed, key=lambda seconds: np.isnan(seconds).sum())
 
 
 def _iso(found: re.Match[str] | None, day_first: bool) -> str:
-    """Return a match of DATE as ISO 8601 has it; "" for none."""
+    """Return a match of DATE_TIME in ISO 8601; "" for None."""
     if found is None:
         return ""
     day, _, month, year, hour, rest, half = found.groups()
@@ -323,7 +320,7 @@ def _iso(found: re.Match[str] | None, day_first: bool) -> str:
     return f"{year}-{month:0>2}-{day:0>2}T{hour:0>2}{rest.replace(',', '.')}"
 
 
-def _past_midnight(seconds: np.ndarray) -> np.ndarray:
-    """Return times of day (n,) as seconds from the first: a leap back by more than half a day is midnight."""
+def _continue_after_midnight(seconds: np.ndarray) -> np.ndarray:
+    """Return times of day (n,) as seconds from the first: a jump back by more than half a day is midnight."""
     days = np.cumsum(np.r_[False, np.diff(seconds) < -DAY_S / 2])
     return seconds + days * DAY_S - seconds[0]

@@ -1,8 +1,8 @@
-"""Physical units: their spellings, and the factors between those of one quantity."""
+"""Physical units: spellings, and conversion factors between units of the same quantity."""
 
 from __future__ import annotations
 
-# quantity -> unit -> how many of the first unit it is
+# quantity -> unit -> its size in the first unit
 QUANTITIES = {
     "voltage": {"V": 1.0, "mV": 1e-3, "uV": 1e-6, "nV": 1e-9},
     "flow": {"L/s": 1.0, "L/min": 1 / 60, "mL/s": 1e-3, "mL/min": 1e-3 / 60},
@@ -22,35 +22,35 @@ SPELLINGS = {
     "beats/min": "1/min", "breaths/min": "1/min", "percent": "%", "pct": "%", "c": "degc", "celsius": "degc",
     "degr.": "deg", "degree": "deg", "volt": "v", "microvolt": "uv", "millivolt": "mv",
 }  # fmt: skip
-# the two micro signs, the two ohm signs, the degree and the ordinal sign look alike
-SIGNS = str.maketrans(
+# characters that look alike: two micro signs, two ohm signs, the degree and the ordinal sign
+LOOKALIKES = str.maketrans(
     {"\u00b5": "u", "\u03bc": "u", "\u03a9": "ohm", "\u2126": "ohm", "°": "deg", "º": "deg", "²": "2", "₂": "2"}
 )
-NONE = ("", "nu", "a.u.", "au", "n/a", "none", "-")                  # says nothing (nu: WFDB's "no unit")
+UNSPECIFIED = ("", "nu", "a.u.", "au", "n/a", "none", "-")           # nu is WFDB's "no unit"
 
 
 def factor_between(have: str, want: str) -> float | None:
-    """Return what turns a value in unit `have` into unit `want`; None if they do not convert."""
-    have, want = _plain(have), _plain(want)
+    """Return the factor that converts a value in unit `have` to unit `want`; None if they are not convertible."""
+    have, want = _normalized(have), _normalized(want)
     if have == want:
         return 1.0
     for scale in QUANTITIES.values():
-        factors = {_plain(unit): factor for unit, factor in scale.items()}
+        factors = {_normalized(unit): factor for unit, factor in scale.items()}
         if have in factors and want in factors:
             return factors[have] / factors[want]
     return None
 
 
 def is_known(unit: str) -> bool:
-    """Return whether the unit stands in the table."""
-    return any(_plain(unit) == _plain(known) for scale in QUANTITIES.values() for known in scale)
+    """Return whether the unit is in the table."""
+    return any(_normalized(unit) == _normalized(known) for scale in QUANTITIES.values() for known in scale)
 
 
-def says_nothing(unit: str | None) -> bool:
-    """Return whether a file names no unit of a signal."""
-    return unit is None or _plain(unit) in NONE
+def is_unspecified(unit: str) -> bool:
+    """Return whether the text stands for an unknown or arbitrary unit."""
+    return _normalized(unit) in UNSPECIFIED
 
 
-def _plain(unit: str) -> str:
-    text = " ".join(unit.translate(SIGNS).lower().split())
+def _normalized(unit: str) -> str:
+    text = " ".join(unit.translate(LOOKALIKES).lower().split())
     return SPELLINGS.get(text, text).replace(" ", "")

@@ -737,7 +737,7 @@ def _by_reason(lines: Sequence[str]) -> list[tuple[str, int]]:
     """Return the reasons in lines such as `name: 3 to 4 s, 5 steps: reason`, and how often each occurs."""
     reasons: dict[str, int] = {}
     for line in lines:
-        reason = line.split(" steps: ", 1)[-1] if " steps: " in line else line.rsplit(": ", 2)[-1]
+        reason = line.partition(" steps: ")[2] or line.partition(" step: ")[2] or line.rsplit(": ", 2)[-1]
         reasons[reason] = reasons.get(reason, 0) + 1
     return list(reasons.items())
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from config import DatasetConfig, check_name
@@ -276,7 +275,7 @@ def _series_to_score(name: str, file: Path, detector: Detector) -> ToScore:
             f"{1 / detector.rate_hz:g} s; train one on such data"
         )
     _check_length(file, len(series.values) / detector.rate_hz, detector)
-    return ToScore(file, [series.segment(0, len(series.values), np.empty((0, 2), int))], None, [])
+    return ToScore(file, [series.segment(0, len(series.values))], None, [])
 
 
 def _check_length(file: Path, duration_s: float, detector: Detector) -> None:

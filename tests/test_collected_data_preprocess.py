@@ -213,7 +213,7 @@ def test_gaps_sentinels_and_stuck_samples_are_masked_and_listed(project):
     assert missing[(t > 22.5) & (t < 40), 1].all() and not missing[(t > 45) & (t < 60)].any()
     assert segment.values[np.isfinite(segment.values[:, 1]), 1].max() <= 98
     filled = [line for line in project.meta().filled if line.startswith("night_c: flow")]
-    assert "200 stuck samples count as missing" in filled[1] and "short-gap samples hold" in filled[0]
+    assert "200 flatline samples set to missing" in filled[1] and "samples in short gaps filled" in filled[0]
 
 
 def test_times_may_begin_anywhere_and_events_follow_them(project):
@@ -325,7 +325,7 @@ def test_a_bad_entry_is_told_in_one_line(project, key, value, expected):
     if expected is None:
         project.entry["split"] = {"train": ["night_a"], "val_fraction": 0.3, "test_fraction": 0.3}
         project.label("night_a", "60,65,Apnea")
-        assert project.fails().startswith("tiny: nothing is left for train; check the split")
+        assert project.fails().startswith("tiny: no data left for train; check the split")
     else:
         assert project.fails().startswith(f"dataset_config.json: tiny: {expected}")
 

@@ -63,10 +63,10 @@ def test_quoted_cells_with_a_decimal_comma_between_commas(write):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("t_s;flow,x\n0;1,5\n1;2,5\n", "row 1: separated by comma or semicolon? say it: delimiter in"),
-        ("t_s;flow\n0;1,234\n1;2,345\n", "numbers such as 2,345 leave open which sign is the decimal one; say it"),
-        ("t_s;flow\n0;1.234\n1;2.345\n", "numbers such as 2.345 leave open which sign is the decimal one; say it"),
-        ("t_s;flow\n0;1,5\n1;2.5\n", "numbers such as 1,5 and 2.5 leave open which sign is the decimal one"),
+        ("t_s;flow,x\n0;1,5\n1;2,5\n", "row 1: separated by comma or semicolon? set delimiter in"),
+        ("t_s;flow\n0;1,234\n1;2,345\n", "ambiguous numbers such as 2,345; set decimal in"),
+        ("t_s;flow\n0;1.234\n1;2.345\n", "ambiguous numbers such as 2.345; set decimal in"),
+        ("t_s;flow\n0;1,5\n1;2.5\n", "ambiguous numbers such as 1,5 and 2.5; set decimal in"),
         ("t_s;flow\n0;1,5\n1;1.234,5\n", "row 3: column 'flow' holds '1.234,5'; expected a number"),
         ("t_s,flow,flow\n0,1,2\n1,2,3\n", "2 columns are called 'flow'; rename them"),
     ],
@@ -120,7 +120,7 @@ def test_a_latin_letter_far_behind_the_header(write, tmp_path):
 def test_other_text_and_no_text_are_refused(write):
     wide = write(rows(",", ".").encode("utf-16"))
     assert refusal(wide) == "night.csv: not a readable CSV: UTF-16 text; save it as UTF-8"
-    assert "it holds bytes that are no text" in refusal(write(b"PK\x03\x04\0\0\0" * 50))
+    assert "it contains binary data" in refusal(write(b"PK\x03\x04\0\0\0" * 50))
     assert refusal(write(b"PK", "night.xlsx")).startswith("night.xlsx: unknown format '.xlsx'; expected .csv, ")
 
 
@@ -146,7 +146,7 @@ def test_times_of_many_programs_count_from_the_first(stamps):
 def test_day_and_month_that_may_be_mistaken_are_one_line(write):
     stamps = ["03/04/2024 23:59:59", "04/04/2024 00:00:00", "04/04/2024 00:00:01"]
     text = "time,flow\n" + "".join(f"{stamp},{k}\n" for k, stamp in enumerate(stamps))
-    expected = "night.csv: time '03/04/2024 23:59:59': day or month first? say it: time_format"
+    expected = "night.csv: time '03/04/2024 23:59:59': day or month first? set time_format"
     assert refusal(write(text), ["flow"], time_column="time").startswith(expected)
     declared = Dialect("time", time_format="%d/%m/%Y %H:%M:%S")
     np.testing.assert_array_equal(read_recording(write(text), ["flow"], declared).t, [0, 1, 2])
@@ -157,7 +157,7 @@ def test_a_declared_time_format_is_kept_to(write):
     assert read_recording(path, ["flow"], Dialect("Zeit", time_format="%y.%m.%d %H:%M:%S,%f")).t.tolist() == [0, 1]
     wrong = refusal(path, ["flow"], time_column="Zeit", time_format="%d.%m.%Y %H:%M:%S,%f")
     assert wrong == (
-        "night.csv: row 2: time '24.12.31 23:59:59,5'; expected one as in time_format, '%d.%m.%Y %H:%M:%S,%f'"
+        "night.csv: row 2: time '24.12.31 23:59:59,5'; expected the time_format '%d.%m.%Y %H:%M:%S,%f'"
     )
     assert "time_format '%Q' in dataset_config.json" in refusal(path, ["flow"], time_column="Zeit", time_format="%Q")
     clock = write("t_s,flow\n235959,1\n000001,2\n")
@@ -178,8 +178,8 @@ def test_without_a_declaration_the_first_column_is_the_time_and_text_is_said_to_
     assert list(recording.channels) == ["Fluss (l/min)"] and recording.t.tolist() == [0, 1, 2]
     text = "\n".join(describe(recording))
     assert "separated by semicolon, decimal ',', UTF-8, time in 'Zeit'" in text
-    assert "column 'Bemerkung' is not read: it holds 'Husten', no number" in text
-    assert "'leer' is not read: it has no value at all" in text
+    assert "column 'Bemerkung' is not read: it holds 'Husten', not a number" in text
+    assert "'leer' is not read: it has no values" in text
 
 
 def test_events_are_written_in_as_many_ways(write):

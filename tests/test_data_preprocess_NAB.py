@@ -146,7 +146,7 @@ def test_repeated_timestamps_stay_and_are_noted(nab):
     assert nab.run()[0] == 0
     assert nab.rows("test") == list(range(500, 1000))
     assert nab.split("test")["timestamp"].tolist() == nab.times[500:].tolist()
-    assert "3 rows repeat the timestamp of the row before; they stay; first row 700" in notes(nab)
+    assert "3 rows, first row 700, 2014-04-03 10:15:00: same timestamp as the previous row; kept" in notes(nab)
 
 
 def test_rows_out_of_order_stay_where_they_are(nab):
@@ -156,7 +156,7 @@ def test_rows_out_of_order_stay_where_they_are(nab):
     nab.windows([(600, 650)])
     assert nab.run()[0] == 0
     assert nab.rows("test") == list(range(500, 1000)) and nab.split("test")["label"].sum() == 51
-    assert "1 rows lie before the row before" in notes(nab)
+    assert "timestamp before that of the previous row; kept in place" in notes(nab)
 
 
 def test_a_long_gap_parts_training_but_not_test(nab):
@@ -169,8 +169,8 @@ def test_a_long_gap_parts_training_but_not_test(nab):
     meta = read_meta(nab.out)
     assert nab.rows("train") == [row for row in range(330) if row != 100]
     assert [span.steps for span in meta.splits["train"]] == [100, 229] and len(meta.splits["test"]) == 1
-    assert any("rows 100 to 100" in line and "train: behind a gap" in line for line in meta.dropped)
-    assert "3 rows lie behind a gap" in notes(nab) and "the longest gap is 61.0 rows, before row 100" in notes(nab)
+    assert any("rows 100 to 100" in line and "train: after a gap" in line for line in meta.dropped)
+    assert "3 rows, first row 100" in notes(nab) and "the longest gap is 61.0 periods, before row 100" in notes(nab)
 
 
 def test_a_constant_series_is_scaled_by_one(nab):
@@ -188,7 +188,7 @@ def test_an_empty_value_stays_as_a_missing_row(nab):
     assert nab.run()[0] == 0
     test = nab.split("test")
     assert test["valid_value"].tolist() == [int(row != 200) for row in range(500)] and test["value"].isna().sum() == 1
-    assert "1 rows have no value; they stay, marked as missing; first row 700" in notes(nab)
+    assert "no value; kept, marked as missing" in notes(nab)
     assert len(load_dataset(nab.out).splits["test"]) == 1
 
 
@@ -274,7 +274,7 @@ def test_labels_are_nabs_windows(everything):
 def test_both_test_spans_of_machine_temperature_are_kept(everything):
     meta = read_meta(everything / "machine_temperature_system_failure")
     assert [span.steps for span in meta.splits["test"]] == [5000, 22695 - 15500]
-    assert any("lie before the row before" in note for note in meta.notes)
+    assert any("before that of the previous row" in note for note in meta.notes)
 
 
 def test_the_shipped_entry_validates():

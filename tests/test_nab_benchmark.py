@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.nab_score import nab_score
 from nab import benchmark
-from nab.benchmark import Setting, detect, read_series, scaled_blocks
+from nab.benchmark import Setting, detect, read_benchmark, scaled_blocks
 from nab.online_lstm import OnlineOptions
 from nab_benchmark import main
 from recordings.nab_series import load_series_labels
@@ -47,9 +47,9 @@ def nab(tmp_path, monkeypatch):
 @pytest.fixture
 def without_networks(monkeypatch):
     """The past's mean in the place of the networks, for tests of what is around them."""
-    plain = benchmark.plain_forecasts
+    plain = benchmark.baseline_forecasts
     monkeypatch.setattr(benchmark, "lstm_forecasts", lambda blocks, seed: plain(blocks, "past_mean"))
-    monkeypatch.setattr(benchmark, "PLAIN", {"past_mean": benchmark.past_mean})
+    monkeypatch.setattr(benchmark, "BASELINES", {"past_mean": benchmark.past_mean})
 
 
 def folder_scores(out, detector: str) -> dict[str, np.ndarray]:
@@ -89,11 +89,11 @@ def test_later_rows_change_no_earlier_score(nab, source):
         for name in ("real/aa.csv", "made/c.csv") if change else ():
             values = make_values(name)
             write_series(nab, name, np.append(values[:cut], 7 - 9 * values[cut:]))
-        series = read_series(nab)
+        series = read_benchmark(nab)
         blocks = {name: scaled_blocks(one) for name, one in series.items()}
         make = {
             "lstm": lambda: benchmark.lstm_forecasts(blocks, 0),
-            "ar16": lambda: benchmark.plain_forecasts(blocks, "ar16"),
+            "ar16": lambda: benchmark.baseline_forecasts(blocks, "ar16"),
             None: lambda: None,
         }[source]
         return detect(series, make(), Setting(), with_range=source != "ar16")
@@ -105,7 +105,7 @@ def test_later_rows_change_no_earlier_score(nab, source):
 
 
 def test_a_series_scores_the_same_beside_any_others(nab):
-    series = read_series(nab)
+    series = read_benchmark(nab)
     alone = {"real/bbb.csv": series["real/bbb.csv"]}
 
     def scores_of(some):
@@ -116,9 +116,9 @@ def test_a_series_scores_the_same_beside_any_others(nab):
 
 
 def test_the_unit_of_a_series_does_not_matter(nab):
-    before = scaled_blocks(read_series(nab)["made/c.csv"])
+    before = scaled_blocks(read_benchmark(nab)["made/c.csv"])
     write_series(nab, "made/c.csv", 1e6 * make_values("made/c.csv") - 3e7)
-    np.testing.assert_allclose(scaled_blocks(read_series(nab)["made/c.csv"]), before, atol=1e-6)
+    np.testing.assert_allclose(scaled_blocks(read_benchmark(nab)["made/c.csv"]), before, atol=1e-6)
 
 
 def test_a_second_run_goes_on_with_the_forecasts_there_are(nab, tmp_path, monkeypatch, without_networks):
@@ -128,7 +128,7 @@ def test_a_second_run_goes_on_with_the_forecasts_there_are(nab, tmp_path, monkey
 
     def make(blocks, seed):
         made.append(seed)
-        return benchmark.plain_forecasts(blocks, "past_mean")
+        return benchmark.baseline_forecasts(blocks, "past_mean")
 
     monkeypatch.setattr(benchmark, "lstm_forecasts", make)
     assert main([*arguments, "3"]) == 0
@@ -149,7 +149,7 @@ def test_only_the_damaged_file_is_made_again(nab, tmp_path, monkeypatch, without
 
     def make(blocks, seed):
         made.append(seed)
-        return benchmark.plain_forecasts(blocks, "past_mean")
+        return benchmark.baseline_forecasts(blocks, "past_mean")
 
     monkeypatch.setattr(benchmark, "lstm_forecasts", make)
     assert main(arguments) == 0

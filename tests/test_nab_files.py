@@ -203,7 +203,7 @@ def test_another_version_is_warned_of_once(tiny, tmp_path, cache, caplog):
     root = write(tmp_path / "NAB", {**FILES, TAXI: b"other", TWEETS: b"other"})
     assert local_files([*NAMES, "nyc_taxi.csv"], root, cache) == root
     assert len(caplog.records) == 1 and caplog.records[0].levelno == logging.WARNING
-    assert f"{root}: 2 of 4 files differ from NAB's commit ea702d75cc22, {TAXI} first" in caplog.messages[0]
+    assert f"{root}: 2 of 4 files differ from NAB's commit ea702d75cc22, first {TAXI};" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_another_version_is_warned_of_once(tiny, tmp_path, cache, caplog):
     [
         ("nowhere", "nowhere: no such folder; expected NAB (git clone https://github.com/numenta/NAB)"),
         (TAXI, "nyc_taxi.csv: a file; expected NAB (git clone"),
-        ("data", "data: NAB's data folder; expected the one above it, {folder}"),
+        ("data", "data: NAB's data folder; expected its parent folder, {folder}"),
         ("labels", "labels: no labels/combined_windows.json and 1 more; expected NAB (git clone"),
         (".", "no data/realTweets/Twitter_volume_FB.csv; expected NAB (git clone"),
         ("x" * 300, "cannot be read (File name too long)"),
@@ -267,7 +267,7 @@ def test_a_damaged_file_is_fetched_again(server, cache, caplog):
     write(cache, {**FILES, TAXI: FILES[TAXI][:-5]})
     local_files(NAMES, None, cache, server.url)
     assert server.asked == [TAXI] and held(cache) == FILES
-    assert caplog.messages == [f"{cache / TAXI}: damaged, its checksum is wrong; fetching it again"]
+    assert caplog.messages == [f"{cache / TAXI}: damaged (wrong checksum); downloading it again"]
 
 
 def test_pooch_itself_says_nothing(server, cache, capfd):
@@ -288,13 +288,13 @@ def test_pooch_itself_says_nothing(server, cache, capfd):
 @pytest.mark.parametrize(
     ("fault", "tries", "why"),
     [
-        (404, 1, "the server answers 404 Not Found"),
-        (403, 1, "the server answers 403 Forbidden"),
-        (429, 3, "the server answers 429 Too Many Requests"),
-        (503, 3, "the server answers 503 Service Unavailable"),
+        (404, 1, "the server answered 404 Not Found"),
+        (403, 1, "the server answered 403 Forbidden"),
+        (429, 3, "the server answered 429 Too Many Requests"),
+        (503, 3, "the server answered 503 Service Unavailable"),
         ("drop", 3, "the connection failed (Remote end closed connection without response)"),
-        ("cut", 3, "the connection broke off half-way"),
-        ("other", 3, "wrong checksum: expected SHA-256 {expected}..., got {got}..."),
+        ("cut", 3, "the connection was lost during the download"),
+        ("other", 3, "wrong checksum: expected SHA-256 {expected}..., found {got}..."),
     ],
 )
 def test_a_failed_download_names_url_and_reason_and_leaves_nothing(server, cache, fault, tries, why):
@@ -333,7 +333,7 @@ def test_a_server_that_falls_silent_is_a_time_out(server, cache, monkeypatch, fa
     server.faults = {LABELS: fault}
     with pytest.raises(DataError) as caught:
         local_files(["nyc_taxi"], None, cache, server.url)
-    assert line_of(caught).startswith(f"{server.url}{LABELS}: time-out: nothing came for 0.1 s; --nab-root")
+    assert line_of(caught).startswith(f"{server.url}{LABELS}: timed out: no data for 0.1 s; --nab-root")
     assert server.asked == [LABELS] * 3 and not held(cache)
 
 
@@ -345,7 +345,7 @@ def test_a_host_that_does_not_answer_is_asked_once(server, cache, monkeypatch):
         raise TimeoutError("timed out")
 
     monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
-    with pytest.raises(DataError, match="time-out: nothing came for 10 s; --nab-root"):
+    with pytest.raises(DataError, match="timed out: no data for 10 s; --nab-root"):
         local_files(["nyc_taxi"], None, cache, server.url)
     assert len(tries) == 1
 

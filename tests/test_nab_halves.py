@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from evaluation.nab_score import nab_score
-from nab.split_halves import Curve, gain_curve, random_halves, score_by_halves
-from recordings.nab_series import SeriesLabels, load_series_labels
+from nab.split_halves import GainCurve, gain_curve, random_halves, score_by_halves
+from recordings.nab_series import load_series_labels
 
 
 def test_a_curve_by_hand():
     """Of 100 rows, 15 are not graded; a window at 50..59; an early alarm before it, one in its first row."""
     scores = np.zeros(100)
     scores[[20, 50]] = 2.0, 3.0
-    curve = gain_curve(SeriesLabels(100, np.array([[50, 59]])), scores)
+    curve = gain_curve(np.array([[50, 59]]), scores)
     np.testing.assert_allclose(curve.thresholds, [np.inf, 3, 2])
     np.testing.assert_allclose(curve.gains, [0, 1, 1 - 0.11 / 2])
     np.testing.assert_allclose(curve.at(np.array([4.0, 3.0, 2.5, 2.0, 0.1])), [0, 1, 1, 1 - 0.055, 1 - 0.055])
@@ -31,7 +31,7 @@ def test_curves_add_up_to_the_published_score(tmp_path):
         labels[name] = [[times[start], times[start + 30]]]
         scores[name] = generator.exponential(size=300).round(2) * (generator.random(300) > 0.8)
         scores[name][start + 5] += 3
-        curves[name] = gain_curve(SeriesLabels(300, np.array([[start, start + 30]])), scores[name])
+        curves[name] = gain_curve(np.array([[start, start + 30]]), scores[name])
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "combined_windows.json").write_text(json.dumps(labels))
     every = np.unique(np.concatenate([curve.thresholds for curve in curves.values()]))
@@ -50,14 +50,15 @@ def test_halves_take_half_of_each_category():
 
 def test_what_one_half_likes_is_graded_on_the_other():
     """Series a wants the threshold 2, b wants 1: each half's choice is what the other is graded with."""
-    a = Curve(np.array([np.inf, 2.0, 1.0]), np.array([0.0, 1.0, -3.0]))
-    b = Curve(np.array([np.inf, 2.0, 1.0]), np.array([0.0, 0.25, 1.0]))
+    a = GainCurve(np.array([np.inf, 2.0, 1.0]), np.array([0.0, 1.0, -3.0]))
+    b = GainCurve(np.array([np.inf, 2.0, 1.0]), np.array([0.0, 0.25, 1.0]))
     half = np.array([[True, False]])
     np.testing.assert_allclose(score_by_halves([{"a": a, "b": b}], 2, half), [100 * (0.25 - 3) / 2])
 
 
 def test_parameters_are_chosen_on_one_half_too():
-    good = {"a": Curve(np.array([np.inf, 1.0]), np.array([0.0, 1.0])), "b": Curve(np.array([np.inf]), np.array([0.0]))}
-    even = {name: Curve(np.array([np.inf, 1.0]), np.array([0.0, 0.5])) for name in "ab"}
-    # the half with a takes `good`, which earns b nothing; the half with b takes `even`, which earns a a half
+    thresholds, no_alarm = np.array([np.inf, 1.0]), GainCurve(np.array([np.inf]), np.array([0.0]))
+    good = {"a": GainCurve(thresholds, np.array([0.0, 1.0])), "b": no_alarm}
+    even = {name: GainCurve(thresholds, np.array([0.0, 0.5])) for name in "ab"}
+    # the half with a chooses `good`, which gains nothing on b; the half with b chooses `even`, which gains 0.5 on a
     np.testing.assert_allclose(score_by_halves([good, even], 2, np.array([[True, False]])), [100 * (0.0 + 0.5) / 2])

@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from evaluation.nab_score import NAB_PROFILES, nab_score, nab_series_score
 from recordings.nab_series import load_series_labels
+from utils import DataError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CASES = SHARED / "reference" / "metric_cases.json"
@@ -208,10 +209,10 @@ def test_a_window_end_that_is_no_timestamp_is_refused(corpus):
     root, _, scores = corpus
     path = root / "labels" / "combined_windows.json"
     path.write_text(path.read_text().replace("02:55:00", "02:56:00"))
-    with pytest.raises(ValueError, match=r"two\.csv: the window end 2024-01-01 02:56:00\.000000 .* of 0 rows"):
+    with pytest.raises(DataError, match=r"two\.csv: the window end 2024-01-01 02:56:00\.000000 .* of 0 rows"):
         nab_score(scores, load_series_labels(root))
 
 
 def test_a_missing_nab_folder_is_reported(tmp_path):
-    with pytest.raises(FileNotFoundError, match="combined_windows.json"):
+    with pytest.raises(DataError, match="combined_windows.json: no such file"):
         nab_score({}, load_series_labels(tmp_path))

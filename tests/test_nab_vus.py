@@ -7,15 +7,14 @@ import pytest
 from evaluation import metrics
 from evaluation.metrics import suggest_buffer
 from nab import vus
-from nab.benchmark import BenchmarkSeries
 from nab.vus import SPAN, causal, distance_to_median, distances, main, offline, vus_pr
-from recordings.nab_series import SeriesLabels
+from recordings.nab_series import NabSeries
 
 
-def make_series(rows: int = 600) -> BenchmarkSeries:
+def make_series(rows: int = 600) -> NabSeries:
     values = np.sin(np.arange(rows) / 7) + 0.1 * np.random.default_rng(0).normal(size=rows)
     values[300:341] += 5
-    return BenchmarkSeries(np.arange(rows).astype(str), values, SeriesLabels(rows, np.array([[300, 340]])))
+    return NabSeries("a", np.arange(rows).astype(str), np.arange(rows), values, np.array([[300, 340]]))
 
 
 def make_errors(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.plot_nab import main, plot_costliest
-from nab.benchmark import read_series, write_scores
+from nab.benchmark import read_benchmark, write_scores
 
 ROWS = 400
 
@@ -31,13 +31,13 @@ def make_scores() -> dict[str, np.ndarray]:
 
 
 def test_the_costliest_series_stands_first_with_what_it_lost(nab):
-    figure = plot_costliest(read_series(nab), make_scores(), nab, "title")
+    figure = plot_costliest(read_benchmark(nab), make_scores(), "title")
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["real/missed.csv: 50.0 points lost", "real/found.csv: 0.0 points lost"]
 
 
 def test_the_command_writes_a_small_figure(nab, tmp_path, capsys):
-    write_scores(tmp_path, "some", read_series(nab), make_scores())
+    write_scores(tmp_path, "some", read_benchmark(nab), make_scores())
     figure = tmp_path / "figure.png"
     arguments = ["--nab-root", str(nab), "--out", str(tmp_path), "--figure", str(figure), "--detector"]
     assert main([*arguments, "some"]) == 0

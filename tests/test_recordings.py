@@ -110,13 +110,13 @@ def test_sentinels_and_infinities_are_no_measurement(read):
     [
         ("", "empty file"),
         ("t_s,flow\n", "0 rows of samples; expected at least 2"),
-        ("t_s,flow\n0,1\n", "1 rows of samples; expected at least 2"),
+        ("t_s,flow\n0,1\n", "1 row of samples; expected at least 2"),
         ("t_s,breath,x\n0,1,2\n1,2,3\n", "no column 'flow'; the file has t_s, breath, x"),
         ("time,flow\n0,1\n1,2\n", "no column 't_s'; the file has time, flow"),
         ("t_s|flow\n0|1\n1|2\n", "no column 't_s'; the file has t_s|flow"),
         ('t_s,"a\nb"\n0,1\n1,2\n', "no column 'flow'; the file has t_s, a\\nb"),
-        ("t_s,flow\n0,1\n1,2\n0.5,3\n2,1\n", "row 4: time goes backwards (1 s, then 0.5 s; 1 such rows)"),
-        ("t_s,flow\n0,1\n1,2\n1,3\n1,4\n", "row 4: time repeats (1 s, then 1 s; 2 such rows)"),
+        ("t_s,flow\n0,1\n1,2\n0.5,3\n", "row 4: time goes backwards (1 s, then 0.5 s; 1 such row); sort the rows"),
+        ("t_s,flow\n0,1\n1,2\n1,3\n1,4\n", "row 4: time repeats (1 s, then 1 s; 2 such rows); expected increasing"),
         ("t_s,flow\n0,1\n,2\n2,3\n", "row 3: the time is empty"),
         ("t_s,flow\n,1\n,2\n", "row 2: the time is empty"),
         ("t_s,flow\n0,1\ninf,2\n", "row 3: the time is empty or infinite"),
@@ -127,14 +127,14 @@ def test_sentinels_and_infinities_are_no_measurement(read):
             "row 3: time goes backwards",
         ),
         ("t_s,flow\n2024-05-01 22:30:00,1\n,2\n", "row 3: the time is empty"),
-        ("t_s,flow\n0,\n1,\n", "channel 'flow' has no value at all"),
+        ("t_s,flow\n0,\n1,\n", "channel 'flow' has no values"),
         ("t_s,flow\n0,7\n1,7\n2,\n", "channel 'flow' is constant at 7"),
         ("t_s,flow\n0,1\n1,2 L\n2,3\n", "row 3: column 'flow' holds '2 L'; expected a number"),
-        ('t_s,flow\n0,"1,5"\n1,2.5\n', "numbers such as 1,5 and 2.5 leave open which sign is the decimal one"),
+        ('t_s,flow\n0,"1,5"\n1,2.5\n', "ambiguous numbers such as 1,5 and 2.5; set decimal in"),
         ("t_s,flow\n0,1,5\n1,2,5\n", "row 2: more cells than the header"),
         ("t_s,flow\n0,1\n1,2,5\n", "row 3: 3 cells; the header has 2"),
-        ('t_s,flow\n0,1\n1,"2\n', "row 3: a quotation mark that is not closed"),
-        ("t_s,flow\n0,1\n1,2e30\n2,3\n", "channel 'flow' is 2e+30 at 1 s; expected a measurement within ±1e+30"),
+        ('t_s,flow\n0,1\n1,"2\n', "row 3: an unclosed quotation mark"),
+        ("t_s,flow\n0,1\n1,2e30\n2,3\n", "channel 'flow' is 2e+30 at 1 s; expected values within ±1e+30"),
         (b"\xff\xfe\x00\x01", "not a readable CSV"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_wrong_file_is_refused_with_file_and_row(read, text, expected):
 
 
 def test_a_channel_of_sentinels_has_no_value(read):
-    with pytest.raises(DataError, match="channel 'flow' has no value at all"):
+    with pytest.raises(DataError, match="channel 'flow' has no values"):
         read("t_s,flow\n0,127\n1,-1\n", ["flow"], sentinels={"flow": [127, -1]})
 
 
@@ -201,8 +201,8 @@ def test_an_events_file_with_only_its_header_holds_none(events_of):
         ("1,2,b\n", "row 2: label 'b' is not in the dataset's labels; expected one of a"),
         ("1,2,\n", "row 2: label '' is not in the dataset's labels"),
         ("1,soon,a\n", "row 2: column 'end_s' holds 'soon'; expected a number"),
-        ("1,,a\n", "row 2: event 1 to nan s: start and end have to be numbers"),
-        ("inf,inf,a\n", "row 2: event nan to nan s: start and end have to be numbers"),
+        ("1,,a\n", "row 2: event 1 to nan s: start and end must be numbers"),
+        ("inf,inf,a\n", "row 2: event nan to nan s: start and end must be numbers"),
         ("1,2,Hypopnea, long\n", "row 2: more cells than the header"),
     ],
 )
@@ -246,9 +246,9 @@ def test_describe_says_rates_gaps_flat_stretches_rails_and_events(read, write_cs
     text = "\n".join(describe(recording))
     assert "night.csv: 2000 rows, 79.96 s (0.02 h), time from 0 s" in text
     assert "flow: 25 Hz, 1900 samples" in text and "range -10 to 10" in text
-    assert "1 gaps, 4.0 s in all, the longest 4.0 s at 40.0 s" in text
-    assert "1 stretches flat (10.0 s the longest, first at 10.0 s)" in text
-    assert "at its lowest" in text and "at its highest" in text
+    assert "1 gap, 4.0 s in total, the longest 4.0 s at 40.0 s" in text
+    assert "1 flatline, the longest 10.0 s, the first at 10.0 s" in text
+    assert "runs at the lowest value, the longest" in text and "runs at the highest value, the longest" in text
     assert "spo2: 1 Hz, 80 samples" in text
     assert text.endswith("events: 1\n    1 to 2.5 s: cough")
 

@@ -145,7 +145,7 @@ def test_no_samples_at_all_is_all_missing():
     empty = Samples(np.array([]), np.array([]))
     for rate in (25.0, 5.0, 1.0):
         result = to_grid(empty, rate, TimeGrid(0.0, 5.0, 50), low_pass_hz=None, **OPTIONS)
-        assert np.isnan(result.values).all() and (result.held, result.stuck) == (0, 0)
+        assert np.isnan(result.values).all() and (result.held, result.flat) == (0, 0)
 
 
 # ---------------------------------------------------------------- holding, by hand
@@ -259,9 +259,9 @@ def test_a_stuck_sensor_is_missing_once_it_was_stuck_for_stuck_s():
     samples = Samples(np.arange(100) / 5, values)
     result = to_grid(samples, 5.0, TimeGrid(0.0, 5.0, 100), delay_s=0.0, fill_s=0.0, flatline_s=2.0)
     assert np.flatnonzero(np.isnan(result.values)).tolist() == list(range(50, 70))
-    assert result.stuck == 20
-    assert to_grid(samples, 5.0, TimeGrid(0.0, 5.0, 100), flatline_s=6.0).stuck == 0
-    assert to_grid(samples, 5.0, TimeGrid(0.0, 5.0, 100)).stuck == 0
+    assert result.flat == 20
+    assert to_grid(samples, 5.0, TimeGrid(0.0, 5.0, 100), flatline_s=6.0).flat == 0
+    assert to_grid(samples, 5.0, TimeGrid(0.0, 5.0, 100)).flat == 0
 
 
 def test_a_stuck_fast_channel_is_missing_too():
@@ -270,7 +270,7 @@ def test_a_stuck_fast_channel_is_missing_too():
     grid = TimeGrid(0.0, 5.0, 200)
     result = to_grid(samples, 25.0, grid, low_pass_hz=1.5, flatline_s=3.0, **OPTIONS)
     missing = grid.t[np.isnan(result.values) & (grid.t > 5)]
-    assert result.stuck == 175
+    assert result.flat == 175
     assert (missing.min(), missing.max()) == (pytest.approx(13.6, abs=0.21), pytest.approx(21.4, abs=0.21))
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recordings import simulator as simulator
+from recordings import simulator
 from recordings.simulator import CHANNELS, KINDS, plan_sessions, simulate_session, write_sessions
+from utils import DataError
 
 SEEDS = (1, 2, 3)
 ASLEEP = [kind for kind in KINDS if KINDS[kind].asleep_only]
@@ -45,7 +46,7 @@ def inspiration_onsets(frame: pd.DataFrame) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def without_nuisances(monkeypatch):
     """Unless a test asks for them, nothing is lost outside a labelled dropout, and nobody turns over."""
-    for name in ("GAPS_PER_H", "BLINKS_PER_H", "POSTURES_PER_H"):
+    for name in ("GAPS_PER_H", "BRIEF_DROPOUTS_PER_H", "POSTURES_PER_H"):
         monkeypatch.setattr(simulator, name, 0)
 
 
@@ -243,11 +244,11 @@ def test_slow_channels_have_empty_cells_and_rows_go_missing(monkeypatch):
 
 
 def test_unknown_kind_and_too_many_events_are_refused():
-    with pytest.raises(ValueError, match="unknown kinds .*hiccup"):
+    with pytest.raises(DataError, match="unknown kinds .*hiccup"):
         simulate_session(0, 5, ["hiccup"])
-    with pytest.raises(ValueError, match="do not fit into 3 minutes"):
+    with pytest.raises(DataError, match="3 minutes are too short for 9 events"):
         simulate_session(0, 3, ["cough"] * 9)
-    with pytest.raises(ValueError, match="expected 'asleep' or 'awake'"):
+    with pytest.raises(DataError, match="expected 'asleep' or 'awake'"):
         simulate_session(0, 3, activity="running")
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nab.tail_scores import FEWEST_IN_PAST, keep_peaks, mean_error, overshoot, range_scores, tail_scores
+from nab.tail_scores import MIN_IN_PAST, errors_by_lead, keep_peaks, overshoot, overshoot_scores, tail_scores
 
 FLOOR = 0.05
 
@@ -41,25 +41,26 @@ def test_there_is_no_score_without_a_past():
     values = np.append(np.full(5, np.nan), np.arange(60.0))
     scores = tail_scores(values, FLOOR, first=40)
     assert (scores[:40] == 0).all() and (scores[40:] > 0).all()
-    assert (tail_scores(values, FLOOR)[: 5 + FEWEST_IN_PAST] == 0).all()
+    assert (tail_scores(values, FLOOR)[: 5 + MIN_IN_PAST] == 0).all()
 
 
-def test_mean_error_takes_the_forecasts_made_for_a_step():
+def test_errors_are_those_of_the_forecasts_made_for_a_step():
     values = np.array([0.0, 10.0, 20.0, 30.0])
     forecast = np.array([[1.0, 2.0], [3.0, 5.0], [8.0, 0.0], [0.0, 0.0]])
-    np.testing.assert_allclose(mean_error(values, forecast), [np.nan, np.nan, 20 - (3 + 2) / 2, 30 - (8 + 5) / 2])
+    expected = [[np.nan, np.nan], [10 - 1, np.nan], [20 - 3, 20 - 2], [30 - 8, 30 - 5]]
+    np.testing.assert_allclose(errors_by_lead(values, forecast), expected)
 
 
-def test_mean_error_of_a_series_shorter_than_the_horizon_is_unknown():
-    assert np.isnan(mean_error(np.ones(3), np.ones((3, 8)))).all()
+def test_leads_beyond_the_length_of_a_series_have_no_error():
+    assert np.isnan(errors_by_lead(np.ones(3), np.ones((3, 8)))[:, 2:]).all()
 
 
 def test_overshoot_is_in_widths_of_the_range_so_far():
     np.testing.assert_allclose(overshoot(np.array([0.0, 10.0, 11.0, 5.0, -1.1]))[2:], [0.1, 0, 0.1])
 
 
-def test_range_scores_by_hand():
-    np.testing.assert_allclose(range_scores(np.array([0, 0.009, 0.01, 0.1, 1.0])), [0, 0, 2, 3, 4])
+def test_overshoot_scores_by_hand():
+    np.testing.assert_allclose(overshoot_scores(np.array([0, 0.009, 0.01, 0.1, 1.0])), [0, 0, 2, 3, 4])
 
 
 def test_only_scores_above_the_recent_ones_are_kept():
@@ -71,7 +72,7 @@ def test_only_scores_above_the_recent_ones_are_kept():
     lambda v: tail_scores(np.abs(v), FLOOR),
     lambda v: keep_peaks(np.abs(v), 7),
     overshoot,
-    lambda v: mean_error(v, np.stack([v, 2 * v], axis=1)),
+    lambda v: errors_by_lead(v, np.stack([v, 2 * v], axis=1)),
 ])  # fmt: skip
 def test_later_values_change_no_earlier_score(score):
     values = np.random.default_rng(2).normal(size=150)

@@ -128,13 +128,13 @@ def test_a_simulation_that_was_cut_off_is_finished_by_preprocessing(tmp_path, mo
         patch.setattr(simulator, "simulate_session", cut_off)
         with pytest.raises(KeyboardInterrupt):
             simulator.write_sessions(raw, **SMALL)
-    assert simulator.cut_off(raw) == SMALL and not (raw / "session_02.csv").exists()
+    assert simulator.unfinished_arguments(raw) == SMALL and not (raw / "session_02.csv").exists()
     entry = json.loads((ROOT / "dataset_config.json").read_text())["simulated"]
     split = {"train": ["session_01"], "test": ["session_02"], "val_fraction": 0.3}
     (tmp_path / "dataset_config.json").write_text(json.dumps({"simulated": entry | {"raw_dir": "raw", "split": split}}))
     command = ["--dataset-config", str(tmp_path / "dataset_config.json"), "--out", str(tmp_path / "out")]
     assert collected_data_preprocess.main(command) == 0, capsys.readouterr().err
-    assert simulator.cut_off(raw) is None and len(list(raw.glob("*.csv"))) == 4
+    assert simulator.unfinished_arguments(raw) is None and len(list(raw.glob("*.csv"))) == 4
 
 
 # ---- runs, grids, pages, streams ------------------------------------------------------------

@@ -1,6 +1,6 @@
 import pytest
 
-from recordings.units import factor_between, is_known, says_nothing
+from recordings.units import factor_between, is_known, is_unspecified
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,11 @@ def test_units_of_one_quantity_convert(have, want, factor):
 
 
 @pytest.mark.parametrize(("have", "want"), [("mV", "L/min"), ("furlong", "m"), ("%", "1/min"), ("L", "L/s"), ("", "V")])
-def test_others_do_not(have, want):
+def test_units_of_different_quantities_do_not_convert(have, want):
     assert factor_between(have, want) is None
 
 
-def test_what_is_known_and_what_says_nothing():
+def test_what_is_known_and_what_is_unspecified():
     assert is_known("µV") and is_known("cmh20") and not is_known("furlong") and not is_known("")
-    assert says_nothing(None) and says_nothing(" ") and says_nothing("nu") and says_nothing("a.u.")
-    assert not says_nothing("%")
+    assert is_unspecified(" ") and is_unspecified("nu") and is_unspecified("a.u.")
+    assert not is_unspecified("%")

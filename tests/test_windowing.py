@@ -13,8 +13,8 @@ from recordings.windowing import (
     normal_steps,
     read_meta,
     read_windows,
-    runs,
     segments_where,
+    true_runs,
     write_windows,
 )
 from utils import DataError
@@ -38,10 +38,10 @@ def write(tmp_path, make_meta, write_meta):
 
 # ---------------------------------------------------------------- by hand
 
-def test_runs_by_hand():
-    assert runs(np.array([1, 1, 0, 0, 1, 0, 1], bool)).tolist() == [[0, 2], [4, 5], [6, 7]]
-    assert runs(np.zeros(3, bool)).tolist() == [] and runs(np.ones(3, bool)).tolist() == [[0, 3]]
-    assert runs(np.zeros(0, bool)).shape == (0, 2)
+def test_true_runs_by_hand():
+    assert true_runs(np.array([1, 1, 0, 0, 1, 0, 1], bool)).tolist() == [[0, 2], [4, 5], [6, 7]]
+    assert true_runs(np.zeros(3, bool)).tolist() == [] and true_runs(np.ones(3, bool)).tolist() == [[0, 3]]
+    assert true_runs(np.zeros(0, bool)).shape == (0, 2)
 
 
 def test_normal_and_label_steps_by_hand():
@@ -216,7 +216,7 @@ def edit(path, row, old, new):
     [
         (1, "t_s", "time", "no column 't_s'"),
         (1, "valid_b", "b_valid", "no column 'valid_b'"),
-        (4, "a,0,0.4", "a,0,0.1", "row 4: t_s does not rise"),
+        (4, "a,0,0.4", "a,0,0.1", "row 4: t_s does not increase"),
         (4, "a,0,0.4", "a,0,", "no recording or no time"),
         (4, "a,0,", ",0,", "no recording or no time"),
         (4, "200.0,201.0", "200.0,text", "train.csv: "),
@@ -262,7 +262,7 @@ def test_meta_comes_back_as_written(tmp_path, make_meta, write_meta):
         ({"format": 99}, "format is 99"),
         ({"format": "1"}, "format is '1'; expected an integer"),
         ({"rate_hz": 0.0}, "greater than 0"),
-        ({"scaler": {"center": [0.0], "scale": [1.0, 1.0]}}, "scaler.center needs one number for each of 2 channels"),
+        ({"scaler": {"center": [0.0], "scale": [1.0, 1.0]}}, "scaler.center needs 2 numbers, one per channel"),
         ({"scaler": {"center": [0.0, 0.0], "scale": [1.0, 0.0]}}, "scaler.scale is [1.0, 0.0]; expected 1e-30"),
         ({"scaler": {"center": [0.0, None], "scale": [1.0, 1.0]}}, "scaler.center.1 is None; expected a number"),
         ({"chanels": {}}, "chanels: unknown key; did you mean 'channels'?"),
@@ -284,5 +284,5 @@ def test_a_truncated_or_missing_meta_is_one_line(tmp_path, make_meta, write_meta
     with pytest.raises(DataError, match="^meta.json: line .* not JSON"):
         read_meta(tmp_path)
     path.unlink()
-    with pytest.raises(DataError, match="no such file; make the dataset with its preprocessing script"):
+    with pytest.raises(DataError, match="no such file; run the dataset's preprocessing script first"):
         read_meta(tmp_path)
