@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recordings.nab_files import known_cause, series_names, series_of
+from recordings import nab_files
 from recordings.windowing import SPLITS, Meta, ScalerMeta, Segment, read_meta, read_windows
 from utils import DataError, counted
 
@@ -65,14 +65,14 @@ def dataset_folder(name: str, datasets: Path) -> Path:
 
     Raises: DataError with the command that creates it, if it is missing.
     """
-    if series_of(name):
-        raise DataError(f"dataset {name!r} is a category of series; choose one of them, such as {series_of(name)[0]}")
+    if members := nab_files.series_of(name):
+        raise DataError(f"dataset {name!r} is a category of series; choose one of them, such as {members[0]}")
     for family in FAMILIES:
         if (datasets / family / name / "meta.json").is_file():
             return datasets / family / name
     command = f"collected_data_preprocess.py --dataset {name}"
-    if name in series_names():
-        command = "data_preprocess_NAB.py" + ("" if name in known_cause() else f" --series {name}")
+    if name in nab_files.series_names():
+        command = "data_preprocess_NAB.py" + ("" if name in nab_files.known_cause() else f" --series {name}")
     made = [path.parent.name for family in FAMILIES for path in sorted((datasets / family).glob("*/meta.json"))]
     near = difflib.get_close_matches(name, made, 1)
     hint = f"did you mean {near[0]!r}? If not, create it" if near else "create it"

@@ -30,7 +30,7 @@ from detection.detector import Detector, build_model
 from detection.resolved import ResolvedConfig, resolve
 from evaluation.metrics import suggest_buffer
 from evaluation.results import LSTM, CalibrationEvents, ForecastLosses, RunMetrics, over_seeds, write_metrics
-from recordings.nab_files import series_of
+from recordings import nab_files
 from reports.findings import (
     Findings,
     RandomScores,
@@ -365,7 +365,7 @@ def remove_stale_results(*results: Path) -> None:
 
 def planned_runs(config: ExperimentConfig, seeds: int) -> dict[str, ExperimentConfig]:
     """Return the config of each run by its folder: one a seed, and one a series of a NAB category."""
-    names = series_of(config.dataset.name)
+    names = nab_files.series_of(config.dataset.name)
     runs = {}
     for name in names or [config.dataset.name]:
         dataset = config.dataset.model_copy(update={"name": name})

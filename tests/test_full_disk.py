@@ -131,7 +131,7 @@ def test_a_dataset_made_again_without_room_is_not_read_half_old_half_new(home, t
         assert collected_data_preprocess.main([*config, "--force"]) == 2
     assert error_line(capsys, out / "tiny" / "test.csv")
     assert call(home, "--datasets", datasets, "--out", tmp_path / "run") == 2
-    assert "make it first: python collected_data_preprocess.py --dataset tiny" in capsys.readouterr().err
+    assert "create it first: python collected_data_preprocess.py --dataset tiny" in capsys.readouterr().err
     assert collected_data_preprocess.main(config) == 0
     assert (out / "tiny" / "meta.json").exists()
 

@@ -183,7 +183,7 @@ def test_rows_at_another_rate_are_refused(run, home, tmp_path, capsys):
     rows = pd.read_csv(home / "nab" / "data" / nab_files.series_names()["nyc_taxi"]).iloc[::4]
     rows.to_csv(tmp_path / "new.csv", index=False)
     code = call(home, "--checkpoint", run / CHECKPOINT, "--score", tmp_path / "new.csv", "--out", tmp_path / "no")
-    assert code == 2 and "a row every 2400 s, but the model learnt a row every 600 s" in capsys.readouterr().err
+    assert code == 2 and "a row every 2400 s, but the model was trained on a row every 600 s" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
 
@@ -209,8 +209,8 @@ def test_a_grid_of_a_category_is_refused(home, tmp_path, capsys):
     [
         ("model.horizon_rows=40", "model.horizon_rows + model.warm_up_rows is 46 rows, but the guard of nyc_taxi is"),
         ("dataset.name=nyc_taxy", "no windowed dataset 'nyc_taxy'"),
-        ("dataset.name=ambient_temperature_system_failure", "make it first: python data_preprocess_NAB.py"),
-        ("dataset.name=Twitter_volume_FB", "make it first: python data_preprocess_NAB.py --series Twitter_volume_FB"),
+        ("dataset.name=ambient_temperature_system_failure", "create it first: python data_preprocess_NAB.py"),
+        ("dataset.name=Twitter_volume_FB", "create it first: python data_preprocess_NAB.py --series Twitter_volume_FB"),
     ],
 )
 def test_a_wrong_config_is_one_line_and_leaves_nothing(home, tmp_path, capsys, override, expected):
