@@ -23,8 +23,8 @@ import stream_detect
 from config import DatasetConfig, check_name, load_dataset_config, validate
 from detection.detector import Detector, load_calibrated
 from detection.tensor_files import load_tensors
-from grid.journal import append_record, read_journal
 from grid.results import cells
+from grid.search import Journal
 from live import stream
 from live.rows import InputWarnings, Rows
 from recordings.nab_series import read_series
@@ -414,12 +414,11 @@ def test_timestamps_of_several_zones_and_formulas_are_refused(tmp_path):
     ids=str,
 )
 def test_a_record_of_another_kind_is_refused(tmp_path, record):
+    journal = Journal(tmp_path / "journal.jsonl")
     for one in ({}, record, {}):
-        append_record(
-            tmp_path / "journal.jsonl", {"key": "a", "status": "finished", "until": None, "val_loss": 1.0} | one
-        )
+        journal.add({"key": "a", "status": "finished", "until": None, "val_loss": 1.0} | one)
     with pytest.raises(DataError, match="line 2 is no record"):
-        read_journal(tmp_path / "journal.jsonl")
+        Journal(tmp_path / "journal.jsonl")
 
 
 @pytest.mark.parametrize("found", [torch.ones(2), torch.ones(0), torch.ones(1), "2", None, 2.0], ids=str)
