@@ -121,12 +121,6 @@ def prepare(config: ExperimentConfig, dataset: Dataset) -> Experiment:
     return Experiment(config, resolved, dataset)
 
 
-def load(config: ExperimentConfig, datasets: Path) -> Experiment:
-    """Read the windowed dataset of a config, and prepare the experiment."""
-    folder = dataset_folder(config.dataset.name, datasets)
-    return prepare(config, load_dataset(folder, config.dataset.channels))
-
-
 # ---- fit ------------------------------------------------------------------------------------
 
 

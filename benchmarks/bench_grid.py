@@ -47,7 +47,7 @@ def loop(out: Path, overrides: Sequence[str], datasets: Path) -> None:
     from threadpoolctl import threadpool_limits
 
     from config import EXPERIMENT_CONFIG, load_experiment
-    from experiment import run_experiment
+    from experiment import load_all, run_experiment
     from grid.plan import plan
     from reports.run_folder import new_run
 
@@ -56,9 +56,8 @@ def loop(out: Path, overrides: Sequence[str], datasets: Path) -> None:
     config = load_experiment(EXPERIMENT_CONFIG, overrides)
     grid = plan(config, [0, 1], False, "cpu", datasets, "bench", False)
     with threadpool_limits(1):
-        for run in grid.runs:
-            dataset = grid.dataset_of(None)
-            run_experiment(run.config, dataset, new_run(out / run.key[:12]), "cpu", plots=False)
+        for key, experiment in load_all({run.key: run.config for run in grid.runs}, datasets).items():
+            run_experiment(experiment, new_run(out / key[:12]), "cpu", plots=False)
 
 
 def timed(command: Sequence[str]) -> tuple[float, float]:

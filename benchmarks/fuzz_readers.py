@@ -248,8 +248,8 @@ def report(folder: Path) -> Case:
 
 def journal(folder: Path) -> Case:
     from config import ExperimentConfig, read_json, validate
-    from grid.journal import read_journal
     from grid.plan import PlanFile
+    from grid.search import Journal
 
     record = {"key": "k", "until": None, "status": "finished", "epochs": 3, "val_loss": -1.0, "seconds": 1.0}
     lines = "".join(json.dumps(record | {"key": key}) + "\n" for key in "abc")
@@ -257,7 +257,7 @@ def journal(folder: Path) -> Case:
             "device": "cpu", "fingerprint": "0", "runs": 1}  # fmt: skip
 
     def read(home: Path) -> None:
-        read_journal(home / "journal.jsonl")
+        Journal(home / "journal.jsonl")
         validate(PlanFile, read_json(home / "grid.json"), "grid.json")
 
     return {"journal.jsonl": lines.encode(), "grid.json": json.dumps(plan).encode()}, read

@@ -1,1 +1,1 @@
-"""A config with lists in, a ranking of its permutations out: plan, engines, results."""
+"""A config with lists in, a ranking of its permutations out: plan, search (journal, halving), engines, results."""

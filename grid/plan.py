@@ -1,4 +1,4 @@
-"""From a config with lists to the runs of a grid, checked before the first of them starts."""
+"""From a config with lists to the runs of a grid, all checked before the first of them starts; and `grid.json`."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import functools
 import hashlib
 import json
 import math
+import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from config import ExperimentConfig, Section, expand_grid, read_json, set_dotted, validate
-from experiment import check_choices, check_lengths, dataset_folder
-from utils import DataError, sha256_of, write_json
+from data_loader import dataset_folder
+from experiment import prepare
+from utils import DataError, counted, sha256_of, write_json
 
 if TYPE_CHECKING:
     from data_loader import Dataset
+    from recordings.windowing import Meta
 
 MOST_RUNS, MOST_RUNS_EVER = 10_000, 1_000_000        # without --yes, and with it
-ETA = 3                                              # --halving: one config of three goes on at a rung
+REDUCTION = 3                                        # --halving: one config of so many continues after a rung
 DATA_FILES = ("meta.json", "train.csv", "val.csv", "test.csv")
-LOSS_DEPENDS_ON = {                                  # what a validation loss is an average over
-    "model.horizon_s": lambda config: config.model.horizon_s,
-    "model.warm_up_s": lambda config: config.model.warm_up_s,
-    "training.window_s": lambda config: config.training.window_s,
-    "training.batch_size": lambda config: config.training.batch_size,
-    "dataset.channels": lambda config: config.dataset.channels,
-}
+LOSS_DEPENDS_ON = (                                  # what a validation loss is an average over
+    "model.horizon_s", "model.warm_up_s", "training.window_s", "training.batch_size", "dataset.channels",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,67 @@ class PlannedRun:
     def seed(self) -> int:
         return self.config.training.seed
 
+    def pause_after(self, rung: float | None) -> int | None:
+        """Return the epochs after which the run pauses, for a share of them; None = it runs to its end."""
+        return None if rung is None else math.ceil(round(self.config.training.epochs * rung, 6))
+
+
+@dataclass(frozen=True)
+class GridPlan:
+    """A planned grid: what `grid.json` keeps, and the runs that follow from it."""
+
+    config: ExperimentConfig
+    seeds: list[int]
+    rungs: list[float]                                           # shares of the epochs at which --halving pauses
+    device: str
+    data: Path
+    fingerprint: str                                             # of the data
+    meta: Meta
+    runs: list[PlannedRun]                                       # the seeds of a permutation side by side
+
+    @functools.cached_property
+    def criterion(self) -> str:
+        """The measure that ranks the configs: the loss if it means the same in all runs, else the skill."""
+        return "val_skill" if loss_differs_by(self.runs) else "val_loss"
+
+    @functools.cached_property
+    def shared_validation(self) -> dict[str, Any]:
+        return shared_validation_of(self.runs, list(self.meta.channels), self.meta.rate_hz)
+
+    def __str__(self) -> str:
+        configs = len(self.runs) // len(self.seeds)
+        text = f"{counted(len(self.runs), 'run')} on {self.config.dataset.name}: {counted(configs, 'config')} with "
+        text += counted(len(self.seeds), "seed") + " each" * (configs > 1)
+        rungs = " and ".join(f"1/{round(1 / rung)}" for rung in self.rungs)
+        return f"{text}; the best third of the configs continues after {rungs} of the epochs" if rungs else text
+
+
+def plan(
+    config: ExperimentConfig, seeds: list[int], halving: bool, device: str, datasets: Path, where: str, yes: bool
+) -> GridPlan:
+    """Return the grid of a config, all of its runs checked against their data; nothing is written.
+
+    Args:
+        where: what mistakes are reported of, such as the config's file name.
+        yes: allow more than 10,000 runs.
+    Raises: DataError on the first mistake.
+    """
+    check_lists(config, len(seeds), where, yes)
+    data = dataset_folder(config.dataset.name, datasets).resolve()
+    fingerprint = files_fingerprint(data)
+    runs = plan_runs(config, seeds, fingerprint, where, yes)
+    for run in runs[:: len(seeds)]:
+        try:
+            dataset = read_dataset(str(data), channels_of(run.config), fingerprint)
+            prepare(run.config, dataset)
+        except DataError as error:
+            raise DataError(f"{where}: grid: {show(run.values)}: {error}") from None
+    rungs = rungs_of(min(run.config.training.epochs for run in runs)) if halving else []
+    return GridPlan(config, seeds, rungs, device, data, fingerprint, dataset.meta, runs)
+
+
+# ---- data -----------------------------------------------------------------------------------
+
 
 def files_fingerprint(folder: Path) -> str:
     """Return a hash of the windowed dataset in a folder."""
@@ -53,10 +114,18 @@ def files_fingerprint(folder: Path) -> str:
     return hashlib.sha256(digests.encode()).hexdigest()
 
 
-def key_of(config: ExperimentConfig, fingerprint: str) -> str:
-    """Return the hash that names a run: of its config, seed included, and of its data."""
-    content = json.dumps([config.model_dump(exclude={"grid"}), fingerprint], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+def channels_of(config: ExperimentConfig) -> tuple[str, ...] | None:
+    return tuple(config.dataset.channels) if config.dataset.channels else None
+
+
+@functools.lru_cache(maxsize=8)
+def read_dataset(folder: str, channels: tuple[str, ...] | None, fingerprint: str) -> Dataset:
+    """Read a dataset once a process; it has to be the one that the grid was planned with."""
+    from data_loader import load_dataset
+
+    if files_fingerprint(Path(folder)) != fingerprint:
+        raise DataError(f"{folder} on {socket.gethostname()}: not the data that this grid was planned with")
+    return load_dataset(Path(folder), channels)
 
 
 # ---- permutations ---------------------------------------------------------------------------
@@ -65,29 +134,18 @@ def key_of(config: ExperimentConfig, fingerprint: str) -> str:
 def plan_runs(
     config: ExperimentConfig, seeds: Sequence[int], fingerprint: str, where: str, yes: bool = False
 ) -> list[PlannedRun]:
-    """Return all runs of a grid, seeds of a permutation side by side.
-
-    Args:
-        where: what the user's mistakes are reported of, such as the config's file name.
-        yes: allow more than 10,000 runs.
-    Raises: DataError on the first mistake in the grid.
-    """
+    """Return all runs of a grid, the seeds of a permutation side by side; arguments and errors as in `plan`."""
     check_lists(config, len(seeds), where, yes)
-    base = json.dumps(config.model_dump(exclude={"grid"}))
-    for key, values in config.grid.items():                      # each value by itself: the plainest message
-        for value in values:
-            permuted(config, base, {key: value}, where)
-    runs: list[PlannedRun] = []
-    known: dict[str, dict[str, Any]] = {}
+    runs: dict[str, PlannedRun] = {}
     for number, values in enumerate(expand_grid(config)):
-        one = permuted(config, base, values, where)
+        one = permuted(config, values, f"{where}: grid")
         for seed in seeds:
             seeded = one.model_copy(update={"training": one.training.model_copy(update={"seed": seed})})
-            runs.append(PlannedRun(key_of(seeded, fingerprint), number, values, seeded))
-            if runs[-1].key in known:
-                raise DataError(f"{where}: grid: {show(known[runs[-1].key])} and {show(values)} are the same config")
-            known[runs[-1].key] = values
-    return runs
+            key = key_of(seeded, fingerprint)
+            if key in runs:
+                raise DataError(f"{where}: grid: {show(runs[key].values)} and {show(values)} are the same config")
+            runs[key] = PlannedRun(key, number, values, seeded)
+    return list(runs.values())
 
 
 def check_lists(config: ExperimentConfig, seeds: int, where: str, yes: bool) -> None:
@@ -101,33 +159,33 @@ def check_lists(config: ExperimentConfig, seeds: int, where: str, yes: bool) -> 
             raise DataError(f"{where}: grid.{key}: expected a dotted key, such as model.hidden_units")
         if key.split(".")[0] == "grid":
             raise DataError(f"{where}: grid.{key}: a grid cannot vary itself")
-        if key == "dataset.name":
-            raise DataError(f"{where}: grid.{key}: a grid has one dataset; use --dataset, and one grid each")
-        if key == "training.seed":
-            raise DataError(f"{where}: grid.{key}: seeds are repetitions, not choices; use --seeds N")
+        if key in ("dataset.name", "training.seed"):
+            raise DataError(f"{where}: grid.{key}: set by --dataset NAME (one grid each) and --seeds N")
         for other in config.grid:
             if other.startswith(f"{key}."):
                 raise DataError(f"{where}: grid.{other}: {key!r} is in the grid as well and would override it")
     runs = math.prod(len(values) for values in config.grid.values()) * seeds
     if runs > MOST_RUNS_EVER:
-        raise DataError(f"{where}: grid: {runs:,} runs; more than {MOST_RUNS_EVER:,} are not planned")
+        raise DataError(f"{where}: grid: {runs:,} runs; expected at most {MOST_RUNS_EVER:,}")
     if runs > MOST_RUNS and not yes:
-        raise DataError(f"{where}: grid: {runs:,} runs; say --yes if more than {MOST_RUNS:,} are meant")
+        raise DataError(f"{where}: grid: {runs:,} runs; confirm more than {MOST_RUNS:,} with --yes")
 
 
-def permuted(config: ExperimentConfig, base: str, values: Mapping[str, Any], where: str) -> ExperimentConfig:
-    """Return the config with the values of one permutation, validated again.
-
-    Args:
-        base: the config without its grid, as JSON.
-    """
-    content, place = json.loads(base), f"{where}: grid"
+def permuted(config: ExperimentConfig, values: Mapping[str, Any], where: str) -> ExperimentConfig:
+    """Return the config without its grid and with the values of one permutation, validated again."""
+    content = json.loads(json.dumps(config.model_dump(exclude={"grid"})))
     for key, value in values.items():
-        set_dotted(content, key, value, place)
-    one = validate(ExperimentConfig, content, place)
+        set_dotted(content, key, value, where)
+    one = validate(ExperimentConfig, content, where)
     if one.dataset.name != config.dataset.name or one.training.seed != config.training.seed:
-        raise DataError(f"{place}: {show(values)} changes dataset.name or training.seed; use --dataset, --seeds")
+        raise DataError(f"{where}: {show(values)} changes dataset.name or training.seed; use --dataset, --seeds")
     return one
+
+
+def key_of(config: ExperimentConfig, fingerprint: str) -> str:
+    """Return the hash that names a run: of its config, seed included, and of its data."""
+    content = json.dumps([config.model_dump(exclude={"grid"}), fingerprint], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def show(values: Mapping[str, Any]) -> str:
@@ -135,27 +193,12 @@ def show(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
 
 
-def check_runs(runs: Sequence[PlannedRun], dataset_of: Callable[[Sequence[str] | None], Dataset], where: str) -> None:
-    """Raise DataError unless each run fits its data; what several share is checked once."""
-    checked: set[str] = set()
-
-    def first_time(*facts: Any) -> bool:
-        text = json.dumps(facts)
-        is_new = text not in checked
-        checked.add(text)
-        return is_new
-
-    for run in runs:
-        model, channels = run.config.model, run.config.dataset.channels
-        spans = [channels, model.horizon_s, model.warm_up_s]
-        try:
-            dataset = dataset_of(channels)
-            if first_time(spans, run.config.threshold.model_dump(), run.config.score.model_dump()):
-                check_choices(run.config, dataset)
-            if first_time(spans):
-                check_lengths(run.config, dataset)
-        except DataError as error:
-            raise DataError(f"{where}: grid: {show(run.values)}: {error}") from None
+def rungs_of(epochs: int) -> list[float]:
+    """Return the shares of the epochs at which weak configs are stopped: 1/9 and 1/3, if these differ."""
+    shares = [k for k in (2, 1) if math.ceil(epochs / REDUCTION**k) < math.ceil(epochs / REDUCTION ** (k - 1))]
+    if not shares:
+        raise DataError(f"--halving: training.epochs is {epochs}; there is no earlier epoch to stop at")
+    return [REDUCTION**-k for k in shares]
 
 
 # ---- what can be compared -------------------------------------------------------------------
@@ -163,18 +206,13 @@ def check_runs(runs: Sequence[PlannedRun], dataset_of: Callable[[Sequence[str] |
 
 def loss_differs_by(runs: Sequence[PlannedRun]) -> list[str]:
     """Return the keys that make the validation losses of these runs averages over different things."""
-    return [
-        key
-        for key, value_of in LOSS_DEPENDS_ON.items()
-        if len({json.dumps(value_of(run.config)) for run in runs}) > 1
-    ]
+    return [key for key in LOSS_DEPENDS_ON if len({json.dumps(attrgetter(key)(run.config)) for run in runs}) > 1]
 
 
 def training_differs(runs: Sequence[PlannedRun]) -> bool:
     """Return whether any two permutations differ in what they train."""
-    parts = {json.dumps([run.config.dataset.model_dump(), run.config.model.model_dump(),
-                         run.config.training.model_dump(exclude={"seed"})]) for run in runs}  # fmt: skip
-    return len(parts) > 1
+    parts = {"include": {"dataset", "model", "training"}, "exclude": {"training": {"seed"}}}
+    return len({json.dumps(run.config.model_dump(**parts)) for run in runs}) > 1
 
 
 def shared_validation_of(runs: Sequence[PlannedRun], channels: Sequence[str], rate_hz: float) -> dict[str, Any]:
@@ -194,69 +232,7 @@ def shared_validation_of(runs: Sequence[PlannedRun], channels: Sequence[str], ra
     }
 
 
-# ---- the whole grid ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class GridPlan:
-    """A planned grid: what `grid.json` keeps, and the runs that follow from it."""
-
-    config: ExperimentConfig
-    seeds: list[int]
-    fractions: list[float]                                       # of the epochs, where --halving pauses
-    device: str
-    data: Path
-    fingerprint: str
-    runs: list[PlannedRun]
-    dataset_of: Callable[[Sequence[str] | None], Dataset]
-
-    @functools.cached_property
-    def simulated(self) -> bool:
-        return self.dataset_of(self.config.dataset.channels).meta.simulated
-
-    @functools.cached_property
-    def shared_validation(self) -> dict[str, Any]:
-        meta = self.dataset_of(self.config.dataset.channels).meta
-        return shared_validation_of(self.runs, list(meta.channels), meta.rate_hz)
-
-
-def plan(
-    config: ExperimentConfig, seeds: list[int], halving: bool, device: str, datasets: Path, where: str, yes: bool
-) -> GridPlan:
-    """Return the grid of a config, all of its runs checked; nothing is written.
-
-    Raises: DataError on the first mistake.
-    """
-    check_lists(config, len(seeds), where, yes)
-    data = dataset_folder(config.dataset.name, datasets).resolve()
-    fingerprint = files_fingerprint(data)
-    runs = plan_runs(config, seeds, fingerprint, where, yes)
-
-    @functools.cache
-    def read(channels: tuple[str, ...] | None) -> Dataset:
-        from data_loader import load_dataset
-
-        return load_dataset(data, channels)
-
-    def dataset_of(channels: Sequence[str] | None) -> Dataset:
-        return read(tuple(channels) if channels else None)
-
-    check_runs(runs, dataset_of, where)
-    fractions = rungs(min(run.config.training.epochs for run in runs)) if halving else []
-    return GridPlan(config, seeds, fractions, device, data, fingerprint, runs, dataset_of)
-
-
-def rungs(epochs: int) -> list[float]:
-    """Return the shares of the epochs at which hopeless configs are stopped: 1/9 and 1/3, if these differ."""
-    shares = [k for k in (2, 1) if math.ceil(epochs / ETA**k) < math.ceil(epochs / ETA ** (k - 1))]
-    if not shares:
-        raise DataError(f"--halving: training.epochs is {epochs}; there is no earlier epoch to stop at")
-    return [ETA**-k for k in shares]
-
-
-def until_of(run: PlannedRun, fraction: float | None) -> int | None:
-    """Return the epoch at which a run pauses at a rung; None = it goes to its end."""
-    return None if fraction is None else math.ceil(round(run.config.training.epochs * fraction, 6))
+# ---- grid.json ------------------------------------------------------------------------------
 
 
 class PlanFile(Section):
@@ -273,21 +249,17 @@ class PlanFile(Section):
 
 
 def write_plan(grid: GridPlan, out: Path) -> None:
-    content = PlanFile(
-        format=1,
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
-        config=grid.config,
-        seeds=grid.seeds,
-        halving=bool(grid.fractions),
-        device=grid.device,
-        fingerprint=grid.fingerprint,
-        runs=len(grid.runs),
-    )
+    facts = {name: getattr(grid, name) for name in ("config", "seeds", "device", "fingerprint")}
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    content = PlanFile(format=1, command=command, halving=bool(grid.rungs), runs=len(grid.runs), **facts)
     write_json(out / "grid.json", content.model_dump())
 
 
 def read_plan(out: Path, datasets: Path) -> GridPlan:
-    """Return the grid that a folder was made for; its data has to be the same still."""
+    """Return the grid that a folder was made for; its data has to be the same still.
+
+    Raises: DataError if the folder is not that of a grid, or the data has changed.
+    """
     if not (out / "grid.json").is_file():
         raise DataError(f"{out}: no grid.json there; --resume needs the folder of a grid search")
     made = validate(PlanFile, read_json(out / "grid.json"), f"{out / 'grid.json'}")

@@ -1,11 +1,12 @@
-"""From the journal of a grid search to tables, a ranking, the winner's config and figures.
+"""From the records of a grid search to tables, a ranking, the winner's config, a verdict and figures.
 
 Ranked by the validation loss, or, where the losses of a grid are averages over different things, by the
-forecast skill on validation data. What the test split says is written down and never ranked by.
+forecast skill on validation data. Measures on the test split are written down and never ranked by.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,116 +17,119 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from grid.plan import PlannedRun, loss_differs_by, show, training_differs
+from grid.plan import GridPlan, loss_differs_by, show, training_differs
 from utils import atomic_path, write_json
 
 BETTER = {"val_loss": -1.0, "val_skill": 1.0, "calibration_events_per_hour": -1.0}    # sign of what is better
-NOT_METRICS = ("key", "until", "status", "error", "seconds", "rule")
+NAMES = {"val_loss": "validation loss", "val_skill": "forecast skill on validation data"}
+SHORT_NAMES = {"val_loss": "val. loss", "val_skill": "skill"}
+NOT_MEASURES = {"key", "until", "status", "error", "rule", "seconds"}                 # of a record
+STATUSES = ("finished", "stopped", "paused", "missing", "failed")                     # the best first
 MOST_ROWS, MOST_CURVES = 30, 200                                                      # in a figure
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A config of the grid over its seeds."""
+class GridResults:
+    """A grid and the records of its journal, oldest first; all else follows from them."""
 
-    number: int
-    values: dict[str, Any]
-    status: str                                                  # finished if all of its runs are
-    rows: list[dict[str, Any]]                                   # one a seed
+    grid: GridPlan
+    records: Sequence[Mapping[str, Any]]
 
-    def numbers(self, measure: str) -> np.ndarray:
-        """Return the values of a metric over the seeds that have it."""
-        known = [row[measure] for row in self.rows if row.get(measure) is not None]
-        return np.array(known, float)
+    @functools.cached_property
+    def runs(self) -> pd.DataFrame:
+        """A row a run, in the grid's order: its last record over the ones before, seconds added up."""
+        rows: dict[str, dict[str, Any]] = {run.key: {"status": "missing"} for run in self.grid.runs}
+        for record in self.records:
+            if record["key"] in rows:
+                row = rows[record["key"]]
+                seconds = row.get("seconds", 0.0) + (record.get("seconds") or 0.0)
+                if record["status"] == "failed":
+                    row = {}                                     # a failed run has no numbers
+                row.pop("error", None)
+                rows[record["key"]] = row | record | {"seconds": seconds}
+        about = [{"number": run.number, "run": run.key[:12], "seed": run.seed} for run in self.grid.runs]
+        columns = [*about[0], "status", "error", "rule", *self.measures, "seconds"]
+        frame = pd.DataFrame([one | row for one, row in zip(about, rows.values(), strict=True)], columns=columns)
+        return frame.astype(dict.fromkeys([*self.measures, "seconds"], float))
 
-    def mean(self, measure: str) -> float:
-        numbers = self.numbers(measure)
-        return float(numbers.mean()) if len(numbers) else float("nan")
+    @functools.cached_property
+    def measures(self) -> list[str]:
+        """The measures that any run has; those of the test split last."""
+        first = ["best_epoch", "epochs", *BETTER]
+        others = {name for record in self.records for name in record} - {*first, *NOT_MEASURES}
+        return [*first, *sorted(others, key=lambda name: (name.startswith("test_recall"), name))]
 
-    def std(self, measure: str) -> float:
-        numbers = self.numbers(measure)
-        return float(numbers.std()) if len(numbers) else float("nan")
+    @functools.cached_property
+    def configs(self) -> pd.DataFrame:
+        """A row a config, the best first; those that did not finish come after, the furthest first."""
+        groups = self.runs.groupby("number")
+        status = groups["status"].agg(lambda several: max(several, key=STATUSES.index))
+        columns = {"status": status, "seeds": groups.size()}
+        for name in ("finished", "stopped", "failed"):
+            columns[f"{name}_runs"] = (self.runs["status"] == name).groupby(self.runs["number"]).sum()
+        for name in (*self.measures, "seconds"):
+            columns |= {f"{name}_mean": groups[name].mean(), f"{name}_std": groups[name].std(ddof=0)}
+        table, done = pd.DataFrame(columns), status == "finished"
+        place = pd.DataFrame({"status": status.map(STATUSES.index), "epochs": -table["epochs_mean"].where(~done, 0)})
+        for name in sorted(BETTER, key=lambda name: name != self.grid.criterion):
+            place[name] = -BETTER[name] * table[f"{name}_mean"]
+        table = table.loc[place.sort_values(list(place), kind="stable").index]
+        by_skill = table["val_skill_mean"][done].rank(ascending=False, method="first", na_option="bottom")
+        table.insert(0, "rank", np.where(table["status"] == "finished", np.arange(len(table)) + 1, np.nan))
+        table.insert(1, "rank_by_skill", by_skill)
+        return table
+
+    @property
+    def finished(self) -> list[int]:
+        """The numbers of the configs that finished all of their runs, the best first."""
+        return list(self.configs.index[self.configs["status"] == "finished"])
+
+    @property
+    def errors(self) -> list[str]:
+        """The errors of the runs that failed."""
+        return list(self.runs["error"][self.runs["status"] == "failed"])
+
+    def values(self, number: int) -> dict[str, Any]:
+        """Return a config as what it has of the grid's lists."""
+        return self.grid.runs[number * len(self.grid.seeds)].values
+
+    def over_seeds(self, number: int, measure: str) -> np.ndarray:
+        """Return a measure of a config, (seeds,); NaN where a run has none."""
+        return self.runs[measure].to_numpy()[self.runs["number"] == number]
 
 
-# ---- tables ---------------------------------------------------------------------------------
-
-
-def criterion_of(runs: Sequence[PlannedRun]) -> str:
-    """Return the metric that ranks a grid: the loss if it means the same in all runs, else the skill."""
-    return "val_skill" if loss_differs_by(runs) else "val_loss"
-
-
-def rows_of(runs: Sequence[PlannedRun], records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what is known of each run: its last record over the ones before, seconds added up."""
-    by_key: dict[str, list[Mapping[str, Any]]] = {run.key: [] for run in runs}
+def records_at(grid: GridPlan, records: Sequence[Mapping[str, Any]], rung: float) -> dict[str, Mapping[str, Any]]:
+    """Return each run's record at a rung by its key: paused there, or finished before it."""
+    found: dict[str, Mapping[str, Any]] = {}
+    untils = {run.key: run.pause_after(rung) for run in grid.runs}
     for record in records:
-        if record["key"] in by_key:
-            by_key[record["key"]].append(record)
-    rows = []
-    for run in runs:
-        row: dict[str, Any] = {"status": "missing"}
-        for record in by_key[run.key]:
-            if record["status"] == "failed":
-                row = {"seconds": row.get("seconds", 0.0)}       # a failed run has no numbers
-            seconds = row.get("seconds", 0.0) + (record.get("seconds") or 0.0)
-            row = {k: v for k, v in row.items() if k != "error"} | record | {"seconds": seconds}
-        rows.append(row | {"key": run.key, "seed": run.seed})
-    return rows
+        here = record["until"] == untils.get(record["key"]) and record["status"] in ("paused", "finished")
+        if here or (record["status"] == "finished" and record["key"] not in found):
+            found[record["key"]] = record
+    return found
 
 
-def standings_of(runs: Sequence[PlannedRun], rows: Sequence[dict[str, Any]], criterion: str) -> list[Standing]:
-    """Return the configs, the best first; those that did not finish come behind, the furthest first."""
-    standings = []
-    for number in dict.fromkeys(run.number for run in runs):
-        mine = [k for k, run in enumerate(runs) if run.number == number]
-        states = {rows[k]["status"] for k in mine}
-        worst = next(s for s in ("failed", "missing", "paused", "stopped", "finished") if s in states)
-        standings.append(Standing(number, runs[mine[0]].values, worst, [rows[k] for k in mine]))
-    order = ("finished", "stopped", "paused", "missing", "failed")
-    measures = [criterion, *(name for name in BETTER if name != criterion)]
-
-    def place(standing: Standing) -> tuple:
-        worths = [-BETTER[name] * standing.mean(name) for name in measures]
-        reached = 0.0 if standing.status == "finished" else -standing.mean("epochs")
-        return order.index(standing.status), *(np.nan_to_num([reached, *worths], nan=np.inf)), standing.number
-
-    return sorted(standings, key=place)
+# ---- files ----------------------------------------------------------------------------------
 
 
-def write_tables(
-    out: Path, runs: Sequence[PlannedRun], rows: Sequence[dict[str, Any]], standings: Sequence[Standing]
-) -> None:
+def write_results(results: GridResults, out: Path) -> None:
+    """Write tables, figures, and the winner's config, with the first seed, if there is a winner."""
+    write_tables(results, out)
+    (out / "best_config.json").unlink(missing_ok=True)
+    if results.finished:
+        best = results.grid.runs[results.finished[0] * len(results.grid.seeds)]
+        write_json(out / "best_config.json", best.config.model_dump(exclude={"grid"}))
+    draw(results, out)
+
+
+def write_tables(results: GridResults, out: Path) -> None:
     """Write grid_results.csv, one row a run, and grid_summary.csv, one row a config, the best first."""
-    metrics = metric_names(rows)
-    results = [
-        {"run": run.key[:12]}
-        | cells(run.values)
-        | {name: _no_formula(row.get(name)) for name in ("seed", "status", "error", "rule", *metrics, "seconds")}
-        for run, row in zip(runs, rows, strict=True)
-    ]
-    write_table(out / "grid_results.csv", results)
-    by_skill = sorted(
-        (s for s in standings if s.status == "finished"), key=lambda s: -np.nan_to_num(s.mean("val_skill"), nan=-np.inf)
-    )
-    summary = []
-    for rank, standing in enumerate(standings, 1):
-        finished = standing.status == "finished"
-        states = [row["status"] for row in standing.rows]
-        line: dict[str, Any] = {"rank": rank if finished else None}
-        line["rank_by_skill"] = by_skill.index(standing) + 1 if finished else None
-        line |= cells(standing.values) | {"status": standing.status, "seeds": len(states)}
-        line |= {f"{name}_runs": states.count(name) for name in ("finished", "stopped", "failed")}
-        for name in (*metrics, "seconds"):
-            line |= {f"{name}_mean": standing.mean(name), f"{name}_std": standing.std(name)}
-        summary.append(line)
-    write_table(out / "grid_summary.csv", summary)
-
-
-def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the metrics that any run has; those of the test split last."""
-    first = ["best_epoch", "epochs", *BETTER]
-    others = {name for row in rows for name in row} - {*first, *NOT_METRICS, "seed"}
-    return [*first, *sorted(others, key=lambda name: (name.startswith("test_recall"), name))]
+    for name, table, first in (("grid_results", results.runs, ["run"]),
+                               ("grid_summary", results.configs.reset_index(), ["rank", "rank_by_skill"])):  # fmt: skip
+        values = pd.DataFrame([cells(results.values(number)) for number in table["number"]])
+        table = pd.concat([table[first], values, table.drop(columns=[*first, "number"])], axis=1)
+        with atomic_path(out / f"{name}.csv") as temporary:
+            table.map(_no_formula).to_csv(temporary, index=False, float_format="%.8g")
 
 
 def cells(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,144 +144,123 @@ def _no_formula(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with atomic_path(path) as temporary:
-        pd.DataFrame(list(rows)).to_csv(temporary, index=False, float_format="%.8g")
+# ---- words ----------------------------------------------------------------------------------
 
 
-# ---- the winner -----------------------------------------------------------------------------
+def summary_text(results: GridResults, out: Path) -> str:
+    """Return which config to take, why, and how sure that is, to be printed."""
+    parts, errors = [ranking_table(results), ""], results.errors
+    if results.grid.criterion == "val_skill":
+        keys = ", ".join(loss_differs_by(results.grid.runs))
+        parts += [f"ranked by forecast skill: the grid varies {keys}, so the losses cannot be compared", ""]
+    if errors:
+        parts += [f"failed runs: {len(errors)} of {len(results.runs)}; the first: {errors[0]}", ""]
+    parts.append(verdict(results))
+    if results.finished:
+        parts.append(f"python pure_lstm_anomaly_detection_main.py --config {out / 'best_config.json'}")
+    return "\n".join([*parts, "", str(out)])
 
 
-def verdict(runs: Sequence[PlannedRun], standings: Sequence[Standing], criterion: str) -> str:
+def ranking_table(results: GridResults, most: int = 5) -> str:
+    """Return the first configs as a Markdown table; measures as mean ± std over seeds."""
+    configs = results.configs
+    titles = [*results.values(0), "seeds", "validation loss", "forecast skill", "calibration events/h", "status"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for number, config in configs[:most].iterrows():
+        line = [*cells(results.values(number)).values(), config["seeds"]]
+        for name in BETTER:
+            count = np.isfinite(results.over_seeds(number, name)).sum()
+            spread = f" ± {config[f'{name}_std']:.4f}" if count > 1 else ""
+            line.append(f"{config[f'{name}_mean']:.4f}{spread}" if count else "-")
+        lines.append(f"| {' | '.join(map(str, [*line, config['status']]))} |")
+    if len(configs) > most:
+        lines.append(f"({len(configs) - most} more in grid_summary.csv)")
+    return "\n".join(lines)
+
+
+def verdict(results: GridResults) -> str:
     """Return which config to take and how sure that is, in a sentence or two."""
-    finished = [standing for standing in standings if standing.status == "finished"]
-    if not finished:
+    if not results.finished:
         return "no config finished all of its runs: nothing to recommend"
-    best = f"best by {NAMES[criterion]}: {show(finished[0].values)}"
-    if len(finished) == 1:
-        return f"{best} (the only config that finished; how far the others came is in grid_summary.csv)"
-    if not training_differs(runs):
+    first, criterion = results.finished[0], results.grid.criterion
+    best = f"best by {NAMES[criterion]}: {show(results.values(first))}"
+    if len(results.finished) == 1:
+        return f"{best} (the only config that finished; the others are in grid_summary.csv)"
+    if not training_differs(results.grid.runs):
         return (
-            "this grid varies nothing that is trained, and only labels could say which threshold, score or events "
-            f"are better; first by false alarms on calibration data, as a guide: {show(finished[0].values)}"
+            "the grid varies nothing that is trained; only labels could tell which threshold, score or event rule is "
+            f"better. First by false alarms on calibration data, as a guide: {show(results.values(first))}"
         )
-    return f"{best}; {lead_of(finished[0], finished[1], criterion)}"
+    return f"{best}; {lead_of(results, first, results.finished[1])}"
 
 
-NAMES = {"val_loss": "validation loss", "val_skill": "forecast skill on validation data"}
-
-
-def lead_of(first: Standing, second: Standing, criterion: str) -> str:
-    """Return how far the first is ahead of the second, over the seeds that both have."""
-    pairs = [{row["seed"]: row.get(criterion) for row in standing.rows} for standing in (first, second)]
-    leads = np.array([BETTER[criterion] * (pairs[0][seed] - pairs[1][seed]) for seed in pairs[0]
-                      if pairs[0][seed] is not None and pairs[1].get(seed) is not None], float)  # fmt: skip
+def lead_of(results: GridResults, first: int, second: int) -> str:
+    """Return how far a config is ahead of another, over the seeds that both have."""
+    criterion = results.grid.criterion
+    leads = BETTER[criterion] * (results.over_seeds(first, criterion) - results.over_seeds(second, criterion))
+    leads = leads[np.isfinite(leads)]
     if len(leads) == 0:
         return "not comparable with the second"
-    text = f"ahead of the second ({show(second.values)}) by {leads.mean():.4g}"
+    text = f"ahead of the second ({show(results.values(second))}) by {leads.mean():.4g}"
     if len(leads) == 1:
-        return f"{text} with one seed: how sure that is cannot be said, run --seeds 3"
+        return f"{text} with one seed, which cannot tell a difference from chance: use --seeds 3"
     half = stats.t.ppf(0.975, len(leads) - 1) * leads.std(ddof=1) / np.sqrt(len(leads))
     word = "clear" if leads.mean() > half else "within chance: take either, or run more seeds"
     interval = f"95 % interval {leads.mean() - half:.2g} to {leads.mean() + half:.2g}"
     return f"{text} ({interval}, paired over {len(leads)} seeds): {word}"
 
 
-def write_best(out: Path, runs: Sequence[PlannedRun], standings: Sequence[Standing]) -> bool:
-    """Write the winner's config as best_config.json, with the first seed; return whether there is one."""
-    if standings[0].status != "finished":
-        (out / "best_config.json").unlink(missing_ok=True)
-        return False
-    run = next(run for run in runs if run.number == standings[0].number)
-    write_json(out / "best_config.json", run.config.model_dump(exclude={"grid"}))
-    return True
-
-
-def ranking_table(standings: Sequence[Standing], most: int = 5) -> str:
-    """Return the first configs as a Markdown table."""
-    keys = list(standings[0].values)
-    titles = [*keys, "seeds", "validation loss", "forecast skill", "calibration events/h", "status"]
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for standing in standings[:most]:
-        numbers = [with_spread(standing.numbers(name)) for name in BETTER]
-        values = [str(value) for value in cells(standing.values).values()]
-        lines.append(f"| {' | '.join([*values, str(len(standing.rows)), *numbers, standing.status])} |")
-    if len(standings) > most:
-        lines.append(f"({len(standings) - most} more in grid_summary.csv)")
-    return "\n".join(lines)
-
-
-def with_spread(numbers: np.ndarray) -> str:
-    """Return mean ± std; the mean alone of a single number."""
-    spread = f" ± {numbers.std():.4f}" if len(numbers) > 1 else ""
-    return f"{numbers.mean():.4f}{spread}" if len(numbers) else "-"
-
-
 # ---- figures --------------------------------------------------------------------------------
 
 
-def draw(
-    out: Path,
-    runs: Sequence[PlannedRun],
-    rows: Sequence[dict[str, Any]],
-    standings: Sequence[Standing],
-    criterion: str,
-    first_rung: Mapping[str, Mapping[str, Any]],
-    note: str,
-) -> None:
-    """Draw each parameter's effect, the ranking, and the training curves.
+def draw(results: GridResults, out: Path) -> None:
+    """Draw each parameter's effect, the ranking, and the training curves of the best configs."""
+    from reports import plots
 
-    Args:
-        first_rung: with --halving, each run's record at the first rung, which all of them reached: later
-            numbers of those that went on cannot be compared with earlier ones of those that were stopped.
+    grid, short = results.grid, SHORT_NAMES[results.grid.criterion]
+    measure, note = NAMES[grid.criterion], "simulated data" if grid.meta.simulated else ""
+    when = " at the first rung" if grid.rungs else ""
+    effects = plots.plot_grid_effects(effects_of(results), short, f"Effect on the {measure}{when}", note)
+    ranked = [
+        (show({key.rpartition(".")[2]: value for key, value in results.values(number).items()}),
+         *results.configs.loc[number, [f"{grid.criterion}_mean", f"{grid.criterion}_std"]])
+        for number in results.finished[:MOST_ROWS]
+    ]  # fmt: skip
+    title = f"Finished configs by {measure}" + f": the best {MOST_ROWS}" * (len(results.finished) > MOST_ROWS)
+    ranking = plots.plot_grid_ranking(ranked, short, title, note)
+    differs = loss_differs_by(grid.runs)
+    title = "Validation loss of each run" + (f" (not comparable: {', '.join(differs)} vary)" if differs else "")
+    curves = plots.plot_grid_curves(*curves_of(results, out), SHORT_NAMES["val_loss"], title, note)
+    (out / "plots").mkdir(exist_ok=True)
+    for name, figure in {"effects": effects, "ranking": ranking, "curves": curves}.items():
+        plots.save(figure, out / "plots" / f"{name}.png")
+
+
+def effects_of(results: GridResults) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """Return the criterion's results for each value of each parameter that varies.
+
+    With --halving they are those at the first rung, which all runs reached: later ones of runs that continued
+    cannot be compared with earlier ones of runs that were stopped.
     """
-    from reports import plots
-
-    folder, measure = out / "plots", NAMES[criterion]
-    folder.mkdir(exist_ok=True)
-    seen = [first_rung.get(run.key, {} if first_rung else row) for run, row in zip(runs, rows, strict=True)]
+    grid, numbers = results.grid, results.runs[results.grid.criterion].to_numpy()
+    if grid.rungs:
+        reached = records_at(grid, results.records, grid.rungs[0])
+        numbers = np.array([reached.get(run.key, {}).get(grid.criterion) for run in grid.runs], float)
     effects = {}
-    for key in runs[0].values:
-        texts = dict.fromkeys(json.dumps(run.values[key]) for run in runs)
-        effects[key] = [
-            (text, np.array([s[criterion] for run, s in zip(runs, seen, strict=True)
-                             if json.dumps(run.values[key]) == text and s.get(criterion) is not None], float))
-            for text in texts
-        ]  # fmt: skip
-    varied = {key: several for key, several in effects.items() if len(several) > 1}
-    when = " at the first rung" if first_rung else ""
-    short = "skill" if criterion == "val_skill" else "val. loss"
-    plots.save(plots.plot_grid_effects(varied, short, f"Effect on the {measure}{when}", note), folder / "effects.png")
-    finished = [standing for standing in standings if standing.status == "finished"]
-    ranked = [(show_short(s.values), s.mean(criterion), s.std(criterion)) for s in finished[:MOST_ROWS]]
-    title = f"The best {len(ranked)} of {len(standings)} configs, by {measure}"
-    plots.save(plots.plot_grid_ranking(ranked, short, title, note), folder / "ranking.png")
-    plots.save(draw_curves(out, runs, standings, note), folder / "curves.png")
+    for key in results.values(0):
+        texts = np.array([json.dumps(run.values[key]) for run in grid.runs])
+        effects[key] = [(text, numbers[(texts == text) & np.isfinite(numbers)]) for text in dict.fromkeys(texts)]
+    return {key: several for key, several in effects.items() if len(several) > 1}
 
 
-def draw_curves(out: Path, runs: Sequence[PlannedRun], standings: Sequence[Standing], note: str) -> Any:
-    """Return a figure of the training curves of the best configs, or of all if they are few."""
-    from reports import plots
-
-    keys = [row["key"] for standing in standings for row in standing.rows][:MOST_CURVES]
-    winner = {row["key"] for row in standings[0].rows} if standings[0].status == "finished" else set()
+def curves_of(results: GridResults, out: Path) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int]]:
+    """Return (epochs, validation losses) of the runs of the best configs, and which of them are of the winner."""
     curves, best = [], []
-    for key in keys:
-        path = run_folder(out, key) / "history.csv"
+    ordered = results.runs.set_index("number").loc[results.configs.index, "run"]
+    for number, run in list(ordered.items())[:MOST_CURVES]:
+        path = out / "runs" / run / "history.csv"
         if path.is_file():
             history = pd.read_csv(path)
-            best += [len(curves)] if key in winner else []
+            best += [len(curves)] if number in results.finished[:1] else []
             curves.append((history["epoch"].to_numpy(float), history["val_loss"].to_numpy(float)))
-    differs = loss_differs_by(runs)
-    title = "Validation loss of each run" + (f" (not comparable: {', '.join(differs)} vary)" if differs else "")
-    return plots.plot_grid_curves(curves, best, "val. loss", title, note)
-
-
-def show_short(values: Mapping[str, Any]) -> str:
-    """Return a permutation with the last part of each key only."""
-    return show({key.rpartition(".")[2]: value for key, value in values.items()})
-
-
-def run_folder(out: Path, key: str) -> Path:
-    """Return the folder of a run of a grid."""
-    return out / "runs" / key[:12]
+    return curves, best

@@ -3,7 +3,7 @@
 import pytest
 
 from config import ExperimentConfig
-from grid.plan import key_of, loss_differs_by, plan_runs, rungs, shared_validation_of, training_differs
+from grid.plan import counted, key_of, loss_differs_by, plan_runs, rungs_of, shared_validation_of, training_differs
 from utils import DataError
 
 
@@ -45,13 +45,13 @@ MALFORMED = [
     ({"": [4]}, "expected a dotted key"),
     ({"model.": [4]}, "expected a dotted key"),
     ({"grid.a": [[4]]}, "a grid cannot vary itself"),
-    ({"dataset.name": ["a", "b"]}, "a grid has one dataset"),
+    ({"dataset.name": ["a", "b"]}, "set by --dataset NAME (one grid each)"),
     ({"dataset": [{"name": "a"}]}, "changes dataset.name or training.seed"),
-    ({"training.seed": [1, 2]}, "use --seeds N"),
+    ({"training.seed": [1, 2]}, "--seeds N"),
     ({"training": [{"seed": 3}]}, "changes dataset.name or training.seed"),
     ({"model": [{"num_layers": 1}], "model.num_layers": [2]}, "'model' is in the grid as well"),
-    ({"training.seed": [[]]}, "use --seeds N"),
-    ({f"score.weights.{k}": list(range(100)) for k in "abc"}, "1,000,000 runs; say --yes"),
+    ({"training.seed": [[]]}, "--seeds N"),
+    ({f"score.weights.{k}": list(range(100)) for k in "abc"}, "1,000,000 runs; confirm more than 10,000 with --yes"),
 ]
 
 
@@ -62,12 +62,12 @@ def test_a_malformed_grid_is_one_line(grid, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_many_runs_need_a_yes_and_far_too_many_are_refused_at_once():
+def test_many_runs_need_yes_and_far_too_many_are_refused_at_once():
     many = {"training.epochs": list(range(1, 102)), "training.patience": list(range(1, 101))}
-    with pytest.raises(DataError, match="10,100 runs; say --yes"):
+    with pytest.raises(DataError, match="10,100 runs; confirm more than 10,000 with --yes"):
         plan(many)
     assert len(plan(many, yes=True)) == 10_100
-    with pytest.raises(DataError, match="are not planned"):
+    with pytest.raises(DataError, match="expected at most 1,000,000"):
         plan({f"model.{k}": list(range(1000)) for k in "abcdefgh"}, yes=True)
 
 
@@ -86,14 +86,14 @@ def test_it_is_known_which_losses_cannot_be_compared(grid, differs):
     assert loss_differs_by(plan(grid)) == differs
 
 
-def test_the_yardstick_is_what_all_runs_share():
+def test_the_skill_is_measured_on_what_all_runs_share():
     grid = {"model.horizon_s": [6.0, 2.0], "model.warm_up_s": [5.0, 10.0]}
     grid |= {"dataset.channels": [None, ["c", "b"], ["b"]]}
     shared = {"horizon_s": 2.0, "warm_up_s": 10.0, "window_s": 50.0, "channels": ["b"]}
     assert shared_validation_of(plan(grid), ["a", "b", "c"], 5.0) == shared
 
 
-def test_the_yardstick_of_series_is_in_seconds_too():
+def test_the_skill_of_series_is_measured_in_seconds_too():
     runs = plan({"model.horizon_rows": [24, 6]}, model={"warm_up_rows": 10}, training={"window_rows": 128})
     shared = shared_validation_of(runs, ["value"], 1 / 300)
     assert [shared[key] for key in ("horizon_s", "warm_up_s", "window_s")] == pytest.approx([1800, 3000, 38400])
@@ -108,9 +108,13 @@ def test_thresholds_train_nothing_new():
     ("epochs", "shares"), [(24, [1 / 9, 1 / 3]), (9, [1 / 9, 1 / 3]), (4, [1 / 9, 1 / 3]), (3, [1 / 3]), (2, [1 / 3])]
 )
 def test_rungs_are_at_different_epochs(epochs, shares):
-    assert rungs(epochs) == shares
+    assert rungs_of(epochs) == shares
 
 
 def test_one_epoch_has_no_rung():
     with pytest.raises(DataError, match="no earlier epoch"):
-        rungs(1)
+        rungs_of(1)
+
+
+def test_one_is_singular():
+    assert [counted(n, "run") for n in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1,000 runs"]

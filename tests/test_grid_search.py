@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,8 +19,9 @@ from test_main import CONFIG, make_datasets
 import grid_search
 import trainers
 from config import load_experiment
+from data_loader import load_dataset
 from detection.checkpoint import load_checkpoint
-from grid import plan, workers
+from grid import engines, plan
 
 CHECKPOINT = "checkpoint.safetensors"
 SCRIPT = Path(grid_search.__file__)
@@ -102,7 +104,7 @@ def test_the_skill_in_the_results_is_that_of_the_checkpoint(home, done):
     row = results_of(done).iloc[0]
     grid = plan.read_plan(done, home / "datasets")
     state = load_checkpoint(done / "runs" / row["run"] / CHECKPOINT)
-    skill = workers.skill_of(state, grid.dataset_of(None), grid.shared_validation, "cpu")
+    skill = engines.skill_of(state, load_dataset(grid.data), grid.shared_validation, "cpu")
     assert row["val_skill"] == pytest.approx(skill, rel=1e-6)
 
 
@@ -120,17 +122,19 @@ def test_the_winner_runs_in_the_main_script(done):
     assert best.training.learning_rate == first["training.learning_rate"] and best.training.seed == 0
 
 
-def test_cost_comes_before_and_the_verdict_after(home, tmp_path, capfd):
+def test_the_count_comes_before_and_the_verdict_after(home, tmp_path, capfd):
     assert call(home, "--set", 'grid={"model.hidden_units": [4, 8]}', "--out", tmp_path / "x") == 0
     out, err = capfd.readouterr()
-    assert err.splitlines()[0].startswith("2 runs: 2 configs x 1 seeds on tiny, ") and "about" in err.splitlines()[0]
+    assert err.splitlines()[0] == "2 runs on tiny: 2 configs with 1 seed each"
     assert "best by validation loss: model.hidden_units=" in out and str(tmp_path / "x") in out.splitlines()[-1]
     assert "epoch" not in err                                              # what runs say is in their log files
 
 
 def test_a_dry_run_starts_nothing(home, tmp_path, capfd):
     assert call(home, "--out", tmp_path / "x", "--dry-run") == 0
-    assert not (tmp_path / "x").exists() and "4 runs" in capfd.readouterr().err
+    assert capfd.readouterr().err == "4 runs on tiny: 4 configs with 1 seed each\n" and not (tmp_path / "x").exists()
+    assert call(home, "--set", 'grid={"model.hidden_units": [4]}', "--seeds", 2, "--dry-run") == 0
+    assert capfd.readouterr().err == "2 runs on tiny: 1 config with 2 seeds\n"
 
 
 def test_labels_of_the_test_split_change_no_ranking(home, done, tmp_path):
@@ -153,7 +157,7 @@ def test_the_forecast_skill_is_compared_where_losses_cannot_be(home, tmp_path, c
     grid = {"model.horizon_s": [1.0, 2.0], "dataset.channels": [["flow_lpm"], None]}
     config = write_config(tmp_path / "c.json", grid)
     assert call(home, "--config", config, "--out", tmp_path / "x") == 0
-    assert "ranked by forecast skill: model.horizon_s, dataset.channels vary" in capfd.readouterr().out
+    assert "ranked by forecast skill: the grid varies model.horizon_s, dataset.channels" in capfd.readouterr().out
     summary = pd.read_csv(tmp_path / "x" / "grid_summary.csv")
     assert summary["val_skill_mean"].is_monotonic_decreasing and summary["rank_by_skill"].tolist() == [1, 2, 3, 4]
 
@@ -178,8 +182,8 @@ def test_halving_pauses_the_training_that_it_would_have_been(home, tmp_path):
 WRONG = [
     (["--set", 'grid={"score.weights": [{"amplitude_drop:other": 1.0}]}'], "score.weights: none is for a channel"),
     (["--set", 'grid={"dataset.channels": [["nose"]]}'], "no channel 'nose'"),
-    (["--seeds", 5000], "20,000 runs; say --yes"),
-    (["--runs-per-gpu", 2, "--device", "cpu"], "do not go with it"),
+    (["--seeds", 5000], "20,000 runs; confirm more than 10,000 with --yes"),
+    (["--runs-per-gpu", 2, "--device", "cpu"], "leave --jobs and --device cpu out"),
     (["--scheduler", "nonsense"], "no Dask scheduler answers there"),
 ]
 
@@ -217,7 +221,7 @@ def test_a_grid_that_cannot_start_takes_nothing_of_others_with_it(home, done, tm
     assert sorted(path.name for path in mine.iterdir()) == [".env", "grid.json"]
 
 
-def test_a_grid_that_is_refused_leaves_the_journal_of_the_one_at_work(home, done, tmp_path, capfd, holder):
+def test_a_refused_grid_leaves_the_journal_of_the_one_at_work(home, done, tmp_path, capfd, holder):
     root = tmp_path / "x"
     root.mkdir()
     torn = (done / "journal.jsonl").read_bytes()[:-10]
@@ -242,7 +246,7 @@ def test_runs_per_gpu_needs_a_gpu(home, tmp_path, capfd, monkeypatch):
     assert "torch sees no CUDA device here" in capfd.readouterr().err and not (tmp_path / "x").exists()
 
 
-def test_without_dask_one_run_at_a_time_works_and_more_say_what_is_missing(home, tmp_path, capfd, monkeypatch):
+def test_without_dask_one_run_at_a_time_works(home, tmp_path, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert call(home, "--jobs", 2, "--out", tmp_path / "x") == 2
     assert "--jobs 2 needs Dask; pip install -r requirements-grid.txt" in capfd.readouterr().err
@@ -255,8 +259,8 @@ def test_without_dask_one_run_at_a_time_works_and_more_say_what_is_missing(home,
 # ---- failures -------------------------------------------------------------------------------
 
 
-def test_what_fails_is_recorded_and_the_rest_goes_on(home, tmp_path, capfd, monkeypatch):
-    run, validate = workers.run_experiment, trainers.Trainer.validate
+def test_what_fails_is_recorded_and_the_other_runs_continue(home, tmp_path, capfd, monkeypatch):
+    run, validate = engines.run_experiment, trainers.Trainer.validate
 
     def failing(config, *arguments, **named):
         if config.model.hidden_units == 5:
@@ -268,7 +272,7 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(home, tmp_path, capfd, monk
     def without_number(trainer, batches):
         return float("nan") if trainer.model.lstm.hidden_size == 7 else validate(trainer, batches)
 
-    monkeypatch.setattr(workers, "run_experiment", failing)
+    monkeypatch.setattr(engines, "run_experiment", failing)
     monkeypatch.setattr(trainers.Trainer, "validate", without_number)
     config = write_config(tmp_path / "c.json", {"model.hidden_units": [5, 6, 7, 4]})
     assert call(home, "--config", config, "--out", tmp_path / "x") == 0
@@ -279,7 +283,7 @@ def test_what_fails_is_recorded_and_the_rest_goes_on(home, tmp_path, capfd, monk
     assert table.loc[7, "error"].startswith("epoch 0: loss is not finite")
     metrics = [c for c in table if c.startswith(("val_", "test_", "calibration_", "best_epoch", "epochs"))]
     assert table.loc[[5, 6, 7], metrics].isna().all(axis=None) and table.loc[4, metrics].notna().sum() >= 5
-    assert "3 of 4 runs failed; the first: ZeroDivisionError: two lines" in capfd.readouterr().out
+    assert "failed runs: 3 of 4; the first: ZeroDivisionError: two lines" in capfd.readouterr().out
     assert "Traceback" in (tmp_path / "x" / "runs" / table.loc[5, "run"] / "error.txt").read_text()
     monkeypatch.undo()
     assert call(home, "--resume", tmp_path / "x", "--retry-failed") == 0
@@ -290,9 +294,9 @@ def test_a_grid_that_fails_altogether_says_so(home, tmp_path, capfd, monkeypatch
     def failing(*arguments, **named):
         raise MemoryError
 
-    monkeypatch.setattr(workers, "run_experiment", failing)
+    monkeypatch.setattr(engines, "run_experiment", failing)
     assert call(home, "--out", tmp_path / "x") == 2
-    assert "all 4 runs failed" in capfd.readouterr().err and not (tmp_path / "x" / "best_config.json").exists()
+    assert "every run failed" in capfd.readouterr().err and not (tmp_path / "x" / "best_config.json").exists()
     assert results_of(tmp_path / "x")["error"].tolist() == ["out of memory: MemoryError"] * 4
 
 
@@ -351,7 +355,7 @@ def test_a_run_that_an_orphan_is_still_at_is_waited_for(home, done, tmp_path, ho
 # ---- several processes ----------------------------------------------------------------------
 
 
-def test_two_jobs_give_what_one_gives_and_ctrl_c_says_how_to_go_on(home, tmp_path):
+def test_two_jobs_give_what_one_gives_and_ctrl_c_says_how_to_resume(home, tmp_path):
     psutil = pytest.importorskip("psutil")
     root, config = tmp_path / "x", write_config(tmp_path / "c.json", GRID, epochs=80, patience=80)
     with start(home, "--config", config, "--jobs", 2, "--out", root) as process:
@@ -362,7 +366,7 @@ def test_two_jobs_give_what_one_gives_and_ctrl_c_says_how_to_go_on(home, tmp_pat
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and heard == {"127.0.0.1"}
-    assert f"go on with: python grid_search.py --resume {root}" in err
+    assert f"resume with: python grid_search.py --resume {root}" in err
     assert "Traceback" not in err and "leaked" not in err and not (root / ".lock").exists()
     assert not [one for one in psutil.wait_procs(family, timeout=5)[1] if one.is_running()]
     assert (results_of(root)["status"] == "missing").any()
@@ -396,15 +400,15 @@ def test_a_scheduler_gives_the_same_though_a_worker_is_killed(home, done, tmp_pa
     assert len(journal_of(root)) == 8
 
 
-def test_a_run_that_kills_its_worker_each_time_is_recorded_and_the_rest_goes_on(cluster, monkeypatch):
+def test_a_run_that_kills_its_worker_each_time_is_recorded(cluster, monkeypatch):
     def deadly(task):
         if task["key"] == "bad":
             os.kill(os.getpid(), 9)
         return {"key": task["key"], "until": None, "status": "finished"}
 
-    monkeypatch.setattr(workers, "one_run", deadly)
+    monkeypatch.setattr(engines, "one_run", deadly)
     tasks = [{"key": key, "until": None} for key in ("a", "bad", "b", "c")]
-    records = {record["key"]: record for record in workers.on_dask(cluster, tasks, lambda running: None)}
+    records = {record["key"]: record for record in engines.on_dask(cluster, tasks)}
     assert {key: record["status"] for key, record in records.items()} == {
         "a": "finished", "b": "finished", "c": "finished", "bad": "failed",
     }  # fmt: skip
@@ -413,33 +417,44 @@ def test_a_run_that_kills_its_worker_each_time_is_recorded_and_the_rest_goes_on(
 
 def test_workers_that_do_not_see_the_folder_are_refused(cluster, monkeypatch, tmp_path):
     cluster.wait_for_workers(2)
-    monkeypatch.setattr(workers, "look_around", lambda proof: {"versions": {}, "sees_folder": False})
-    with pytest.raises(workers.DataError, match="does not see .*; share it at the same path"):
-        workers.check_workers(cluster, "tcp://x", tmp_path)
+    monkeypatch.setattr(engines, "describe_worker", lambda marker: {"versions": {}, "sees_folder": False})
+    with pytest.raises(engines.DataError, match="does not see .*; share it at the same path"):
+        engines.check_workers(cluster, "--scheduler tcp://x", tmp_path)
 
 
 @pytest.fixture(scope="module")
 def cluster():
     pytest.importorskip("distributed")
-    with workers.local_cluster(2, None) as client:
+    with engines.local_cluster(2, None) as client:
         yield client
 
 
 # ---- how many at once -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("cores", "free", "one", "runs", "jobs"),
-    [(8, 100, 10, 99, 8), (8, 35, 10, 99, 3), (8, 5, 10, 99, 1), (8, 99, 1, 2, 2)],
-)
-def test_jobs_by_cores_memory_and_runs(cores, free, one, runs, jobs):
-    assert workers.jobs_for(cores, free, one, runs) == jobs
+@pytest.mark.parametrize(("cores", "memory", "jobs"), [(8, 100, 8), (8, 4.5, 3), (8, 0.5, 1), (2, 100, 2)])
+def test_jobs_by_cores_and_memory(home, monkeypatch, cores, memory, jobs):
+    """Memory of the machine is in units of what this process has; a tiny model adds next to nothing to it."""
+    names = ("psutil", "dask.system", "distributed.system")
+    psutil, dask_system, limits = map(pytest.importorskip, names)
+    used = psutil.Process().memory_info().rss
+    monkeypatch.setattr(dask_system, "CPU_COUNT", cores)
+    monkeypatch.setattr(limits, "MEMORY_LIMIT", memory * used)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=200 * used))
+    grid = plan.plan(load_experiment(home / "grid.json"), [0], False, "cpu", home / "datasets", "x", False)
+    assert engines.jobs_for_machine(grid) == jobs
 
 
-def test_runs_per_gpu_are_dealt_out_evenly():
-    gpus = workers.visible_gpus(2, "3, GPU-a1")
-    assert gpus == ["3", "GPU-a1"] and workers.visible_gpus(2, None) == ["0", "1"]
-    dealt = [workers.gpu_of_worker(k, gpus, 3) for k in range(6)]
-    assert dealt == ["3", "GPU-a1"] * 3
-    with pytest.raises(ValueError, match="worker 6"):
-        workers.gpu_of_worker(6, gpus, 3)
+def test_gpus_are_called_as_cuda_visible_devices_has_them(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert engines.visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-a1")
+    assert engines.visible_gpus() == ["3", "GPU-a1"]
+
+
+def test_workers_share_the_gpus_evenly(monkeypatch):
+    pytest.importorskip("distributed")
+    with engines.local_cluster(3, None, ["3", "GPU-a1"]) as client:
+        seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+    assert sorted(seen.values()) == ["3", "3", "GPU-a1"]

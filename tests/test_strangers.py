@@ -18,8 +18,8 @@ import pure_lstm_anomaly_detection_main as main_script
 import stream_detect
 from config import DatasetConfig, check_name, load_dataset_config, validate
 from detection.checkpoint import read_tensors, write_tensors
-from grid.journal import append_record, read_journal
 from grid.results import cells
+from grid.search import Journal
 from live import stream
 from live.rows import InputWarnings, Rows
 from recordings.nab_series import read_series
@@ -265,12 +265,11 @@ def test_timestamps_of_several_zones_and_formulas_are_refused(tmp_path):
     ids=str,
 )
 def test_a_record_of_another_kind_is_refused(tmp_path, record):
+    journal = Journal(tmp_path / "journal.jsonl")
     for one in ({}, record, {}):
-        append_record(
-            tmp_path / "journal.jsonl", {"key": "a", "status": "finished", "until": None, "val_loss": 1.0} | one
-        )
+        journal.add({"key": "a", "status": "finished", "until": None, "val_loss": 1.0} | one)
     with pytest.raises(DataError, match="line 2 is no record"):
-        read_journal(tmp_path / "journal.jsonl")
+        Journal(tmp_path / "journal.jsonl")
 
 
 def test_a_count_beyond_64_bits_in_a_windowed_csv_is_refused(tmp_path, make_meta, make_segment):

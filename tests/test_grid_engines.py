@@ -8,10 +8,12 @@ from test_main import CONFIG, make_datasets
 from config import ExperimentConfig
 from data_loader import load_dataset
 from detection.detector import build_model
-from grid.workers import one_thread, reason_of, skill_of
+from detection.resolved import resolve
+from grid import engines
+from grid.engines import reason_of, skill_of
 from utils import DataError
 
-YARDSTICK = {"horizon_s": 1.0, "warm_up_s": 2.0, "window_s": 20.0, "channels": ["thorax_au", "flow_lpm"]}
+SHARED = {"horizon_s": 1.0, "warm_up_s": 2.0, "window_s": 20.0, "channels": ["thorax_au", "flow_lpm"]}
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +22,13 @@ def dataset(tmp_path_factory):
     return load_dataset(root / "datasets" / "collected-known-anomaly" / "tiny")
 
 
-def make_state(channels=2, silent=False):
-    """A model of random weights with a horizon of 2 s; silent = it forecasts the last value."""
+def make_state(channels=2, constant=False):
+    """A model of random weights with a horizon of 2 s; constant = it forecasts the last value."""
     config = ExperimentConfig.model_validate(CONFIG)
     torch.manual_seed(0)
-    model = build_model(config.model, channels, 5.0)
-    if silent:
+    resolved = resolve(config, "abc"[:channels], [""] * channels, ["airflow"] * channels, 5.0)
+    model = build_model(resolved)
+    if constant:
         torch.nn.init.zeros_(model.head.weight)
         torch.nn.init.zeros_(model.head.bias)
     state = {"config": config.model_dump(), "training": {"progress": {"best_model": model.state_dict()}}}
@@ -54,26 +57,21 @@ def naive_skill(model, dataset, horizon, warm_up, length):
 def test_the_skill_is_what_it_says_over_shared_leads(dataset):
     state, model = make_state()
     expected = naive_skill(model, dataset, horizon=5, warm_up=10, length=100)
-    assert skill_of(state, dataset, YARDSTICK, "cpu") == pytest.approx(expected, rel=1e-4) and expected < 0
+    assert skill_of(state, dataset, SHARED, "cpu") == pytest.approx(expected, rel=1e-4) and expected < 0
 
 
 def test_the_last_value_has_no_skill(dataset):
-    assert skill_of(make_state(silent=True)[0], dataset, YARDSTICK, "cpu") == pytest.approx(0.0, abs=1e-9)
+    assert skill_of(make_state(constant=True)[0], dataset, SHARED, "cpu") == pytest.approx(0.0, abs=1e-9)
 
 
 def test_no_shared_channel_is_no_skill(dataset):
-    assert skill_of(make_state()[0], dataset, YARDSTICK | {"channels": []}, "cpu") is None
+    assert skill_of(make_state()[0], dataset, SHARED | {"channels": []}, "cpu") is None
 
 
-def test_a_run_computes_with_one_thread_and_gives_the_others_back():
-    before = torch.get_num_threads()
+def test_a_run_computes_with_one_thread(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "wait_and_run", lambda task, folder: {"threads": torch.get_num_threads()})
     torch.set_num_threads(2)
-    try:
-        with one_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    assert engines.one_run({"key": "a", "until": None, "folder": str(tmp_path / "a")})["threads"] == 1
 
 
 @pytest.mark.parametrize(

@@ -4,22 +4,14 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from config import ExperimentConfig
-from grid.drive import drive, first_records
-from grid.journal import read_journal
-from grid.plan import GridPlan, plan_runs, rungs
-from grid.progress import ProgressDisplay
-from grid.results import criterion_of, rows_of, standings_of, verdict, write_best, write_tables
-
-
-class Board0(ProgressDisplay):
-    """A progress board without costs: they need a dataset."""
-
-    def rung(self, due, place):
-        self.costs, self.cost_left = {run.key: 1.0 for run in due}, float(len(due))
+from grid.plan import GridPlan, plan_runs, rungs_of
+from grid.results import GridResults, records_at, verdict, write_results, write_tables
+from grid.search import Journal, do_runs
 
 
 class Engine:
@@ -28,7 +20,7 @@ class Engine:
     def __init__(self, fails=(), crash_after=None):
         self.fails, self.crash_after, self.did = fails, crash_after, []
 
-    def __call__(self, tasks, on_wait):
+    def __call__(self, tasks):
         for task in tasks:
             if self.crash_after is not None and len(self.did) == self.crash_after:
                 raise KeyboardInterrupt
@@ -52,18 +44,17 @@ def make_grid(rates=(0.1, 0.2, 0.3), seeds=(0, 1), halving=False, **lists):
     )
     runs = plan_runs(config, list(seeds), "data", "x.json")
     meta = SimpleNamespace(channels=["a"], simulated=True, rate_hz=5.0)
-    dataset = SimpleNamespace(meta=meta, channels=("a",))
-    fractions = rungs(9) if halving else []
-    return GridPlan(config, list(seeds), fractions, "cpu", "data", "data", runs, lambda channels: dataset)
+    return GridPlan(config, list(seeds), rungs_of(9) if halving else [], "cpu", "data", "data", meta, runs)
 
 
 def run_all(grid, out, engine, retry_failed=False):
-    return drive(grid, out, engine, Board0(1, None), retry_failed)
+    journal = Journal(out / "journal.jsonl")
+    do_runs(grid, out, journal, engine, retry_failed)
+    return journal.records
 
 
-def results_of(grid, records):
-    rows = rows_of(grid.runs, records)
-    return rows, standings_of(grid.runs, rows, criterion_of(grid.runs))
+def results_of(grid, out, engine, retry_failed=False):
+    return GridResults(grid, run_all(grid, out, engine, retry_failed))
 
 
 def rates_of(did, until):
@@ -75,7 +66,7 @@ def rates_of(did, until):
 
 @pytest.mark.parametrize("halving", [False, True])
 @pytest.mark.parametrize("crash_after", [0, 1, 5, 7])
-def test_a_grid_cut_off_anywhere_goes_on_with_what_is_missing(tmp_path, crash_after, halving):
+def test_a_grid_cut_off_anywhere_resumes_with_what_is_missing(tmp_path, crash_after, halving):
     grid = make_grid(rates=[0.1, 0.2, 0.3, 0.4], halving=halving)
     whole = Engine()
     (tmp_path / "whole").mkdir()
@@ -86,7 +77,7 @@ def test_a_grid_cut_off_anywhere_goes_on_with_what_is_missing(tmp_path, crash_af
         run_all(grid, tmp_path / "cut", first)
     records = run_all(grid, tmp_path / "cut", second)
     assert first.did + second.did == whole.did
-    assert records == expected == read_journal(tmp_path / "cut" / "journal.jsonl")
+    assert records == expected == Journal(tmp_path / "cut" / "journal.jsonl").records
     nothing = Engine()
     run_all(grid, tmp_path / "cut", nothing)
     assert nothing.did == []
@@ -98,15 +89,14 @@ def test_failed_runs_are_tried_again_only_when_asked_for(tmp_path):
     engine = Engine()
     run_all(grid, tmp_path, engine)
     assert engine.did == []
-    rows, _ = results_of(grid, run_all(grid, tmp_path, engine, retry_failed=True))
+    runs = results_of(grid, tmp_path, engine, retry_failed=True).runs
     assert engine.did == [(0.2, 0, None), (0.2, 1, None)]
-    assert {row["status"] for row in rows} == {"finished"} and not any("error" in row for row in rows)
+    assert (runs["status"] == "finished").all() and runs["error"].isna().all()
 
 
 def test_a_failed_run_has_its_error_and_no_numbers(tmp_path):
     grid = make_grid()
-    rows, standings = results_of(grid, run_all(grid, tmp_path, Engine(fails=[0.1])))
-    write_tables(tmp_path, grid.runs, rows, standings)
+    write_tables(results_of(grid, tmp_path, Engine(fails=[0.1])), tmp_path)
     table = pd.read_csv(tmp_path / "grid_results.csv")
     failed = table[table["training.learning_rate"] == 0.1]
     assert (failed["status"] == "failed").all() and (failed["error"] == "it broke").all()
@@ -117,40 +107,36 @@ def test_a_failed_run_has_its_error_and_no_numbers(tmp_path):
     assert summary["val_loss_mean"].isna().tolist() == [False, False, True]
 
 
-def test_the_remaining_time_goes_from_the_estimate_to_what_was_measured(tmp_path):
-    board = Board0(2, None)
-    board.start(make_grid(), {})
-    board.costs, board.cost_left = {run.key: 100.0 for run in board.grid.runs}, 600.0
-    assert board._left() == ", about 5.0 min left"                          # 600 s of work on two workers
-    for run in board.grid.runs[:4]:
-        board.count({"key": run.key, "status": "finished"})
-    board.began = board.last_at - 1000.0                                    # 400 s of it took 1000 s
-    assert board._left() == f", about {200 * 1030 / 460 / 60:.1f} min left"
-    assert board.text().startswith("4 of 6 done, 0 running, 0 failed, about")
+def test_progress_is_logged_now_and_then_where_there_is_no_terminal(tmp_path, caplog):
+    caplog.set_level("INFO")
+    run_all(make_grid(), tmp_path, Engine(fails=[0.1]))
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["runs done: 0 of 6; finished 0, stopped 0, failed 0",
+                     "runs done: 6 of 6; finished 4, stopped 0, failed 2"]  # fmt: skip
 
 
 # ---- halving --------------------------------------------------------------------------------
 
 
-def test_halving_lets_the_best_third_go_on(tmp_path):
+def test_halving_lets_the_best_third_continue(tmp_path):
     rates = [0.4, 0.1, 0.9, 0.2, 0.3, 0.8, 0.5, 0.7, 0.6]
     grid, engine = make_grid(rates, halving=True), Engine()
-    rows, standings = results_of(grid, run_all(grid, tmp_path, engine))
+    results = results_of(grid, tmp_path, engine)
     assert rates_of(engine.did, 1) == sorted(rates)
     assert rates_of(engine.did, 3) == [0.1, 0.2, 0.3] and rates_of(engine.did, None) == [0.1]
     assert len(engine.did) == len(set(engine.did)) == 2 * (9 + 3 + 1)
-    stopped = {run.values["training.learning_rate"]: row for run, row in zip(grid.runs, rows, strict=True)}
-    assert stopped[0.9]["status"] == "stopped" and stopped[0.9]["epochs"] == 1
-    assert stopped[0.9]["rule"] == "halving: 9 of 9 by validation loss after 1 of 9 epochs, 3 go on"
-    assert stopped[0.2]["rule"] == "halving: 2 of 3 by validation loss after 3 of 9 epochs, 1 go on"
-    assert [s.values["training.learning_rate"] for s in standings[:4]] == [0.1, 0.2, 0.3, 0.4]
-    assert stopped[0.1]["seconds"] == 3.0                                  # of all its pieces
+    rows = {rate: row for rate, (_, row) in zip(np.repeat(rates, 2), results.runs.iterrows(), strict=True)}
+    assert rows[0.9]["status"] == "stopped" and rows[0.9]["epochs"] == 1
+    assert rows[0.9]["rule"] == "halving: rank 9 of 9 by validation loss after 1 of 9 epochs; kept: 3"
+    assert rows[0.2]["rule"] == "halving: rank 2 of 3 by validation loss after 3 of 9 epochs; kept: 1"
+    assert [rates[number] for number in results.configs.index[:4]] == [0.1, 0.2, 0.3, 0.4]
+    assert rows[0.1]["seconds"] == 3.0                                     # of all its pieces
 
 
-def test_halving_ranks_a_config_by_the_mean_of_its_seeds_and_last_if_one_failed(tmp_path):
+def test_halving_ranks_by_the_mean_over_seeds_and_last_if_one_failed(tmp_path):
     class Uneven(Engine):
-        def __call__(self, tasks, on_wait):
-            for record, task in zip(*[super().__call__(tasks := list(tasks), on_wait), tasks], strict=True):
+        def __call__(self, tasks):
+            for record, task in zip(*[super().__call__(tasks := list(tasks)), tasks], strict=True):
                 rate, seed = (task["config"]["training"][key] for key in ("learning_rate", "seed"))
                 if rate == 0.1 and seed == 1:
                     yield {"key": record["key"], "until": record["until"], "status": "failed", "error": "x"}
@@ -164,36 +150,37 @@ def test_halving_ranks_a_config_by_the_mean_of_its_seeds_and_last_if_one_failed(
     assert rates_of(engine.did, None) == [0.3]
 
 
-def test_a_run_that_fails_after_a_rung_keeps_no_numbers_of_before(tmp_path):
+def test_a_run_that_fails_after_a_rung_keeps_no_numbers(tmp_path):
     class Later(Engine):
-        def __call__(self, tasks, on_wait):
-            for record in super().__call__(tasks, on_wait):
+        def __call__(self, tasks):
+            for record in super().__call__(tasks):
                 failed = {"status": "failed", "error": "x", "seconds": 2.0}
                 same = {"key": record["key"], "until": record["until"]}
                 yield record if record["status"] == "paused" else same | failed
 
     grid = make_grid([0.1, 0.2, 0.3], halving=True)
-    rows, standings = results_of(grid, run_all(grid, tmp_path, Later()))
-    assert [row["status"] for row in rows] == ["failed"] * 2 + ["stopped"] * 4
-    assert rows[0]["seconds"] == 4.0 and not {"val_loss", "val_skill", "epochs", "best_epoch"} & set(rows[0])
-    assert [s.status for s in standings] == ["stopped", "stopped", "failed"]
+    results = results_of(grid, tmp_path, Later())
+    assert results.runs["status"].tolist() == ["failed"] * 2 + ["stopped"] * 4
+    first = results.runs.iloc[0]
+    assert first["seconds"] == 4.0 and first[["val_loss", "val_skill", "epochs", "best_epoch"]].isna().all()
+    assert results.configs["status"].tolist() == ["stopped", "stopped", "failed"]
 
 
 def test_a_run_that_ended_early_is_not_stopped_afterwards(tmp_path):
     class Early(Engine):
-        def __call__(self, tasks, on_wait):
-            for record in super().__call__(tasks, on_wait):
+        def __call__(self, tasks):
+            for record in super().__call__(tasks):
                 yield record | {"status": "finished", "epochs": 1} if record["val_loss"] > 4 else record
 
     grid = make_grid([0.1, 0.5, 0.2], halving=True)
-    rows, _ = results_of(grid, run_all(grid, tmp_path, Early()))
-    assert [row["status"] for row in rows] == ["finished"] * 4 + ["stopped"] * 2
+    statuses = results_of(grid, tmp_path, Early()).runs["status"].tolist()
+    assert statuses == ["finished"] * 4 + ["stopped"] * 2
 
 
 def test_every_run_has_a_record_at_the_first_rung(tmp_path):
     grid = make_grid(halving=True)
     records = run_all(grid, tmp_path, Engine())
-    first = first_records(grid, records, grid.fractions[0])
+    first = records_at(grid, records, grid.rungs[0])
     assert set(first) == {run.key for run in grid.runs} and {record["epochs"] for record in first.values()} == {1}
 
 
@@ -201,22 +188,21 @@ def test_every_run_has_a_record_at_the_first_rung(tmp_path):
 
 
 def test_the_loss_ranks_and_the_skill_where_losses_cannot_be_compared(tmp_path):
-    assert criterion_of(make_grid().runs) == "val_loss"
-    assert criterion_of(make_grid(**{"training.batch_size": [4, 8]}).runs) == "val_skill"
+    assert make_grid().criterion == "val_loss"
+    assert make_grid(**{"training.batch_size": [4, 8]}).criterion == "val_skill"
 
 
 def test_test_numbers_rank_nothing(tmp_path):
     grid = make_grid()
     records = run_all(grid, tmp_path, Engine())
     turned = [record | {"test_auc_pr": -record["test_auc_pr"]} for record in records]
-    orders = [[s.number for s in results_of(grid, several)[1]] for several in (records, turned)]
+    orders = [GridResults(grid, several).configs.index.tolist() for several in (records, turned)]
     assert orders[0] == orders[1] == [0, 1, 2]
 
 
 def test_the_winner_is_written_ready_for_the_main_script(tmp_path):
     grid = make_grid([0.3, 0.1])
-    _, standings = results_of(grid, run_all(grid, tmp_path, Engine()))
-    assert write_best(tmp_path, grid.runs, standings)
+    write_results(results_of(grid, tmp_path, Engine()), tmp_path)
     config = ExperimentConfig.model_validate(json.loads((tmp_path / "best_config.json").read_text()))
     assert config.training.learning_rate == 0.1 and config.training.seed == 0 and config.grid == {}
 
@@ -229,7 +215,7 @@ def verdict_of(losses):
         {"key": run.key, "until": None, "status": "finished", "val_loss": value, "epochs": 9}
         for run, value in zip(grid.runs, values, strict=True)
     ]
-    return verdict(grid.runs, results_of(grid, records)[1], "val_loss")
+    return verdict(GridResults(grid, records))
 
 
 @pytest.mark.parametrize(
@@ -248,12 +234,13 @@ def test_the_verdict_says_how_sure_it_is(losses, words):
 
 def test_a_grid_of_thresholds_admits_that_it_cannot_choose(tmp_path):
     grid = make_grid([0.1], **{"events.min_duration_s": [0.0, 1.0]})
-    _, standings = results_of(grid, run_all(grid, tmp_path, Engine()))
-    assert "only labels could say" in verdict(grid.runs, standings, "val_loss")
+    assert "only labels could tell" in verdict(results_of(grid, tmp_path, Engine()))
 
 
 def test_nothing_is_recommended_when_nothing_finished(tmp_path):
     grid = make_grid([0.1])
-    _, standings = results_of(grid, run_all(grid, tmp_path, Engine(fails=[0.1])))
-    assert "nothing to recommend" in verdict(grid.runs, standings, "val_loss")
-    assert not write_best(tmp_path, grid.runs, standings) and math.isnan(standings[0].mean("val_loss"))
+    results = results_of(grid, tmp_path, Engine(fails=[0.1]))
+    (tmp_path / "best_config.json").write_text("of an earlier state")
+    write_results(results, tmp_path)
+    assert "nothing to recommend" in verdict(results) and not (tmp_path / "best_config.json").exists()
+    assert math.isnan(results.configs.loc[0, "val_loss_mean"])
