@@ -158,7 +158,7 @@ class Checkpoint(Section):
     scaler: ScalerState
     calibration: Calibration | None
     threshold: Threshold | None
-    rule_thresholds: dict[str, Threshold]
+    baseline_thresholds: dict[str, Threshold]
     series: bool = False
     data: dict[str, Any] = {}
     vus_buffer_steps: Annotated[int, Field(ge=0, le=1000)] | None = None
@@ -212,7 +212,7 @@ def state_of(detector: Detector) -> dict[str, Any]:
         "scaler": {"center": detector.scaler.center.tolist(), "scale": detector.scaler.scale.tolist()},
         "calibration": detector.calibration or None,
         "threshold": detector.threshold or None,
-        "rule_thresholds": detector.rule_thresholds,
+        "baseline_thresholds": detector.baseline_thresholds,
     }
 
 
@@ -260,11 +260,11 @@ def detector_from(state: Mapping[str, Any], device: str, where: str = "checkpoin
         model = model_from(resolved, state["model"])
         scaler = Scaler(resolved.channels, np.array(facts.scaler.center), np.array(facts.scaler.scale))
         detector = Detector(model, scaler, resolved, device)
-        given = facts.model_dump(exclude_unset=True, include={"calibration", "threshold", "rule_thresholds"})
+        given = facts.model_dump(exclude_unset=True, include={"calibration", "threshold", "baseline_thresholds"})
         if facts.calibration:
             detector.use_calibration(given["calibration"])
         if facts.threshold:
-            detector.threshold, detector.rule_thresholds = given["threshold"], given["rule_thresholds"]
+            detector.threshold, detector.baseline_thresholds = given["threshold"], given["baseline_thresholds"]
             _check_calibrated(detector)
     except (LookupError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -311,9 +311,9 @@ def _check_facts(facts: Checkpoint, where: str) -> None:
         raise ValueError(f"channels, units, measures and scaler have {lengths} entries, {channels} different channels")
     if facts.calibration:
         _check_calibration(facts.calibration, channels)
-    elif facts.threshold or facts.rule_thresholds:
+    elif facts.threshold or facts.baseline_thresholds:
         raise ValueError("a threshold without a calibration")
-    for name, threshold in {"": facts.threshold, **facts.rule_thresholds}.items():
+    for name, threshold in {"": facts.threshold, **facts.baseline_thresholds}.items():
         if threshold:
             _check_threshold(threshold, name)
     if facts.series or "channels" not in facts.data:             # without, it can be exported, no more
@@ -363,13 +363,13 @@ def _check_threshold(threshold: Threshold, name: str) -> None:
 
 
 def _check_calibrated(detector: Detector) -> None:
-    """Raise ValueError unless calibration and thresholds are of the detector's comparisons and rules."""
+    """Raise ValueError unless calibration and thresholds are of the detector's comparisons and baselines."""
     widths, expected = {len(row) for row in detector.calibration["tails"]}, len(detector.spans.names)
     if widths != {expected}:
         raise ValueError(f"calibration: tails of {widths} comparisons; expected {expected}")
-    rules = detector.rules(np.zeros(1), np.zeros((1, len(detector.channels)))).keys()
-    if detector.rule_thresholds.keys() != rules:
-        raise ValueError(f"rule_thresholds are {sorted(detector.rule_thresholds)}; expected {sorted(rules)}")
+    names = detector.baseline_scores(np.zeros(1), np.zeros((1, len(detector.channels)))).keys()
+    if detector.baseline_thresholds.keys() != names:
+        raise ValueError(f"baseline_thresholds are {sorted(detector.baseline_thresholds)}; expected {sorted(names)}")
 
 
 def check_weights(weights: Any, expected: Mapping[str, Tensor]) -> None:

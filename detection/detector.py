@@ -31,7 +31,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 class Scored:
     """One recording, scored: all (T,) but residual and forecast (T, C), in physical units.
 
-    rules: the scores of the baselines without a model.
+    baselines: the scores of the baselines without a model.
     """
 
     score: np.ndarray
@@ -41,7 +41,7 @@ class Scored:
     component: np.ndarray
     residual: np.ndarray
     forecast: np.ndarray
-    rules: dict[str, np.ndarray] = field(default_factory=dict)
+    baselines: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Detector:
@@ -55,7 +55,7 @@ class Detector:
         self.calibration: dict[str, Any] = {}
         self.scorer: Scorer | None = None                        # None = not calibrated yet
         self.threshold: dict[str, Any] = {}
-        self.rule_thresholds: dict[str, dict[str, Any]] = {}
+        self.baseline_thresholds: dict[str, dict[str, Any]] = {}
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -81,9 +81,9 @@ class Detector:
             scores = [self.scorer.score(part) for part in features]
             self.threshold = thresholds.fit(method, [part.score for part in scores], **parameters)
             low_range = [self.scorer.amplitude_baseline(part) for part in features]
-            rules = [self.rules(part, values) for part, values in zip(low_range, normal, strict=True)]
-            self.rule_thresholds = {
-                name: thresholds.fit(method, [one[name] for one in rules], **parameters) for name in rules[0]
+            made = [self.baseline_scores(part, values) for part, values in zip(low_range, normal, strict=True)]
+            self.baseline_thresholds = {
+                name: thresholds.fit(method, [one[name] for one in made], **parameters) for name in made[0]
             }
         except ValueError as error:
             raise DataError(f"calibration: {error}; give the val split more normal data") from None
@@ -93,10 +93,10 @@ class Detector:
         self.calibration = calibration
         self.scorer = Scorer(calibration, self.weights)
 
-    def rules(self, low_range: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+    def baseline_scores(self, low_range: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
         """Return the scores (T,) of the baselines without a model, for the scores of low_range (T,) and values (T, C).
 
-        Little movement, where channels breathe; else two rules for any series.
+        Little movement, where channels breathe; else two for any series.
         """
         if self.weights["amplitude_drop"].any():
             return {"amplitude baseline": low_range}
@@ -162,12 +162,12 @@ class Detector:
 
         self._go_along(recordings, take)
         return [
-            replace(parts[k].whole(), rules=self.rules(np.concatenate(low_range[k]), values))
+            replace(parts[k].whole(), baselines=self.baseline_scores(np.concatenate(low_range[k]), values))
             for k, values in enumerate(recordings)
         ]
 
     def scored(self, comparisons: Comparisons, threshold_stream: thresholds.ThresholdStream) -> Scored:
-        """Return the next steps of a recording with their scores, thresholds and alarms; without rules."""
+        """Return the next steps of a recording with their scores, thresholds and alarms; without baselines."""
         scores = self.scorer.score(comparisons.features)
         threshold = threshold_stream.update(scores.score)
         return Scored(
@@ -198,7 +198,7 @@ class DetectorStream(Stateful):
         self.threshold = thresholds.ThresholdStream(self.detector.threshold)
 
     def update(self, values: np.ndarray) -> Scored:
-        """Return the next steps, physical values (n, C), NaN = missing, scored; without rules."""
+        """Return the next steps, physical values (n, C), NaN = missing, scored; without baselines."""
         detector = self.detector
         scaled = detector.scaler.scaled(values)
         forecast = network_input(scaled)[:, None] + self.forecasts.update(scaled)

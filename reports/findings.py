@@ -128,7 +128,7 @@ def recordings_as_seen(
 ) -> dict[str, list[ScoredRecording]]:
     """Return the test recordings as the LSTM, the baselines without a model and random scores see them."""
     seen = {LSTM: [Seen(s.score, s.alarm, s.channel) for s in scored]}       # its alarms are raised already
-    others = {name: ([s.rules[name] for s in scored], rule) for name, rule in detector.rule_thresholds.items()}
+    others = {name: ([s.baselines[name] for s in scored], fitted) for name, fitted in detector.baseline_thresholds.items()}
     others[RANDOM] = chance.of(segments), chance.threshold
     for name, (scores, threshold) in others.items():
         seen[name] = [_seen(score, np.zeros(len(score), int), threshold) for score in scores]

@@ -159,7 +159,7 @@ def test_another_format_is_refused(night, state, found):
 
 WEIGHT = "model/lstm.weight_ih_l0"
 KEYS = ("model", "config", "channels", "units", "measures", "rate_hz", "scaler", "calibration", "threshold",
-        "rule_thresholds")  # fmt: skip
+        "baseline_thresholds")  # fmt: skip
 TAMPERED = [
     *((key, ..., key) for key in KEYS),
     (WEIGHT, torch.full((24, 6), NAN), "finite"), (WEIGHT, torch.zeros(24, 6, dtype=torch.int64), "torch.int64"),
@@ -189,7 +189,7 @@ TAMPERED = [
     ("threshold", [1.0], "threshold"),
     ("threshold", {}, "threshold"), ("threshold", None, "resume the run"),
     ("threshold/parameters", {"q": 7.0}, "less than or equal to 1"), ("threshold/n_scores", -1, "n_scores"),
-    ("rule_thresholds", {}, "rule_thresholds"), ("rule_thresholds/odd", {}, "rule_thresholds"),
+    ("baseline_thresholds", {}, "baseline_thresholds"), ("baseline_thresholds/odd", {}, "baseline_thresholds"),
     ("config", 7, "config"), ("config", {"model": {"hiden_units": 8}}, "hidden_units"),
     ("config/model/hidden_units", 10**9, "hidden_units"), ("config/model/num_layers", 10**6, "num_layers"),
     ("config/model/horizon_s", 1e9, "GB of memory"), ("config/score/baseline_s", 1e9, "expected at most 1000000"),

@@ -76,8 +76,8 @@ def test_recordings_scored_together_equal_one_by_one(calibrated, recordings):
         (alone,) = calibrated.detect([values])
         np.testing.assert_allclose(together.residual, alone.residual, rtol=0, atol=1e-5)
         np.testing.assert_allclose(together.score, alone.score, rtol=0, atol=1e-4)   # a tail of even breaths is steep
-        for name, rule in together.rules.items():
-            np.testing.assert_allclose(rule, alone.rules[name], rtol=0, atol=1e-4)
+        for name, rule in together.baselines.items():
+            np.testing.assert_allclose(rule, alone.baselines[name], rtol=0, atol=1e-4)
 
 
 def test_more_recordings_than_go_together_keep_their_order(calibrated):

@@ -432,7 +432,7 @@ def test_the_test_split_changes_nothing_that_is_learnt(home, run, tmp_path, caps
     assert call(home, "--datasets", changed, "--out", tmp_path / "run") == 0
     before, after = (read_tensors(root / CHECKPOINT) for root in (run, tmp_path / "run"))
     assert_same_weights(before["model"], after["model"])
-    for key in ("scaler", "calibration", "threshold", "rule_thresholds"):
+    for key in ("scaler", "calibration", "threshold", "baseline_thresholds"):
         assert before[key] == after[key]
     assert same_history(run, tmp_path / "run")
     assert (run / "scores.csv").read_bytes() != (tmp_path / "run" / "scores.csv").read_bytes()

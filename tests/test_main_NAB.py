@@ -127,7 +127,7 @@ def test_the_test_span_changes_no_weight_scaler_or_threshold(run, home, tmp_path
     assert call(other, "--dataset", "nyc_taxi", "--out", tmp_path / "run") == 0
     first, second = (read_tensors(folder / CHECKPOINT) for folder in (run, tmp_path / "run"))
     assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
-    for key in ("scaler", "calibration", "threshold", "rule_thresholds"):
+    for key in ("scaler", "calibration", "threshold", "baseline_thresholds"):
         assert first[key] == second[key]
     scores = [pd.read_csv(folder / "scores.csv")["score"] for folder in (run, tmp_path / "run")]
     assert not np.allclose(*scores, equal_nan=True)
@@ -201,7 +201,7 @@ def test_a_grid_over_rows_ends_in_a_config_in_rows(home, tmp_path, capsys):
 def test_a_grid_of_a_category_is_refused(home, tmp_path, capsys):
     words = ["--config", home / "config.json", "--datasets", home / "datasets", "--out", tmp_path / "out"]
     assert grid_search.main([str(w) for w in (*words, "--set", 'grid={"model.num_layers": [1, 2]}')]) == 2
-    assert "'realKnownCause' is a category of series; name one" in capsys.readouterr().err
+    assert "'realKnownCause' is a category of series; choose one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
