@@ -182,14 +182,14 @@ def _hold_on_grid(
     return values, held
 
 
-def significant(values: np.ndarray, digits: int = 6) -> np.ndarray:
-    """Return values (n,) rounded to significant digits, so that the rounding does not depend on the unit."""
+def significant(values: np.ndarray) -> np.ndarray:
+    """Return values (n,) rounded to 6 significant digits, so that the rounding does not depend on the unit."""
     rounded = np.empty_like(values)
     for first in range(0, len(values), STEPS_AT_ONCE):
         part = values[first : first + STEPS_AT_ONCE]
         with np.errstate(divide="ignore"):
             exponent = np.floor(np.log10(np.abs(part)))
-        power = 10.0 ** (digits - 1 - np.where(np.isfinite(exponent), np.maximum(exponent, -300), 0.0))
+        power = 10.0 ** (5 - np.where(np.isfinite(exponent), np.maximum(exponent, -300), 0.0))
         rounded[first : first + STEPS_AT_ONCE] = np.round(part * power) / power
     return rounded
 

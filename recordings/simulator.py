@@ -18,7 +18,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -633,16 +632,10 @@ def plan_sessions(seed: int = 0, minutes: float = 30.0, train: int = 12, calibra
                         tuple(str(kind) for kind in kinds[k])) for k in range(len(roles))]
 
 
-@cache
-def format_cell(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}"
-
-
 def format_cells(values: np.ndarray, decimals: int) -> list[str]:
     """The text of each value, "" for NaN; distinct values are formatted once."""
     distinct, place = np.unique(values, return_inverse=True)
-    text = np.array(["" if np.isnan(v) else format_cell(v, decimals) for v in distinct.tolist()], dtype=object)
-    return text[place].tolist()
+    return np.where(np.isnan(distinct), "", np.char.mod(f"%.{decimals}f", distinct))[place].tolist()
 
 
 def session_csv(frame: pd.DataFrame) -> str:

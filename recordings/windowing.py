@@ -277,14 +277,8 @@ def write_windows(
                 frame = _window_frame(piece, channels, windows)
                 frame.to_csv(file, header=False, index=False, lineterminator="\n")
             first_window += -(-len(segment) // window_steps)
-            spans.append(
-                SpanMeta(
-                    recording=segment.recording,
-                    start_s=float(segment.t[0]),
-                    end_s=float(segment.t[-1]),
-                    steps=len(segment),
-                )
-            )
+            start_s, end_s = float(segment.t[0]), float(segment.t[-1])
+            spans.append(SpanMeta(recording=segment.recording, start_s=start_s, end_s=end_s, steps=len(segment)))
     return spans
 
 
