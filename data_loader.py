@@ -150,10 +150,7 @@ class TrainingWindows:
         padded = [_pad(segment, length) for segment in segments if len(segment) >= least]
         self.steps = torch.from_numpy(np.concatenate(padded))            # (N, C)
         ends = np.cumsum([len(segment) for segment in padded])
-        starts = [
-            np.arange(end - len(segment), end - length + 1)
-            for end, segment in zip(ends, padded, strict=True)
-        ]
+        starts = [np.arange(end - len(segment), end - length + 1) for end, segment in zip(ends, padded, strict=True)]
         self.starts = torch.from_numpy(np.concatenate(starts))
         self.windows = self.steps.unfold(0, length, 1)                   # (N - length + 1, C, length)
         self.horizon, self.batch_size, self.updates = horizon, batch_size, updates

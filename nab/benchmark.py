@@ -237,10 +237,7 @@ def grade(benchmark: Mapping[str, NabSeries], scores: Mapping[str, np.ndarray],
 
 def results_table(results: Mapping[str, Sequence[DetectorResult]]) -> str:
     """Return a Markdown table with one row per detector: the mean over seeds and, if there are several, the spread."""
-    lines = [
-        "| detector | standard | low FP | low FN | split-half |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| detector | standard | low FP | low FN | split-half |", "|---|---|---|---|---|"]
     for name, seeds in results.items():
         in_sample = [[result.in_sample[profile] for result in seeds] for profile in NAB_PROFILES]
         by_halves = [result.by_halves.mean() for result in seeds]

@@ -118,9 +118,7 @@ def _in_flatline(values: np.ndarray, rate_hz: float, flatline_s: float | None) -
     return flat
 
 
-def _on_native_grid(
-    samples: Samples, rate_hz: float, grid: TimeGrid, fill_s: float
-) -> tuple[np.ndarray, int]:
+def _on_native_grid(samples: Samples, rate_hz: float, grid: TimeGrid, fill_s: float) -> tuple[np.ndarray, int]:
     """Return the samples at their native slots (n,), with short gaps held, and the number of held slots."""
     slots = np.round((samples.t - grid.start_s) * rate_hz).astype(np.int64)
     steps = int(np.ceil((grid.steps - 1) / grid.rate_hz * rate_hz)) + 1

@@ -60,9 +60,7 @@ class Segment:
     def cut(self, start: int, end: int) -> Segment:
         """Return the steps [start, end) as views."""
         timestamp = None if self.timestamp is None else self.timestamp[start:end]
-        return Segment(
-            self.recording, self.t[start:end], self.values[start:end], self.label[start:end], timestamp
-        )
+        return Segment(self.recording, self.t[start:end], self.values[start:end], self.label[start:end], timestamp)
 
 
 class EventMeta(Section):
@@ -183,9 +181,7 @@ def segments_where(segment: Segment, keep: np.ndarray) -> list[Segment]:
     return [segment.cut(start, end) for start, end in true_runs(present)]
 
 
-def fit_scaler(
-    segments: Sequence[Segment], channels: Sequence[str], constant_scale: float | None = None
-) -> ScalerMeta:
+def fit_scaler(segments: Sequence[Segment], channels: Sequence[str], constant_scale: float | None = None) -> ScalerMeta:
     """Return mean and standard deviation of each channel, clipped to its 1st and 99th percentile.
 
     Args:
@@ -290,11 +286,7 @@ def csv_columns(channels: Sequence[str], timestamps: bool = False) -> list[str]:
 
 def _window_frame(segment: Segment, channels: Sequence[str], windows: np.ndarray) -> pd.DataFrame:
     valid = np.isfinite(segment.values)
-    columns: dict[str, Any] = {
-        "recording": segment.recording,
-        "window": windows,
-        "t_s": np.round(segment.t, 6),
-    }
+    columns: dict[str, Any] = {"recording": segment.recording, "window": windows, "t_s": np.round(segment.t, 6)}
     if segment.timestamp is not None:
         columns["timestamp"] = segment.timestamp
     columns |= dict(zip(channels, segment.values.T, strict=True))

@@ -122,7 +122,7 @@ def test_the_unit_of_a_series_does_not_matter(nab):
     np.testing.assert_allclose(scaled_blocks(read_benchmark(nab)["made/c.csv"]), before, atol=1e-6)
 
 
-def test_a_second_run_goes_on_with_the_forecasts_there_are(nab, tmp_path, monkeypatch, without_networks):
+def test_a_second_run_reuses_existing_forecasts(nab, tmp_path, monkeypatch, without_networks):
     arguments = ["--nab-root", str(nab), "--out", str(tmp_path / "out"), "--seeds"]
     assert main([*arguments, "1"]) == 0
     made = []

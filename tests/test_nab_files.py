@@ -207,7 +207,7 @@ def test_the_benchmark_here_is_the_one_of_the_manifest(cache, caplog):
 
 # ---------------------------------------------------------------- downloads
 
-def test_what_was_asked_for_is_downloaded_and_kept(server, cache, caplog):
+def test_requested_files_are_downloaded_and_kept(server, cache, caplog):
     caplog.set_level(logging.WARNING)
     assert local_files(["nyc_taxi", "nyc_taxi.csv"], None, cache, server.url) == cache
     assert held(cache) == {name: FILES[name] for name in (LABELS, TAXI)}
@@ -226,7 +226,7 @@ def test_a_full_cache_needs_no_pooch(server, cache, monkeypatch):
         local_files(NAMES, None, cache)
 
 
-def test_an_interrupted_download_goes_on_with_what_is_missing(server, cache):
+def test_an_interrupted_download_resumes_with_the_missing_files(server, cache):
     server.faults = {SPEED: 404}
     with pytest.raises(DataError):
         local_files(NAMES, None, cache, server.url)
@@ -245,19 +245,19 @@ def test_a_damaged_file_is_fetched_again(server, cache, caplog):
     assert caplog.messages == [f"{cache / TAXI}: damaged (wrong checksum); downloading it again"]
 
 
-def test_pooch_itself_says_nothing(server, cache, capfd):
+def test_pooch_itself_logs_nothing(server, cache, capfd):
     import pooch
 
-    said = []
+    messages = []
     handler = logging.Handler()
-    handler.emit = said.append
+    handler.emit = messages.append
     pooch.get_logger().addHandler(handler)
     try:
         server.drops = 1
         local_files(NAMES, None, cache, server.url)
     finally:
         pooch.get_logger().removeHandler(handler)
-    assert not said and capfd.readouterr() == ("", "")
+    assert not messages and capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_dropped_requests_are_tried_again(server, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", ["silent", "stall"])
-def test_a_server_that_falls_silent_is_a_time_out(server, cache, monkeypatch, fault):
+def test_a_silent_server_is_a_time_out(server, cache, monkeypatch, fault):
     monkeypatch.setattr(nab_files, "TIMEOUT_S", 0.1)
     server.faults = {LABELS: fault}
     with pytest.raises(DataError) as caught:
@@ -325,7 +325,7 @@ def test_a_host_that_does_not_answer_is_asked_once(server, cache, monkeypatch):
     assert len(tries) == 1
 
 
-def test_no_server_there(server, cache):
+def test_an_unreachable_server_is_one_line(server, cache):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"

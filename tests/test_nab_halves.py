@@ -49,7 +49,7 @@ def test_halves_take_half_of_each_category():
     np.testing.assert_array_equal(halves, random_halves(names, 30))
 
 
-def test_what_one_half_likes_is_graded_on_the_other():
+def test_the_choice_of_one_half_is_graded_on_the_other():
     """Series a wants the threshold 2, b wants 1: each half's choice is what the other is graded with."""
     a = GainCurve(np.array([np.inf, 2.0, 1.0]), np.array([0.0, 1.0, -3.0]))
     b = GainCurve(np.array([np.inf, 2.0, 1.0]), np.array([0.0, 0.25, 1.0]))
