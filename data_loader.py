@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,18 +99,14 @@ def load_dataset(folder: Path, channels: Sequence[str] | None = None) -> Dataset
 def check_splits_apart(splits: dict[str, list[Segment]], meta: Meta) -> None:
     """Raise DataError if train is closer than the guard to another split of the same recording."""
     for name in ("val", "test"):
-        for other in splits[name]:
-            for segment in splits["train"]:
-                too_close = (
-                    segment.recording == other.recording
-                    and segment.t[0] < other.t[-1] + meta.guard_s
-                    and other.t[0] - meta.guard_s < segment.t[-1]
+        for train, other in itertools.product(splits["train"], splits[name]):
+            if train.recording == other.recording and not (
+                train.t[-1] <= other.t[0] - meta.guard_s or other.t[-1] + meta.guard_s <= train.t[0]
+            ):
+                raise DataError(
+                    f"{meta.dataset}: train and {name} of {train.recording} are less than the guard of "
+                    f"{meta.guard_s:g} s apart; preprocess again"
                 )
-                if too_close:
-                    raise DataError(
-                        f"{meta.dataset}: train and {name} of {segment.recording} are less than the guard of "
-                        f"{meta.guard_s:g} s apart; preprocess again"
-                    )
 
 
 def check_length(segments: Sequence[Sized], least: int, purpose: str) -> None:
@@ -153,10 +150,7 @@ class TrainingWindows:
         padded = [_pad(segment, length) for segment in segments if len(segment) >= least]
         self.steps = torch.from_numpy(np.concatenate(padded))            # (N, C)
         ends = np.cumsum([len(segment) for segment in padded])
-        starts = [
-            np.arange(end - len(segment), end - length + 1)
-            for end, segment in zip(ends, padded, strict=True)
-        ]
+        starts = [np.arange(end - len(segment), end - length + 1) for end, segment in zip(ends, padded, strict=True)]
         self.starts = torch.from_numpy(np.concatenate(starts))
         self.windows = self.steps.unfold(0, length, 1)                   # (N - length + 1, C, length)
         self.horizon, self.batch_size, self.updates = horizon, batch_size, updates

@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from config import read_json
 from evaluation import metrics
 from evaluation.nab_score import nab_score
-from recordings.nab_series import load_series_labels
+from recordings.nab_files import LABELS
+from recordings.nab_series import read_labelled_series
 
 
 def measure(job: Callable[[], object], repeats: int) -> str:
@@ -60,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:44}", measure(partial(metrics.vus, labels, scores, args.buffer), 5))
     if args.nab_root.exists():
         rng = np.random.default_rng(0)
-        scores = {name: rng.random(part.n_rows) for name, part in load_series_labels(args.nab_root).items()}
-        print(f"{f'nab_score, {len(scores)} series, with reading':44}",
-              measure(lambda: nab_score(scores, load_series_labels(args.nab_root)), 3))
+        windows = read_json(args.nab_root / LABELS)
+        labels = {name: read_labelled_series(args.nab_root, name, windows).labels for name in windows}
+        scores = {name: rng.random(part.n_rows) for name, part in labels.items()}
+        print(f"{f'nab_score, {len(scores)} series':44}",
+              measure(lambda: nab_score(scores, labels), 3))
     else:
         print(f"nab_score: skipped, {args.nab_root} is absent")
     print(f"{'whole process':44} {'':11} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:8.1f} MB")

@@ -111,7 +111,7 @@ def nab_score(scores_by_series: Mapping[str, ArrayLike], series: Mapping[str, Se
     Args:
         scores_by_series: {'category/file.csv' or 'category/file': (T,) finite scores, one per data row}, exactly the
             series of the benchmark. Any range is fine (NAB itself asks for 0..1); higher = stranger.
-        series: the label windows of every series, as `recordings.nab_series.load_series_labels` reads them.
+        series: length and label windows of every series, such as `recordings.nab_series.NabSeries.labels`.
     Returns: {profile: {"score": points, "threshold": rows with score >= it alarm, inf = no alarm at all,
         "series": {'category/file.csv': points}}}. Per-series values are points of the benchmark score: they add up to
         "score"; a series without windows can only lose points.

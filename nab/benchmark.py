@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from config import read_json
 from evaluation.nab_score import NAB_PROFILES, nab_probation, nab_score
+from nab.online_lstm import OnlineOptions, forecast_online
 from nab.plain_forecasts import autoregression, past_mean, persistence
 from nab.split_halves import gain_curve, random_halves, score_by_halves
 from nab.tail_scores import errors_by_lead, keep_peaks, overshoot, overshoot_scores, tail_scores
@@ -24,13 +24,11 @@ from recordings.nab_files import LABELS
 from recordings.nab_series import NabSeries, read_labelled_series
 from utils import DataError, atomic_path, counted, only_run_here, versions, write_json, write_text
 
-if TYPE_CHECKING:
-    from nab.online_lstm import OnlineOptions
-
 log = logging.getLogger(__name__)
 
 BLOCKS_IN_PROBATION = 35                # rows of a block = probationary rows / this
 HORIZON = 8                             # blocks ahead
+LSTM_OPTIONS = OnlineOptions(horizon=HORIZON)
 MIN_SPREAD = 0.02                       # of the blocks, as a share of the probationary range
 LINEAR_UP_TO = 2.0                      # spreads; beyond, the scaled value grows logarithmically
 ERROR_FLOOR = 0.05                      # spreads: smaller errors are rounding
@@ -155,25 +153,16 @@ def detect(benchmark: Mapping[str, NabSeries], forecasts: Mapping[str, np.ndarra
 
 # ---------------------------------------------------------------- forecasts, computed once
 
-def lstm_forecasts(blocks: Mapping[str, np.ndarray], seed: int,
-                   options: OnlineOptions | None = None) -> dict[str, np.ndarray]:
+def lstm_forecasts(blocks: Mapping[str, np.ndarray], seed: int, options: OnlineOptions) -> dict[str, np.ndarray]:
     """Return the forecasts (K, H, 2) of online LSTMs for each series' blocks (K, 2)."""
-    from nab.online_lstm import forecast_online
-
     with tqdm(desc=f"LSTMs, seed {seed}", unit="block", disable=None) as bar:
 
         def show(done: int, steps: int) -> None:
             bar.total = steps
             bar.update(done - bar.n)
 
-        found = forecast_online(list(blocks.values()), options or _lstm_options(), seed, show)
+        found = forecast_online(list(blocks.values()), options, seed, show)
     return dict(zip(blocks, found, strict=True))
-
-
-def _lstm_options() -> OnlineOptions:
-    from nab.online_lstm import OnlineOptions
-
-    return OnlineOptions(horizon=HORIZON)
 
 
 def baseline_forecasts(blocks: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
@@ -247,10 +236,7 @@ def grade(benchmark: Mapping[str, NabSeries], scores: Mapping[str, np.ndarray],
 
 def results_table(results: Mapping[str, Sequence[DetectorResult]]) -> str:
     """Return a Markdown table with one row per detector: the mean over seeds and, if there are several, the spread."""
-    lines = [
-        "| detector | standard | low FP | low FN | split-half |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| detector | standard | low FP | low FN | split-half |", "|---|---|---|---|---|"]
     for name, seeds in results.items():
         in_sample = [[result.in_sample[profile] for result in seeds] for profile in NAB_PROFILES]
         by_halves = [result.by_halves.mean() for result in seeds]
@@ -293,8 +279,10 @@ def run_benchmark(nab_root: Path, out: Path, seeds: int) -> str:
 
 def _forecast_sources(blocks: Mapping[str, np.ndarray], seeds: int) -> list[tuple[str, dict, Callable]]:
     """Return name, parameters and function of all forecasts."""
-    lstm = asdict(_lstm_options())
-    networks = [(f"lstm_seed{seed}", lstm, partial(lstm_forecasts, blocks, seed)) for seed in range(seeds)]
+    networks = [
+        (f"lstm_seed{seed}", asdict(LSTM_OPTIONS), partial(lstm_forecasts, blocks, seed, LSTM_OPTIONS))
+        for seed in range(seeds)
+    ]
     return networks + [(name, {"horizon": HORIZON}, partial(baseline_forecasts, blocks, name)) for name in BASELINES]
 
 

@@ -38,13 +38,13 @@ def gain_curve(windows: np.ndarray, scores: np.ndarray) -> GainCurve:
     return GainCurve(thresholds, (np.array(raw) - raw[0]) / worth)
 
 
-def random_halves(names: Sequence[str], count: int, seed: int = 0) -> np.ndarray:
+def random_halves(names: Sequence[str], count: int) -> np.ndarray:
     """Return which series (count, S) are in the first half: half of each category, at random if it is odd.
 
     Args:
         names: 'category/file.csv' of each series.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     categories = np.array([name.partition("/")[0] for name in names])
     halves = np.zeros((count, len(names)), dtype=bool)
     for half in halves:

@@ -32,6 +32,7 @@ from nab.benchmark import (
     rows_of_block,
     scaled_blocks,
 )
+from nab.online_lstm import OnlineOptions
 from nab.tail_scores import errors_by_lead
 from recordings.nab_series import NabSeries
 from utils import (
@@ -143,8 +144,6 @@ def _vus_by_mean(benchmark: Mapping[str, NabSeries], scores: Mapping[str, np.nda
 
 def frozen_forecasts(out: Path, blocks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """Return the forecasts (K, H, 2) of LSTMs that learned in the probationary period only."""
-    from nab.online_lstm import OnlineOptions
-
     options = OnlineOptions(horizon=16, window=64, warm_up_steps=BLOCKS_IN_PROBATION, updates=3, update_every=0)
     made_from = {"seed": seed, "options": asdict(options), "blocks": block_hashes(blocks)}
     path = out / "forecasts" / f"frozen_lstm_seed{seed}.npz"

@@ -1,8 +1,5 @@
 """The files of the Numenta Anomaly Benchmark: a local copy, or downloaded once and checked.
 
-    python -m recordings.nab_files                          # list the 58 series of the manifest
-    python -m recordings.nab_files --make-manifest NAB      # rewrite nab_manifest.json from a checkout of COMMIT
-
 Files are downloaded from the pinned commit and checked against the SHA-256 sums in nab_manifest.json.
 A local copy may be another version; a warning is logged if it is.
 """
@@ -20,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from utils import ArgumentParser, DataError, counted, run_cli, setup_logging, sha256_of, write_json
+from utils import DataError, counted, sha256_of
 
 if TYPE_CHECKING:
     from pooch import Pooch
@@ -31,7 +28,6 @@ COMMIT = "ea702d75cc2258d9d7dd35ca8e5e2539d71f3140"
 BASE_URL = f"https://raw.githubusercontent.com/numenta/NAB/{COMMIT}/"
 MANIFEST = Path(__file__).with_name("nab_manifest.json")
 LABELS = "labels/combined_windows.json"
-OTHER_FILES = (LABELS, "labels/combined_labels.json", "config/profiles.json")
 
 CONNECT_TIMEOUT_S = 10.0                # for each address of the host
 TIMEOUT_S = 20.0                        # without a byte
@@ -71,7 +67,7 @@ def find_series(text: str) -> str:
     by_lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(wanted.rpartition("/")[2].lower(), by_lower)
     nearest = " or ".join(repr(by_lower[name]) for name in near)
-    hint = f"did you mean {nearest}?" if near else f"`python -m recordings.nab_files` lists the {len(names)} names"
+    hint = f"did you mean {nearest}?" if near else f"data_preprocess_NAB.py --list lists the {len(names)} names"
     raise DataError(f"series {text!r}: not in NAB; {hint}")
 
 
@@ -219,8 +215,6 @@ def _system_error(error: BaseException) -> BaseException:
     return error
 
 
-# ---------------------------------------------------------------- the manifest
-
 def _manifest() -> dict[str, dict[str, Any]]:
     """Return {path: {"sha256": ..., "bytes": ...}} of all files of the benchmark."""
     return json.loads(MANIFEST.read_text(encoding="utf-8"))["files"]
@@ -229,44 +223,3 @@ def _manifest() -> dict[str, dict[str, Any]]:
 def _is_intact(folder: Path, file: str) -> bool:
     path = folder / file
     return path.is_file() and sha256_of(path) == _manifest()[file]["sha256"]
-
-
-def make_manifest(folder: Path) -> None:
-    """Write nab_manifest.json from a copy of NAB at COMMIT.
-
-    Raises: DataError if files are missing in the folder or two series share a name.
-    """
-    series = sorted(path.relative_to(folder).as_posix() for path in folder.glob("data/*/*.csv"))
-    missing = [file for file in OTHER_FILES if not (folder / file).is_file()]
-    if missing or not series:
-        raise DataError(f"{folder}: no {(missing or ['data/*/*.csv'])[0]}; expected NAB at {COMMIT[:12]} ({CLONE})")
-    if len({PurePosixPath(file).stem for file in series}) < len(series):
-        raise DataError(f"{folder}: two series share a file name; expected a different one for each series")
-    files = {
-        file: {"sha256": sha256_of(folder / file), "bytes": (folder / file).stat().st_size}
-        for file in (*series, *OTHER_FILES)
-    }
-    write_json(MANIFEST, {"commit": COMMIT, "files": files})
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(__doc__)
-    parser.add_argument(
-        "--make-manifest", type=Path, metavar="DIR", help="rewrite nab_manifest.json from this copy of NAB at COMMIT"
-    )
-    args = parser.parse_args(argv)
-    setup_logging()
-
-    def body() -> int:
-        if args.make_manifest is not None:
-            make_manifest(args.make_manifest)
-            print(f"{MANIFEST}: {len(series_names())} series")
-        else:
-            print("\n".join(series_names().values()))
-        return 0
-
-    return run_cli(body)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

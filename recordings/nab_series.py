@@ -175,18 +175,6 @@ def read_labelled_series(root: Path, path: str, labels: Mapping[str, Any]) -> Na
     return replace(series, windows=label_windows(labels, path, series.times))
 
 
-def load_series_labels(nab_root: str | Path) -> dict[str, SeriesLabels]:
-    """Return length and label windows, in rows, of every series in `labels/combined_windows.json`.
-
-    Args:
-        nab_root: folder with data/ and labels/.
-    Returns: {'category/file.csv': SeriesLabels}, 58 entries in the published benchmark, in the label file's order.
-    Source: NAB v1.1, `labels/combined_windows.json`.
-    """
-    labels = read_json(Path(nab_root) / LABELS)
-    return {path: read_labelled_series(Path(nab_root), path, labels).labels for path in labels}
-
-
 def label_windows(labels: Mapping[str, Any], path: str, times: np.ndarray) -> np.ndarray:
     """Return the label windows of a series as first and last rows (W, 2), both included, in order and disjoint.
 

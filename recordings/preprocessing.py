@@ -63,17 +63,11 @@ def preprocess_recordings(name: str, dataset: DatasetConfig, base: Path, out: Pa
             splits[split] += segments
         events[recording_name] = labelled_events(recording)
         notes += [f"{recording_name}: {note}" for note in recording.notes]
-    facts = {
+    same = {"description", "simulated", "rate_hz", "window_s", "guard_s", "delay_s", "fault_kinds"}
+    facts = dataset.model_dump(include=same) | {
         "dataset": name,
-        "description": dataset.description,
-        "simulated": dataset.simulated,
         "channels": {channel: entry.unit for channel, entry in dataset.channels.items()},
         "measures": {channel: entry.measures for channel, entry in dataset.channels.items()},
-        "rate_hz": dataset.rate_hz,
-        "window_s": dataset.window_s,
-        "guard_s": dataset.guard_s,
-        "delay_s": dataset.delay_s,
-        "fault_kinds": list(dataset.fault_kinds),
         "events": events,
         "dropped": dropped,
         "filled": filled,
@@ -132,13 +126,9 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead:
         allow_dead: accept channels that have no value or are constant.
     """
     sources = {name: channel.source or name for name, channel in dataset.channels.items()}
+    names = list(dict.fromkeys(sources.values()))
     raw = reading.read_recording(
-        file,
-        list(dict.fromkeys(sources.values())),
-        _dialect(dataset),
-        sentinels=_sentinels(dataset),
-        name=name,
-        allow_dead=allow_dead,
+        file, names, _dialect(dataset), sentinels=_sentinels(dataset), name=name, allow_dead=allow_dead
     )
     channels = {
         channel: _in_unit(raw.channels[source], channel, dataset.channels[channel].unit, raw)
@@ -236,14 +226,9 @@ def on_grid(recording: Recording, dataset: DatasetConfig, filled: list[str]) -> 
     values = np.empty((len(dataset.channels), grid.steps)).T             # (T, C), contiguous by channel
     for k, (name, channel) in enumerate(dataset.channels.items()):
         resampled = to_grid(
-            recording.channels.pop(name),
-            channel.rate_hz,
-            grid,
-            low_pass_hz=channel.low_pass_hz,
-            delay_s=dataset.delay_s,
-            fill_s=dataset.fill_s,
-            flatline_s=channel.longest_flat_s,
-        )
+            recording.channels.pop(name), channel.rate_hz, grid, low_pass_hz=channel.low_pass_hz,
+            delay_s=dataset.delay_s, fill_s=dataset.fill_s, flatline_s=channel.longest_flat_s,
+        )  # fmt: skip
         if resampled.held:
             held = counted(resampled.held, "sample")
             filled.append(f"{recording.name}: {name}: {held} in short gaps filled with the last value")

@@ -118,9 +118,7 @@ def _in_flatline(values: np.ndarray, rate_hz: float, flatline_s: float | None) -
     return flat
 
 
-def _on_native_grid(
-    samples: Samples, rate_hz: float, grid: TimeGrid, fill_s: float
-) -> tuple[np.ndarray, int]:
+def _on_native_grid(samples: Samples, rate_hz: float, grid: TimeGrid, fill_s: float) -> tuple[np.ndarray, int]:
     """Return the samples at their native slots (n,), with short gaps held, and the number of held slots."""
     slots = np.round((samples.t - grid.start_s) * rate_hz).astype(np.int64)
     steps = int(np.ceil((grid.steps - 1) / grid.rate_hz * rate_hz)) + 1
@@ -182,14 +180,14 @@ def _hold_on_grid(
     return values, held
 
 
-def significant(values: np.ndarray, digits: int = 6) -> np.ndarray:
-    """Return values (n,) rounded to significant digits, so that the rounding does not depend on the unit."""
+def significant(values: np.ndarray) -> np.ndarray:
+    """Return values (n,) rounded to 6 significant digits, so that the rounding does not depend on the unit."""
     rounded = np.empty_like(values)
     for first in range(0, len(values), STEPS_AT_ONCE):
         part = values[first : first + STEPS_AT_ONCE]
         with np.errstate(divide="ignore"):
             exponent = np.floor(np.log10(np.abs(part)))
-        power = 10.0 ** (digits - 1 - np.where(np.isfinite(exponent), np.maximum(exponent, -300), 0.0))
+        power = 10.0 ** (5 - np.where(np.isfinite(exponent), np.maximum(exponent, -300), 0.0))
         rounded[first : first + STEPS_AT_ONCE] = np.round(part * power) / power
     return rounded
 

@@ -92,9 +92,7 @@ def _import_optional(name: str, what: str, path: Path) -> ModuleType:
     try:
         return importlib.import_module(name.lower())
     except ImportError:
-        raise DataError(
-            f"{path.name}: reading {what} needs {name}; pip install -r requirements-formats.txt"
-        ) from None
+        raise DataError(f"{path.name}: reading {what} needs {name}; pip install -r requirements-formats.txt") from None
 
 
 @contextlib.contextmanager

@@ -16,9 +16,8 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -227,6 +226,15 @@ def vary(usual: Breath, start: float, effort: float = 1.0, airflow: float = 1.0,
         flow_ml=usual.flow_ml * airflow, lag=usual.lag if lag is None else lag)
 
 
+def repeat(next_breath: Callable[[float], Breath], start: float, length_s: float) -> tuple[list[Breath], float]:
+    """Breaths for at least `length_s`, each from its start, and the second of their end."""
+    breaths, now = [], start
+    while now < start + length_s:
+        breaths.append(next_breath(now))
+        now += breaths[-1].period
+    return breaths, now
+
+
 # An episode turns (rng, usual breath, start, length) into its breaths and the second of its end.
 
 def central_apnea(rng, usual, start, length_s):
@@ -236,34 +244,32 @@ def central_apnea(rng, usual, start, length_s):
 
 def obstructive_apnea(rng, usual, start, length_s):
     """The airway is closed; effort grows 1.0 -> 1.5x, chest and belly move in opposition [A]."""
-    breaths, now, lag = [], start, rng.uniform(120, 180) / 360
-    while now < start + length_s:
-        effort = 1 + 0.5 * (now - start) / length_s
-        breaths.append(vary(usual, now, effort, rng.uniform(0, 0.05), rng.normal(1, 0.06), lag))
-        now += breaths[-1].period
-    return breaths, now
+    lag = rng.uniform(120, 180) / 360
+    return repeat(lambda now: vary(usual, now, 1 + 0.5 * (now - start) / length_s, rng.uniform(0, 0.05),
+                                   rng.normal(1, 0.06), lag), start, length_s)
 
 
 def hypopnea(rng, usual, start, length_s):
     """Flow is reduced by 30-70 %, effort as much (central), hardly, or in between (narrow airway)."""
-    breaths, now, airflow, narrow = [], start, rng.uniform(0.33, 0.67), rng.uniform()
+    airflow, narrow = rng.uniform(0.33, 0.67), rng.uniform()
     effort = airflow + narrow * (0.95 - airflow)
-    while now < start + length_s:
+
+    def breath(now: float) -> Breath:
         jitter = rng.normal(1, 0.05)
-        breaths.append(vary(usual, now, effort * jitter, airflow * jitter, rng.normal(1, 0.06)))
-        now += breaths[-1].period
-    return breaths, now
+        return vary(usual, now, effort * jitter, airflow * jitter, rng.normal(1, 0.06))
+
+    return repeat(breath, start, length_s)
 
 
 def tachypnea(rng, usual, start, length_s):
     """28-45 shallow breaths a minute [A]."""
-    breaths, now, depth = [], start, rng.uniform(0.4, 0.7)
-    pace = rng.uniform(28, 45) / 60 * usual.period
-    while now < start + length_s:
+    depth, pace = rng.uniform(0.4, 0.7), rng.uniform(28, 45) / 60 * usual.period
+
+    def breath(now: float) -> Breath:
         jitter = rng.normal(1, 0.1)
-        breaths.append(vary(usual, now, depth * jitter, depth * jitter, pace * rng.normal(1, 0.04)))
-        now += breaths[-1].period
-    return breaths, now
+        return vary(usual, now, depth * jitter, depth * jitter, pace * rng.normal(1, 0.04))
+
+    return repeat(breath, start, length_s)
 
 
 def periodic_breathing(rng, usual, start, length_s):
@@ -632,16 +638,10 @@ def plan_sessions(seed: int = 0, minutes: float = 30.0, train: int = 12, calibra
                         tuple(str(kind) for kind in kinds[k])) for k in range(len(roles))]
 
 
-@cache
-def format_cell(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}"
-
-
 def format_cells(values: np.ndarray, decimals: int) -> list[str]:
     """The text of each value, "" for NaN; distinct values are formatted once."""
     distinct, place = np.unique(values, return_inverse=True)
-    text = np.array(["" if np.isnan(v) else format_cell(v, decimals) for v in distinct.tolist()], dtype=object)
-    return text[place].tolist()
+    return np.where(np.isnan(distinct), "", np.char.mod(f"%.{decimals}f", distinct))[place].tolist()
 
 
 def session_csv(frame: pd.DataFrame) -> str:

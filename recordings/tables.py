@@ -82,12 +82,10 @@ def read_columns(path: Path, layout: Layout, floats: Sequence[str], texts: Seque
     for name in (*floats, *texts):
         if layout.names.count(name) > 1:
             raise DataError(f"{path.name}: {layout.names.count(name)} columns are called {name!r}; rename them")
-    index = {name: layout.names.index(name) for name in (*floats, *texts)}
-    types: dict[int, type] = {index[name]: float for name in floats} | {index[name]: str for name in texts}
     try:
-        return _columns(path, layout, types, index, floats, texts)
+        return _columns(path, layout, floats, texts, float)
     except ValueError:                                               # some cell is not a number: find it
-        return _columns(path, layout, dict.fromkeys(types, str), index, floats, texts)
+        return _columns(path, layout, floats, texts, str)
 
 
 def is_number(text: str, decimal: str) -> bool:
@@ -187,15 +185,10 @@ def _decimal_of(cells: list[str], delimiter: str, path: Path) -> str:
 # ---- reading --------------------------------------------------------------------------------
 
 
-def _columns(
-    path: Path,
-    layout: Layout,
-    types: dict[int, type],
-    index: dict[str, int],
-    floats: Sequence[str],
-    texts: Sequence[str],
-) -> pd.DataFrame:
+def _columns(path: Path, layout: Layout, floats: Sequence[str], texts: Sequence[str], float_type: type) -> pd.DataFrame:
     """Return the named columns, read in parts, so that a table takes no more memory than its numbers."""
+    index = {name: layout.names.index(name) for name in (*floats, *texts)}
+    types = {index[name]: str for name in texts} | {index[name]: float_type for name in floats}
     growing = {name: array("d") for name in floats}                  # concatenating parts would take twice the memory
     parts: dict[str, list] = {name: [] for name in texts}
     row = layout.first_row
@@ -213,16 +206,10 @@ def _columns(
 def _read(path: Path, layout: Layout, types: dict[int, type]) -> Iterator[pd.DataFrame]:
     """Yield the rows in parts, with columns by index and the given types; ValueError if a cell has another type."""
     options = {
-        "sep": layout.delimiter,
-        "decimal": layout.decimal,
-        "encoding": layout.encoding,
-        "names": range(len(layout.names)),
-        "header": 0,
-        "skiprows": layout.first_row - 2,
-        "index_col": False,
-        "dtype": types,
+        "sep": layout.delimiter, "decimal": layout.decimal, "encoding": layout.encoding, "header": 0,
+        "names": range(len(layout.names)), "skiprows": layout.first_row - 2, "index_col": False, "dtype": types,
         "low_memory": False,
-    }
+    }  # fmt: skip
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             yield from _parts(path, options)

@@ -59,9 +59,7 @@ class Segment:
     def cut(self, start: int, end: int) -> Segment:
         """Return the steps [start, end) as views."""
         timestamp = None if self.timestamp is None else self.timestamp[start:end]
-        return Segment(
-            self.recording, self.t[start:end], self.values[start:end], self.label[start:end], timestamp
-        )
+        return Segment(self.recording, self.t[start:end], self.values[start:end], self.label[start:end], timestamp)
 
 
 class EventMeta(Section):
@@ -182,9 +180,7 @@ def segments_where(segment: Segment, keep: np.ndarray) -> list[Segment]:
     return [segment.cut(start, end) for start, end in true_runs(present)]
 
 
-def fit_scaler(
-    segments: Sequence[Segment], channels: Sequence[str], constant_scale: float | None = None
-) -> ScalerMeta:
+def fit_scaler(segments: Sequence[Segment], channels: Sequence[str], constant_scale: float | None = None) -> ScalerMeta:
     """Return mean and standard deviation of each channel, clipped to its 1st and 99th percentile.
 
     Args:
@@ -276,14 +272,8 @@ def write_windows(
                 frame = _window_frame(piece, channels, windows)
                 frame.to_csv(file, header=False, index=False, lineterminator="\n")
             first_window += -(-len(segment) // window_steps)
-            spans.append(
-                SpanMeta(
-                    recording=segment.recording,
-                    start_s=float(segment.t[0]),
-                    end_s=float(segment.t[-1]),
-                    steps=len(segment),
-                )
-            )
+            start_s, end_s = float(segment.t[0]), float(segment.t[-1])
+            spans.append(SpanMeta(recording=segment.recording, start_s=start_s, end_s=end_s, steps=len(segment)))
     return spans
 
 
@@ -295,11 +285,7 @@ def csv_columns(channels: Sequence[str], timestamps: bool = False) -> list[str]:
 
 def _window_frame(segment: Segment, channels: Sequence[str], windows: np.ndarray) -> pd.DataFrame:
     valid = np.isfinite(segment.values)
-    columns: dict[str, Any] = {
-        "recording": segment.recording,
-        "window": windows,
-        "t_s": np.round(segment.t, 6),
-    }
+    columns: dict[str, Any] = {"recording": segment.recording, "window": windows, "t_s": np.round(segment.t, 6)}
     if segment.timestamp is not None:
         columns["timestamp"] = segment.timestamp
     columns |= dict(zip(channels, segment.values.T, strict=True))

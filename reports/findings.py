@@ -128,7 +128,8 @@ def recordings_as_seen(
 ) -> dict[str, list[ScoredRecording]]:
     """Return the test recordings as the LSTM, the baselines without a model and random scores see them."""
     seen = {LSTM: [Seen(s.score, s.alarm, s.channel) for s in scored]}       # its alarms are raised already
-    others = {name: ([s.baselines[name] for s in scored], fitted) for name, fitted in detector.baseline_thresholds.items()}
+    fitted = detector.baseline_thresholds
+    others = {name: ([s.baselines[name] for s in scored], fitted[name]) for name in fitted}
     others[RANDOM] = chance.of(segments), chance.threshold
     for name, (scores, threshold) in others.items():
         seen[name] = [_seen(score, np.zeros(len(score), int), threshold) for score in scores]

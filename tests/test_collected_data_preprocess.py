@@ -63,7 +63,7 @@ class Project:
         return code, *self.capsys.readouterr()
 
     def fails(self, *arguments: str) -> str:
-        """Run it, expecting the user's mistake to be told in one line and nothing to be left; return the line."""
+        """Run it, expecting one line on the user's mistake and no files; return the line."""
         code, out, err = self.run(*arguments)
         assert (code, out) == (2, "")
         assert err.count("\n") == 1 and err.startswith("error: ")
@@ -87,7 +87,7 @@ def project(tmp_path, breathing, capsys):
 
 # ---------------------------------------------------------------- what is made
 
-def test_makes_three_csvs_and_says_where(project):
+def test_writes_three_csvs_and_prints_their_folder(project):
     code, out, _ = project.run()
     assert code == 0 and out.strip() == str(project.made)
     assert sorted(p.name for p in project.made.iterdir()) == ["meta.json", "test.csv", "train.csv", "val.csv"]
@@ -95,7 +95,7 @@ def test_makes_three_csvs_and_says_where(project):
     assert header == "recording,window,t_s,flow,spo2,valid_flow,valid_spo2,label"
 
 
-def test_meta_says_what_it_is_and_how_it_was_made(project):
+def test_meta_describes_the_data_and_how_it_was_made(project):
     project.label("night_c", "60,70,Apnea")
     project.run()
     meta = project.meta()
@@ -196,12 +196,12 @@ def test_training_and_calibration_drop_what_is_near_an_event_and_say_so(project,
     assert test.label.sum() == 26 and not any("night_c: 55" in line for line in meta.dropped)
 
 
-def test_gaps_sentinels_and_stuck_samples_are_masked_and_listed(project):
+def test_gaps_sentinels_and_flatlines_are_masked_and_listed(project):
     k = np.arange(3000)
     flow = project.breathing(k / 25)
     flow[1000:1005] = np.nan                                         # 0.2 s: held
     flow[1500:1750] = np.nan                                         # 60 to 70 s: missing
-    flow[2250:2500] = 1.5                                            # 90 to 100 s: stuck after 2 s
+    flow[2250:2500] = 1.5                                            # 90 to 100 s: flatline after 2 s
     spo2 = np.where(k % 25 == 0, 95.0 + k // 25 % 4, np.nan)
     spo2[500:1000:25] = 127                                          # 20 to 40 s
     project.entry["channels"]["flow"]["flatline_s"] = 2.0
@@ -273,7 +273,7 @@ def test_a_second_run_touches_nothing_and_force_makes_the_same_again(project):
 
 
 @pytest.mark.parametrize("change", ["recording", "events", "config", "row", "meta", "csv"])
-def test_whatever_changed_is_made_again(project, change):
+def test_a_changed_dataset_is_made_again(project, change):
     project.label("night_a", "60,65,Apnea")
     project.run()
     good, before = project.bytes_of(*SPLITS), project.meta().fingerprint
@@ -320,7 +320,7 @@ def test_a_mistake_leaves_what_was_made_before(project):
         ("guard_s", 1e9, None),
     ],
 )
-def test_a_bad_entry_is_told_in_one_line(project, key, value, expected):
+def test_a_bad_entry_is_one_line(project, key, value, expected):
     project.entry[key] = value
     if expected is None:
         project.entry["split"] = {"train": ["night_a"], "val_fraction": 0.3, "test_fraction": 0.3}
@@ -342,7 +342,7 @@ def test_inspect_prints_and_changes_nothing(project, capsys):
     assert main(["--inspect", str(project.raw / "none.csv")]) == 2
     assert capsys.readouterr().err.endswith("none.csv: no such file\n")
     files = [project.raw / name for name in ("none.csv", "night_c.events.csv", "night_a.csv")]
-    assert main(["--inspect", *map(str, files)]) == 2            # what can be read is told of all the same
+    assert main(["--inspect", *map(str, files)]) == 2            # readable files are described all the same
     out, err = capsys.readouterr()
     assert "night_a.csv: 3000 rows" in out and "night_c" not in out and err.endswith("none.csv: no such file\n")
 

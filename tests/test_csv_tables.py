@@ -40,14 +40,14 @@ def rows(delimiter: str, decimal: str, end: str = "\n") -> str:
 @pytest.mark.parametrize("name", ["night.csv", "night.csv.gz", "night.tsv", "night.TXT"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize(("delimiter", "decimal"), [(",", "."), (";", ","), (";", "."), ("\t", ","), ("\t", ".")])
-def test_every_way_to_write_the_same_table_reads_the_same(write, delimiter, decimal, end, name):
+def test_all_ways_to_write_the_same_table_read_the_same(write, delimiter, decimal, end, name):
     recording = read_recording(write(rows(delimiter, decimal, end), name))
     np.testing.assert_array_equal(recording.t, EXPECTED["t"])
     np.testing.assert_array_equal(recording.channels["flow"].values, EXPECTED["flow"])
     assert f"decimal {decimal!r}" in describe(recording)[1]
 
 
-def test_what_excel_adds_is_understood_and_rows_are_still_counted_as_in_an_editor(write):
+def test_excels_bom_and_sep_line_are_read_and_counted_as_rows(write):
     text = "\ufeffsep=;\r\n t_s ; Flow (L/min)\r\n0;1,5\r\n1;2,5\r\n"
     recording = read_recording(write(text), ["Flow (L/min)"])
     np.testing.assert_array_equal(recording.channels["Flow (L/min)"].values, [1.5, 2.5])
@@ -71,11 +71,11 @@ def test_quoted_cells_with_a_decimal_comma_between_commas(write):
         ("t_s,flow,flow\n0,1,2\n1,2,3\n", "2 columns are called 'flow'; rename them"),
     ],
 )
-def test_a_doubt_is_one_line_that_says_what_settles_it(write, text, expected):
+def test_an_ambiguous_table_is_one_line_naming_the_key_to_set(write, text, expected):
     assert refusal(write(text), ["flow"]).startswith(f"night.csv: {expected}")
 
 
-def test_what_is_declared_is_not_guessed(write):
+def test_declared_delimiter_and_decimal_are_not_detected(write):
     thousandths = write("t_s;flow\n0;1,234\n1;2,345\n")
     read = read_recording(thousandths, ["flow"], Dialect(decimal=","))
     assert read.channels["flow"].values.tolist() == [1.234, 2.345]
@@ -86,7 +86,7 @@ def test_what_is_declared_is_not_guessed(write):
     assert "'1.234'; expected a number with decimal ','" in refusal(mixed, ["flow"], decimal=",")
 
 
-def test_a_sign_that_changes_behind_the_first_rows_is_told_with_its_row(write):
+def test_a_decimal_sign_that_changes_later_is_reported_with_its_row(write):
     text = "t_s;flow\n" + "".join(f"{k};{k % 7},5\n" for k in range(5000)) + "5000;1.234\n5001;2,5\n"
     expected = "night.csv: row 5002: column 'flow' holds '1.234'; expected a number with decimal ','"
     assert refusal(write(text)) == expected
@@ -105,14 +105,14 @@ def test_numbers_by_hand(text, decimal, expected):
 
 # ---------------------------------------------------------------- encodings
 
-@pytest.mark.parametrize(("encoding", "said"), [("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8"), ("latin-1", "Latin-1")])
-def test_headers_with_degrees_and_micro_signs(write, encoding, said):
+@pytest.mark.parametrize(("encoding", "name"), [("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8"), ("latin-1", "Latin-1")])
+def test_headers_with_degrees_and_micro_signs(write, encoding, name):
     recording = read_recording(write("t_s;Temp °C;µV\n0;36,5;1\n1;36,75;2\n".encode(encoding)), ["Temp °C", "µV"])
     np.testing.assert_array_equal(recording.channels["Temp °C"].values, [36.5, 36.75])
-    assert recording.format.endswith(f"{said}, time in 't_s'")
+    assert recording.format.endswith(f"{name}, time in 't_s'")
 
 
-def test_a_latin_letter_far_behind_the_header(write, tmp_path):
+def test_a_latin_letter_far_after_the_header(write, tmp_path):
     text = "t_s,flow,note\n" + "".join(f"{k},{k % 7},\n" for k in range(5000)) + "5000,1,sp\xe4t\n"
     assert len(read_recording(write(text.encode("latin-1")), ["flow"]).t) == 5001
 
@@ -165,14 +165,14 @@ def test_a_declared_time_format_is_kept_to(write):
 
 
 @pytest.mark.parametrize("bad", ["noon", "32.12.2024 10:00:02", "10:00"])
-def test_a_time_that_cannot_be_read_is_told_with_its_row(write, bad):
+def test_an_unreadable_time_is_reported_with_its_row(write, bad):
     text = f"time;flow\n31.12.2024 10:00:00;1\n31.12.2024 10:00:01;2\n{bad};3\n"
     assert refusal(write(text), ["flow"], time_column="time").startswith(f"night.csv: row 4: time {bad!r}; expected")
 
 
 # ---------------------------------------------------------------- all of it, as a user meets it
 
-def test_without_a_declaration_the_first_column_is_the_time_and_text_is_said_to_be_left_out(write):
+def test_by_default_the_first_column_is_the_time_and_text_is_not_read(write):
     path = write("Zeit;Fluss (l/min);Bemerkung;leer\n22:30:00;1,5;;\n22:30:01;2,5;Husten;\n22:30:02;3,5;;\n")
     recording = read_recording(path)
     assert list(recording.channels) == ["Fluss (l/min)"] and recording.t.tolist() == [0, 1, 2]
@@ -182,7 +182,7 @@ def test_without_a_declaration_the_first_column_is_the_time_and_text_is_said_to_
     assert "'leer' is not read: it has no values" in text
 
 
-def test_events_are_written_in_as_many_ways(write):
+def test_events_files_are_read_in_all_encodings(write):
     expected = [(1.5, 2.5, "späte Apnoe, lang")]
     text = "start_s;end_s;label\r\n1,5;2,5;späte Apnoe, lang\r\n"
     for encoding in ("utf-8", "utf-8-sig", "latin-1"):

@@ -47,7 +47,7 @@ def dataset_folder(tmp_path, make_segment, make_meta, write_meta):
 
 # ---------------------------------------------------------------- the dataset
 
-def test_dataset_is_scaled_by_what_meta_says(dataset_folder):
+def test_dataset_is_scaled_by_the_scaler_in_meta(dataset_folder):
     dataset = load_dataset(dataset_folder())
     assert dataset.channels == ("a", "b")
     (scaled,) = dataset.scaled("train")
@@ -82,7 +82,7 @@ def test_an_unknown_or_repeated_channel_is_one_line(dataset_folder, channels, ex
         load_dataset(dataset_folder(), channels)
 
 
-def test_a_missing_dataset_says_what_makes_it(tmp_path):
+def test_a_missing_dataset_names_the_command_that_creates_it(tmp_path):
     with pytest.raises(DataError, match="meta.json: no such file; run the dataset's preprocessing"):
         load_dataset(tmp_path / "none")
 
@@ -90,7 +90,7 @@ def test_a_missing_dataset_says_what_makes_it(tmp_path):
 @pytest.mark.parametrize("later", ["val", "test"])
 @pytest.mark.parametrize(("start_s", "fine"), [(11.6, False), (15.6, False), (15.8, True), (30.0, True)])
 def test_training_within_the_guard_of_a_later_split_is_refused(dataset_folder, make_segment, later, start_s, fine):
-    # training lies at 0 to 11.8 s, the guard is 4 s
+    # training is at 0 to 11.8 s, the guard is 4 s
     folder = dataset_folder(**{"test": [], later: [make_segment("a", start_s, 20)]})
     if fine:
         load_dataset(folder)
@@ -99,7 +99,7 @@ def test_training_within_the_guard_of_a_later_split_is_refused(dataset_folder, m
             load_dataset(folder)
 
 
-def test_the_guard_holds_before_and_behind_and_not_between_recordings(make_segment, make_meta):
+def test_the_guard_holds_on_both_sides_but_not_between_recordings(make_segment, make_meta):
     train = [make_segment("a", 100.0, 20)]                           # 100 to 103.8 s
     for start, name, fine in ((92.0, "a", True), (93.0, "a", False), (101.0, "a", False), (101.0, "b", True)):
         splits = {"train": train, "val": [make_segment(name, start, 20)], "test": []}
@@ -153,12 +153,12 @@ def test_drawing_leaves_the_global_generator_alone(windows):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_pass_has_as_many_batches_as_it_says(windows):
+def test_a_pass_has_as_many_batches_as_its_length(windows):
     loader = windows(numbered(60), updates=7)
     assert len(loader) == len(list(loader)) == 7
 
 
-def test_short_segments_are_padded_and_too_short_ones_left(windows):
+def test_short_segments_are_padded_and_too_short_ones_ignored(windows):
     loader = windows(numbered(4, 5), least=5)
     assert loader.steps.shape == (11, 2)
     _, series = next(iter(loader))
@@ -188,12 +188,12 @@ def test_channel_dropout_never_takes_all_channels_and_spares_the_series(windows,
         missing = x.isnan()
         assert not missing.all(dim=2).any() and not series.isnan().any()
         torch.testing.assert_close(x[~missing], series[:, :8][~missing])
-        assert ((missing.int().diff(dim=1) == 1).sum(dim=1) <= 1).all()     # one stretch a channel and window
+        assert ((missing.int().diff(dim=1) == 1).sum(dim=1) <= 1).all()     # one interval per channel and window
         lost, total = lost + int(missing.any(dim=1).any(dim=1).sum()), total + len(x)
     assert 0.2 < lost / total < 0.95
 
 
-def test_channel_dropout_of_nothing_or_of_a_single_channel_changes_nothing(windows):
+def test_channel_dropout_spares_a_single_channel_and_is_off_at_0(windows):
     for loader in (windows(numbered(60)), windows(numbered(60, channels=1), channel_dropout=0.9)):
         for x, series in loader:
             torch.testing.assert_close(x, series[:, :8])
@@ -225,7 +225,7 @@ def test_validation_batches_are_the_same_every_time():
         torch.testing.assert_close(series, series2, rtol=0, atol=0, equal_nan=True)
 
 
-def test_tails_shorter_than_least_are_left():
+def test_tails_shorter_than_least_are_ignored():
     (batch,) = validation_batches(numbered(22), steps=8, horizon=3, least=7, batch_size=9)
     assert batch[1][:, 0, 0].tolist() == [0, 8]                      # 16 to 22 has 6 steps
 

@@ -111,12 +111,12 @@ def test_a_short_prefix_has_a_shorter_guard(nab):
     assert nab.rows("train") == list(range(60)) and nab.rows("val") == list(range(70, 90))
 
 
-def test_configured_normal_rows_have_test_rows_before_and_behind(nab):
+def test_configured_normal_rows_have_test_rows_before_and_after(nab):
     nab.windows([(50, 80), (600, 650)])
     nab.config(normal_rows={NAME: [200, 500]})
     assert nab.run()[0] == 0
     assert nab.rows("test") == [*range(0, 200), *range(500, 1000)]
-    assert nab.rows("train") == list(range(220, 410 - 20))           # the guard also behind the test span before it
+    assert nab.rows("train") == list(range(220, 410 - 20))           # a guard after the test span, too
     load_dataset(nab.out)                                            # checks that the splits are apart
 
 

@@ -45,7 +45,7 @@ def test_the_table_holds_every_entry_point_and_each_fault_once():
     faults = Counter(map(str, FAULTS))
     assert max(faults.values()) == 1 and set(faults) >= AS_A_USER
     scripts = {path.stem for path in ROOT.glob("*.py") if "ArgumentParser(__doc__)" in path.read_text()}
-    assert {fault.argv[0] for fault in FAULTS} == scripts - {"nab_files"}, "nab_files lists names alone"
+    assert {fault.argv[0] for fault in FAULTS} == scripts
 
 
 SOUND = {f.entry: f for f in FAULTS if f.make is not nothing and f.argv[0] != "nab.vus"}     # which needs 14 series

@@ -10,7 +10,6 @@ from nab import benchmark
 from nab.benchmark import Setting, detect, read_benchmark, scaled_blocks
 from nab.online_lstm import OnlineOptions
 from nab_benchmark import main
-from recordings.nab_series import load_series_labels
 
 ROWS = 720                                                           # 108 of them not graded, blocks of 3
 SMALL = OnlineOptions(hidden_units=4, members=1, window=10, windows=2, warm_up_steps=20, updates=1)
@@ -34,7 +33,7 @@ def write_series(root, name: str, values: np.ndarray) -> list[str]:
 @pytest.fixture
 def nab(tmp_path, monkeypatch):
     """A benchmark of four series in two categories, each with one event, and a small network."""
-    monkeypatch.setattr(benchmark, "_lstm_options", lambda: dataclasses.replace(SMALL, horizon=8))
+    monkeypatch.setattr(benchmark, "LSTM_OPTIONS", dataclasses.replace(SMALL, horizon=8))
     root, labels = tmp_path / "NAB", {}
     for name in ("real/aa.csv", "real/bbb.csv", "made/c.csv", "made/dddd.csv"):
         times = write_series(root, name, make_values(name))
@@ -48,7 +47,7 @@ def nab(tmp_path, monkeypatch):
 def without_networks(monkeypatch):
     """The past's mean in the place of the networks, for tests of what is around them."""
     plain = benchmark.baseline_forecasts
-    monkeypatch.setattr(benchmark, "lstm_forecasts", lambda blocks, seed: plain(blocks, "past_mean"))
+    monkeypatch.setattr(benchmark, "lstm_forecasts", lambda blocks, seed, options: plain(blocks, "past_mean"))
     monkeypatch.setattr(benchmark, "BASELINES", {"past_mean": benchmark.past_mean})
 
 
@@ -76,7 +75,8 @@ def test_the_whole_benchmark_in_the_layout_of_nab(nab, tmp_path, capsys):
     for detector, row, seed in (("lstm_seed1_range", "lstm + range rule", 1), ("range", "range rule", 0)):
         scores = folder_scores(out, detector)
         assert all(((values >= 0) & (values < 1)).all() and (values[:108] == 0).all() for values in scores.values())
-        for profile, found in nab_score(scores, load_series_labels(nab)).items():
+        labels = {name: series.labels for name, series in read_benchmark(nab).items()}
+        for profile, found in nab_score(scores, labels).items():
             assert found["score"] == pytest.approx(results[row][seed]["in_sample"][profile])
     assert results["range rule"][0]["in_sample"]["standard"] > 80
 
@@ -92,7 +92,7 @@ def test_later_rows_change_no_earlier_score(nab, source):
         series = read_benchmark(nab)
         blocks = {name: scaled_blocks(one) for name, one in series.items()}
         make = {
-            "lstm": lambda: benchmark.lstm_forecasts(blocks, 0),
+            "lstm": lambda: benchmark.lstm_forecasts(blocks, 0, benchmark.LSTM_OPTIONS),
             "ar16": lambda: benchmark.baseline_forecasts(blocks, "ar16"),
             None: lambda: None,
         }[source]
@@ -110,7 +110,8 @@ def test_a_series_scores_the_same_beside_any_others(nab):
 
     def scores_of(some):
         blocks = {name: scaled_blocks(one) for name, one in some.items()}
-        return detect(some, benchmark.lstm_forecasts(blocks, 0), Setting(), with_range=False)["real/bbb.csv"]
+        forecasts = benchmark.lstm_forecasts(blocks, 0, benchmark.LSTM_OPTIONS)
+        return detect(some, forecasts, Setting(), with_range=False)["real/bbb.csv"]
 
     np.testing.assert_allclose(scores_of(series), scores_of(alone), atol=1e-3)
 
@@ -121,12 +122,12 @@ def test_the_unit_of_a_series_does_not_matter(nab):
     np.testing.assert_allclose(scaled_blocks(read_benchmark(nab)["made/c.csv"]), before, atol=1e-6)
 
 
-def test_a_second_run_goes_on_with_the_forecasts_there_are(nab, tmp_path, monkeypatch, without_networks):
+def test_a_second_run_reuses_existing_forecasts(nab, tmp_path, monkeypatch, without_networks):
     arguments = ["--nab-root", str(nab), "--out", str(tmp_path / "out"), "--seeds"]
     assert main([*arguments, "1"]) == 0
     made = []
 
-    def make(blocks, seed):
+    def make(blocks, seed, options):
         made.append(seed)
         return benchmark.baseline_forecasts(blocks, "past_mean")
 
@@ -147,7 +148,7 @@ def test_only_the_damaged_file_is_made_again(nab, tmp_path, monkeypatch, without
     (tmp_path / "out" / "forecasts" / "lstm_seed1.npz").write_bytes(b"cut off")
     made = []
 
-    def make(blocks, seed):
+    def make(blocks, seed, options):
         made.append(seed)
         return benchmark.baseline_forecasts(blocks, "past_mean")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from recordings import nab_files
-from recordings.nab_files import LABELS, find_series, known_cause, local_files, main, series_names
+from recordings.nab_files import LABELS, find_series, known_cause, local_files, series_names
 from utils import ROOT, DataError
 
 NAB = ROOT.parent / "shared" / "data" / "nab"
@@ -128,33 +128,8 @@ def test_the_manifest_names_58_series_of_which_7_have_known_causes():
     assert len(known_cause()) == 7 and "machine_temperature_system_failure" in known_cause()
     manifest = json.loads(nab_files.MANIFEST.read_text())
     assert manifest["commit"] == nab_files.COMMIT and nab_files.COMMIT in nab_files.BASE_URL
-    assert set(manifest["files"]) == {f"data/{path}" for path in names.values()} | set(nab_files.OTHER_FILES)
-
-
-@needs_nab
-def test_the_manifest_is_made_from_the_benchmark(tmp_path, monkeypatch, capsys):
-    shipped = nab_files.MANIFEST.read_text()
-    monkeypatch.setattr(nab_files, "MANIFEST", tmp_path / "again.json")
-    assert main(["--make-manifest", str(NAB)]) == 0
-    assert (tmp_path / "again.json").read_text() == shipped
-    assert capsys.readouterr().out.endswith(": 58 series\n")
-
-
-def test_a_manifest_needs_the_whole_benchmark(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(nab_files, "MANIFEST", tmp_path / "again.json")
-    without_labels = write(tmp_path / "a", {name: c for name, c in FILES.items() if name != LABELS})
-    twice = write(tmp_path / "b", {**FILES, "data/realTweets/nyc_taxi.csv": b""})
-    no_series = write(tmp_path / "c", {name: c for name, c in FILES.items() if not name.startswith("data/")})
-    expected = {without_labels: f"no {LABELS}", twice: "two series share", no_series: "no data/*/*.csv"}
-    for folder, words in expected.items():
-        assert main(["--make-manifest", str(folder)]) == 2
-        assert capsys.readouterr().err.startswith(f"error: {folder}: {words}")
-    assert not nab_files.MANIFEST.exists()
-
-
-def test_without_arguments_the_script_lists_the_series(tiny, capsys):
-    assert main([]) == 0
-    assert capsys.readouterr().out.split() == [name.removeprefix("data/") for name in (TAXI, SPEED, TWEETS)]
+    assert {f"data/{path}" for path in names.values()} == {file for file in manifest["files"] if file[:5] == "data/"}
+    assert LABELS in manifest["files"]
 
 
 def test_importing_waits_for_no_download_package():
@@ -177,9 +152,9 @@ def test_a_series_is_found_by_name_or_path(text):
         ("realTweets/nyc_taxi.csv", "series 'realTweets/nyc_taxi.csv': not in NAB; did you mean 'nyc_taxi'?"),
         ("twitter_volume_fb", "did you mean 'Twitter_volume_FB' or 'Twitter_volume_"),
         ("../../etc/passwd",
-         "series '../../etc/passwd': not in NAB; `python -m recordings.nab_files` lists the 58 names"),
-        ("a\nb", r"series 'a\nb': not in NAB; `python -m recordings.nab_files` lists the 58 names"),
-        ("", "series '': not in NAB; `python -m recordings.nab_files` lists the 58 names"),
+         "series '../../etc/passwd': not in NAB; data_preprocess_NAB.py --list lists the 58 names"),
+        ("a\nb", r"series 'a\nb': not in NAB; data_preprocess_NAB.py --list lists the 58 names"),
+        ("", "series '': not in NAB; data_preprocess_NAB.py --list lists the 58 names"),
         ("labels/combined_windows", "series 'labels/combined_windows': not in NAB; "),
     ],
 )
@@ -232,7 +207,7 @@ def test_the_benchmark_here_is_the_one_of_the_manifest(cache, caplog):
 
 # ---------------------------------------------------------------- downloads
 
-def test_what_was_asked_for_is_downloaded_and_kept(server, cache, caplog):
+def test_requested_files_are_downloaded_and_kept(server, cache, caplog):
     caplog.set_level(logging.WARNING)
     assert local_files(["nyc_taxi", "nyc_taxi.csv"], None, cache, server.url) == cache
     assert held(cache) == {name: FILES[name] for name in (LABELS, TAXI)}
@@ -251,7 +226,7 @@ def test_a_full_cache_needs_no_pooch(server, cache, monkeypatch):
         local_files(NAMES, None, cache)
 
 
-def test_an_interrupted_download_goes_on_with_what_is_missing(server, cache):
+def test_an_interrupted_download_resumes_with_the_missing_files(server, cache):
     server.faults = {SPEED: 404}
     with pytest.raises(DataError):
         local_files(NAMES, None, cache, server.url)
@@ -270,19 +245,19 @@ def test_a_damaged_file_is_fetched_again(server, cache, caplog):
     assert caplog.messages == [f"{cache / TAXI}: damaged (wrong checksum); downloading it again"]
 
 
-def test_pooch_itself_says_nothing(server, cache, capfd):
+def test_pooch_itself_logs_nothing(server, cache, capfd):
     import pooch
 
-    said = []
+    messages = []
     handler = logging.Handler()
-    handler.emit = said.append
+    handler.emit = messages.append
     pooch.get_logger().addHandler(handler)
     try:
         server.drops = 1
         local_files(NAMES, None, cache, server.url)
     finally:
         pooch.get_logger().removeHandler(handler)
-    assert not said and capfd.readouterr() == ("", "")
+    assert not messages and capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -328,7 +303,7 @@ def test_dropped_requests_are_tried_again(server, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", ["silent", "stall"])
-def test_a_server_that_falls_silent_is_a_time_out(server, cache, monkeypatch, fault):
+def test_a_silent_server_is_a_time_out(server, cache, monkeypatch, fault):
     monkeypatch.setattr(nab_files, "TIMEOUT_S", 0.1)
     server.faults = {LABELS: fault}
     with pytest.raises(DataError) as caught:
@@ -350,7 +325,7 @@ def test_a_host_that_does_not_answer_is_asked_once(server, cache, monkeypatch):
     assert len(tries) == 1
 
 
-def test_no_server_there(server, cache):
+def test_an_unreachable_server_is_one_line(server, cache):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from evaluation.nab_score import nab_score
+from nab.benchmark import read_benchmark
 from nab.split_halves import GainCurve, gain_curve, random_halves, score_by_halves
-from recordings.nab_series import load_series_labels
 
 
 def test_a_curve_by_hand():
@@ -36,7 +36,8 @@ def test_curves_add_up_to_the_published_score(tmp_path):
     (tmp_path / "labels" / "combined_windows.json").write_text(json.dumps(labels))
     every = np.unique(np.concatenate([curve.thresholds for curve in curves.values()]))
     best = max(100 * sum(curve.at(every) for curve in curves.values()) / 4)
-    assert best == pytest.approx(nab_score(scores, load_series_labels(tmp_path))["standard"]["score"])
+    series = {name: one.labels for name, one in read_benchmark(tmp_path).items()}
+    assert best == pytest.approx(nab_score(scores, series)["standard"]["score"])
 
 
 def test_halves_take_half_of_each_category():
@@ -48,7 +49,7 @@ def test_halves_take_half_of_each_category():
     np.testing.assert_array_equal(halves, random_halves(names, 30))
 
 
-def test_what_one_half_likes_is_graded_on_the_other():
+def test_the_choice_of_one_half_is_graded_on_the_other():
     """Series a wants the threshold 2, b wants 1: each half's choice is what the other is graded with."""
     a = GainCurve(np.array([np.inf, 2.0, 1.0]), np.array([0.0, 1.0, -3.0]))
     b = GainCurve(np.array([np.inf, 2.0, 1.0]), np.array([0.0, 0.25, 1.0]))

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from hypothesis import settings
 
+from config import read_json
 from evaluation.nab_score import NAB_PROFILES, nab_score, nab_series_score
-from recordings.nab_series import load_series_labels
+from recordings.nab_files import LABELS
+from recordings.nab_series import read_labelled_series
 from utils import DataError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -22,6 +24,10 @@ needs_nab = pytest.mark.skipif(not NAB_ROOT.exists() or not CASES.exists(), reas
 
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 
+
+def load_series_labels(nab_root):
+    labels = read_json(nab_root / LABELS)
+    return {path: read_labelled_series(nab_root, path, labels).labels for path in labels}
 
 
 @needs_nab

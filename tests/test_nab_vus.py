@@ -18,7 +18,7 @@ def make_series(rows: int = 600) -> NabSeries:
 
 
 def make_errors(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return blocks (120, 2) and forecasts (120, 10, 2) of a mean whose errors double behind block 80."""
+    """Return blocks (120, 2) and forecasts (120, 10, 2) of a mean whose errors grow after block 80."""
     generator = np.random.default_rng(seed)
     blocks = generator.normal(size=(120, 2))
     blocks[80:] *= 6

@@ -49,7 +49,7 @@ def test_a_step_of_training_is_that_of_torch_adam():
         torch.testing.assert_close(ours, theirs.detach(), atol=2e-5, rtol=1e-4)
 
 
-def test_targets_that_are_not_known_teach_nothing():
+def test_unknown_targets_do_not_change_the_weights():
     x, unknown = torch.randn(2, 3, 8, 2), torch.full((2, 3, 8, 3, 1), torch.nan)
     nets = BatchedLSTMs(1, 1, SMALL, seed=0)
     before = [weight.clone() for weight in nets.weights]
@@ -69,7 +69,7 @@ def test_batched_series_get_what_each_gets_alone():
 
 @pytest.mark.parametrize("cut", [20, 50, 51])
 def test_later_values_change_no_earlier_forecast(cut):
-    """In the warm-up, and behind it where the last step before the cut has an update and where it has none."""
+    """In the warm-up, and after it with and without an update at the last step before the cut."""
     series = make_series((70,))
     other = [np.concatenate([series[0][:cut], 5 - series[0][cut:]])]
     (first,), (second,) = forecast_online(series, SMALL), forecast_online(other, SMALL)
@@ -85,7 +85,7 @@ def test_an_update_mixes_the_newest_window_a_recent_one_and_old_ones():
     assert ends[:, 2].min() < 50 and ends[:, 2].max() <= 500 and 200 < ends[:, 2].mean() < 300
 
 
-def test_networks_may_stay_as_they_are_behind_the_warm_up():
+def test_networks_may_be_frozen_after_the_warm_up():
     """A value changes later forecasts through the inputs only: a window later, they are the same again."""
     frozen = dataclasses.replace(SMALL, update_every=0)
     series = make_series((70,))
@@ -111,8 +111,8 @@ def test_seeds_differ_and_repeat():
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_it_learns_a_wave_and_goes_on_learning(late):
-    """Behind the warm-up, a wave that the first steps did not show is learned as well."""
+def test_it_learns_a_wave_and_continues_to_learn(late):
+    """After the warm-up, a wave that the first steps did not show is learned as well."""
     options = dataclasses.replace(SMALL, hidden_units=12, warm_up_steps=60, updates=4, rate=0.01)
     steps = np.arange(500)
     wave = np.where(steps < 60, 0.0, np.sin(steps / 2)) if late else np.sin(steps / 2)

@@ -85,7 +85,7 @@ def test_timestamps_count_from_the_first_one(read, stamps):
     np.testing.assert_allclose(recording.t, [0, 0.5, 2.0])
 
 
-def test_a_delimiter_behind_every_row_does_not_shift_columns(read):
+def test_a_delimiter_at_the_end_of_every_row_does_not_shift_columns(read):
     recording = read("t_s,flow\n0,5,\n1,6,\n")
     np.testing.assert_array_equal(recording.t, [0, 1])
     np.testing.assert_array_equal(recording.channels["flow"].values, [5, 6])
@@ -234,7 +234,7 @@ def test_known_events_are_counted_from_one():
 
 # ---------------------------------------------------------------- describe
 
-def test_describe_says_rates_gaps_flat_stretches_rails_and_events(read, write_csv, tmp_path):
+def test_describe_reports_rates_gaps_flatlines_limits_and_events(read, write_csv, tmp_path):
     t = np.arange(2000) / 25
     flow = np.clip(12 * np.sin(2 * np.pi * t / 4), -10, 10)
     flow[250:500] = 3.25                                             # 10 s flat
@@ -253,7 +253,7 @@ def test_describe_says_rates_gaps_flat_stretches_rails_and_events(read, write_cs
     assert text.endswith("events: 1\n    1 to 2.5 s: cough")
 
 
-def test_describe_is_quiet_about_a_clean_channel(read):
+def test_describe_reports_nothing_unusual_for_a_clean_channel(read):
     text = "t_s,flow\n" + "".join(f"{k},{v}\n" for k, v in enumerate([1, 2, 3, 2, 1, 0, 1]))
     assert len(describe(read(text))) == 4
 

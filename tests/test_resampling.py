@@ -128,8 +128,8 @@ def test_nothing_looks_across_a_long_gap(rate, low_pass):
     other = Samples(samples.t, np.where(samples.t < 10, samples.values + 1000, samples.values))
     grid = TimeGrid(0.0, 5.0, 200)
     a, b = (to_grid(s, rate, grid, low_pass_hz=low_pass, **OPTIONS).values for s in (samples, other))
-    behind = grid.t >= 14.0
-    np.testing.assert_array_equal(a[behind], b[behind])
+    after = grid.t >= 14.0
+    np.testing.assert_array_equal(a[after], b[after])
     assert np.isnan(a[(grid.t > 12.5) & (grid.t < 14)]).all() and np.isfinite(a[grid.t > 16.5]).all()
 
 
@@ -219,7 +219,7 @@ def test_breathing_comes_through_with_exactly_the_declared_delay(rate, low_pass,
 
 
 @pytest.mark.parametrize("rate", [12.5, 25.0, 100.0])
-def test_the_machines_ripple_of_4_hz_is_gone(rate):
+def test_a_ripple_of_4_hz_is_removed(rate):
     samples = regular(rate, 30.0, lambda t: 10 * np.sin(2 * np.pi * 4.0 * t))
     values = to_grid(samples, rate, grid_of(samples.t, 5.0), low_pass_hz=1.5, **OPTIONS).values
     assert np.nanmax(np.abs(values)) < 10 / 20
@@ -251,9 +251,9 @@ def test_the_origin_of_time_does_not_matter():
         np.testing.assert_array_equal(a, b)
 
 
-# ---------------------------------------------------------------- stuck sensors
+# ---------------------------------------------------------------- flatlines
 
-def test_a_stuck_sensor_is_missing_once_it_was_stuck_for_stuck_s():
+def test_a_flatline_is_missing_after_flatline_s():
     values = np.arange(100.0)
     values[40:70] = 40.0                                             # 6 s of the very same value
     samples = Samples(np.arange(100) / 5, values)
@@ -264,7 +264,7 @@ def test_a_stuck_sensor_is_missing_once_it_was_stuck_for_stuck_s():
     assert to_grid(samples, 5.0, TimeGrid(0.0, 5.0, 100)).flat == 0
 
 
-def test_a_stuck_fast_channel_is_missing_too():
+def test_a_flatline_of_a_fast_channel_is_missing_too():
     samples = noise(25.0, 40.0)
     samples.values[250:500] = 3.0                                    # 10 to 20 s
     grid = TimeGrid(0.0, 5.0, 200)
@@ -304,8 +304,8 @@ def draw_recording(random, seconds=60):
         for _ in range(random.integers(0, 3)):
             first = random.integers(0, len(t))
             values[first : first + int(random.integers(1, base * 6)), k] = random.choice([np.nan, 2.0, -1.0])
-        low_pass, stuck = random.choice([None, rate / 3]), random.choice([None, 1.0, 3.0])
-        channels.append(channel(float(rate), low_pass, stuck, [127.0, -1.0][: random.integers(0, 3)]))
+        low_pass, flatline_s = random.choice([None, rate / 3]), random.choice([None, 1.0, 3.0])
+        channels.append(channel(float(rate), low_pass, flatline_s, [127.0, -1.0][: random.integers(0, 3)]))
     return channels, t, values
 
 
@@ -362,7 +362,7 @@ def test_rows_one_by_one_give_the_grid_of_the_whole_recording(seed):
     assert np.isfinite(expected).mean() > 0.1
 
 
-def test_the_random_recordings_have_every_kind_of_trouble():
+def test_the_random_recordings_contain_every_kind_of_fault():
     drawn = [draw_recording(np.random.default_rng(seed)) for seed in range(40)]
     channels = [one for several, _, _ in drawn for one in several]
     assert {one.rate_hz for one in channels} == set(RECORDER_RATES)
@@ -394,7 +394,7 @@ def test_a_step_comes_as_soon_as_no_later_row_can_change_it():
     assert [[step for step, _ in steps] for steps in came] == [[], [0], [1], [2, 3]]
 
 
-def test_a_repeated_value_is_missing_after_stuck_s_and_a_sentinel_is_no_value():
+def test_flatlines_and_sentinels_are_missing_in_a_stream():
     stream = ResampleStream([channel(5.0, flatline_s=0.6, sentinels=[127.0])], 5.0, 0.0, 0.0)
     raw = [1.0, 127.0, 2, 2, 127, 2, 2, 2, 3]
     steps = [pair for k, value in enumerate(raw) for pair in stream.push(k / 5, [value])] + stream.finish()

@@ -1,4 +1,4 @@
-"""The simulated recordings: is what a label says what the channels show?"""
+"""The simulated recordings: do the channels show what the labels state?"""
 
 from collections import Counter
 
@@ -45,7 +45,7 @@ def inspiration_onsets(frame: pd.DataFrame) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def without_nuisances(monkeypatch):
-    """Unless a test asks for them, nothing is lost outside a labelled dropout, and nobody turns over."""
+    """By default, lose nothing outside a labelled dropout, and keep the posture."""
     for name in ("GAPS_PER_H", "BRIEF_DROPOUTS_PER_H", "POSTURES_PER_H"):
         monkeypatch.setattr(simulator, name, 0)
 
@@ -181,7 +181,7 @@ def test_motion_shakes_flow_belts_and_accelerometer(seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_dropout_empties_cells_or_writes_a_sentinel_exactly_within_its_label(seed):
+def test_dropout_is_empty_or_a_sentinel_exactly_within_its_label(seed):
     made = session(seed, "sensor_dropout")
     start, end = span(made)
     lost_any = False

@@ -211,7 +211,7 @@ def test_sentinels_are_found_between_the_steps_of_an_edf(tmp_path):
 # ---------------------------------------------------------------- annotations
 
 @pytest.mark.parametrize("kind", ["edf", "hea"])
-def test_the_events_file_wins_then_the_config_then_the_files_own_annotations(project, kind):
+def test_events_come_from_events_file_then_config_then_annotations(project, kind):
     made = project(kind)
     made.entry["events"] = {"night_c": [{"start_s": 20, "end_s": 24, "label": "Apnea"}]}
     made.run()
@@ -224,7 +224,7 @@ def test_the_events_file_wins_then_the_config_then_the_files_own_annotations(pro
 
 
 @pytest.mark.parametrize("kind", ["edf", "hea"])
-def test_an_annotation_without_a_duration_lasts_as_declared_but_not_past_the_end(tmp_path, kind):
+def test_annotations_without_duration_last_as_declared_within_the_file(tmp_path, kind):
     path = WRITERS[kind](tmp_path / f"night.{kind}", steps_of(), notes=[(30.0, None, "A"), (100.0, None, "A")])
     found = read_recording(path, ["flow"], Dialect(annotation_s=60.0)).annotations
     assert [(e.start_s, e.end_s) for e in found] == [(30, 90), (100, pytest.approx(119.96))]
@@ -266,7 +266,7 @@ def test_symbols_of_wfdb_are_labels_where_there_is_no_note(tmp_path):
 
 # ---------------------------------------------------------------- sources
 
-def test_every_file_that_is_read_is_in_the_sources_and_a_change_is_noticed(project):
+def test_every_file_read_is_in_the_sources_and_its_change_is_detected(project):
     made = project("hea")
     made.run()
     sources = made.meta().sources
@@ -325,7 +325,7 @@ def test_a_unit_that_does_not_convert_is_one_line(project, kind, unit, declared,
     assert made.fails() == f"night_a.{kind}: channel 'flow' {expected}; correct channels.flow.unit"
 
 
-def test_a_unit_that_one_side_does_not_say_changes_nothing_and_is_noted(project):
+def test_an_unspecified_unit_is_noted_and_values_stay_unchanged(project):
     made = project("edf")
     for seed, name in enumerate(NIGHTS):
         made.record(name, seed, units=UNITS | {"flow": "", "belt": "mV"})
@@ -349,7 +349,7 @@ def test_a_channel_may_have_another_name_in_the_file(project, kind):
 
 
 @pytest.mark.parametrize("kind", ["edf", "hea"])
-def test_a_label_that_stands_twice_is_told_apart_where_it_matters(project, kind):
+def test_a_repeated_signal_name_gets_numbers(project, kind):
     made = project(kind)
     for seed, name in enumerate(NIGHTS):
         made.record(name, seed, names=["flow", "flow", "spo2"])
@@ -449,7 +449,7 @@ def test_a_damaged_annotation_file_is_one_line(project):
 
 @pytest.mark.parametrize("kind", ["edf", "hea"])
 @pytest.mark.parametrize(("start", "lasts"), [(500.0, 10.0), (115.0, 10.0)])
-def test_an_annotation_outside_the_recording_is_one_line_if_it_is_an_event(project, kind, start, lasts):
+def test_an_event_annotated_outside_the_recording_is_one_line(project, kind, start, lasts):
     made = project(kind)
     made.record("night_b", 1, notes=[*NOTES, (start, lasts, "Apnea")])
     expected = f"row 3: event {start:g} to {start + lasts:g} s lies outside the recording, 0 to 120 s"

@@ -31,7 +31,7 @@ def test_scores_mean_the_same_whatever_the_unit():
     np.testing.assert_allclose(tail_scores(50 * values, 50 * FLOOR), tail_scores(values, FLOOR))
 
 
-def test_a_past_without_errors_makes_a_small_one_no_miracle():
+def test_a_small_error_after_a_past_without_errors_is_not_extreme():
     values = np.append(np.zeros(100), [0.9 * FLOOR, 100 * FLOOR])
     tiny, large = tail_scores(values, FLOOR)[-2:]
     assert tiny < 2 < 5 < large

@@ -109,7 +109,7 @@ def test_write_then_read_gives_the_same(write, make_segment):
     np.testing.assert_array_equal(swapped[0].values[:, 0], segments[0].values[:, 1].astype(np.float32))
 
 
-def test_windows_cross_no_recording_and_no_gap_and_no_step_stands_twice(write, make_segment):
+def test_windows_cross_no_recording_or_gap_and_no_step_is_repeated(write, make_segment):
     segments = [make_segment("a", 0.0, 120), make_segment("a", 100.0, 60), make_segment("b", 0.0, 50)]
     path, meta = write(segments)
     frame = pd.read_csv(path)
@@ -156,7 +156,7 @@ def test_a_missing_value_is_an_empty_cell(write, make_segment):
     assert path.read_text().splitlines()[1:] == ["a,0,0.0,1.25,,1,0,0", "a,0,0.2,,3.0,0,1,0"]
 
 
-def test_writing_leaves_no_temporary_file_and_a_failure_leaves_the_old_one(tmp_path, make_segment):
+def test_a_failed_write_keeps_the_old_file_and_no_temporary_one(tmp_path, make_segment):
     path = tmp_path / "train.csv"
     write_windows(path, [make_segment()], CHANNELS, 50)
     before = path.read_bytes()
@@ -246,7 +246,7 @@ def test_a_truncated_csv_is_one_line(write, make_segment, keep):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_csv_says_what_to_do(tmp_path, make_meta):
+def test_a_missing_csv_names_the_remedy(tmp_path, make_meta):
     with pytest.raises(DataError, match="train.csv: no such file; preprocess the dataset again"):
         read_windows(tmp_path / "train.csv", make_meta(), CHANNELS)
 
