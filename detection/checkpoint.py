@@ -45,24 +45,12 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Write nested dicts and lists of tensors, arrays and plain values atomically; the same give the same bytes.
 
-    Keys become strings, tuples lists; NaN and infinities stay. A tensor is called by its place, such as "a/b/0".
+    Keys become strings, tuples lists; NaN and infinities stay. A tensor is named by its place, such as "a/b/0".
     """
     tensors: dict[str, np.ndarray] = {}
     plain = _without_tensors(content, "", tensors)
     metadata = json.dumps({"sha256": _sum_of(plain, tensors), "content": plain})     # one: save does not order several
     write_bytes(path, save(tensors, {"json": metadata}))
-
-
-def _without_tensors(value: Any, place: str, tensors: dict[str, np.ndarray]) -> Any:
-    """Return nested values with None in place of each tensor, which goes into `tensors`."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_tensors(part, f"{place}/{key}", tensors) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_tensors(part, f"{place}/{k}", tensors) for k, part in enumerate(value)]
-    if isinstance(value, (Tensor, np.ndarray)):
-        tensors[place[1:]] = np.asarray(value.cpu() if isinstance(value, Tensor) else value, order="C")
-        return None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def read_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Any:
@@ -73,22 +61,36 @@ def read_tensors(path: Path, framework: Literal["pt", "np"] = "pt") -> Any:
     try:
         with safe_open(path, framework, backend="pread") as file:        # mapped, it must not change meanwhile
             found, tensors = json.loads(file.metadata()["json"]), file.get_tensors()
-        content = found["content"]
-        if found["sha256"] != _sum_of(content, tensors):
+        if found["sha256"] != _sum_of(found["content"], tensors):
             raise ValueError("its checksum is another one")
-        for name, tensor in tensors.items():
-            *parents, last = name.split("/")
-            holder = content
-            for key in parents:
-                holder = holder[_key(holder, key)]
-            last = _key(holder, last)
-            if holder[last] is not None:
-                raise ValueError(f"{name} is there twice")
-            holder[last] = tensor
-    except Exception as error:                                   # safetensors, json and the place of a tensor
+        content = _with_tensors(found["content"], "", tensors)
+        if tensors:
+            raise ValueError(f"no place for {next(iter(tensors))!r:.40}")
+    except Exception as error:                                   # of safetensors, or of JSON of another kind
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"{type(error).__name__}: {reason}") from None
     return content
+
+
+def _without_tensors(value: Any, place: str, tensors: dict[str, np.ndarray]) -> Any:
+    """Return nested values with None in place of each tensor, which is moved into `tensors`."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_tensors(part, f"{place}/{key}", tensors) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(part, f"{place}/{k}", tensors) for k, part in enumerate(value)]
+    if isinstance(value, (Tensor, np.ndarray)):
+        tensors[place[1:]] = np.asarray(value.cpu() if isinstance(value, Tensor) else value, order="C")
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _with_tensors(value: Any, place: str, tensors: dict[str, Any]) -> Any:
+    """Return nested values with the tensors back in their places; those with none are left in `tensors`."""
+    if isinstance(value, dict):
+        return {key: _with_tensors(part, f"{place}/{key}", tensors) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_tensors(part, f"{place}/{k}", tensors) for k, part in enumerate(value)]
+    return tensors.pop(place[1:], None) if value is None else value
 
 
 def _sum_of(plain: Any, tensors: Mapping[str, Any]) -> str:
@@ -97,10 +99,6 @@ def _sum_of(plain: Any, tensors: Mapping[str, Any]) -> str:
     for name in sorted(tensors):
         digest.update(np.asarray(tensors[name]))
     return digest.hexdigest()
-
-
-def _key(holder: Any, key: str) -> Any:
-    return int(key) if isinstance(holder, list) else key
 
 
 # ---- what a checkpoint holds ----------------------------------------------------------------
@@ -225,8 +223,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: no such file; expected a checkpoint.safetensors")
     try:
         state = read_tensors(path)
-        found = state["format"] if isinstance(state, dict) else None
-    except (ValueError, LookupError) as error:
+        found = state["format"]
+    except (LookupError, TypeError, ValueError) as error:
         with path.open("rb") as file:
             is_old = file.read(4) == b"PK\x03\x04"               # a zip around a pickle
         reason = NOT_READ if is_old else f"not a checkpoint of this program ({error}); cut off, damaged, or another's"

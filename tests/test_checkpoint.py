@@ -13,6 +13,7 @@ import tiny
 import torch
 
 from detection.checkpoint import detector_from, load_calibrated, load_checkpoint, read_tensors, write_tensors
+from experiment import resumed_config
 from utils import ROOT, DataError
 
 GIGABYTE = 1 << 30
@@ -105,7 +106,7 @@ def test_a_damaged_or_crafted_file_is_refused_by_name(night, kind):
 def test_a_tensor_without_a_place_is_refused(tmp_path, monkeypatch, place):
     monkeypatch.setattr("detection.checkpoint._sum_of", lambda *_: "")
     (tmp_path / "a").write_bytes(one([1], name=place, text='{"sha256": "", "content": {"a": 3, "c": [1, 2]}}'))
-    with pytest.raises(ValueError, match="Error: "):
+    with pytest.raises(ValueError, match=f"no place for '{place}'"):
         read_tensors(tmp_path / "a")
 
 
@@ -141,6 +142,15 @@ def test_a_pickle_is_not_run(tmp_path, save):
     assert not trap.exists()
     pickle.loads(pickle.dumps(Touch(trap)))
     assert trap.exists()                                         # the trap would have worked
+
+
+@pytest.mark.parametrize("place", ["checkpoint.pt", "seed1/checkpoint.pt"])
+def test_a_run_of_an_older_version_is_not_resumed(tmp_path, place):
+    (tmp_path / "seed1").mkdir()
+    for name in ("config.json", "metrics.json", place):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match=f"{place}: written by an older version of this program.*train the model again"):
+        resumed_config(tmp_path, [])
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
