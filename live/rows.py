@@ -136,7 +136,7 @@ class Rows:
             self._use_header(line)
             return None
         if len(cells) != self.width:
-            self._warn("lines of another length", f"{len(cells)} cells; expected {self.width}: {self.header[:80]}")
+            self._warn("lines of another length", f"cells: {len(cells)}; expected {self.width}: {self.header[:80]}")
             return None
         t = self._time(cells[self.columns[0]].strip())
         if t is None:

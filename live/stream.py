@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import math
@@ -237,7 +238,7 @@ class Stream:
             self.to_skip = self.taken
             self.rows.line_number -= 1                           # its header was counted before
             self.clock.forget_seen()
-            print(f"the input begins as before: {self.to_skip} lines are skipped", file=sys.stderr, flush=True)
+            print(f"the input begins as before; lines skipped: {self.to_skip}", file=sys.stderr, flush=True)
         self.at_start = False
         if self.to_skip:
             self.to_skip -= 1
@@ -337,20 +338,7 @@ def watch(
         source = _open_input(follow, saved["place"])
         first_place = source.tell() if follow else 0
         output = Output(out, as_json, stream.rows, saved["bytes"], saved["tail"])
-
-        def save(place: int) -> None:
-            if not state:
-                return
-            output.flush(to_disk=True)
-            written = {"bytes": output.bytes, "tail": output.tail.hex()} if out else {"bytes": None, "tail": ""}
-            about = {"format": FORMAT, "checkpoint": sha, "place": place}
-            try:
-                save_state(state, about | written | {"stream": stream.state_dict()})
-            except DataError as error:                           # a full disk must not end detection
-                if not state.exists():
-                    raise
-                stream.rows.input_warnings.warn("states not saved", f"{error}; detection continues")
-
+        save = functools.partial(_save, state, sha, stream, output) if state else lambda place: None
         try:
             with contextlib.closing(output), noted_signals() as signals:
                 lines = read_lines(source, follow, lambda: bool(signals), stream.rows.input_warnings)
@@ -366,6 +354,19 @@ def watch(
                 error.filename = str(out) if out else "stdout"
             raise
     return 128 + signals[-1] if signals else 0
+
+
+def _save(path: Path, sha: str, stream: Stream, output: Output, place: int) -> None:
+    """Save the state of a stream and its output at a place in the input; a full disk does not end detection."""
+    output.flush(to_disk=True)
+    written = {"bytes": output.bytes, "tail": output.tail.hex()} if output.path else {"bytes": None, "tail": ""}
+    about = {"format": FORMAT, "checkpoint": sha, "place": place}
+    try:
+        save_state(path, about | written | {"stream": stream.state_dict()})
+    except DataError as error:
+        if not path.exists():                                    # it never worked
+            raise
+        stream.rows.input_warnings.warn("states not saved", f"{error}; detection continues")
 
 
 def _take_lines(
