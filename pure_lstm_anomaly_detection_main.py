@@ -34,14 +34,16 @@ QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_si
 
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--config", type=Path, default=EXPERIMENT_CONFIG, metavar="F")
+    parser.add_argument(
+        "--config", type=Path, default=EXPERIMENT_CONFIG, metavar="F", help="the experiment (pure_lstm_config.json)"
+    )
     parser.add_argument("--dataset", metavar="NAME", help="same as --set dataset.name=NAME")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="override a config key")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs with different seeds, and their spread")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the LSTM runs (auto)")
     parser.add_argument("--datasets", type=Path, default=DATASETS, metavar="DIR", help="where windowed datasets are")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (experiments/<dataset>-<time>)")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run, or a folder of seeds")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="resume a run, or a folder of seeds")
     parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
     parser.add_argument("--checkpoint", type=Path, metavar="F", help="a trained model, with --score")
     parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score, or folders")

@@ -35,7 +35,7 @@ Minute = tuple[int, list[str]]                                       # when it b
 Fault = Callable[[list[str], int, random.Random], list[str]]
 FAULT_S, EVERY = 20, 8                                               # second of the minute; minutes of signal faults
 HEADER = ",".join(("t_s", *CHANNELS))
-HOURS = (1, 6, 12, 24)                                               # memory is said behind them
+HOURS = (1, 6, 12, 24)                                               # after which memory is reported
 GROWTH_MIB = 10.0                                                    # behind the first hour; more is a leak
 EDGE_S = 60                                                          # clocks set back begin at 0 again: not compared
 
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             minutes = disturbed(minutes, made) if found else minutes
             code, memory[stream], speed = run(args.checkpoint, minutes, out)
             said = out.with_suffix(".err").read_text(errors="replace").splitlines()
-            print(f"{stream}: exit code {code}, {speed:.0f} lines a second, {len(said)} input_warnings", flush=True)
+            print(f"{stream}: exit code {code}, {speed:.0f} lines a second, {len(said)} warnings", flush=True)
             after = [f"{mib:.1f} after {hour:g} h" for hour, mib in memory[stream] if hour in HOURS]
             print(f"{stream}: MiB in use: {', '.join(after) or 'not for an hour'}", flush=True)
             steady = [mib for hour, mib in memory[stream] if hour >= 1] or [0.0]

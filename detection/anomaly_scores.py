@@ -10,7 +10,7 @@ share of calibration time that is at least as anomalous:
     joint            Mahalanobis distance of all other comparisons of all channels from normal ones
 
 The score is the largest surprisal, each component with a weight: a weighted Bonferroni rule. It
-depends on no later step, and a channel without values takes no part.
+depends on no later step, and a channel without values is left out.
 
 Sources: Stouffer et al., The American Soldier, 1949 (sum of normal scores); Ledoit and Wolf,
 J. Multivariate Analysis 88, 2004 (covariance); Genovese, Roeder and Wasserman, Biometrika 93,
@@ -169,9 +169,7 @@ def fit_calibration(features: Sequence[np.ndarray]) -> dict:
     tails = [[fit_tail(features[:, c, f]) for f in range(features.shape[2])] for c in range(features.shape[1])]
     if all(tail is None for row in tails for tail in row):
         finite = int(np.isfinite(features).any(axis=(1, 2)).sum())
-        raise ValueError(
-            f"{finite} calibration steps have a comparison; expected at least {MIN_CALIBRATION_STEPS}"
-        )
+        raise ValueError(f"calibration steps with a comparison: {finite}; expected at least {MIN_CALIBRATION_STEPS}")
     z = _normal_scores(features, _all_tails(tails))                                  # (N, C, F)
     calibration: dict = {"tails": tails, "spread": _sum_spread(z), "means": [], "covariance": []}
     flat = _without_level(z)[:, [tail is not None for row in tails for tail in row[:LEVEL]]]
@@ -285,7 +283,7 @@ def _components(
         spread: of each channel's sum of ratios and low_range (C,).
     """
     components = {
-        "amplitude_drop": z[:, :, :ERROR].sum(axis=2) / spread,               # NaN unless all are there
+        "amplitude_drop": z[:, :, :ERROR].sum(axis=2) / spread,               # NaN if one is missing
         "error": features[:, :, ERROR],
         "transient_error": features[:, :, TRANSIENT],
         "level": features[:, :, LEVEL],

@@ -64,9 +64,9 @@ class Forecaster:
         ]
         blocks.sort(key=lambda block: (block.last - block.first < self.block, block.last - block.start))
         forecasts = self.model.horizon * self.model.channels * (self.burn_in + self.block)     # of a block
-        most = max(MAX_FORECASTS_PER_PASS // forecasts, 1)
-        most = min(most, MAX_CPU_BLOCKS_PER_PASS) if self.device == "cpu" else most
-        passes = -(-len(blocks) // most)
+        per_pass = max(MAX_FORECASTS_PER_PASS // forecasts, 1)
+        per_pass = min(per_pass, MAX_CPU_BLOCKS_PER_PASS) if self.device == "cpu" else per_pass
+        passes = -(-len(blocks) // per_pass)
         for k in range(passes):
             yield blocks[len(blocks) * k // passes : len(blocks) * (k + 1) // passes]
 

@@ -307,7 +307,7 @@ SHA-256 of the checkpoint {facts["checkpoint_sha256"]}.
 def export(checkpoint: Path, folder: Path, force: bool = False) -> str:
     """Write the ONNX file and its README into `folder`; return one line about them.
 
-    Raises: DataError if the checkpoint cannot be used, a file is there already, a package is missing, or
+    Raises: DataError if the checkpoint cannot be used, a file exists already, a package is missing, or
         onnxruntime and the detector differ; OSError if the folder cannot be written. Nothing is written then.
     """
     check_packages()

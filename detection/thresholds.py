@@ -105,9 +105,9 @@ def _check_calibration(scores: np.ndarray, steps: int) -> None:
     """Raise ValueError unless a threshold can be fitted on the calibration scores without NaN (N,)."""
     infinite = int(np.isinf(scores).sum())
     if infinite:
-        raise ValueError(f"{infinite} of {steps} calibration scores are infinite; expected finite scores or NaN")
+        raise ValueError(f"infinite calibration scores: {infinite} of {steps}; expected finite ones or NaN")
     if len(scores) < MIN_SCORES:
-        raise ValueError(f"{len(scores)} of {steps} calibration scores are finite; expected at least {MIN_SCORES}")
+        raise ValueError(f"finite calibration scores: {len(scores)} of {steps}; expected at least {MIN_SCORES}")
     largest = float(np.abs(scores).max())
     if largest > LARGEST_SCORE:
         raise ValueError(f"calibration scores reach {largest:g}; expected at most {LARGEST_SCORE:g} in size")
@@ -155,7 +155,7 @@ def fit_pareto(excesses: np.ndarray, min_peaks: int = 10) -> tuple[float, float]
     """
     distinct = len(np.unique(excesses))
     if distinct < min_peaks:
-        raise TailError(f"{distinct} distinct peaks of {len(excesses)}, fewer than {min_peaks}")
+        raise TailError(f"distinct peaks: {distinct} of {len(excesses)}; expected at least {min_peaks}")
     largest = float(excesses.max())
     y = excesses / largest                                   # (N,) in (0, 1]
     if np.median(y) < 1e-12:
@@ -199,7 +199,7 @@ def _tail_quantile(level: float, excesses: np.ndarray, peaks: int, steps: int, r
     """
     ratio = risk * steps / max(peaks, 1)                     # risk among the peaks
     if ratio >= 1:
-        raise TailError(f"{peaks} peaks among {steps} scores, no more than risk {risk:g} allows")
+        raise TailError(f"peaks: {peaks} of {steps} scores; expected a larger share than the risk, {risk:g}")
     shape, scale = fit_pareto(excesses, min_peaks)
     if abs(shape) < SMALL_SHAPE:
         value = level - scale * np.log(ratio)

@@ -1,7 +1,6 @@
 """Detection on rows as they come: a row in, the steps that it completes and the events that begin or end out.
 
-It does what `--score` does with a recording that is there as a whole: the same grid, scores, thresholds and events come
-out, in the order in which they happen.
+Grid, scores, thresholds and events are those of `--score` on the whole recording, in the order in which they occur.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Step:
 
 @dataclass(frozen=True)
 class EventChange:
-    """An event that begins or is over, known at a time; found by the LSTM or by the mask of missing values."""
+    """The start or end of an event, and when it is known; found by the LSTM or from missing values."""
 
     t_s: float
     change: Literal["start", "end"]
@@ -43,7 +42,7 @@ class EventChange:
 
 
 class SeriesGrid(Stateful):
-    """The rows of a series: every row is a step, whatever its time says."""
+    """The rows of a series: every row is a step, whatever its time."""
 
     STATE = ("next",)
 
@@ -56,11 +55,11 @@ class SeriesGrid(Stateful):
         return [(self.next - 1, np.array(values, float))]
 
     def finish(self) -> list[tuple[int, np.ndarray]]:
-        """Return the steps that are left, at the end: none."""
+        """Return the remaining steps at the end: none."""
         return []
 
     def t_of(self, step: int) -> float:
-        """Return the time of a step in s: rows times the usual distance of two rows."""
+        """Return the time of a step in s: its row times the usual distance of two rows."""
         return step / self.rate_hz
 
 
@@ -68,13 +67,13 @@ class LiveDetection(Stateful):
     """One recording as it comes, from rows of raw samples to steps and events.
 
     Args:
-        data: what the recording is; None = a series whose every row is a step.
+        data: the dataset's config; None = a series, whose every row is a step.
     """
 
     STATE = ("grid", "stream", "events", "faults", "last_step")
 
-    def __init__(self, detector: Detector, data: DatasetConfig | None, name: str = "live") -> None:
-        self.detector, self.data, self.name = detector, data, name
+    def __init__(self, detector: Detector, data: DatasetConfig | None) -> None:
+        self.detector, self.data = detector, data
         self.stream = DetectorStream(detector)
         self.restart()
 
@@ -85,24 +84,20 @@ class LiveDetection(Stateful):
         if data is not None:
             channels = [data.channels[name] for name in detector.channels]
             self.grid = ResampleStream(channels, data.rate_hz, data.delay_s, data.fill_s)
-        gaps = {"merge_gap_s": events.merge_gap_s, "min_duration_s": events.min_duration_s}
-        self.events = EventStream(self.name, detector.channels, **gaps)
-        self.faults = FaultStream(self.name, detector.channels, events.fault_min_s, 1 / detector.rate_hz)
-        self.last_step = -1                                      # of the stretch that goes on; -1 = none
+        self.events = EventStream(
+            "live", detector.channels, merge_gap_s=events.merge_gap_s, min_duration_s=events.min_duration_s
+        )
+        self.faults = FaultStream("live", detector.channels, events.fault_min_s, 1 / detector.rate_hz)
+        self.last_step = -1                                      # of the current segment; -1 = none
         self.stream.restart()
 
     def push(self, t: float, values: Sequence[float]) -> list[Step | EventChange]:
         """Take a row, its time in s, later than the last one's, and a value a channel, NaN = none."""
-        found: list[Step | EventChange] = []
-        for step, on_grid in self.grid.push(t, values):
-            found += self._take(step, on_grid)
-        return found
+        return [one for step, on_grid in self.grid.push(t, values) for one in self._take(step, on_grid)]
 
     def finish(self) -> list[Step | EventChange]:
-        """Return what is left when the recording is over."""
-        found: list[Step | EventChange] = []
-        for step, on_grid in self.grid.finish():
-            found += self._take(step, on_grid)
+        """Return the remaining steps and event ends when the recording is over."""
+        found = [one for step, on_grid in self.grid.finish() for one in self._take(step, on_grid)]
         if self.grid.next:
             t = self.grid.t_of(self.grid.next - 1)
             found += self._changes(t, self.faults.close(), "signal_loss")
@@ -112,12 +107,12 @@ class LiveDetection(Stateful):
     def _take(self, step: int, values: np.ndarray) -> list[Step | EventChange]:
         t, missing = self.grid.t_of(step), np.isnan(values)
         found = self._changes(t, self.faults.update(np.array([t]), missing[None]), "signal_loss")
-        gone = self.data is not None and missing.all()           # nothing to score: the stretch is over
-        if self.last_step >= 0 and (gone or step > self.last_step + 1):
+        all_missing = self.data is not None and missing.all()    # nothing to score: the segment is over
+        if self.last_step >= 0 and (all_missing or step > self.last_step + 1):
             found += self._changes(t, self.events.close(), "lstm")
             self.stream.restart()
             self.last_step = -1
-        if gone:
+        if all_missing:
             return found
         self.last_step = step
         scored = self.stream.update(values[None])

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import csv
+import functools
 import json
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from utils import DataError, signals_to_stop
+from utils import DataError, only_writer_of, sha256_of, signals_to_stop
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from live.detection import EventChange, LiveDetection, Step
@@ -23,8 +25,8 @@ if TYPE_CHECKING:                                                # heavy imports
 
 FORMAT = 2                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
-FIRST = 200                              # characters that a first line is known by
-TAIL = 400                               # bytes that the end of what was written is known by
+FIRST = 200                              # characters of the first line that identify an input
+TAIL = 400                               # last bytes written that identify an output
 COLUMNS = (
     "kind", "t_s", "timestamp", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
 )  # fmt: skip
@@ -37,23 +39,25 @@ class Output:
     """Writes steps and events as CSV or JSON lines, to stdout or a file.
 
     Args:
-        keep: bytes of the file to keep, what was written before a restart, None = there must be no file yet; stdout
-            begins anew.
+        path: None = stdout.
+        rows: what turns times into timestamps.
+        keep: bytes of the file that were written before a restart; None = there must be no file yet.
         tail: the last of these bytes, hexadecimal.
     Raises: DataError if the file is shorter than that, or another one.
     """
 
     def __init__(self, path: Path | None, as_json: bool, rows: Rows, keep: int | None = None, tail: str = "") -> None:
         self.as_json, self.rows, self.path = as_json, rows, path
-        self.mode = "xb" if keep is None else "r+b" if keep else "wb"        # "x": not even one that came meanwhile
+        self.mode = "xb" if keep is None else "r+b" if keep else "wb"        # "x": not even one made in the meantime
         self.bytes, self.begun = (keep or 0) if path is not None else 0, False
-        self.file: Any = sys.stdout.buffer if path is None else None         # a file is opened when it begins
+        self.file: Any = sys.stdout.buffer if path is None else None         # a file is opened when output begins
         self.tail = bytes.fromhex(tail)
+        self.table = csv.DictWriter(SimpleNamespace(write=self._write), COLUMNS, lineterminator="\n")
         if self.bytes:
-            self._check()
+            self._check_tail()
 
-    def _check(self) -> None:
-        """Raise DataError unless the file ends, or goes on, behind what was last written: else it would be cut."""
+    def _check_tail(self) -> None:
+        """Raise DataError unless the file still holds what was last written: what comes after that is cut off."""
         if (self.path.stat().st_size if self.path.is_file() else 0) < self.bytes:
             found = f"shorter than the {self.bytes} bytes of the saved state"
         else:
@@ -61,40 +65,34 @@ class Output:
                 file.seek(self.bytes - len(self.tail))
                 if file.read(len(self.tail)) == self.tail:
                     return
-            found = "not the file that the saved state was writing"
-        raise DataError(f"--out {self.path}: {found}; name that one, or delete the state")
+            found = "not the file that belongs to the saved state"
+        raise DataError(f"--out {self.path}: {found}; name that file, or delete the state")
 
     def begin(self) -> None:
-        """Open the file and write the names of the columns, if that is still to be done.
-
-        Raises: DataError if the file cannot be written.
-        """
+        """Open the file and write the names of the columns, unless that is done."""
         if self.begun:
             return
         self.begun = True
         if self.path is not None:
-            try:
-                self.file = self.path.open(self.mode)
-                self.file.truncate(self.bytes)
-                self.file.seek(self.bytes)
-            except OSError as error:
-                raise DataError(f"--out {self.path}: cannot be written ({error.strerror})") from None
+            self.file = self.path.open(self.mode)
+            self.file.truncate(self.bytes)
+            self.file.seek(self.bytes)
         if not self.as_json and not self.bytes:
-            self._write(",".join(COLUMNS))
+            self.table.writeheader()
             self.flush()
 
     def write(self, found: Sequence[Step | EventChange]) -> None:
-        """Write a line each, at once."""
+        """Write a line for each, at once."""
         for one in found:
             fields = self._fields(one)
             if self.as_json:
-                self._write(json.dumps({name: value for name, value in fields.items() if value != ""}))
+                self._write(json.dumps({name: value for name, value in fields.items() if value != ""}) + "\n")
             else:
-                cells = (str(fields.get(name, "")) for name in COLUMNS)
-                self._write(",".join(_quoted(cell) for cell in cells))
+                self.table.writerow(fields)
         self.flush()
 
     def _fields(self, one: Step | EventChange) -> dict[str, Any]:
+        """Return the columns of a line; "" = no value."""
         at = {"t_s": round(one.t_s, 6), "timestamp": self.rows.timestamp(one.t_s)}
         if hasattr(one, "event"):
             event = one.event
@@ -106,27 +104,23 @@ class Output:
         return {"kind": "step"} | at | scored | {"channel": one.channel}
 
     def _write(self, line: str) -> None:
-        data = line.encode() + b"\n"
+        data = line.encode()
         self.file.write(data)
         self.bytes += len(data)
         self.tail = (self.tail + data)[-TAIL:]
 
     def flush(self, to_disk: bool = False) -> None:
-        """Let whoever reads have it; `to_disk`: let it outlive a power cut, too."""
+        """Make the lines available to readers; `to_disk`: also safe from a power cut."""
         if self.file is not None:
             self.file.flush()
             if to_disk and self.path is not None:
                 os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        """Close the file; stdout stays."""
+        """Close the file; stdout stays open."""
         self.flush()
         if self.path is not None and self.file is not None:
             self.file.close()
-
-
-def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if "," in cell or '"' in cell else cell
 
 
 def _rounded(value: float) -> float | str:
@@ -173,149 +167,72 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
 
 
 class Stream:
-    """What is between a line in and the lines out."""
+    """All between a line in and the lines out."""
 
     def __init__(self, live: LiveDetection, rows: Rows, clock: Clock, rates: RateCheck | None = None) -> None:
         self.live, self.rows, self.clock, self.rates = live, rows, clock, rates
-        self.first, self.taken = "", 0                           # the first line behind the header; how many there were
-        self.begins, self.left = True, 0                         # until that line; lines to skip behind a restart
-        self.unread: bool | None = None                          # whether of all lines none was a row; None = no line
+        self.first, self.taken = "", 0                           # first line after the header; lines since then
+        self.at_start, self.to_skip = True, 0                    # before that line; lines to skip after a restart
+        self.any_row = False                                     # whether a line was a row
 
     def take(self, line: str) -> list[Step | EventChange]:
-        """Return what a line brings."""
-        if self._came_before(line):
+        """Return the steps and events that a line completes."""
+        if self._taken_before(line):
             return []
         row = self.rows.take(line)
         if row is None:
-            if self.taken and self.unread is None:
-                self.unread = True
             return []
-        self.unread = False
-        if self.rows.series:                                     # every row is a step, whatever its time says
+        self.any_row = True
+        if self.rows.series:                                     # every row is a step, whatever its time
             return self.live.push(*row)
-        through, anew = self.clock.take(*row)
+        rows, is_new_recording = self.clock.take(*row)
         found: list[Step | EventChange] = []
-        if anew:
+        if is_new_recording:
             found += self.live.finish()
             self.live.restart()
-        for t, values in through:
+        for t, values in rows:
             if self.rates is not None and not self.rates.done:
                 self.rates.take(t, values)
             found += self.live.push(t, values)
         return found
 
-    def _came_before(self, line: str) -> bool:
-        """Return whether a line was taken before a restart, of an input that begins as it did then."""
+    def _taken_before(self, line: str) -> bool:
+        """Return whether a line was taken before a restart, if the input begins as it did then."""
         if not line or self.rows.header in ("", line.removeprefix("\ufeff")):
             return False
         if not self.taken:
             self.first = line[:FIRST]
-        elif self.begins and line[:FIRST] == self.first:
-            self.left = self.taken
-            self.rows.number -= 1                                # its header was counted before
+        elif self.at_start and line[:FIRST] == self.first:
+            self.to_skip = self.taken
+            self.rows.line_number -= 1                           # its header was counted before
             self.clock.forget_seen()
-            print(f"the input begins as before: {self.left} lines are skipped", file=sys.stderr, flush=True)
-        self.begins = False
-        if self.left:
-            self.left -= 1
+            print(f"the input begins as before; lines skipped: {self.to_skip}", file=sys.stderr, flush=True)
+        self.at_start = False
+        if self.to_skip:
+            self.to_skip -= 1
             return True
         self.taken += 1
         return False
 
     def finish(self) -> list[Step | EventChange]:
-        """Return what is left at the end of the input."""
+        """Return the remaining steps and events at the end of the input."""
         return [found for row in self.clock.rest() for found in self.live.push(*row)] + self.live.finish()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a later process needs to go on."""
+        """Return what a later process needs to resume."""
         parts = {name: getattr(self, name).state_dict() for name in ("live", "rows", "clock")}
         return parts | {"first": self.first, "taken": self.taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict()`."""
+        """Resume from a `state_dict()`."""
         from recordings.stateful import checked_like
 
         for name in ("live", "rows", "clock"):
             getattr(self, name).load_state_dict(state[name])
-        fresh = {"first": self.first, "taken": self.taken}
-        self.first, self.taken = (checked_like(fresh[name], state[name], name) for name in fresh)
+        self.first, self.taken = (checked_like(getattr(self, name), state[name], name) for name in ("first", "taken"))
+        self.any_row = self.taken > 0
         if not self.taken:
-            self.rows.number = 0                                 # a header alone, which comes again
-        else:
-            self.unread = False
-
-
-class Stop:
-    """Notes SIGINT and SIGTERM, so that the work at hand is finished first; signals that are ignored stay so."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-    def __enter__(self) -> Stop:
-        self.before = {number: signal.signal(number, self._note) for number in signals_to_stop()}
-        return self
-
-    def _note(self, number: int, _frame: Any) -> None:
-        self.signal = number
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-def detect(
-    stream: Stream, source: BinaryIO, output: Output, args: argparse.Namespace, save: Any, plot: LivePlot | None
-) -> int:
-    """Take lines until the input ends or a signal comes; return the exit code.
-
-    Args:
-        save: called with the place in the input, to save the state.
-    """
-    from live.rows import read_lines
-
-    place = source.tell() if args.follow else 0
-    saved_at = -math.inf                                         # the first line is not to be lost in a crash, either
-    with Stop() as stop:
-        for line, place in read_lines(source, args.follow, lambda: stop.signal, stream.rows.input_warnings):
-            if line is not None:
-                found = stream.take(line)
-                if not output.begun:                             # not before the columns of the input are right
-                    if not found:
-                        save(place)
-                    output.begin()
-                if found:
-                    output.write(found)
-                if plot is not None:
-                    plot.add(found)
-            if plot is not None and not plot.draw():
-                break                                            # its window was closed
-            if output.begun and time.monotonic() - saved_at > SAVE_S:
-                save(place)
-                saved_at = time.monotonic()
-        if not stop.signal and stream.unread:
-            raise DataError(f"{args.follow or 'stdin'}: no row could be read; the lines above say why")
-        output.begin()
-        save(place)
-        if not (stop.signal and args.state):                     # a stream that is to go on has no end yet
-            output.write(stream.finish())
-    return 128 + stop.signal if stop.signal else 0
-
-
-def open_input(follow: Path | None, place: int) -> BinaryIO:
-    """Return stdin, or the file to follow from a place on.
-
-    Raises: DataError if it cannot be opened.
-    """
-    if follow is None:
-        return sys.stdin.buffer
-    if follow.exists() and not follow.is_file():
-        raise DataError(f"--follow {follow}: is no file; expected one that grows, or the lines on stdin")
-    try:
-        file = follow.open("rb")
-    except OSError as error:
-        raise DataError(f"--follow {follow}: cannot be read ({error.strerror})") from None
-    file.seek(place if place <= follow.stat().st_size else 0)
-    return file
+            self.rows.line_number = 0                            # a header alone, which comes again
 
 
 def new_stream(checkpoint: Path, device: str, input_warnings: InputWarnings) -> Stream:
@@ -331,71 +248,148 @@ def new_stream(checkpoint: Path, device: str, input_warnings: InputWarnings) -> 
     data = recorded_data(state, detector, checkpoint.name)
     if data is None:
         rows = Rows("timestamp", detector.channels, input_warnings, series=True)
-        clock, rates = Clock(input_warnings), None
-    else:
-        rates_hz = [data.channels[name].rate_hz for name in detector.channels]
-        clock = Clock(input_warnings, 1 / max(rates_hz))
-        rates = RateCheck(detector.channels, rates_hz, input_warnings)
-        columns = [data.channels[name].source or name for name in detector.channels]
-        layout = {key: getattr(data, key) for key in ("delimiter", "decimal", "time_format")}
-        rows = Rows(data.time_column, columns, input_warnings, layout=layout)
-    return Stream(LiveDetection(detector, data), rows, clock, rates)
+        return Stream(LiveDetection(detector, data), rows, Clock(input_warnings))
+    rates_hz = [data.channels[name].rate_hz for name in detector.channels]
+    columns = [data.channels[name].source or name for name in detector.channels]
+    layout = {key: getattr(data, key) for key in ("delimiter", "decimal", "time_format")}
+    return Stream(
+        LiveDetection(detector, data),
+        Rows(data.time_column, columns, input_warnings, layout=layout),
+        Clock(input_warnings, 1 / max(rates_hz)),
+        RateCheck(detector.channels, rates_hz, input_warnings),
+    )
 
 
-def watch(stream: Stream, sha: str, args: argparse.Namespace, input_warnings: InputWarnings) -> int:
-    """Go on from the saved state, if there is one, until the input ends or a signal comes; return the exit code.
-
-    Args:
-        sha: SHA-256 of the checkpoint.
-    """
-    before: dict[str, Any] = {"place": 0, "bytes": None, "tail": ""}
-    if args.state and args.state.exists():
-        before = load_state(args.state, sha)
-        restore(stream, before, args.state)
-    if args.out and args.out.exists() and before["bytes"] is None:
-        raise DataError(f"--out {args.out}: is there already, and there is no --state to go on from; name another file")
-    plot = None
-    if args.plot:
-        from reports.plots import LivePlot
-
-        detector = stream.live.detector
-        plot = LivePlot(detector.channels, detector.units)
-    source = open_input(args.follow, before["place"])
-    output = Output(args.out, args.format == "jsonl", stream.rows, before["bytes"], before["tail"])
-
-    def save(place: int) -> None:
-        if args.state:
-            output.flush(to_disk=True)
-            about = {"format": FORMAT, "checkpoint": sha, "place": place}
-            about |= {"bytes": output.bytes, "tail": output.tail.hex()} if args.out else {"bytes": None, "tail": ""}
-            try:
-                save_state(args.state, about | {"stream": stream.state_dict()})
-            except DataError as error:                           # a full disk must not end the watch
-                if not args.state.exists():
-                    raise
-                input_warnings.say("states not saved", f"{error}; detection goes on")
-
-    try:
-        with contextlib.closing(output):
-            return detect(stream, source, output, args, save, plot)
-    except OSError as error:
-        if error.filename is None:                               # a full disk names no file
-            error.filename = str(args.out) if args.out else "stdout"
-        raise
-
-
-def restore(stream: Stream, before: dict[str, Any], path: Path) -> None:
-    """Let a stream go on from a saved state.
+def restore(stream: Stream, saved: dict[str, Any], path: Path) -> None:
+    """Let a stream resume from a saved state.
 
     Raises: DataError if the state does not fit.
     """
     try:
-        stream.load_state_dict(before["stream"])
-        for key, least in (("place", 0), ("bytes", 0 if before["bytes"] is not None else None)):
-            if least is not None and (type(before[key]) is not int or not least <= before[key] < 2**53):
-                raise ValueError(f"{key} is {before[key]!r}")
-        if len(bytes.fromhex(before["tail"])) != min(before["bytes"] or 0, TAIL):
-            raise ValueError(f"tail is {before['tail']!r:.40}")
+        stream.load_state_dict(saved["stream"])
+        for key in ("place", "bytes") if saved["bytes"] is not None else ("place",):
+            if type(saved[key]) is not int or not 0 <= saved[key] < 2**53:
+                raise ValueError(f"{key} is {saved[key]!r}; expected a count")
+        if len(bytes.fromhex(saved["tail"])) != min(saved["bytes"] or 0, TAIL):
+            raise ValueError(f"tail is {saved['tail']!r:.40}; expected the last bytes of the output")
     except (ArithmeticError, AttributeError, DataError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{path.name}: not a state of this checkpoint ({reason}); delete it to begin anew") from None
+        raise DataError(f"{path.name}: not a state of this checkpoint ({reason}); delete it to start again") from None
+
+
+# ---- from the first line to the last --------------------------------------------------------
+
+
+def watch(
+    checkpoint: Path, device: str, follow: Path | None, state: Path | None, out: Path | None, as_json: bool, plot: bool
+) -> int:
+    """Detect on lines until the input ends or a signal comes; return the exit code.
+
+    Args:
+        follow: a file that is read as it grows; None = stdin.
+        state: file of the saved state, from which detection resumes if it exists; None = no state is saved.
+        out: file to write; None = stdout.
+        plot: whether to show signals and score in a window.
+    Raises: DataError if the checkpoint, the state or a file cannot be used.
+    """
+    from live.rows import InputWarnings, read_lines
+
+    stream = new_stream(checkpoint, device, InputWarnings())
+    with only_writer_of(state) if state else contextlib.nullcontext():
+        sha, saved = sha256_of(checkpoint), {"place": 0, "bytes": None, "tail": ""}
+        if state and state.exists():
+            saved = load_state(state, sha)
+            restore(stream, saved, state)
+        if out and out.exists() and saved["bytes"] is None:
+            raise DataError(f"--out {out}: exists already, and there is no --state to resume from; name another file")
+        window = _new_window(stream) if plot else None
+        source = _open_input(follow, saved["place"])
+        first_place = source.tell() if follow else 0
+        output = Output(out, as_json, stream.rows, saved["bytes"], saved["tail"])
+        save = functools.partial(_save, state, sha, stream, output) if state else lambda place: None
+        try:
+            with contextlib.closing(output), noted_signals() as signals:
+                lines = read_lines(source, follow, lambda: bool(signals), stream.rows.input_warnings)
+                place = _take_lines(stream, lines, output, save, window)
+                if not signals and stream.taken and not stream.any_row:
+                    raise DataError(f"{follow or 'stdin'}: no row could be read; the lines above say why")
+                output.begin()
+                save(first_place if place is None else place)
+                if not (signals and state):                      # with a state, a later process continues
+                    output.write(stream.finish())
+        except OSError as error:
+            if error.filename is None:                           # a full disk names no file
+                error.filename = str(out) if out else "stdout"
+            raise
+    return 128 + signals[-1] if signals else 0
+
+
+def _save(path: Path, sha: str, stream: Stream, output: Output, place: int) -> None:
+    """Save the state of a stream and its output at a place in the input; a full disk does not end detection."""
+    output.flush(to_disk=True)
+    written = {"bytes": output.bytes, "tail": output.tail.hex()} if output.path else {"bytes": None, "tail": ""}
+    about = {"format": FORMAT, "checkpoint": sha, "place": place}
+    try:
+        save_state(path, about | written | {"stream": stream.state_dict()})
+    except DataError as error:
+        if not path.exists():                                    # it never worked
+            raise
+        stream.rows.input_warnings.warn("states not saved", f"{error}; detection continues")
+
+
+def _take_lines(
+    stream: Stream, lines: Iterable[tuple[str | None, int]], output: Output, save: Callable[[int], None], window: Any
+) -> int | None:
+    """Take lines until they end or the window is closed; return the place after the last one, None = no line.
+
+    Args:
+        lines: what `read_lines` yields.
+        save: saves the state at a place in the input.
+    """
+    place, saved_at = None, -math.inf                            # the first line must not be lost in a crash either
+    for line, place in lines:
+        if line is not None:
+            found = stream.take(line)
+            if not output.begun:                                 # not before the header has been checked
+                if not found:
+                    save(place)
+                output.begin()
+            if found:
+                output.write(found)
+            if window is not None:
+                window.add(found)
+        if window is not None and not window.draw():
+            break                                                # it was closed
+        if output.begun and time.monotonic() - saved_at > SAVE_S:
+            save(place)
+            saved_at = time.monotonic()
+    return place
+
+
+def _open_input(follow: Path | None, place: int) -> BinaryIO:
+    """Return stdin, or the file to follow, at a place."""
+    if follow is None:
+        return sys.stdin.buffer
+    if follow.exists() and not follow.is_file():
+        raise DataError(f"--follow {follow}: not a file; expected a file that grows, or the lines on stdin")
+    file = follow.open("rb")
+    file.seek(place if place <= follow.stat().st_size else 0)
+    return file
+
+
+def _new_window(stream: Stream) -> LivePlot:
+    from reports.plots import LivePlot
+
+    return LivePlot(stream.live.detector.channels, stream.live.detector.units)
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM in a list, so that the current line is finished first; ignored signals stay ignored."""
+    noted: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in signals_to_stop()}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -360,7 +360,7 @@ def test_calibration_survives_json(calibration):
 def test_too_little_calibration_is_an_error_with_counts():
     features = np.full((60, 2, 6), NAN)
     features[:31, 0] = 1.0
-    with pytest.raises(ValueError, match=r"31 calibration steps .* at least 50"):
+    with pytest.raises(ValueError, match=r"calibration steps with a comparison: 31; .* at least 50"):
         fit_calibration([features])
 
 

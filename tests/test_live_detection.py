@@ -94,7 +94,7 @@ def test_events_are_those_of_the_batch_path(case, found):
     assert len(over) >= (1 if case.data is None else 6)
 
 
-def test_events_begin_and_end_in_turn_and_are_said_in_time(case, found):
+def test_events_begin_and_end_in_turn_and_in_order_of_time(case, found):
     running, step_s = {}, 1 / case.detector.rate_hz
     for one in found:
         if isinstance(one, EventChange):
@@ -111,7 +111,7 @@ def test_events_begin_and_end_in_turn_and_are_said_in_time(case, found):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.42, 0.75, 0.9])
-def test_a_state_saved_and_loaded_goes_on_with_the_very_same(case, found, share, tmp_path):
+def test_a_saved_and_loaded_state_resumes_bit_for_bit(case, found, share, tmp_path):
     at = round(share * len(case.rows))
     first, second = case.live(), case.live()
     before = [one for row in case.rows[:at] for one in first.push(*row)]
@@ -121,19 +121,19 @@ def test_a_state_saved_and_loaded_goes_on_with_the_very_same(case, found, share,
     assert same([*before, *after], found)
 
 
-def test_a_new_recording_knows_nothing_of_the_one_before(case):
+def test_a_new_recording_is_independent_of_the_one_before(case):
     live, rows = case.live(), case.rows[:800]
     first = [one for row in rows for one in live.push(*row)] + live.finish()
     live.restart()
     assert same([one for row in rows for one in live.push(*row)] + live.finish(), first)
 
 
-def test_nothing_comes_of_nothing(case):
+def test_almost_no_input_gives_almost_no_output(case):
     live = case.live()
     assert live.finish() == []
     live.restart()
     steps = [one for one in live.push(5.0, case.rows[0][1]) + live.finish() if isinstance(one, Step)]
-    assert len(steps) == (case.data is None)                     # of a recording, the filters are not full
+    assert len(steps) == (case.data is None)                     # the filters of a recording are not full yet
 
 
 def test_extreme_values_never_crash(case):

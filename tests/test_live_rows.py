@@ -24,29 +24,29 @@ def taken(rows, *lines):
     return [row and (row[0], [None if math.isnan(value) else value for value in row[1]]) for row in found]
 
 
-def said(capsys):
+def warnings_of(capsys):
     return capsys.readouterr().err.splitlines()
 
 
-# ---- input_warnings -----------------------------------------------------------------------------
+# ---- warnings -------------------------------------------------------------------------------
 
 
-def test_a_complaint_is_said_the_first_second_fourth_eighth_time(capsys):
+def test_a_warning_is_printed_the_first_second_fourth_eighth_time(capsys):
     input_warnings = InputWarnings()
     for k in range(1, 101):
-        input_warnings.say("bad lines", f"line {k}")
-    input_warnings.say("gaps", "a gap")
+        input_warnings.warn("bad lines", f"line {k}")
+    input_warnings.warn("gaps", "a gap")
     expected = ["line 1", *(f"line {k} (bad lines: {k})" for k in (2, 4, 8, 16, 32, 64)), "a gap"]
-    assert said(capsys) == expected
+    assert warnings_of(capsys) == expected
 
 
-def test_a_muted_complaint_is_not_counted(capsys):
+def test_a_muted_warning_is_not_counted(capsys):
     input_warnings = InputWarnings()
     input_warnings.muted = True
-    input_warnings.say("gaps", "one")
+    input_warnings.warn("gaps", "one")
     input_warnings.muted = False
-    input_warnings.say("gaps", "two")
-    assert said(capsys) == ["two"]
+    input_warnings.warn("gaps", "two")
+    assert warnings_of(capsys) == ["two"]
 
 
 # ---- the header -----------------------------------------------------------------------------
@@ -63,13 +63,13 @@ def test_a_muted_complaint_is_not_counted(capsys):
         "t_s\tflow\tbelt",
     ],
 )
-def test_a_header_of_any_usual_form_is_understood(header):
+def test_a_header_of_any_usual_form_is_read(header):
     rows = make_rows(header)
     line = rows.delimiter.join(["1.5", "2", ""])
     assert taken(rows, line) == [(1.5, [2, None])]
 
 
-def test_columns_are_found_by_their_names_and_others_do_not_matter():
+def test_columns_are_found_by_name_and_others_are_ignored():
     rows = make_rows('light,belt,"the, flow",t_s,flow,more')
     assert taken(rows, "x,1,2,3,4,y") == [(3, [4, 1])]
 
@@ -88,18 +88,18 @@ def test_columns_are_found_by_their_names_and_others_do_not_matter():
         ("x" * 10**6, "line 1: column 't_s' is not in 'xxx"),
     ],
 )
-def test_a_wrong_header_is_one_line_that_says_what_is_expected(header, expected):
+def test_a_wrong_header_is_one_line_with_what_is_expected(header, expected):
     with pytest.raises(DataError) as error:
         make_rows(header)
     message = str(error.value)
     assert message.startswith(expected) and "\n" not in message and "\r" not in message and len(message) < 250
 
 
-def test_the_header_may_come_again_also_with_other_columns(capsys):
+def test_the_header_may_be_repeated_also_with_other_columns(capsys):
     rows = make_rows()
     lines = ["0,1,2", HEADER, "1,3,4", "\ufeff" + HEADER, "flow,t_s,belt,light", "5,2,6,9"]
     assert taken(rows, *lines) == [(0, [1, 2]), None, (1, [3, 4]), None, None, (2, [5, 6])]
-    assert not said(capsys)
+    assert not warnings_of(capsys)
     with pytest.raises(DataError, match="line 8: column 'belt' is not in 't_s,flow'"):
         rows.take("t_s,flow")
 
@@ -120,18 +120,18 @@ def test_the_header_may_come_again_also_with_other_columns(capsys):
         ("", None),
     ],
 )
-def test_what_can_be_read_is_read_without_a_word(capsys, line, expected):
-    assert taken(make_rows(), line) == [expected] and not said(capsys)
+def test_readable_lines_cause_no_warning(capsys, line, expected):
+    assert taken(make_rows(), line) == [expected] and not warnings_of(capsys)
 
 
 @pytest.mark.parametrize(
     ("line", "row", "expected"),
     [
-        ("1,2", None, "line 2: 2 cells; expected 3: t_s,flow,belt"),
-        ("1,2,3,4", None, "line 2: 4 cells; expected 3: t_s,flow,belt"),
-        ("1;2;3", None, "line 2: 1 cells; expected 3"),
-        ("some words", None, "line 2: 1 cells; expected 3"),
-        ("\x00\x00", None, "line 2: 1 cells"),
+        ("1,2", None, "line 2: cells: 2; expected 3: t_s,flow,belt"),
+        ("1,2,3,4", None, "line 2: cells: 4; expected 3: t_s,flow,belt"),
+        ("1;2;3", None, "line 2: cells: 1; expected 3"),
+        ("some words", None, "line 2: cells: 1; expected 3"),
+        ("\x00\x00", None, "line 2: cells: 1"),
         (",2,3", None, "line 2: time ''; expected seconds, or timestamps throughout"),
         ("nan,2,3", None, "line 2: time 'nan'; expected seconds, or timestamps throughout"),
         ("inf,2,3", None, "line 2: time 'inf'; expected seconds, or timestamps throughout"),
@@ -139,18 +139,18 @@ def test_what_can_be_read_is_read_without_a_word(capsys, line, expected):
         ("1,a,3", (1, [None, 3]), "line 2: flow is 'a'; expected a number"),
         ("1,2\x00,3", (1, [None, 3]), "line 2: flow is '2\\x00'; expected a number"),
         ("1,2,\ufffd", (1, [2, None]), "line 2: belt is '\ufffd'; expected a number"),
-        ('1,"2', None, "line 2: 2 cells; expected 3"),
+        ('1,"2', None, "line 2: cells: 2; expected 3"),
         ('1,"2",3\r1,2,3', None, "line 2: "),
-        ("1,2,3\r1,2,3", None, "line 2: 5 cells; expected 3"),
+        ("1,2,3\r1,2,3", None, "line 2: cells: 5; expected 3"),
         ("1,2," + "9" * 10**6, (1, [2, math.inf]), None),
-        ("1," * 10**6, None, "line 2: 1000001 cells; expected 3"),
+        ("1," * 10**6, None, "line 2: cells: 1000001; expected 3"),
         ('"' + "x" * 10**6 + '",2,3', None, "line 2: "),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_line_is_said_in_one_and_survived(capsys, line, row, expected):
+def test_a_faulty_line_is_one_warning_and_the_next_line_is_read(capsys, line, row, expected):
     rows = make_rows()
     assert taken(rows, line, "7,8,9") == [row, (7, [8, 9])]
-    lines = said(capsys)
+    lines = warnings_of(capsys)
     assert len(lines) == (expected is not None) and all(one.startswith(expected) and len(one) < 200 for one in lines)
 
 
@@ -171,7 +171,7 @@ def test_timestamps_become_seconds_since_the_first(first, second, expected_s):
     assert taken(rows, f"{first},1,2", f"{second},1,2") == [(0, [1, 2]), (expected_s, [1, 2])]
 
 
-def test_timestamps_are_written_with_the_zone_they_came_with():
+def test_timestamps_are_written_with_the_time_zone_of_the_input():
     rows = make_rows()
     taken(rows, "2024-05-01T22:30:00.5+02:00,1,2")
     assert rows.timestamp(61.25) == "2024-05-01 22:31:01.750+02:00"
@@ -193,15 +193,15 @@ def test_timestamps_are_written_with_the_zone_they_came_with():
         ("2024-05-01 22:30:00", "2024-05-32 22:30:01", "line 3: time '2024-05-32 22:30:01'; expected a timestamp"),
     ],
 )
-def test_the_first_time_decides_and_others_are_left_out(capsys, first, other, expected):
+def test_the_first_time_decides_and_other_kinds_are_skipped(capsys, first, other, expected):
     rows = make_rows()
     before, wrong, after = taken(rows, f"{first},1,2", f"{other},1,2", f"{first},3,4")
     assert wrong is None and after == (before[0], [3, 4])
-    (line,) = said(capsys)
+    (line,) = warnings_of(capsys)
     assert line.startswith(expected)
 
 
-def test_a_first_time_that_cannot_be_read_decides_nothing(capsys):
+def test_an_unreadable_first_time_decides_nothing(capsys):
     assert taken(make_rows(), "soon,1,2", "2024-05-01 22:30:00,1,2") == [None, (0, [1, 2])]
     assert taken(make_rows(), "soon,1,2", "30,1,2") == [None, (30, [1, 2])]
 
@@ -215,7 +215,7 @@ def test_times_of_a_series_are_kept_as_they_are_written(capsys):
 
 @pytest.mark.parametrize("series", [False, True])
 @pytest.mark.parametrize("first", ["3", "2024-05-01T22:30:00+02:00"])
-def test_rows_go_on_from_their_state(capsys, series, first):
+def test_rows_resume_from_their_state(capsys, series, first):
     before, after = make_rows("belt;x;flow;t_s", series), Rows("t_s", CHANNELS, InputWarnings(), series)
     taken(before, f"1;;2;{first}")
     state = json.loads(json.dumps(before.state_dict()))
@@ -223,7 +223,7 @@ def test_rows_go_on_from_their_state(capsys, series, first):
     assert after.timestamp(2.5) == before.timestamp(2.5)
     assert taken(after, f"1;;2;{first}") == taken(before, f"1;;2;{first}")
     assert taken(after, "words") == taken(before, "words")
-    assert len(set(said(capsys))) == 1                            # of the same line
+    assert len(set(warnings_of(capsys))) == 1                            # of the same line
 
 
 # ---- the order of time ----------------------------------------------------------------------
@@ -235,109 +235,109 @@ def make_clock(*times):
     for t in times:
         clock.take(t, [t])
     if len(times) == 1:
-        clock.last_s, clock.doubted = times[0], None
+        clock.last_s, clock.unconfirmed = times[0], None
     return clock
 
 
 def through(clock, *times):
-    """Return the times that go on after each row; "new" before those of a new recording."""
+    """Return the times that the clock passes on at each row; "new" before those of a new recording."""
     found = []
     for t in times:
-        rows, anew = clock.take(t, [t])
-        assert all(values == [at] for at, values in rows)
-        found.append(["new"] * anew + [at for at, _ in rows])
+        rows, is_new = clock.take(t, [t])
+        assert all(values == [time_s] for time_s, values in rows)
+        found.append(["new"] * is_new + [time_s for time_s, _ in rows])
     return found
 
 
 def test_rising_times_go_through(capsys):
-    assert through(make_clock(), -5.0, 0.0, 0.1, JUMP_S) == [[], [-5, 0], [0.1], [JUMP_S]] and not said(capsys)
+    assert through(make_clock(), -5.0, 0.0, 0.1, JUMP_S) == [[], [-5, 0], [0.1], [JUMP_S]] and not warnings_of(capsys)
 
 
 @pytest.mark.parametrize("first", [-1e308, -1e15, 1e15, 1e308])
-def test_a_first_time_far_from_all_others_is_left_out(capsys, first):
+def test_a_first_time_far_from_all_others_is_skipped(capsys, first):
     assert through(make_clock(), first, 5.0, 5.2) == [[], [], [5, 5.2]]
-    assert said(capsys) == [f"time jumps to {first:g} s, the next row is at 5 s"]
+    assert warnings_of(capsys) == [f"time jumps to {first:g} s, the next row is at 5 s; row skipped"]
 
 
 @pytest.mark.parametrize("strays", [(400.0, 411.0 + JUMP_S), (-1e308, 400.0)])
-def test_two_rows_far_from_each_other_are_no_clock_set_back(strays):
+def test_two_rows_far_from_each_other_are_not_a_clock_set_back(strays):
     assert through(make_clock(500.0), *strays, 500.2) == [[], [], [500.2]]
 
 
-def test_repeats_and_rows_from_before_are_left_out(capsys):
+def test_repeated_and_earlier_rows_are_skipped(capsys):
     clock = make_clock(10.0)
     assert through(clock, 10.0, 9.0, 9.5, 10.1) == [[], [], [], [10.1]]
-    assert said(capsys) == [
-        "time repeats: 10 s behind 10 s; left out",
-        "time goes backwards: 9 s behind 10 s; left out (rows out of order: 2)",
+    assert warnings_of(capsys) == [
+        "time repeats: 10 s after 10 s; row skipped",
+        "time goes backwards: 9 s after 10 s; row skipped (rows out of order: 2)",
     ]
 
 
-def test_a_leap_goes_through_with_the_row_that_confirms_it(capsys):
+def test_a_jump_passes_with_the_row_that_confirms_it(capsys):
     assert through(make_clock(10.0), 1000.0, 1000.2, 1000.4) == [[], [1000, 1000.2], [1000.4]]
-    assert said(capsys) == ["no rows from 10 to 1000 s"]
+    assert warnings_of(capsys) == ["no rows from 10 to 1000 s"]
 
 
 @pytest.mark.parametrize("second", [10.2, 999.0, 1000.0 + 1.1 * JUMP_S])
-def test_a_leap_without_a_second_row_is_left_out(capsys, second):
+def test_a_jump_without_a_second_row_is_skipped(capsys, second):
     got = through(make_clock(10.0), 1000.0, second)
     assert got == [[], [second] if second < 10 + JUMP_S else []]
-    assert said(capsys) == [f"time jumps to 1000 s, the next row is at {second:g} s"]
+    assert warnings_of(capsys) == [f"time jumps to 1000 s, the next row is at {second:g} s; row skipped"]
 
 
-def test_one_leap_behind_another_is_confirmed_on_its_own(capsys):
+def test_a_jump_after_another_is_confirmed_on_its_own(capsys):
     assert through(make_clock(10.0), 1e6, 500.0, 500.5) == [[], [], [500, 500.5]]
-    assert [line.partition(" ")[0] for line in said(capsys)] == ["time", "no"]
+    assert [line.partition(" ")[0] for line in warnings_of(capsys)] == ["time", "no"]
 
 
-def test_the_row_behind_a_leap_is_not_lost_at_the_end():
+def test_the_row_after_a_jump_is_not_lost_at_the_end():
     assert make_clock(9.8, 10.0, 1000.0).rest() == [(1000.0, [1000.0])] and make_clock(9.8, 10.0).rest() == []
     clock = Clock(InputWarnings())
     clock.take(10.0, [10.0])
     assert clock.rest() == [(10.0, [10.0])]                      # nor the only one
 
 
-def test_a_clock_set_back_is_a_new_recording_once_it_ran_for_a_while(capsys):
+def test_a_clock_set_back_is_a_new_recording_after_a_while(capsys):
     clock = make_clock(500.0)
     times = [0.0, 4.0, 8.0, RESET_S, 11.0]
     assert through(clock, *times) == [[], [], [], ["new", 0, 4, 8, RESET_S], [11]]
-    assert said(capsys)[-1] == "clock set back to 0 s: a new recording begins"
+    assert warnings_of(capsys)[-1] == "clock set back to 0 s: a new recording begins"
 
 
-def test_rows_that_come_again_now_and_then_are_no_new_clock(capsys):
+def test_occasionally_repeated_rows_are_not_a_clock_set_back(capsys):
     clock = make_clock(500.0)
     assert through(clock, 400.0, 500.2, 405.0, 500.4, 411.0) == [[], [500.2], [], [500.4], []]
     clock = make_clock(500.0)
-    assert through(clock, 400.0, 409.0, 300.0, 309.0) == [[], [], [], []]       # and back again, before it was believed
+    assert through(clock, 400.0, 409.0, 300.0, 309.0) == [[], [], [], []]       # twice, each too short
 
 
-def test_after_a_restart_rows_that_were_taken_are_skipped_without_a_word(capsys):
+def test_after_a_restart_rows_taken_before_are_skipped_silently(capsys):
     clock = make_clock()
     before = through(clock, *(k / 5 for k in range(100)), 100.0)
-    said(capsys)
+    warnings_of(capsys)
     again = make_clock()
     again.load_state_dict(json.loads(json.dumps(clock.state_dict())))
     found = through(again, *(k / 5 for k in range(100)), 100.0, 100.2)
     assert before[-1] == [] and found == [[]] * 101 + [[100, 100.2]]
-    assert said(capsys)[-1] == "no rows from 19.8 to 100 s"
-    assert through(again, 100.2) == [[]] and len(said(capsys)) == 1             # from now on it is said
+    assert warnings_of(capsys)[-1] == "no rows from 19.8 to 100 s"
+    assert through(again, 100.2) == [[]] and len(warnings_of(capsys)) == 1             # reported from now on
 
 
-def test_a_recorder_that_begins_at_zero_behind_a_restart_is_not_skipped_all_night(capsys):
+def test_a_recorder_that_restarts_at_zero_is_not_skipped(capsys):
     again = make_clock()
     again.load_state_dict(make_clock(0.0, 0.2, 30_000.0, 30_000.2).state_dict())
     capsys.readouterr()
     assert through(again, 0.0, 5.0, RESET_S, 11.0) == [[], [], ["new", 0, 5, RESET_S], [11]]
-    assert said(capsys)[-1] == "clock set back to 0 s: a new recording begins"
+    assert warnings_of(capsys)[-1] == "clock set back to 0 s: a new recording begins"
 
 
 @pytest.mark.parametrize("at", range(10))
-def test_a_clock_goes_on_from_its_state_wherever_it_was(at):
+def test_a_clock_resumes_from_its_state_anywhere(at):
     times = [0.8, 1.0, 900.0, 901.0, 0.0, 5.0, 9.0, 12.0, 13.0, 14.0]
     whole, clock, again = through(make_clock(), *times), Clock(InputWarnings()), make_clock()
     through(clock, *times[:at])
     again.load_state_dict(json.loads(json.dumps(clock.state_dict())))
-    again.seen_s = -math.inf                                                     # the rows go on behind the state
+    again.seen_s = -math.inf                                                     # the rows continue after the state
     assert through(again, *times[at:]) == whole[at:]
 
 
@@ -345,7 +345,7 @@ def test_a_clock_goes_on_from_its_state_wherever_it_was(at):
 
 
 def lines_of(path, follow, until=None):
-    """Return the lines of a file and the places behind them, until so many came or the input ends."""
+    """Return the lines of a file and the positions after them, until so many came or the input ends."""
     found = []
     with path.open("rb") as file:
         enough = [] if until is None else [until]
@@ -356,7 +356,7 @@ def lines_of(path, follow, until=None):
 
 
 @pytest.mark.parametrize("follow", [False, True])
-def test_lines_come_with_their_places(tmp_path, follow):
+def test_lines_come_with_their_positions(tmp_path, follow):
     path = tmp_path / "night.csv"
     path.write_bytes(b"a,b\r\n1,2\n\n\xff\xfe,3\nlast\n")
     found = lines_of(path, follow, until=5)
@@ -378,7 +378,7 @@ def test_lines_longer_than_what_is_read_at_once_are_whole(tmp_path):
     assert [line for line, _ in lines_of(path, follow=False)] == lines
 
 
-def test_a_line_of_a_megabyte_takes_no_memory_and_the_next_one_is_read(tmp_path):
+def test_a_line_of_a_megabyte_is_cut_and_the_next_one_is_read(tmp_path):
     path = tmp_path / "night.csv"
     path.write_text("t_s,flow,belt\n1,2,3\n" + "9" * 10**6 + "\n4,5,6\n")
     found = lines_of(path, follow=False)
@@ -389,7 +389,7 @@ def test_a_line_of_a_megabyte_takes_no_memory_and_the_next_one_is_read(tmp_path)
     assert places == sorted(places)
 
 
-def test_a_file_that_grows_is_read_on_and_one_that_became_shorter_from_its_start(tmp_path, capsys):
+def test_a_growing_file_is_read_on_a_shorter_one_from_its_start(tmp_path, capsys):
     path = tmp_path / "night.csv"
     path.write_text("a\nb\nhalf")
     found = []
@@ -403,10 +403,10 @@ def test_a_file_that_grows_is_read_on_and_one_that_became_shorter_from_its_start
             elif len(found) == 4:
                 path.write_text("e\nf\n")
     assert found == [("a", 2), ("b", 4), ("half done", 14), ("d", 16), ("e", 2), ("f", 4)]
-    assert said(capsys) == ["night.csv became shorter; reading it from its start"]
+    assert warnings_of(capsys) == ["night.csv became shorter; reading it from its start"]
 
 
-def test_a_file_is_followed_from_a_place_on(tmp_path):
+def test_a_file_is_followed_from_a_position(tmp_path):
     path = tmp_path / "night.csv"
     path.write_text("a\nbb\nccc\n")
     with path.open("rb") as file:
@@ -415,7 +415,7 @@ def test_a_file_is_followed_from_a_place_on(tmp_path):
         assert [next(lines) for _ in range(2)] == [("bb", 5), ("ccc", 9)]
 
 
-def test_a_pipe_gives_its_lines_as_they_come_and_none_while_there_is_none():
+def test_a_pipe_gives_its_lines_as_they_come():
     read, write = os.pipe()
     writer = threading.Timer(0.3, lambda: (os.write(write, b"b\nc"), os.close(write)))
     os.write(write, b"a\n")
@@ -426,7 +426,7 @@ def test_a_pipe_gives_its_lines_as_they_come_and_none_while_there_is_none():
     assert [line for line in found if line is not None] == ["a", "b", "c"] and None in found
 
 
-def test_stopping_leaves_the_lines_that_were_not_taken(tmp_path):
+def test_stopping_leaves_the_remaining_lines(tmp_path):
     path = tmp_path / "night.csv"
     path.write_text("a\nb\nc\n")
     assert lines_of(path, follow=True, until=2) == [("a", 2), ("b", 4)]
@@ -435,7 +435,7 @@ def test_stopping_leaves_the_lines_that_were_not_taken(tmp_path):
 # ---- what a dataset declares ----------------------------------------------------------------
 
 
-def test_a_comma_is_a_decimal_sign_where_it_separates_no_cells():
+def test_a_comma_is_the_decimal_sign_unless_it_separates_cells():
     rows = Rows("t_s", CHANNELS, InputWarnings())
     assert rows.take("t_s;flow;belt") is None
     assert rows.take("0,04;-1,5;2") == (0.04, [-1.5, 2.0])
@@ -444,7 +444,7 @@ def test_a_comma_is_a_decimal_sign_where_it_separates_no_cells():
     assert quoted.take('"0,04","-1,5",2') == (0.04, [-1.5, 2.0])
 
 
-def test_timestamps_are_read_as_declared_or_with_the_day_first_where_points_say_so():
+def test_timestamps_are_read_as_declared_or_day_first_with_points():
     declared = Rows("t_s", CHANNELS, InputWarnings(), layout={"time_format": "%m/%d/%Y %H:%M:%S"})
     pointed = Rows("t_s", CHANNELS, InputWarnings())
     for rows, first, second in (
@@ -456,18 +456,18 @@ def test_timestamps_are_read_as_declared_or_with_the_day_first_where_points_say_
         assert rows.take(f"{second};1;2")[0] == 2.0
 
 
-def test_rows_far_apart_are_no_leaps_where_that_is_their_usual_distance():
+def test_rows_at_a_long_usual_distance_are_not_jumps():
     clock = Clock(InputWarnings(), period_s=300.0)
     assert [len(clock.take(300.0 * k, [0.0])[0]) for k in range(4)] == [0, 2, 1, 1]  # the first waits for the second
 
 
-@pytest.mark.parametrize(("every_s", "told"), [(0.04, False), (0.045, False), (0.02, True), (0.2, True)])
-def test_a_channel_at_another_rate_is_said_once(every_s, told, capsys):
+@pytest.mark.parametrize(("period_s", "warned"), [(0.04, False), (0.045, False), (0.02, True), (0.2, True)])
+def test_a_channel_at_another_rate_is_reported_once(period_s, warned, capsys):
     check = RateCheck(("flow", "belt"), (25.0, 5.0), InputWarnings())
     for k in range(800):
-        t = 0.001 * round(1000 * every_s * k)
-        check.take(t, [1.0, 2.0 if k % max(round(0.2 / every_s), 1) == 0 else math.nan])
-    said = capsys.readouterr().err
-    assert check.done and said.count("channel 'flow'") == told and "channel 'belt'" not in said
-    if told:
-        assert f"{1 / every_s:.4g} times a second" in said and "at 25" in said
+        t = 0.001 * round(1000 * period_s * k)
+        check.take(t, [1.0, 2.0 if k % max(round(0.2 / period_s), 1) == 0 else math.nan])
+    err = capsys.readouterr().err
+    assert check.done and err.count("channel 'flow'") == warned and "channel 'belt'" not in err
+    if warned:
+        assert f"{1 / period_s:.4g} samples a second; expected 25" in err

@@ -28,10 +28,10 @@ def replayed(capsys, *arguments):
 
 
 @pytest.mark.parametrize("start_s", [0.0, 1714602600.0])
-def test_as_fast_as_possible_all_samples_come_back(tmp_path, capsys, start_s):
+def test_all_samples_come_back_at_full_speed(tmp_path, capsys, start_s):
     frame, night = tiny.draw_recording(20, 3), tmp_path / "night.csv"
     frame["t_s"] += start_s
-    frame["flow"] *= 1e5 / 3                                         # digits without end
+    frame["flow"] *= 1e5 / 3                                         # many digits
     frame.to_csv(night, index=False)
     code, out = replayed(capsys, night, "--speed", 0)
     assert code == 0 and out.splitlines()[0] == "t_s,flow,belt,pulse"
@@ -59,10 +59,10 @@ def test_a_row_comes_when_it_is_due(tmp_path, monkeypatch):
     rows = np.array(came[1:]) - came[1]
     due = np.arange(51) / 250
     assert len(rows) == 51 and (rows >= due - 0.02).all()            # never before its time
-    assert rows[-1] < 5                                              # and not at another pace altogether
+    assert rows[-1] < 5                                              # and at about the right speed
 
 
-def test_a_reader_that_goes_away_is_no_error(night):
+def test_a_closed_output_pipe_is_not_an_error(night):
     command = [sys.executable, *SCRIPT, str(night), "--speed", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == b"t_s,flow,belt,pulse\n"

@@ -77,7 +77,7 @@ STREAM = "stream/live"
         ("place", -1), ("place", "0"), ("bytes", 1.5), ("tail", "0x"), ("tail", 7),
         ("stream/taken", "many"), ("stream/first", 7),
         ("stream/rows/header", 3), ("stream/rows/stamped", "no"), ("stream/rows/origin", "soon"),
-        ("stream/clock/last_s", "late"), ("stream/clock/back", [[1.0]]), ("stream/clock/doubted", [1.0, "x"]),
+        ("stream/clock/last_s", "late"), ("stream/clock/earlier", [[1.0]]), ("stream/clock/unconfirmed", [1.0, "x"]),
         (f"{STREAM}/grid/next", "abc"), (f"{STREAM}/grid/next", 10**400), (f"{STREAM}/grid/repeats", []),
         (f"{STREAM}/grid/channels/0/pending", [[1, "x"]]), (f"{STREAM}/grid/channels/0/window", torch.zeros(2)),
         (f"{STREAM}/events/votes", [0, 0, "0"]), (f"{STREAM}/faults/begun", [0, 0, 0]), (f"{STREAM}/last_step", None),
@@ -204,7 +204,7 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
     raw.to_csv(tmp_path / "a.csv", index=False)
     assert collected_data_preprocess.main(["--inspect", str(tmp_path / "a.csv")]) == 0
     assert "be\\x1b[2Jlt" in capsys.readouterr().out
-    InputWarnings().say("kind", "line 3: time '\x1b[2J'")
+    InputWarnings().warn("kind", "line 3: time '\x1b[2J'")
     assert "\x1b" not in capsys.readouterr().err
 
 

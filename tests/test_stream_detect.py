@@ -86,7 +86,7 @@ def table(content):
 # ---- what comes out -------------------------------------------------------------------------
 
 
-def test_a_line_a_step_and_one_at_both_ends_of_an_event(home, call, expected):
+def test_there_is_a_line_a_step_and_one_at_both_ends_of_an_event(home, call, expected):
     code, out, err = call(b"".join(home.lines))
     assert (code, out, err) == (0, expected["live.csv"], [])
     found = table(out)
@@ -101,7 +101,7 @@ def test_a_line_a_step_and_one_at_both_ends_of_an_event(home, call, expected):
     assert len(apnea) and apnea["channel"].isin(tiny.DATA["channels"]).all()
 
 
-def test_json_lines_say_the_same(expected):
+def test_json_lines_hold_the_same(expected):
     lines = [json.loads(line) for line in expected["live.jsonl"].splitlines()]
     found = table(expected["live.csv"])
     assert [line["kind"] for line in lines] == found["kind"].tolist()
@@ -110,7 +110,7 @@ def test_json_lines_say_the_same(expected):
     assert "score" not in lines[0] and all(value not in ("", None) for line in lines for value in line.values())
 
 
-def test_timestamps_go_through(home, call, expected):
+def test_timestamps_are_kept(home, call, expected):
     frame = tiny.draw_recording(130, 3, trouble=True)
     frame["t_s"] = (pd.Timestamp("2024-05-01 22:30") + pd.to_timedelta(frame["t_s"], unit="s")).astype(str)
     code, out, _ = call(frame.to_csv(index=False).encode())
@@ -128,7 +128,7 @@ def test_a_series_has_a_step_a_row_with_its_own_timestamp(home, expected):
     assert len(steps) == 400 and found["kind"].tolist().count("event_end") >= 1
 
 
-def test_trouble_is_said_on_stderr_and_changes_nothing_else(home, call, expected):
+def test_faulty_lines_are_reported_and_change_nothing_else(home, call, expected):
     lines = list(home.lines)
     trouble = [b"\xff\xfe\n", b"1,2\n", b"soon,1,2,3\n", b"9" * 10**6 + b"\n", lines[0], lines[99], b"\r\n"]
     trouble += [b'1,"2\r3"x,4,5\n']
@@ -145,13 +145,13 @@ def test_a_clock_set_back_begins_a_new_recording(home, call, expected):
     assert err[-1] == "clock set back to 0 s: a new recording begins"
 
 
-# ---- going on -------------------------------------------------------------------------------
+# ---- restarts -------------------------------------------------------------------------------
 
 CUTS = [1, 2, 60, 1100, 2300, 2600]
 
 
 def kill_after(monkeypatch, rows):
-    """Let the process die, as far as the code can tell, when that many rows were taken."""
+    """Let the process seem to die when that many rows have been taken."""
     push, count = LiveDetection.push, iter(range(rows))
 
     def dying(live, *row):
@@ -164,7 +164,7 @@ def kill_after(monkeypatch, rows):
 
 @pytest.mark.parametrize("again", ["from the start", "from where it was"])
 @pytest.mark.parametrize("name", ["live", "series"])
-def test_after_an_end_and_a_start_the_output_is_that_of_an_undisturbed_run(home, call, expected, tmp_path, again, name):
+def test_after_restarts_the_output_is_that_of_an_undisturbed_run(home, call, expected, tmp_path, again, name):
     checkpoint, lines = (home.series, home.series_lines) if name == "series" else (home.checkpoint, home.lines)
     arguments = ["--state", tmp_path / "state", "--out", tmp_path / "out"]
     done = 0
@@ -198,7 +198,7 @@ def test_a_clock_set_back_before_a_restart_does_not_matter(home, call, tmp_path)
     assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
-def test_rows_of_a_little_before_are_skipped_without_a_word(home, call, expected, tmp_path):
+def test_recent_rows_that_come_again_are_skipped_silently(home, call, expected, tmp_path):
     arguments = ["--state", tmp_path / "state", "--out", tmp_path / "out"]
     call(b"".join(home.lines[:1500]), *arguments)
     code, _, err = call(b"".join([home.lines[0], *home.lines[1300:]]), *arguments)
@@ -227,8 +227,8 @@ def followed(home, tmp_path_factory):
     """A file that grew while it was followed, by processes killed, terminated, interrupted; their codes and stderr."""
     folder = tmp_path_factory.mktemp("followed")
     night, out, state = (folder / name for name in ("night.csv", "out", "state"))
-    done, cut = 0, home.lines[1500][:7]                              # a line that is there half
-    codes, said = [], []
+    done, cut = 0, home.lines[1500][:7]                              # half a line
+    codes, errors = [], []
     pieces = [(signal.SIGKILL, home.lines[:900]), (signal.SIGTERM, [*home.lines[900:1500], cut]),
               (signal.SIGINT, [home.lines[1500][7:], *home.lines[1501:]])]
     night.touch()
@@ -243,20 +243,20 @@ def followed(home, tmp_path_factory):
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
         codes.append(process.returncode)
-        said.append(err.decode())
-    return codes, said, out, state
+        errors.append(err.decode())
+    return codes, errors, out, state
 
 
-def test_a_signal_ends_it_with_its_code_and_nothing_on_stderr(followed):
-    codes, said, _, state = followed
+def test_a_signal_ends_it_with_its_code_and_no_traceback(followed):
+    codes, errors, _, state = followed
     assert codes == [-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT]
-    assert not any("Traceback" in err for err in said) and state.is_file()
+    assert not any("Traceback" in err for err in errors) and state.is_file()
 
 
-def test_after_sigkill_and_restarts_the_output_of_a_followed_file_is_that_of_an_undisturbed_run(followed, expected):
+def test_after_signals_the_output_of_a_followed_file_is_undisturbed(followed, expected):
     _, _, out, _ = followed
     whole, got = expected["live.csv"].splitlines(), out.read_bytes().splitlines()
-    assert got == whole[: len(got)] and len(whole) - len(got) < 10           # what only the end brings is not there
+    assert got == whole[: len(got)] and len(whole) - len(got) < 10           # without lines of the end
 
 
 def test_a_followed_file_that_became_shorter_is_read_from_its_start(home, call, expected, tmp_path):
@@ -265,7 +265,7 @@ def test_a_followed_file_that_became_shorter_is_read_from_its_start(home, call, 
     night.write_bytes(b"".join(home.lines))
 
     def recorder():
-        """Wait for all that is known of the first recording; begin the file anew; stop the program."""
+        """Wait for all that is known of the first recording; start the file again; stop the program."""
         wait_for_lines(out, ends - 8)
         night.write_bytes(b"".join(home.lines[:900]))
         wait_for_lines(out, ends + 150)
@@ -280,7 +280,7 @@ def test_a_followed_file_that_became_shorter_is_read_from_its_start(home, call, 
     assert err[-1] == "clock set back to 0 s: a new recording begins"
     steps = expected["live.csv"].splitlines()[1:]
     got = out.read_bytes().removeprefix(expected["live.csv"]).splitlines()
-    assert len(got) >= 150 and got[:-12] == steps[: len(got) - 12]           # the end brings what it brings anywhere
+    assert len(got) >= 150 and got[:-12] == steps[: len(got) - 12]           # but for what comes at any end
 
 
 def wait_for_lines(path, count):
@@ -289,7 +289,7 @@ def wait_for_lines(path, count):
         time.sleep(0.02)
 
 
-def test_a_reader_that_goes_away_is_no_error(home):
+def test_a_closed_output_pipe_is_not_an_error(home):
     with (home.folder / "live.csv").open("rb") as lines:
         process = start(home, stdin=lines)
         first = process.stdout.readline()
@@ -299,7 +299,7 @@ def test_a_reader_that_goes_away_is_no_error(home):
     assert process.wait(timeout=30) == 0 and not err and first.decode().strip() == ",".join(stream.COLUMNS)
 
 
-def test_help_shows_commands_and_does_not_wait_for_torch():
+def test_help_shows_commands_and_does_not_import_torch():
     code = (
         "import sys; sys.argv = ['x', '--help']; import stream_detect as m\n"
         "try: m.main()\n"
@@ -361,13 +361,13 @@ def test_a_state_that_does_not_fit_is_refused(home, call, refused, tmp_path):
         assert "night.state" in refused(b"", "--state", path)
 
 
-def test_an_output_that_is_there_or_too_short_is_refused_and_left_alone(home, call, refused, tmp_path):
+def test_an_existing_or_too_short_output_is_refused_and_not_changed(home, call, refused, tmp_path):
     out, state = tmp_path / "out", tmp_path / "state"
     out.write_text("mine")
-    assert "is there already, and there is no --state to go on from" in refused(b"", "--out", out)
-    assert "is there already" in refused(b"", "--out", out, "--state", state)
+    assert "exists already, and there is no --state to resume from" in refused(b"", "--out", out)
+    assert "exists already" in refused(b"", "--out", out, "--state", state)
     call(b"".join(home.lines[:300]), "--state", state)                       # to stdout: no file belongs to the state
-    assert "is there already" in refused(b"", "--out", out, "--state", state)
+    assert "exists already" in refused(b"", "--out", out, "--state", state)
     out.unlink()
     state.unlink()
     call(b"".join(home.lines[:600]), "--state", state, "--out", out)
@@ -378,13 +378,13 @@ def test_an_output_that_is_there_or_too_short_is_refused_and_left_alone(home, ca
     assert "shorter than the" in refused(b"", "--out", out, "--state", state)
     recording = tmp_path / "recording.csv"                                   # named by mistake: it must not be cut
     recording.write_bytes(b"".join(home.lines) * 3)
-    assert "not the file that the saved state was writing" in refused(b"", "--out", recording, "--state", state)
-    out.write_bytes(kept + b"what came behind the last save")
+    assert "not the file that belongs to the saved state" in refused(b"", "--out", recording, "--state", state)
+    out.write_bytes(kept + b"what came after the last save")
     code, _, err = call(b"", "--out", out, "--state", state)
     assert code == 0 and not err and out.read_bytes().startswith(kept)
 
 
-def test_an_input_without_a_row_that_can_be_read_is_an_error(home, call):
+def test_an_input_without_a_readable_row_is_an_error(home, call):
     header, *rows = home.lines[:40]
     code, _, err = call(header + b"".join(b"23:40:00," + row.split(b",", 1)[1] for row in rows))
     assert code == 2 and err[-1] == "error: stdin: no row could be read; the lines above say why"
@@ -394,10 +394,10 @@ def test_an_input_without_a_row_that_can_be_read_is_an_error(home, call):
 def test_a_signal_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with stream.Stop() as stop:
+        with stream.noted_signals() as noted:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal == signal.SIGTERM and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert noted == [signal.SIGTERM] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -406,11 +406,11 @@ def test_paths_that_cannot_be_used_are_refused(home, refused, tmp_path):
     lines, folder = b"".join(home.lines[:9]), tmp_path / "folder"
     folder.mkdir()
     os.mkfifo(tmp_path / "pipe")
-    assert "--follow" in refused(b"", "--follow", tmp_path / "none.csv")
-    assert "is no file" in refused(b"", "--follow", folder)
-    assert "is no file" in refused(b"", "--follow", tmp_path / "pipe")
+    assert "none.csv: No such file" in refused(b"", "--follow", tmp_path / "none.csv")
+    assert "not a file" in refused(b"", "--follow", folder)
+    assert "not a file" in refused(b"", "--follow", tmp_path / "pipe")
     assert "--out" in refused(lines, "--out", folder)
-    assert "cannot be written" in refused(lines, "--out", folder / "none" / "out")
+    assert "out: No such file" in refused(lines, "--out", folder / "none" / "out")
     assert "folder: not a state of this program" in refused(b"", "--state", folder)
     shutil.copy(home.checkpoint, tmp_path / "file")
     lost = ["--state", tmp_path / "file" / "state", "--out", tmp_path / "out"]

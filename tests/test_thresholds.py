@@ -120,10 +120,10 @@ def _distribution(fitted):
 
 
 @pytest.mark.parametrize(("scores", "reason"), [
-    (draw_scores(100, 4), "2 distinct peaks of 2, fewer than 10"),
-    (np.full(500, 0.1), "0 distinct peaks of 0"),
-    (np.tile([0.0, 1.0], 500), "0 peaks among 1000"),
-    (np.r_[np.zeros(985), np.ones(15)], "1 distinct peaks of 15"),
+    (draw_scores(100, 4), "distinct peaks: 2 of 2; expected at least 10"),
+    (np.full(500, 0.1), "distinct peaks: 0 of 0"),
+    (np.tile([0.0, 1.0], 500), "peaks: 0 of 1000 scores"),
+    (np.r_[np.zeros(985), np.ones(15)], "distinct peaks: 1 of 15"),
     (np.random.default_rng(0).pareto(0.3, 5000), "tail without a mean|negligible"),
     (np.r_[draw_scores(5000, 5), 1e30], "tail without a mean|negligible"),
 ])
@@ -406,11 +406,11 @@ def test_defaults_are_valid_and_kept_in_the_state(method, calibration):
 def test_calibration_unfit_for_a_threshold_is_refused(method, parameters):
     nine = np.r_[np.arange(9.0), np.full(20, np.nan)]
     for scores, message in [
-        (nine, f"9 of 29 calibration scores are finite; expected at least {MIN_SCORES}"),
+        (nine, f"finite calibration scores: 9 of 29; expected at least {MIN_SCORES}"),
         (np.full(50, np.nan), "0 of 50"),
         ([], "0 of 0"),
         ([nine[:4], nine[:4]], "8 of 8"),
-        (np.r_[np.arange(50.0), np.inf, -np.inf], "2 of 52 calibration scores are infinite"),
+        (np.r_[np.arange(50.0), np.inf, -np.inf], "infinite calibration scores: 2 of 52"),
         (np.r_[np.arange(50.0), -1e200], r"reach 1e\+200"),
         (np.zeros((20, 2)), r"shape \(20, 2\)"),
     ]:
