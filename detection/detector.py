@@ -1,4 +1,4 @@
-"""Everything behind a trained model: comparisons along recordings, scores, threshold, checkpoint.
+"""What a trained model is used with: comparisons along recordings, scores, the frozen threshold.
 
 A `Detector` needs no training data: it is calibrated once, frozen, and read back from one file of
 tensors and plain values.
@@ -69,8 +69,8 @@ class Detector:
         """Fit what turns comparisons into scores, and the thresholds, on normal data; freeze them.
 
         Args:
-            normal: calibration stretches, (T, C) physical values each, NaN = missing.
-        Returns: the scores of these stretches.
+            normal: calibration segments, (T, C) physical values each, NaN = missing.
+        Returns: the scores of these segments.
         Raises: DataError if there is too little of it.
         """
         features = [comparisons.features for comparisons in self.compare(normal)]
@@ -192,7 +192,7 @@ class DetectorStream(Stateful):
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new recording, or a new stretch of one behind a gap."""
+        """Begin a new recording, or a new segment of one after a gap."""
         self.forecasts.restart()
         self.comparisons = self.detector.new_comparisons()
         self.threshold = thresholds.ThresholdStream(self.detector.threshold)

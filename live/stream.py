@@ -157,9 +157,9 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
         is_other = state["checkpoint"] != checkpoint_sha
     except (LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{path.name}: not a state of this program ({reason}); delete it to begin anew") from None
+        raise DataError(f"{path.name}: not a state of this program ({reason}); delete it to start again") from None
     if is_other:
-        raise DataError(f"{path.name}: belongs to another checkpoint; delete it to begin anew")
+        raise DataError(f"{path.name}: belongs to another checkpoint; delete it to start again")
     return state
 
 

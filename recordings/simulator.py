@@ -131,7 +131,7 @@ class Breath(NamedTuple):
 
 @dataclass(frozen=True)
 class Person:
-    """Constants of a session, drawn anew for each [A unless stated]."""
+    """Constants of a session, drawn for each [A unless stated]."""
     rate_z: float                 # deviation from the median person, in sd
     tidal_z: float
     shape_in: tuple[float, float]   # w^a (1-w)^b of the flow, w = 0..1 of the phase

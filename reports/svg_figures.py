@@ -1,6 +1,6 @@
 """Arrays in, the geometry of small SVG figures out: what the report page draws.
 
-A panel is as wide as the page and is stretched by the browser, so nothing but lines is drawn in it: texts
+A panel is as wide as the page and is stretched by the browser, so only lines are drawn in it: texts
 stand beside it, at places given in per cent. Lines are thinned to what can be seen.
 """
 
