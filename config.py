@@ -158,7 +158,7 @@ class TrainingConfig(Timed):
     )
     lr_factor: float = Field(0.5, gt=0, le=1, description="plateau: factor of a reduction of the learning rate")
     lr_patience: int = Field(4, ge=0, description="plateau: epochs without a better loss before a reduction")
-    channel_dropout: float = Field(0.15, ge=0, lt=1, description="probability that a window's channel is set to missing")
+    channel_dropout: float = Field(0.15, ge=0, lt=1, description="probability of hiding a channel in a training window")
     bf16: bool = Field(False, description="bfloat16 autocast, on CUDA only")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, batches and dropout")
     plot_every: int = Field(10, ge=0, description="epochs between progress plots; 0 = none")
