@@ -18,7 +18,8 @@ import torch
 
 import stream_detect
 from live import stream
-from live.detection import LiveDetection
+from live.detection import LiveDetection, Step
+from live.rows import InputWarnings, Rows
 from utils import ROOT
 
 SCRIPT = ROOT / "stream_detect.py"
@@ -142,6 +143,14 @@ def test_a_clock_set_back_begins_a_new_recording(home, call, expected):
     code, out, err = call(b"".join([*home.lines, *home.lines[1:]]))
     assert code == 0 and out == expected["live.csv"] + expected["live.csv"].partition(b"\n")[2]
     assert err[-1] == "clock set back to 0 s: a new recording begins"
+
+
+def test_a_cell_with_a_comma_or_a_quotation_mark_is_quoted(tmp_path):
+    output = stream.Output(tmp_path / "out", False, Rows("t_s", ["flow"], InputWarnings()))
+    output.begin()
+    output.write([Step(0.2, np.zeros(1), np.zeros(1), 1.5, 2.0, False, 'flow,"nasal"')])
+    output.close()
+    assert (tmp_path / "out").read_text().splitlines()[1] == 'step,0.2,,1.5,2.0,0,"flow,""nasal""",,,,'
 
 
 # ---- restarts -------------------------------------------------------------------------------
