@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -312,11 +311,7 @@ def export(checkpoint: Path, folder: Path, force: bool = False) -> str:
     Raises: DataError if the checkpoint cannot be used, a file exists already, a package is missing, or
         onnxruntime and the detector differ; OSError if the folder cannot be written. Nothing is written then.
     """
-    for name in ("onnx", "onnxruntime"):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise DataError(f"{name} is missing; pip install -r requirements-export.txt") from None
+    check_packages()
     from detection.detector import Detector, load_checkpoint
 
     targets = [folder / MODEL, folder / README]
@@ -349,3 +344,12 @@ def export(checkpoint: Path, folder: Path, force: bool = False) -> str:
         f"{targets[0]}: {len(content) / 1e6:.2f} MB; onnxruntime differs from the detector by at most "
         f"{differences[0]:.1e} of a channel's scale, its state by {differences[1]:.1e}"
     )
+
+
+def check_packages() -> None:
+    """Raise DataError if a package that only this script needs is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise DataError(f"{error.name} is missing; pip install -r requirements-export.txt") from None
