@@ -120,9 +120,7 @@ class DatasetChoice(Section):
     """Which windowed dataset an experiment uses."""
 
     name: Name = Field("simulated", description="entry of dataset_config.json")
-    channels: list[str] | None = Field(
-        None, min_length=1, description="channels to use, in this order; null = all of the dataset"
-    )
+    channels: list[str] | None = Field(None, min_length=1, description="channels to use, in this order; null = all")
 
 
 class ModelConfig(Timed):
@@ -160,9 +158,7 @@ class TrainingConfig(Timed):
     )
     lr_factor: float = Field(0.5, gt=0, le=1, description="plateau: factor of a reduction of the learning rate")
     lr_patience: int = Field(4, ge=0, description="plateau: epochs without a better loss before a reduction")
-    channel_dropout: float = Field(
-        0.15, ge=0, lt=1, description="probability that a channel of a training window is set to missing"
-    )
+    channel_dropout: float = Field(0.15, ge=0, lt=1, description="probability of hiding a channel in a training window")
     bf16: bool = Field(False, description="bfloat16 autocast, on CUDA only")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, batches and dropout")
     plot_every: int = Field(10, ge=0, description="epochs between progress plots; 0 = none")
@@ -182,23 +178,16 @@ class ScoreConfig(Timed):
     near_s: Duration = Field(0.2, gt=0, description="largest lead that counts for transient_error")
     transient_s: Duration = Field(0.6, gt=0, description="trailing span of the error of the near leads")
     level_s: Duration = Field(15.0, gt=0, description="trailing span of the mean that counts as the level")
-    settle_s: Duration = Field(
-        3.0, gt=0, description="a channel's forecasts are not used for so long after a missing value"
-    )
+    settle_s: Duration = Field(3.0, gt=0, description="forecasts are not used for so long after a missing value")
     weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {
-            "amplitude_drop:airflow": 1.0,
-            "amplitude_drop:effort": 0.01,
-            "error:airflow": 0.001,
-            "error:effort": 0.001,
-            "transient_error:airflow": 0.03,
-            "transient_error:effort": 0.03,
-            "joint": 0.01,
+            "amplitude_drop:airflow": 1.0, "amplitude_drop:effort": 0.01, "error:airflow": 0.001, "error:effort": 0.001,
+            "transient_error:airflow": 0.03, "transient_error:effort": 0.03, "joint": 0.01,
         },
         min_length=1,
         description="weight of a component (amplitude_drop, error, transient_error, level, joint), or of it on "
         "channels that measure airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
-    )
+    )  # fmt: skip
     calibrate_on: list[Literal["train", "val"]] = Field(
         ["val"], min_length=1, description="splits of normal data that scores and threshold are calibrated on"
     )
@@ -246,9 +235,7 @@ class DynamicParameters(Section):
     block: int = Field(70, ge=1, description="dynamic: normal steps from one threshold to the next")
     z_min: float = Field(2.0, gt=0, le=100, description="dynamic: lowest candidate, standard deviations above the mean")
     z_max: float = Field(10.0, gt=0, le=100, description="dynamic: highest candidate")
-    prune: float = Field(
-        0.13, ge=0, lt=1, description="dynamic: share by which an anomaly is above the highest normal score"
-    )
+    prune: float = Field(0.13, ge=0, lt=1, description="dynamic: share by which an anomaly exceeds normal scores")
 
     @model_validator(mode="after")
     def _check(self) -> DynamicParameters:
@@ -325,9 +312,7 @@ class ChannelConfig(Section):
 
     unit: Unit = Field(description="physical unit, as printed on plots")
     measures: Measured = Field("other", description="airflow, breathing effort (a belt), or something else")
-    source: str | None = Field(
-        None, min_length=1, description="its column or signal in the raw file; null = the channel's own name"
-    )
+    source: str | None = Field(None, min_length=1, description="column or signal in the raw file; null = the name")
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
     low_pass_hz: float | None = Field(None, gt=0, description="cut-off frequency before resampling")
     sentinels: list[float] = Field([], description="values that mean 'no measurement'")
@@ -400,14 +385,10 @@ class DatasetConfig(Section):
     annotators: list[Name] | None = Field(
         None, description="WFDB: suffixes of the annotation files; null = those of the known ones that exist"
     )
-    annotation_s: Duration = Field(
-        0.0, ge=0, description="EDF, WFDB: how long an annotation without a duration lasts"
-    )
+    annotation_s: Duration = Field(0.0, ge=0, description="EDF, WFDB: how long an annotation without a duration lasts")
     channels: dict[Name, ChannelConfig] = Field(min_length=1)
     rate_hz: float = Field(gt=0, le=1e4, description="of the common grid")
-    delay_s: Duration = Field(
-        0.8, ge=0, le=60, description="declared delay of the causal filters, charged to the score"
-    )
+    delay_s: Duration = Field(0.8, ge=0, le=60, description="delay of the causal filters, charged to the score")
     fill_s: Duration = Field(0.5, ge=0, description="gaps up to this long are filled with the last value")
     window_s: Duration = Field(60.0, gt=0, description="length of a window in the CSVs")
     guard_s: Duration = Field(30.0, ge=0, description="cut from training before another split begins")
@@ -417,9 +398,7 @@ class DatasetConfig(Section):
         {}, description="raw label -> kind; an annotation of an EDF or WFDB that is not in here is no event"
     )
     fault_kinds: list[Name] = Field([], description="kinds that mean missing signal, looked for in the mask")
-    events: dict[Name, list[KnownEvent]] = Field(
-        {}, description="known anomalies of recordings without an events file"
-    )
+    events: dict[Name, list[KnownEvent]] = Field({}, description="known anomalies of recordings without an events file")
 
     @model_validator(mode="after")
     def _check(self) -> DatasetConfig:
@@ -488,11 +467,11 @@ def load_experiment(path: Path, overrides: typing.Sequence[str] = ()) -> Experim
 
 def load_dataset_config(path: Path, name: str) -> DatasetConfig:
     """Read one entry of dataset_config.json; the entry's name is checked first."""
-    entries = _respiratory_entries(path)
-    if name not in entries:
-        raise DataError(f"{path.name}: no dataset {name!r}{_nearest(name, entries)}")
+    names = dataset_names(path)
+    if name not in names:
+        raise DataError(f"{path.name}: no dataset {name!r}{_nearest(name, names)}")
     check_name(name, f"{path.name}: dataset")
-    return validate(DatasetConfig, entries[name], f"{path.name}: {name}")
+    return validate(DatasetConfig, read_json(path)[name], f"{path.name}: {name}")
 
 
 def load_nab(path: Path) -> NabConfig:
@@ -505,12 +484,7 @@ def load_nab(path: Path) -> NabConfig:
 
 def dataset_names(path: Path) -> list[str]:
     """Return the names of all respiratory datasets in dataset_config.json."""
-    return list(_respiratory_entries(path))
-
-
-def _respiratory_entries(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    return {name: entry for name, entry in content.items() if name != NAB and not name.startswith("_")}
+    return [name for name in read_json(path) if name != NAB and not name.startswith("_")]
 
 
 def expand_grid(config: ExperimentConfig) -> list[dict[str, Any]]:

@@ -199,15 +199,8 @@ class Trainer:
         if val_loss < progress.best_loss:
             progress.best_loss, progress.best_epoch = val_loss, progress.epoch
             progress.best_model = copy.deepcopy(self.model.state_dict())
-        progress.history.append(
-            {
-                "epoch": progress.epoch,
-                "train_loss": train_loss,
-                "val_loss": val_loss,
-                "learning_rate": rate,
-                "seconds": time.perf_counter() - began,
-            }
-        )
+        row = {"epoch": progress.epoch, "train_loss": train_loss, "val_loss": val_loss, "learning_rate": rate}
+        progress.history.append(row | {"seconds": time.perf_counter() - began})
         progress.epoch += 1
         progress.finished = progress.epoch >= self.config.epochs or progress.epochs_since_best >= self.config.patience
 

@@ -19,6 +19,7 @@ J. Multivariate Analysis 88, 2004 (covariance); Genovese, Roeder and Wasserman, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,6 @@ MIN_TAIL_SCALE = 0.05                   # least e-folding of a tail; comparisons
 MAX_SURPRISAL = 50.0
 MIN_CALIBRATION_STEPS = 50              # finite calibration steps that a component needs
 MAX_CALIBRATION_STEPS = 200_000         # that a fit uses: of more, every second, third, ...
-BROADCAST_STEPS = 4                     # up to so many, one lookup in all columns is faster than one a column
 BLOCK_STEPS = 1 << 14                   # scored at once: bounds the memory
 MAX_PATTERNS = 256                      # of missing comparisons whose inverse covariance is kept
 
@@ -71,23 +71,10 @@ class Tails:
     def surprisal(self, values: np.ndarray) -> np.ndarray:
         """Return -log10 of the share of calibration values >= each of values (T, K), 0 to 50; NaN stays NaN."""
         known = np.isfinite(values) & self.fitted
-        body = -np.log10(self._share_above(values))
+        columns = zip(-values.T, self.negated_knots, strict=True)                    # of equal knots, the lowest counts
+        above = np.column_stack([np.interp(column, knots, self.share) for column, knots in columns])
         beyond = np.maximum(values + self.negated_knots[:, 0], 0.0) / (self.scale * np.log(10))
-        return np.minimum(np.where(known, body + beyond, np.nan), MAX_SURPRISAL)
-
-    def _share_above(self, values: np.ndarray) -> np.ndarray:
-        """Return the share (T, K) of calibration values above each value; of equal knots, the lowest counts."""
-        negated = -values
-        if len(values) > BROADCAST_STEPS:
-            columns = zip(negated.T, self.negated_knots, strict=True)
-            return np.column_stack([np.interp(column, knots, self.share) for column, knots in columns])
-        place = (self.negated_knots <= negated[:, :, None]).sum(axis=2) - 1          # (T, K), -1 = below all
-        left = np.clip(place, 0, KNOTS - 2)
-        column = np.arange(len(self.negated_knots))
-        low, high = self.negated_knots[column, left], self.negated_knots[column, left + 1]
-        slope = (self.share[left + 1] - self.share[left]) / np.where(high > low, high - low, 1.0)
-        inside = slope * (negated - low) + self.share[left]
-        return np.where(place < 0, self.share[0], np.where(place >= KNOTS - 1, self.share[-1], inside))
+        return np.minimum(np.where(known, beyond - np.log10(above), np.nan), MAX_SURPRISAL)
 
 
 def normal_scores(surprisals: np.ndarray) -> np.ndarray:
@@ -105,7 +92,7 @@ class JointDistance:
         self.usable = np.array([tail is not None for row in calibration["tails"] for tail in row[:LEVEL]])
         self.means = np.asarray(calibration["means"], float)
         self.covariance = np.asarray(calibration["covariance"], float)
-        self.inverses: dict[bytes, np.ndarray] = {}
+        self._inverse = functools.lru_cache(MAX_PATTERNS)(self._invert)
 
     def distance(self, z: np.ndarray) -> np.ndarray:
         """Return the cube root of the squared Mahalanobis distance per comparison present (T,), of z (T, C, F)."""
@@ -115,17 +102,12 @@ class JointDistance:
         for pattern, rows in _patterns(known):
             if pattern.any():
                 part = flat[rows][:, pattern]
-                distance[rows] = ((part @ self._inverse(pattern)) * part).sum(axis=1) / pattern.sum()
+                distance[rows] = ((part @ self._inverse(pattern.tobytes())) * part).sum(axis=1) / pattern.sum()
         return np.cbrt(distance)                # near normal (Wilson and Hilferty, PNAS 17, 1931)
 
-    def _inverse(self, pattern: np.ndarray) -> np.ndarray:
-        key = pattern.tobytes()
-        inverse = self.inverses.get(key)
-        if inverse is None:
-            if len(self.inverses) >= MAX_PATTERNS:
-                self.inverses.clear()
-            self.inverses[key] = inverse = np.linalg.inv(self.covariance[np.ix_(pattern, pattern)])
-        return inverse
+    def _invert(self, pattern: bytes) -> np.ndarray:
+        present = np.frombuffer(pattern, bool)
+        return np.linalg.inv(self.covariance[np.ix_(present, present)])
 
 
 def _without_level(z: np.ndarray) -> np.ndarray:

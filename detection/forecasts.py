@@ -106,30 +106,20 @@ class ForecastStream:
 
     def update(self, scaled: np.ndarray) -> np.ndarray:
         """Return the forecast changes (n, H, C) at the next steps, scaled (n, C), NaN = missing."""
+        block, next_start = self.forecaster.block, self.forecaster.block - self.forecaster.burn_in
         parts, done = [], 0
         while done < len(scaled):
-            piece = scaled[done : done + self._steps_to_next_change()]
-            lanes = self.state[0].shape[1]
+            place, lanes = self.seen % block, self.state[0].shape[1]
+            piece = scaled[done : done + (next_start if place < next_start else block) - place]
             changes, self.state = self.forecaster.run(np.repeat(piece[None], lanes, axis=0), self.state)
             parts.append(changes[0])
             done += len(piece)
             self.seen += len(piece)
-            self._change_lanes()
+            if self.seen % block == next_start:                              # a lane for the next block
+                self.state = tuple(torch.cat(pair, dim=1) for pair in zip(self.state, self._zero_state()))
+            elif self.seen % block == 0:                                     # which becomes the current one
+                self.state = tuple(part[:, 1:] for part in self.state)
         return np.concatenate(parts)
-
-    def _steps_to_next_change(self) -> int:
-        """Return the steps until the burn-in of the next block begins, or the block itself."""
-        block, burn_in = self.forecaster.block, self.forecaster.burn_in
-        place = self.seen % block
-        return block - burn_in - place if place < block - burn_in else block - place
-
-    def _change_lanes(self) -> None:
-        block, burn_in = self.forecaster.block, self.forecaster.burn_in
-        place = self.seen % block
-        if place == block - burn_in:
-            self.state = tuple(torch.cat(parts, dim=1) for parts in zip(self.state, self._zero_state()))
-        elif place == 0:
-            self.state = tuple(part[:, 1:] for part in self.state)
 
     def _zero_state(self) -> State:
         lstm = self.forecaster.model.lstm

@@ -353,20 +353,20 @@ class ThresholdStream:
     def __init__(self, state: dict):
         chosen = check_parameters(state["method"], state["parameters"])
         self._fitted = {"method": state["method"], "parameters": chosen, "value": state["value"]}
+        self._changing: _OnlinePot | _Dynamic | None = None
         if state["method"] == "dynamic":
-            self._rule = _Dynamic(state)
+            self._changing = _Dynamic(state)
         elif state["method"] == "pot" and chosen["online"]:
-            self._rule = _OnlinePot(state)
-        else:
-            self._rule = _Constant(state)
+            self._changing = _OnlinePot(state)
 
     def update(self, scores: np.ndarray) -> np.ndarray:
         """Return the thresholds (T,) of the next scores (T,); the first may not depend on any of them."""
-        return self._rule.update(_as_scores(scores))
+        scores = _as_scores(scores)
+        return self._changing.update(scores) if self._changing else np.full(len(scores), self._fitted["value"])
 
     def state_dict(self) -> dict:
         """Return what has changed since the fit as plain values."""
-        return {"fitted": dict(self._fitted), **self._rule.state_dict()}
+        return {"fitted": dict(self._fitted), **(self._changing.state_dict() if self._changing else {})}
 
     def load_state_dict(self, state: dict) -> None:
         """Resume from a `state_dict()`. Raises ValueError if it is damaged or of another fit."""
@@ -375,23 +375,8 @@ class ThresholdStream:
             raise ValueError(f"threshold stream state has keys {sorted(state)}; expected {sorted(expected)}")
         if state["fitted"] != self._fitted:
             raise ValueError(f"threshold stream state belongs to {state['fitted']}; expected {self._fitted}")
-        self._rule.load_state_dict(state)
-
-
-class _Constant:
-    """One frozen value."""
-
-    def __init__(self, fitted: dict):
-        self.value = fitted["value"]
-
-    def update(self, scores: np.ndarray) -> np.ndarray:
-        return np.full(len(scores), self.value)
-
-    def state_dict(self) -> dict:
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        pass
+        if self._changing:
+            self._changing.load_state_dict(state)
 
 
 class _OnlinePot:

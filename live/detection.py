@@ -120,16 +120,9 @@ class LiveDetection(Stateful):
         return [self._step(t, values, scored), *found, *self._changes(t, changes, "lstm")]
 
     def _step(self, t: float, values: np.ndarray, scored: Scored) -> Step:
-        k = int(scored.channel[0])
-        return Step(
-            t_s=t,
-            values=values,
-            forecast=scored.forecast[0],
-            score=float(scored.score[0]),
-            threshold=float(scored.threshold[0]),
-            alarm=bool(scored.alarm[0]),
-            channel=self.detector.channels[k] if k >= 0 else "",
-        )
+        score, threshold, alarm = float(scored.score[0]), float(scored.threshold[0]), bool(scored.alarm[0])
+        channel = self.detector.channels[scored.channel[0]] if scored.channel[0] >= 0 else ""
+        return Step(t, values, scored.forecast[0], score, threshold, alarm, channel)
 
     def _changes(self, t: float, changes: Sequence[Change], found_by: Any) -> list[EventChange]:
         return [EventChange(t, change, event, found_by) for change, event in changes]

@@ -127,13 +127,13 @@ class Rows:
         self.line_number += 1
         line = line.removeprefix("\ufeff")                           # byte order mark, also of an appended file
         if not self.header:
-            self._use_header(line)
+            self.use_header(line)
             return None
         if not line or line == self.header:
             return None
         cells = _cells(line, self.delimiter)
         if self.time_column in cells:                                # the recorder was started again
-            self._use_header(line)
+            self.use_header(line)
             return None
         if len(cells) != self.width:
             self._warn("lines of another length", f"cells: {len(cells)}; expected {self.width}: {self.header[:80]}")
@@ -143,7 +143,7 @@ class Rows:
             return None
         return t, [self._value(cells[k], name) for k, name in zip(self.columns[1:], self.channels, strict=True)]
 
-    def _use_header(self, header: str) -> None:
+    def use_header(self, header: str) -> None:
         """Take the names of the columns.
 
         Raises: DataError if the time or a channel is not among them.
@@ -224,7 +224,7 @@ class Rows:
         expected = {"header": "", "line_number": 0, "written": ""}
         header, self.line_number, self.written = (checked_like(expected[name], state[name], name) for name in expected)
         if header:
-            self._use_header(header)
+            self.use_header(header)
         self.stamped = None if state["stamped"] is None else checked_like(False, state["stamped"], "stamped")
         self.origin = datetime.fromisoformat(state["origin"]) if state["origin"] else None
 

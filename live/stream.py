@@ -69,14 +69,20 @@ class Output:
         raise DataError(f"--out {self.path}: {found}; name that file, or delete the state")
 
     def begin(self) -> None:
-        """Open the file and write the names of the columns, unless that is done."""
+        """Open the file and write the names of the columns, unless that is done.
+
+        Raises: DataError if the file cannot be written.
+        """
         if self.begun:
             return
         self.begun = True
         if self.path is not None:
-            self.file = self.path.open(self.mode)
-            self.file.truncate(self.bytes)
-            self.file.seek(self.bytes)
+            try:
+                self.file = self.path.open(self.mode)
+                self.file.truncate(self.bytes)
+                self.file.seek(self.bytes)
+            except OSError as error:
+                raise DataError(f"--out {self.path}: cannot be written ({error.strerror})") from None
         if not self.as_json and not self.bytes:
             self.table.writeheader()
             self.flush()
@@ -367,12 +373,18 @@ def _take_lines(
 
 
 def _open_input(follow: Path | None, place: int) -> BinaryIO:
-    """Return stdin, or the file to follow, at a place."""
+    """Return stdin, or the file to follow, at a place.
+
+    Raises: DataError if it cannot be opened.
+    """
     if follow is None:
         return sys.stdin.buffer
     if follow.exists() and not follow.is_file():
         raise DataError(f"--follow {follow}: not a file; expected a file that grows, or the lines on stdin")
-    file = follow.open("rb")
+    try:
+        file = follow.open("rb")
+    except OSError as error:
+        raise DataError(f"--follow {follow}: cannot be read ({error.strerror})") from None
     file.seek(place if place <= follow.stat().st_size else 0)
     return file
 

@@ -231,10 +231,6 @@ def test_the_time_of_a_series_is_no_formula():
         assert rows.timestamp(0.0) == written
 
 
-def test_a_cell_of_the_stream_is_quoted_as_csv_has_it():
-    assert [stream._quoted(text) for text in ("a", "a,b", 'a"b')] == ["a", '"a,b"', '"a""b"']
-
-
 def test_a_text_in_the_table_of_a_grid_is_no_formula():
     assert cells({"a": "=1+1", "b": -1.5, "c": ["-x"]}) == {"a": "'=1+1", "b": -1.5, "c": '["-x"]'}
 

@@ -19,7 +19,8 @@ import torch
 import stream_detect
 from detection.checkpoint import read_tensors, write_tensors
 from live import stream
-from live.detection import LiveDetection
+from live.detection import LiveDetection, Step
+from live.rows import InputWarnings, Rows
 from utils import ROOT
 
 SCRIPT = ROOT / "stream_detect.py"
@@ -143,6 +144,14 @@ def test_a_clock_set_back_begins_a_new_recording(home, call, expected):
     code, out, err = call(b"".join([*home.lines, *home.lines[1:]]))
     assert code == 0 and out == expected["live.csv"] + expected["live.csv"].partition(b"\n")[2]
     assert err[-1] == "clock set back to 0 s: a new recording begins"
+
+
+def test_a_cell_with_a_comma_or_a_quotation_mark_is_quoted(tmp_path):
+    output = stream.Output(tmp_path / "out", False, Rows("t_s", ["flow"], InputWarnings()))
+    output.begin()
+    output.write([Step(0.2, np.zeros(1), np.zeros(1), 1.5, 2.0, False, 'flow,"nasal"')])
+    output.close()
+    assert (tmp_path / "out").read_text().splitlines()[1] == 'step,0.2,,1.5,2.0,0,"flow,""nasal""",,,,'
 
 
 # ---- restarts -------------------------------------------------------------------------------
@@ -406,11 +415,11 @@ def test_paths_that_cannot_be_used_are_refused(home, refused, tmp_path):
     lines, folder = b"".join(home.lines[:9]), tmp_path / "folder"
     folder.mkdir()
     os.mkfifo(tmp_path / "pipe")
-    assert "none.csv: No such file" in refused(b"", "--follow", tmp_path / "none.csv")
+    assert "--follow" in refused(b"", "--follow", tmp_path / "none.csv")
     assert "not a file" in refused(b"", "--follow", folder)
     assert "not a file" in refused(b"", "--follow", tmp_path / "pipe")
     assert "--out" in refused(lines, "--out", folder)
-    assert "out: No such file" in refused(lines, "--out", folder / "none" / "out")
+    assert "cannot be written" in refused(lines, "--out", folder / "none" / "out")
     assert "folder: not a state of this program" in refused(b"", "--state", folder)
     shutil.copy(home.checkpoint, tmp_path / "file")
     lost = ["--state", tmp_path / "file" / "state", "--out", tmp_path / "out"]
