@@ -34,10 +34,6 @@ import pandas as pd
 from config import read_json
 from evaluation.results import LSTM, RANDOM, DetectorMetrics, KindMeasures, RunMetrics, read_metrics
 from reports.run_folder import (
-    AFTER_ROWS,
-    AFTER_S,
-    BEFORE_ROWS,
-    BEFORE_S,
     EVENTS,
     EXPLAINED,
     HISTORY,
@@ -47,6 +43,7 @@ from reports.run_folder import (
     STAMPS,
     RunFolder,
     Table,
+    around_close_up,
     deployed_rows,
     forecast_rows,
     free_response_rows,
@@ -115,8 +112,8 @@ def read_run(root: Path) -> RunView:
     """
     folder = RunFolder(root)
     if not folder.metrics.is_file():
-        what = "not finished" if folder.config.is_file() else "no run folder"
-        raise DataError(f"{root}: {what}, there is no metrics.json; resume the run, or name a finished run")
+        advice = f"resume it with --resume {root}, or name a finished run"
+        raise DataError(f"{root}: not finished, there is no metrics.json; {advice}")
     metrics = read_metrics(folder.metrics)
     data, config, made = (read_json(path) for path in (folder.data, folder.config, folder.run))
     stamps = STAMPS if data.get("is_series") else ()
@@ -326,9 +323,8 @@ class RecordingPage:
 
     def close_up(self, finding: Finding) -> Drawing:
         """A finding with its surroundings: every channel, what was expected of it, and the score."""
-        before, after = (BEFORE_ROWS, AFTER_ROWS) if self.run.is_series else (BEFORE_S, AFTER_S)
-        unit = 1 / self.run.data["rate_hz"] if self.run.is_series else 1.0
-        span = Span(finding.start_s - before * unit, finding.end_s + after * unit)
+        before_s, after_s = around_close_up(self.run.is_series, self.run.data["rate_hz"])
+        span = Span(finding.start_s - before_s, finding.end_s + after_s)
         t = self.signal("t")
         part = slice(np.searchsorted(t, span.start_s), np.searchsorted(t, span.end_s, side="right"))
         panels = self._panels(span, part, forecast=True)
