@@ -28,7 +28,7 @@ from evaluation.results import LSTM, RANDOM, CalibrationEvents, RunMetrics, Thre
 from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta, Segment
 from reports import plots
-from reports.run_folder import AFTER_ROWS, AFTER_S, BEFORE_ROWS, BEFORE_S, RunFiles, RunFolder
+from reports.run_folder import RunFiles, RunFolder, around_close_up
 from trainers import Batches, Trainer
 
 ENDS = ("start", "end")
@@ -379,22 +379,15 @@ def _cores() -> int:
 
 def _pictures(
     run: RunFolder, findings: Findings, recording: ScoredRecording
-) -> tuple[plots.RecordingView, Path, list[plots.CloseUp]]:
+) -> tuple[plots.RecordingView, Path, list[tuple[float, float, str, Path]]]:
     """Return what `plots.draw_recording` needs for one recording."""
-    span, stamps = close_up_span(findings), timestamps_of(findings.segments)
-    name, view = recording.name, view_of(findings, recording)
+    before_s, after_s = around_close_up(findings.is_series, findings.detector.rate_hz)
+    stamps, name, view = timestamps_of(findings.segments), recording.name, view_of(findings, recording)
     close_ups = []
     for start_s, end_s, verdict, what in _close_ups(view):
         title = f"{name}: {what} at {stamps.get((name, start_s), f'{start_s:.1f} s')}"
-        close_ups.append(plots.CloseUp(start_s, end_s, title, *span, run.close_up(name, start_s, verdict)))
+        close_ups.append((start_s - before_s, end_s + after_s, title, run.close_up(name, start_s, verdict)))
     return view, run.overview(name), close_ups
-
-
-def close_up_span(findings: Findings) -> tuple[float, float]:
-    """Return how much a close-up shows before and after its event, in s."""
-    if findings.is_series:
-        return BEFORE_ROWS / findings.detector.rate_hz, AFTER_ROWS / findings.detector.rate_hz
-    return BEFORE_S, AFTER_S
 
 
 def _close_ups(view: plots.RecordingView) -> Iterator[tuple[float, float, str, str]]:

@@ -20,9 +20,9 @@ import tokenize
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,10 +34,6 @@ import pandas as pd
 from config import read_json
 from evaluation.results import LSTM, RANDOM, DetectorMetrics, KindMeasures, RunMetrics, read_metrics
 from reports.run_folder import (
-    AFTER_ROWS,
-    AFTER_S,
-    BEFORE_ROWS,
-    BEFORE_S,
     EVENTS,
     EXPLAINED,
     HISTORY,
@@ -47,6 +43,7 @@ from reports.run_folder import (
     STAMPS,
     RunFolder,
     Table,
+    around_close_up,
     deployed_rows,
     forecast_rows,
     free_response_rows,
@@ -115,14 +112,14 @@ def read_run(root: Path) -> RunView:
     """
     folder = RunFolder(root)
     if not folder.metrics.is_file():
-        what = "not finished" if folder.config.is_file() else "no run folder"
-        raise DataError(f"{root}: {what}, there is no metrics.json; resume the run, or name a finished run")
+        known = folder.config.is_file()
+        what, advice = ("not finished", f"resume it with --resume {root}, or ") if known else ("no run folder", "")
+        raise DataError(f"{root}: {what}, there is no metrics.json; {advice}name a finished run")
     metrics = read_metrics(folder.metrics)
     data, config, made = (read_json(path) for path in (folder.data, folder.config, folder.run))
     stamps = STAMPS if data.get("is_series") else ()
-    numbers = ("start_s", "end_s")
-    events = _read_table(folder.events, (*EVENTS, *EXPLAINED, *stamps), numbers)
-    labels = _read_table(folder.labels, (*LABELS, *stamps), numbers)
+    events = _read_table(folder.events, (*EVENTS, *EXPLAINED, *stamps), ("start_s", "end_s"))
+    labels = _read_table(folder.labels, (*LABELS, *stamps), ("start_s", "end_s"))
     history = _read_table(folder.history, HISTORY, HISTORY) if folder.history.is_file() else None
     return RunView(folder, metrics, data, config, made, events, labels, history, _read_signals(folder.signals))
 
@@ -223,10 +220,6 @@ class Finding:
         return self.key.upper()
 
     @property
-    def length_s(self) -> str:
-        return f"{self.end_s - self.start_s:.1f}"
-
-    @property
     def words(self) -> str:
         """What it is, in words: for links and descriptions."""
         kind = f": {self.kind}" if self.kind else ""
@@ -251,32 +244,21 @@ class Drawing:
     shades: list[Mark]
     links: list[Mark]
     ticks: list[Tick]
-    words: str
 
 
-@dataclass
 class RecordingPage:
     """One recording of a run with its findings; arrays (T,) and (T, C)."""
 
-    run: RunView
-    place: int
-    found: list[Finding] = field(default_factory=list)
-    missed: list[Finding] = field(default_factory=list)
-    faults: list[Finding] = field(default_factory=list)
-    labelled: list[tuple[float, float, bool]] = field(default_factory=list)
-    drawn: set[str] = field(default_factory=set)
-
-    @property
-    def about(self) -> dict[str, Any]:
-        return self.run.data["recordings"][self.place]
-
-    @property
-    def name(self) -> str:
-        return self.about["name"]
-
-    @property
-    def key(self) -> str:
-        return f"r{self.place + 1}"
+    def __init__(self, run: RunView, place: int) -> None:
+        self.run, self.place, self.key = run, place, f"r{place + 1}"
+        self.about: dict[str, Any] = run.data["recordings"][place]
+        self.name: str = self.about["name"]
+        self.span = Span(self.about["start_s"], self.about["end_s"])
+        self.found: list[Finding] = []
+        self.missed: list[Finding] = []
+        self.faults: list[Finding] = []
+        self.labelled: list[tuple[float, float, bool]] = []
+        self.drawn: set[str] = set()                             # keys of the findings that get a close-up
 
     @property
     def length(self) -> str:
@@ -300,23 +282,17 @@ class RecordingPage:
     def signal(self, name: str) -> np.ndarray:
         return self.run.signals[f"{name}_{self.place}"]
 
-    @cached_property
     def overview(self) -> Drawing:
-        """The score of the whole recording, with a link for each finding."""
-        span, t = self.span, self.signal("t")
-        panel = score_panel(span, t, self.signal("score"), self.signal("threshold"))
-        links = [Mark(one.verdict, *span.part(one.start_s, one.end_s), one) for one in self.findings + self.faults]
-        words = f"Score of {self.name}: {self.summary}."
-        return Drawing([panel], self._shades(span), links, self._ticks(span), words)
+        """Draw the score of the whole recording, with a link for each finding."""
+        panel = score_panel(self.span, self.signal("t"), self.signal("score"), self.signal("threshold"))
+        linked = self.findings + self.faults
+        links = [Mark(one.verdict, *self.span.part(one.start_s, one.end_s), one) for one in linked]
+        return Drawing([panel], self._shades(self.span), links, self._ticks(self.span))
 
-    @cached_property
     def channels(self) -> Drawing:
-        """All channels over the whole recording."""
-        span = self.span
-        panels = self._panels(span, slice(None), forecast=False)
-        names = ", ".join(panel.name for panel in panels)
-        shades = self._shades(span) + self._bars(span)
-        return Drawing(panels, shades, [], self._ticks(span), f"{names} over the whole of {self.name}.")
+        """Draw all channels over the whole recording."""
+        panels = self._panels(self.span, slice(None), forecast=False)
+        return Drawing(panels, self._shades(self.span, self.found), [], self._ticks(self.span))
 
     def picture_of(self, finding: Finding) -> str:
         """Return where the picture of a finding lies in the run folder."""
@@ -325,19 +301,14 @@ class RecordingPage:
         return path.relative_to(self.run.folder.root).as_posix()
 
     def close_up(self, finding: Finding) -> Drawing:
-        """A finding with its surroundings: every channel, what was expected of it, and the score."""
-        before, after = (BEFORE_ROWS, AFTER_ROWS) if self.run.is_series else (BEFORE_S, AFTER_S)
-        unit = 1 / self.run.data["rate_hz"] if self.run.is_series else 1.0
-        span = Span(finding.start_s - before * unit, finding.end_s + after * unit)
+        """Draw a finding with its surroundings: every channel, its forecast, and the score."""
+        before_s, after_s = around_close_up(self.run.is_series, self.run.data["rate_hz"])
+        span = Span(finding.start_s - before_s, finding.end_s + after_s)
         t = self.signal("t")
         part = slice(np.searchsorted(t, span.start_s), np.searchsorted(t, span.end_s, side="right"))
         panels = self._panels(span, part, forecast=True)
         panels.append(score_panel(span, t[part], self.signal("score")[part], self.signal("threshold")[part]))
-        return Drawing(panels, self._shades(span) + self._bars(span), [], self._ticks(span), self.words_on(finding))
-
-    @property
-    def span(self) -> Span:
-        return Span(self.about["start_s"], self.about["end_s"])
+        return Drawing(panels, self._shades(span, self.found), [], self._ticks(span))
 
     def _panels(self, span: Span, part: slice, forecast: bool) -> list[Panel]:
         t, values, expected = self.signal("t")[part], self.signal("values")[part], self.signal("forecast")[part]
@@ -346,16 +317,10 @@ class RecordingPage:
             for k, c in enumerate(self.run.data["channels"])
         ]
 
-    def _shades(self, span: Span) -> list[Mark]:
-        return [
-            Mark("label" if hit else "nolabel", *span.part(start_s, end_s))
-            for start_s, end_s, hit in self.labelled
-            if start_s <= span.end_s and end_s >= span.start_s
-        ]
-
-    def _bars(self, span: Span) -> list[Mark]:
-        inside = [one for one in self.found if one.start_s <= span.end_s and one.end_s >= span.start_s]
-        return [Mark(one.verdict, *span.part(one.start_s, one.end_s)) for one in inside]
+    def _shades(self, span: Span, found: Sequence[Finding] = ()) -> list[Mark]:
+        marks = [("label" if hit else "nolabel", start_s, end_s) for start_s, end_s, hit in self.labelled]
+        marks += [(one.verdict, one.start_s, one.end_s) for one in found]
+        return [Mark(style, *span.part(s, e)) for style, s, e in marks if s <= span.end_s and e >= span.start_s]
 
     def _ticks(self, span: Span) -> list[Tick]:
         if self.run.is_series:
@@ -379,44 +344,30 @@ def recordings_of(run: RunView) -> list[RecordingPage]:
     recordings = [RecordingPage(run, k) for k in range(len(run.data["recordings"]))]
     by_name = {recording.name: recording for recording in recordings}
     counts = {"e": 0, "f": 0, "m": 0}
-    for row in run.events.to_dict("records"):
-        recording, is_loss = by_name[row["recording"]], row["found_by"] == "signal_loss"
-        letter = "f" if is_loss else "e"
+
+    def finding(letter: str, verdict: str, row: Mapping[str, Any], kind: str, *about: str) -> Finding:
         counts[letter] += 1
-        verdict = "fault" if is_loss else _verdict_on(row, recording)
-        finding = Finding(
-            f"{letter}{counts[letter]}",
-            verdict,
-            recording.name,
-            row["start_s"],
-            row["end_s"],
-            _when(row, run),
-            _plain(row["overlaps"]),
-            row["channel"],
-            COMPONENTS.get(row["component"], row["component"]),
-            row["contributions"],
-            row["peak_score"],
-        )
-        (recording.faults if is_loss else recording.found).append(finding)
+        ends = (row["start_s"], row["end_s"])
+        return Finding(f"{letter}{counts[letter]}", verdict, row["recording"], *ends, _when(row, run), kind, *about)
+
+    for row in run.events.to_dict("records"):
+        recording, why = by_name[row["recording"]], COMPONENTS.get(row["component"], row["component"])
+        about = (_plain(row["overlaps"]), row["channel"], why, row["contributions"], row["peak_score"])
+        if row["found_by"] == "signal_loss":
+            recording.faults.append(finding("f", "fault", row, *about))
+        else:
+            verdict = "hit" if row["overlaps"] else "false"
+            recording.found.append(finding("e", verdict if recording.about["is_labelled"] else "plain", row, *about))
     for row in run.labels.to_dict("records"):
         recording = by_name[row["recording"]]
         recording.labelled.append((row["start_s"], row["end_s"], bool(row["found_by"])))
         if not row["found_by"]:
-            counts["m"] += 1
-            ends, kind = (row["start_s"], row["end_s"]), _plain(row["kind"])
-            finding = Finding(f"m{counts['m']}", "missed", recording.name, *ends, _when(row, run), kind)
-            recording.missed.append(finding)
-    findings = [(recording, finding) for recording in recordings for finding in recording.findings]
+            recording.missed.append(finding("m", "missed", row, _plain(row["kind"])))
+    findings = [(recording, one) for recording in recordings for one in recording.findings]
     first = sorted(findings, key=lambda pair: pair[1].verdict not in ("false", "missed"))
-    for recording, finding in first[:MOST_CLOSE_UPS]:
-        recording.drawn.add(finding.key)
+    for recording, one in first[:MOST_CLOSE_UPS]:
+        recording.drawn.add(one.key)
     return recordings
-
-
-def _verdict_on(row: Mapping[str, Any], recording: RecordingPage) -> str:
-    if not recording.about["is_labelled"]:
-        return "plain"
-    return "hit" if row["overlaps"] else "false"
 
 
 def _when(row: Mapping[str, Any], run: RunView) -> str:
@@ -539,16 +490,6 @@ def _and(parts: Sequence[str]) -> str:
 # ---- the page -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture inside the page."""
-
-    uri: str
-    width: int
-    height: int
-    alt: str
-
-
 def write_report(root: Path) -> Path:
     """Write `report.html` of a run folder, or of a folder of several runs; log how large it is, return its path.
 
@@ -570,20 +511,15 @@ def write_report(root: Path) -> Path:
             f"{root}: its files do not fit together ({type(error).__name__}: {reason}); score the run again with "
             f"--resume {root}"
         ) from None
-    path = folder.report
-    write_text(path, page)
-    log.info("%s: %.1f MB in %.1f s", path, len(page.encode()) / 1e6, time.perf_counter() - began)
-    return path
+    write_text(folder.report, page)
+    log.info("%s: %.1f MB in %.1f s", folder.report, len(page.encode()) / 1e6, time.perf_counter() - began)
+    return folder.report
 
 
 def _render(kind: str, content: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    blocks = {"trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, **blocks)
     return environment.get_template(TEMPLATE).render(kind=kind, **content)
 
 
@@ -613,8 +549,10 @@ def run_page(run: RunView) -> dict[str, Any]:
         "training": _training(run),
         "forecast": forecast_rows({run.data["dataset"]: [metrics]}) if metrics.forecast else None,
         "data": run.data,
+        "channels": _channel_table(run.data["channels"]),
+        "splits": _split_table(run.data),
         "description": run.data["description"][:1].upper() + run.data["description"][1:],
-        "dropped": _by_reason(run.data["dropped"]),
+        "dropped": list(Counter(map(_reason, run.data["dropped"])).items()),
         "config": _flat(run.config),
         "made": run.made,
         "command": shlex.join(run.made["command"]),
@@ -624,17 +562,16 @@ def run_page(run: RunView) -> dict[str, Any]:
 
 def several_page(root: Path) -> dict[str, Any]:
     """Return what the page of a folder of several runs shows: tables over the runs, and their links."""
-    folders = read_runs(root).folders
     runs, results = [], {}
-    for folder in folders:
-        path = root / folder
+    for folder in read_runs(root).folders:
+        run = RunFolder(root / folder)
         if Path(folder).is_absolute() or ".." in Path(folder).parts:
             raise DataError(f"{root / RUNS}: folder {folder!r} leads out of this one")
-        if not RunFolder(path).metrics.is_file():
-            raise DataError(f"{path}: not finished, there is no metrics.json; resume it with --resume {root}")
-        metrics = read_metrics(RunFolder(path).metrics)
+        if not run.metrics.is_file():
+            raise DataError(f"{run.root}: not finished, there is no metrics.json; resume it with --resume {root}")
+        metrics = read_metrics(run.metrics)
         results.setdefault(metrics.dataset, []).append(metrics)
-        link = quote(f"{folder}/report.html") if RunFolder(path).report.is_file() else None
+        link = quote(f"{folder}/report.html") if run.report.is_file() else None
         runs.append((folder, link, verdict_of(metrics, metrics.is_series)))
     losses = ("Validation loss, beside forecasts that learn nothing", forecast_rows(results))
     return {
@@ -652,13 +589,8 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
     threshold = (f"threshold ({metrics.threshold.method})", f"{metrics.threshold.value:.2f}")
     if not metrics.detectors:
         found = metrics.found
-        return [
-            ("events found", str(found.events)),
-            ("hours scored", f"{found.hours:.1f}"),
-            ("recordings", str(found.recordings)),
-            ("faults", str(found.faults)),
-            threshold,
-        ]
+        facts = [("events found", str(found.events)), ("hours scored", f"{found.hours:.1f}")]
+        return [*facts, ("recordings", str(found.recordings)), ("faults", str(found.faults)), threshold]
     lstm = metrics.detectors[LSTM]
     events = lstm.events
     facts = [
@@ -679,6 +611,19 @@ def _number(value: float, places: int) -> str:
     return "\N{EN DASH}" if math.isnan(value) else f"{value:.{places}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def _channel_table(channels: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [[c["name"], c["unit"] or "none", c["measures"], f"{c['rate_hz']:.6g}"] for c in channels]
+    return [["channel", "unit", "measures", "own rate, 1/s"], *rows]
+
+
+def _split_table(data: Mapping[str, Any]) -> Table:
+    names = {"train": "training", "val": "calibration"}
+    table = [["split", "series" if data["is_series"] else "recordings", "steps", "hours"]]
+    for name, split in data["splits"].items():
+        table.append([names.get(name, name), split["recordings"], split["steps"], f"{split['hours']:.2f}"])
+    return table
+
+
 def _result_tables(results: Mapping[str, Sequence[RunMetrics]]) -> list[tuple[str, Table]]:
     """Return the tables of datasets, one result a seed each, with their captions; none without a row."""
     if any(one.is_series for seeds in results.values() for one in seeds):
@@ -695,7 +640,7 @@ def _result_tables(results: Mapping[str, Sequence[RunMetrics]]) -> list[tuple[st
     return tables
 
 
-def _training(run: RunView) -> list[Picture]:
+def _training(run: RunView) -> list[dict[str, Any]]:
     """Return the pictures of the training, if the run has trained."""
     if run.history is None or not len(run.history):
         return []
@@ -712,8 +657,8 @@ def _training(run: RunView) -> list[Picture]:
     return [_picture(run.folder.plots / f"{name}.png", alt) for name, alt in pictures.items()]
 
 
-def _picture(path: Path, alt: str) -> Picture:
-    """Return a PNG as it is, for the page.
+def _picture(path: Path, alt: str) -> dict[str, Any]:
+    """Return the attributes of an image that holds a PNG as it is.
 
     Raises: DataError if it is missing, or no PNG.
     """
@@ -730,16 +675,13 @@ def _picture(path: Path, alt: str) -> Picture:
         raise DataError(f"{path}: no such file; score the run again with --resume {path.parent.parent}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise DataError(f"{path}: not a readable PNG; score the run again with --resume {path.parent.parent}") from None
-    return Picture(f"data:image/png;base64,{base64.b64encode(content).decode()}", *size, alt)
+    uri = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return {"src": uri, "width": size[0], "height": size[1], "alt": alt}
 
 
-def _by_reason(lines: Sequence[str]) -> list[tuple[str, int]]:
-    """Return the reasons in lines such as `name: 3 to 4 s, 5 steps: reason`, and how often each occurs."""
-    reasons: dict[str, int] = {}
-    for line in lines:
-        reason = line.partition(" steps: ")[2] or line.partition(" step: ")[2] or line.rsplit(": ", 2)[-1]
-        reasons[reason] = reasons.get(reason, 0) + 1
-    return list(reasons.items())
+def _reason(line: str) -> str:
+    """Return the reason in a line such as `name: 3 to 4 s, 5 steps: reason`."""
+    return line.partition(" steps: ")[2] or line.partition(" step: ")[2] or line.rsplit(": ", 2)[-1]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -757,12 +699,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a finished run, or of several")
     args = parser.parse_args(argv)
-
-    def body() -> int:
-        print(write_report(args.run))
-        return 0
-
-    return run_cli(body)
+    return run_cli(lambda: print(write_report(args.run)) or 0)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ LEGEND_ROW, KIND_ROW, UPRIGHT_KINDS = 0.2, 0.2, 1.25  # inches
 LETTER = 0.08  # inches, the width of a letter in a small text
 CLOSE_S = 180.0  # a longer span shows no forecasts: they would cover what was observed
 TEXT, SMALL = 10, 9  # points
+LIVE_SPAN_S, LIVE_EVERY_S = 120.0, 0.25  # what a live window shows, and how often it is drawn
 BUCKETS = 1000  # a line of more than twice as many steps is drawn as its envelope
 
 OBSERVED = {"color": "#222222", "linewidth": 1.0}
@@ -58,13 +59,6 @@ FAULT = {"facecolor": "#f2f2f2", "edgecolor": "#a0a0a0", "linewidth": 0.5, "hatc
 MEAN = {"color": "#0072b2", "marker": "D", "markersize": 5, "linestyle": "none", "capsize": 3, "elinewidth": 1.4}
 ONE_RUN = {"color": "#888888", "marker": "o", "markersize": 3.5, "linestyle": "none", "alpha": 0.6}
 OTHER_RUN = {"color": "#aaaaaa", "linewidth": 0.8}
-BARS = (
-    {"facecolor": "#0072b2", "edgecolor": "#00324f"},
-    {"facecolor": "#ddcc77", "edgecolor": "#6b5f1f", "hatch": "//"},
-    {"facecolor": "#e6e6e6", "edgecolor": "#666666", "hatch": ".."},
-    {"facecolor": "#aa4499", "edgecolor": "#4d1f45", "hatch": "xx"},
-    {"facecolor": "#88ccee", "edgecolor": "#2f5a70", "hatch": "--"},
-)
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,7 @@ def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") ->
         for key in ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
     )
     title = f"Training: {len(history)} epoch{'s' * (len(history) != 1)}, {np.nansum(seconds):.0f} s"
-    figure, (losses, rates) = _stack((3.0, 1.0), title, note, legend_rows=1)
+    figure, (losses, rates) = _stack((3.0, 1.0), title, note)
     dots = {"marker": "o", "markersize": 3.5} if len(history) <= 40 else {}
     _line(losses, epoch, train, TRAIN | dots)
     _line(losses, epoch, validation, VALIDATION | dots)
@@ -130,34 +124,42 @@ def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") ->
 
 def plot_recording(view: RecordingView) -> Figure:
     """Draw a whole recording: a panel a channel, the score below; time in the unit that suits its length."""
-    start_s, end_s = _range(view.t, (0.0, 1.0))
-    return _draw(view, start_s, end_s, f"{view.name}: the whole recording")
+    return plot_span(view, *_range(view.t, (0.0, 1.0)), f"{view.name}: the whole recording")
 
 
-def plot_event(
-    view: RecordingView, start_s: float, end_s: float, title: str, before_s: float = 30.0, after_s: float = 20.0
-) -> Figure:
-    """Draw a close-up of [start_s, end_s] and its surroundings: signal, forecast, score and threshold."""
-    return _draw(view, start_s - before_s, end_s + after_s, title)
+def plot_span(view: RecordingView, start_s: float, end_s: float, title: str) -> Figure:
+    """Draw the part of a recording between two times, in s: signal and forecast, below score and threshold."""
+    a, b = np.searchsorted(view.t, start_s), np.searchsorted(view.t, end_s, side="right")
+    scale, unit = _time_unit(end_s - start_s)
+    heights = (*_panel_heights(len(view.channels)), 1.5)
+    labelled, found = (_shown(marks, start_s, end_s) for marks in (view.labelled, view.found))
+    kinds = [(s, e, kind) for s, e, kind, _ in labelled]
+    kind_row = _kind_height(kinds, (start_s, end_s))
+    figure, (*panels, bottom) = _stack(heights, title, view.note, legend_rows=2, kind_row=kind_row)
+    for axes in (*panels, bottom):
+        for hit in LABELLED:
+            _spans(axes, [(s / scale, e / scale) for s, e, _, h in labelled if h == hit], LABELLED[hit])
+    handles = {"observed": Line2D([], [], **OBSERVED)}
+    for k, axes in enumerate(panels):
+        _draw_channel(axes, view, k, slice(a, b), (start_s, end_s), scale, handles)
+        _found_marks(axes, [mark for mark in found if mark[3] == view.channels[k]], scale)
+    _draw_score(bottom, view.t[a:b] / scale, view.score[a:b], view.threshold[a:b], handles)
+    _found_marks(bottom, found, scale)
+    handles |= {LABELLED_TEXT[hit]: Patch(**LABELLED[hit]) for hit in LABELLED if hit in [s[3] for s in labelled]}
+    handles |= {FOUND_TEXT[hit]: Patch(**FOUND[hit]) for hit in FOUND if hit in [s[2] for s in found]}
+    _time_axis((*panels, bottom), start_s / scale, end_s / scale, f"time [{unit}]")
+    _kind_names(panels[0] if panels else bottom, [(s / scale, e / scale, kind) for s, e, kind in kinds])
+    _legend(figure, handles, 2)
+    return figure
 
 
-@dataclass(frozen=True)
-class CloseUp:
-    """A close-up to draw: its event, its title, what it shows before and after, in s, and where it goes."""
-
-    start_s: float
-    end_s: float
-    title: str
-    before_s: float
-    after_s: float
-    path: Path
-
-
-def draw_recording(view: RecordingView, path: Path, close_ups: Sequence[CloseUp]) -> None:
-    """Write the picture of a whole recording, and its close-ups."""
+def draw_recording(
+    view: RecordingView, path: Path, close_ups: Sequence[tuple[float, float, str, Path]]
+) -> None:
+    """Write the picture of a whole recording, and its close-ups: start_s, end_s, title and path of each."""
     save(plot_recording(view), path)
-    for one in close_ups:
-        save(plot_event(view, one.start_s, one.end_s, one.title, one.before_s, one.after_s), one.path)
+    for start_s, end_s, title, place in close_ups:
+        save(plot_span(view, start_s, end_s, title), place)
 
 
 def plot_progress(
@@ -175,7 +177,7 @@ def plot_progress(
         forecasts: (t_h (H,) in s, values (H, C)) each; a dot marks the observed step before t_h[0].
     """
     style = FORECAST | {"linewidth": 2.0}
-    figure, panels = _stack((_panel_height(len(channels)),) * len(channels), title, "", legend_rows=1)
+    figure, panels = _stack(_panel_heights(len(channels)), title, "")
     start_s, end_s = _range(np.concatenate([t, *(t_h for t_h, _ in forecasts)]), (0.0, 1.0))
     scale, unit = _time_unit(end_s - start_s)
     for k, axes in enumerate(panels):
@@ -196,33 +198,6 @@ def plot_progress(
     return figure
 
 
-def plot_kinds(table: Mapping[str, Mapping[str, tuple[float, float]]], title: str) -> Figure:
-    """Draw the recall of every event kind, a bar a detector, with mean ± std.
-
-    Args:
-        table: kind -> detector -> (mean, std), fractions 0..1; NaN or absent = not measured.
-    """
-    detectors = list(dict.fromkeys(name for row in table.values() for name in row))
-    height = max(0.22 * len(table) * (len(detectors) + 0.8), 0.6)
-    legend_rows = -(-max(len(detectors), 1) // 4)
-    figure, (axes,) = _stack((height,), title, "", legend_rows, left=1.9)
-    for row, cells in enumerate(table.values()):
-        for k, name in enumerate(detectors):
-            y = row + (k - (len(detectors) - 1) / 2) / (len(detectors) + 0.8)
-            _bar(axes, y, *cells.get(name, (np.nan, np.nan)), 0.9 / (len(detectors) + 0.8), BARS[k % len(BARS)])
-    axes.set(ylim=(max(len(table), 1) - 0.5, -0.5), yticks=range(len(table)))
-    axes.set_yticklabels([_short(kind, 20) for kind in table], fontsize=SMALL, parse_math=False)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#dddddd")
-    axes.set_axisbelow(True)
-    if not table:
-        _say(axes, "no events")
-    _time_axis((axes,), 0.0, 1.18, "recall [fraction of labelled events]")
-    axes.set_xticks(np.linspace(0, 1, 6))
-    _legend(figure, {_short(name, 30): Patch(**BARS[k % len(BARS)]) for k, name in enumerate(detectors)}, legend_rows)
-    return figure
-
-
 def plot_grid_effects(
     effects: Mapping[str, Sequence[tuple[str, np.ndarray]]], measure: str, title: str, note: str = ""
 ) -> Figure:
@@ -232,9 +207,9 @@ def plot_grid_effects(
         effects: dotted key -> (value as text, results (n,) of all runs that have it; empty = none), in order.
         measure: what the results are.
     """
-    figure, panels = _stack((1.7,) * max(len(effects), 1), title, note, legend_rows=1, gap=0.42)
+    figure, panels = _stack((1.7,) * max(len(effects), 1), title, note, gap=0.42)
     low, high = _range(np.concatenate([np.empty(0), *(y for rows in effects.values() for _, y in rows)]), (0.0, 1.0))
-    margin = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
+    margin = margin_of(low, high, 0.1)
     for axes, (key, rows) in zip(panels, effects.items(), strict=False):
         for x, (_, results) in enumerate(rows):
             axes.plot(x + np.linspace(-0.08, 0.08, len(results)), results, **ONE_RUN)
@@ -259,7 +234,7 @@ def plot_grid_ranking(rows: Sequence[tuple[str, float, float]], measure: str, ti
         rows: (config as text, mean, std) each, the best first.
     """
     height = max(0.24 * len(rows), 0.6)
-    figure, (axes,) = _stack((height,), title, note, legend_rows=1, left=5.0)
+    figure, (axes,) = _stack((height,), title, note, left=5.0)
     means, stds = (np.array([row[k] for row in rows], float) for k in (1, 2))
     star = {"color": BEST["color"], "marker": "*", "markersize": 12}
     for y, (_, mean, std) in enumerate(rows):
@@ -267,7 +242,7 @@ def plot_grid_ranking(rows: Sequence[tuple[str, float, float]], measure: str, ti
     if len(rows):
         axes.axvline(means[0], **BEST)
     low, high = _range(np.concatenate([means - stds, means + stds]), (0.0, 1.0))
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    margin = margin_of(low, high, 0.05)
     axes.set(ylim=(max(len(rows), 1) - 0.5, -0.5), yticks=range(len(rows)))
     axes.set_yticklabels([_short(text, 54) for text, *_ in rows], fontsize=SMALL, parse_math=False)
     axes.grid(axis="x", color="#dddddd")
@@ -288,7 +263,7 @@ def plot_grid_curves(
         curves: (epochs (n,), losses (n,)) of each run.
         best: places of the best config's runs in `curves`.
     """
-    figure, (axes,) = _stack((3.2,), title, note, legend_rows=1)
+    figure, (axes,) = _stack((3.2,), title, note)
     for k in sorted(range(len(curves)), key=lambda k: k in best):
         style = VALIDATION if k in best else OTHER_RUN
         dots = {"marker": "o", "markersize": 3.0} if len(curves[k][0]) == 1 else {}
@@ -311,15 +286,13 @@ class LivePlot:
     Raises: DataError where there is no screen, or nothing to draw windows with.
     """
 
-    def __init__(
-        self, channels: Sequence[str], units: Sequence[str], span_s: float = 120.0, every_s: float = 0.25
-    ) -> None:
+    def __init__(self, channels: Sequence[str], units: Sequence[str]) -> None:
         import matplotlib
         from matplotlib import pyplot
 
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise DataError("--plot: there is no screen here (neither DISPLAY nor WAYLAND_DISPLAY is set)")
-        self.pyplot, self.span_s, self.every_s, self.drawn_at = pyplot, span_s, every_s, -math.inf
+        self.pyplot, self.drawn_at = pyplot, -math.inf
         self.steps: deque = deque()
         self.figure, (*panels, bottom) = pyplot.subplots(len(channels) + 1, sharex=True, squeeze=True, figsize=(11, 8))
         if matplotlib.get_backend().lower() == "agg":
@@ -342,12 +315,12 @@ class LivePlot:
     def add(self, found: Iterable) -> None:
         """Take the steps among what a stream found: t_s, values, forecast, score, threshold, alarm."""
         self.steps.extend(one for one in found if hasattr(one, "score"))
-        while self.steps and self.steps[0].t_s < self.steps[-1].t_s - self.span_s:
+        while self.steps and self.steps[0].t_s < self.steps[-1].t_s - LIVE_SPAN_S:
             self.steps.popleft()
 
     def draw(self) -> bool:
         """Draw, if it is time to; return whether the window is still open."""
-        if time.monotonic() - self.drawn_at < self.every_s:
+        if time.monotonic() - self.drawn_at < LIVE_EVERY_S:
             return True
         self.drawn_at = time.monotonic()
         if self.steps:
@@ -371,7 +344,7 @@ class LivePlot:
         self.threshold.set_data(t, threshold)
         self.alarms.set_data(t, np.where(alarm, score, np.nan))
         highest = np.nanmax(np.concatenate([score, threshold, [0.0]]))
-        self.bottom.set(xlim=(t[-1] - self.span_s, t[-1]), ylim=(0, 1.3 * highest or 1.0))
+        self.bottom.set(xlim=(t[-1] - LIVE_SPAN_S, t[-1]), ylim=(0, 1.3 * highest or 1.0))
 
 
 def _dot(style: Mapping) -> dict:
@@ -379,16 +352,16 @@ def _dot(style: Mapping) -> dict:
     return {key: value for key, value in style.items() if key not in ("capsize", "elinewidth")}
 
 
-def save(figure: Figure, path: str | Path, dpi: int = DPI) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all; the same figure gives the same bytes."""
-    figure.set_dpi(dpi)
+    figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)  # a third of the bytes
     palette, corner = image.getpalette(), 3 * image.getpixel((0, 0))
     image.putpalette(palette[:corner] + [255, 255, 255] + palette[corner + 3 :])  # its white is one step off
-    with atomic_path(Path(path), durable=False) as temporary:                     # drawn again with its report
+    with atomic_path(path, durable=False) as temporary:  # drawn again with its report
         image.save(temporary, format="PNG")
 
 
@@ -413,47 +386,12 @@ def envelope(t: np.ndarray, y: np.ndarray, buckets: int = BUCKETS) -> tuple[np.n
     return np.insert(line_t, after, (line_t[after - 1] + line_t[after]) / 2), np.insert(y[kept], after, np.nan)
 
 
-def _draw(view: RecordingView, start_s: float, end_s: float, title: str) -> Figure:
-    """Draw the part of a recording between two times: signal above, score below."""
-    a, b = np.searchsorted(view.t, start_s), np.searchsorted(view.t, end_s, side="right")
-    scale, unit = _time_unit(end_s - start_s)
-    heights = (_panel_height(len(view.channels)),) * len(view.channels) + (1.5,)
-    least_s = max(end_s - start_s, 1e-9) / 400  # narrower marks would vanish
-    labelled = [(*_widened(s, e, least_s), *about) for s, e, *about in view.labelled if _in(s, e, start_s, end_s)]
-    found = [(*_widened(s, e, least_s), *about) for s, e, *about in view.found if _in(s, e, start_s, end_s)]
-    kinds = [(s, e, kind) for s, e, kind, _ in labelled]
-    kind_row = _kind_height(kinds, (start_s, end_s))
-    figure, (*panels, bottom) = _stack(heights, title, view.note, legend_rows=2, kind_row=kind_row)
-    for axes in (*panels, bottom):
-        for hit in LABELLED:
-            _spans(axes, [(s / scale, e / scale) for s, e, _, h in labelled if h == hit], LABELLED[hit])
-    handles = {"observed": Line2D([], [], **OBSERVED)}
-    for k, axes in enumerate(panels):
-        _draw_channel(axes, view, k, slice(a, b), (start_s, end_s), scale, handles)
-        mine = [(s, e, hit) for s, e, hit, name in found if name == view.channels[k]]
-        _found_marks(axes, mine, scale)
-    _draw_score(bottom, view.t[a:b] / scale, view.score[a:b], view.threshold[a:b], handles)
-    _found_marks(bottom, [(s, e, hit) for s, e, hit, _ in found], scale)
-    handles |= {LABELLED_TEXT[hit]: Patch(**LABELLED[hit]) for hit in LABELLED if hit in [s[3] for s in labelled]}
-    handles |= {FOUND_TEXT[hit]: Patch(**FOUND[hit]) for hit in FOUND if hit in [s[2] for s in found]}
-    _time_axis((*panels, bottom), start_s / scale, end_s / scale, f"time [{unit}]")
-    _kind_names(panels[0] if panels else bottom, [(s / scale, e / scale, kind) for s, e, kind in kinds])
-    _legend(figure, handles, 2)
-    return figure
-
-
 def _draw_channel(
-    axes: Axes,
-    view: RecordingView,
-    k: int,
-    part: slice,
-    limits_s: tuple[float, float],
-    scale: float,
-    handles: dict,
+    axes: Axes, view: RecordingView, k: int, part: slice, limits_s: tuple[float, float], scale: float, handles: dict
 ) -> None:
     """Draw channel k: what was observed, what was expected, and where there is nothing."""
     t, observed, expected = view.t[part], view.values[part, k], view.forecast[part, k]
-    gone = [(s, e) for s, e, name in view.faults if name == view.channels[k] and _in(s, e, *limits_s)]
+    gone = [(s, e) for s, e, name in view.faults if name == view.channels[k] and s <= limits_s[1] and e >= limits_s[0]]
     marked = _broken(t, observed) if view.gaps_missing else (t, observed)
     gone = _joined(gone + _missing_spans(*marked, least_s=(limits_s[1] - limits_s[0]) / 250))
     if gone:
@@ -500,13 +438,8 @@ def _draw_score(axes: Axes, t: np.ndarray, score: np.ndarray, threshold: np.ndar
 
 
 def _stack(
-    heights: Sequence[float],
-    title: str,
-    note: str,
-    legend_rows: int,
-    kind_row: float = 0.0,
-    left: float = LEFT,
-    gap: float = GAP,
+    heights: Sequence[float], title: str, note: str, legend_rows: int = 1,
+    kind_row: float = 0.0, left: float = LEFT, gap: float = GAP,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with panels of these heights (inches) below each other; laid out by hand, which is fast."""
     top = TITLE + legend_rows * LEGEND_ROW + max(kind_row, 0.08 if gap == GAP else 0.2)
@@ -528,9 +461,9 @@ def _stack(
     return figure, panels
 
 
-def _panel_height(channels: int) -> float:
-    """Return the height of a channel's panel in inches: few channels can be shown larger."""
-    return {1: 2.2, 2: 1.6}.get(channels, 0.95)
+def _panel_heights(channels: int) -> tuple[float, ...]:
+    """Return the heights of the channels' panels in inches: few channels can be shown larger."""
+    return ({1: 2.2, 2: 1.6}.get(channels, 0.95),) * channels
 
 
 def _legend(figure: Figure, handles: Mapping[str, Line2D | Patch], rows: int) -> None:
@@ -598,10 +531,10 @@ def _spans(
         axes.broken_barh(bars, (low, high - low), transform=axes.get_xaxis_transform(), zorder=0.5, **style)
 
 
-def _found_marks(axes: Axes, found: Sequence[tuple[float, float, bool | None]], scale: float) -> None:
+def _found_marks(axes: Axes, found: Sequence[tuple[float, float, bool | None, str]], scale: float) -> None:
     """Mark found events by bars along the top of a panel."""
     for hit, style in FOUND.items():
-        _spans(axes, [(s / scale, e / scale) for s, e, h in found if h == hit], style, low=0.9, high=0.985)
+        _spans(axes, [(s / scale, e / scale) for s, e, h, _ in found if h == hit], style, low=0.9, high=0.985)
 
 
 def _kind_height(labelled: Sequence[tuple[float, float, str]], limits: tuple[float, float]) -> float:
@@ -650,20 +583,6 @@ def _kind_names(axes: Axes, labelled: Sequence[tuple[float, float, str]]) -> Non
         )
 
 
-def _bar(axes: Axes, y: float, mean: float, std: float, height: float, style: Mapping) -> None:
-    """Draw one bar, its whisker inside 0..1, and its value."""
-    if not np.isfinite(mean):
-        axes.text(0.006, y, "not measured", va="center", fontsize=SMALL, color="#666666")
-        return
-    axes.barh(y, mean, height, **style)
-    end, text = mean, f"{mean:.2f}"
-    if np.isfinite(std):
-        end, text = min(mean + std, 1.0), f"{mean:.2f} ± {std:.2f}"
-        reach = [[mean - max(mean - std, 0.0)], [max(end - mean, 0.0)]]
-        axes.errorbar(mean, y, xerr=reach, color="#222222", capsize=3, linewidth=1.2)
-    axes.text(max(end, mean) + 0.012, y, text, va="center", fontsize=SMALL)
-
-
 def _time_axis(panels: Sequence[Axes], first: float, last: float, label: str, integer: bool = False) -> None:
     """Give all panels the same x axis, with ticks on the lowest: they cost most of the drawing time."""
     if not last > first:
@@ -678,14 +597,24 @@ def _time_axis(panels: Sequence[Axes], first: float, last: float, label: str, in
 
 
 def _signal_limits(axes: Axes, observed: np.ndarray, expected: np.ndarray) -> None:
-    """Fit the y axis to what was observed; a forecast that runs away is cut at half a range beyond."""
+    """Fit the y axis to what was observed and expected."""
+    low, high = signal_range(observed, expected)
+    margin = margin_of(low, high, 0.08)
+    axes.set_ylim(low - margin, high + 2 * margin)  # room for the marks of found events
+    _few_ticks(axes)
+
+
+def signal_range(observed: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+    """Return the least and greatest value to show; a forecast that runs away is cut at half a range beyond."""
     low, high = _range(observed, _range(expected, (0.0, 1.0)))
     least, most = _range(expected, (low, high))
     reach = 0.5 * (high - low)
-    low, high = min(low, max(least, low - reach)), max(high, min(most, high + reach))
-    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    axes.set_ylim(low - margin, high + 2 * margin)  # room for the marks of found events
-    _few_ticks(axes)
+    return min(low, max(least, low - reach)), max(high, min(most, high + reach))
+
+
+def margin_of(low: float, high: float, share: float) -> float:
+    """Return a share of a range, or, of a single value, enough room to show it."""
+    return share * (high - low) or 0.05 * abs(high) or 1.0
 
 
 def _few_ticks(axes: Axes) -> None:
@@ -759,12 +688,12 @@ def _range(y: np.ndarray, otherwise: tuple[float, float]) -> tuple[float, float]
     return (float(finite.min()), float(finite.max())) if len(finite) else otherwise
 
 
-def _in(start: float, end: float, first: float, last: float) -> bool:
-    """Return whether [start, end] shows in [first, last]."""
-    return start <= last and end >= first
-
-
-def _widened(start: float, end: float, least: float) -> tuple[float, float]:
-    """Return a span that is at least `least` long, about its middle."""
-    grow = max(least - (end - start), 0.0) / 2
-    return start - grow, end + grow
+def _shown(marks: Iterable[tuple], first: float, last: float) -> list[tuple]:
+    """Return the marks (start, end, ...) that lie in [first, last], at least wide enough to be seen."""
+    least = max(last - first, 1e-9) / 400
+    shown = []
+    for start, end, *about in marks:
+        if start <= last and end >= first:
+            grow = max(least - (end - start), 0.0) / 2
+            shown.append((start - grow, end + grow, *about))
+    return shown

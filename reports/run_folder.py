@@ -25,8 +25,6 @@ from recordings.windowing import Meta
 from utils import DataError, atomic_path, git_commit, only_run_here, versions, write_json
 
 RUNS = "runs.json"                          # of a folder of several runs
-BEFORE_S, AFTER_S = 30.0, 20.0              # of a close-up of a recording
-BEFORE_ROWS, AFTER_ROWS = 200, 100          # and of a series
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
 EXPLAINED = ("overlaps", "component", "contributions")  # of an event, after the columns above
@@ -36,63 +34,16 @@ SIGNALS = ("t", "values", "forecast", "score", "threshold")
 LONG_NAME = 100                             # bytes; a longer name is cut in the names of pictures
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Paths of one run, `experiments/<name>/`."""
 
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.root / "checkpoint.safetensors"
-
-    @property
-    def log(self) -> Path:
-        return self.root / "log.txt"
-
-    @property
-    def plots(self) -> Path:
-        return self.root / "plots"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.json"
-
-    @property
-    def run(self) -> Path:
-        return self.root / "run.json"
-
-    @property
-    def data(self) -> Path:
-        return self.root / "data.json"
-
-    @property
-    def history(self) -> Path:
-        return self.root / "history.csv"
-
-    @property
-    def scores(self) -> Path:
-        return self.root / "scores.csv"
-
-    @property
-    def events(self) -> Path:
-        return self.root / "events.csv"
-
-    @property
-    def labels(self) -> Path:
-        return self.root / "labels.csv"
-
-    @property
-    def signals(self) -> Path:
-        return self.root / "signals.npz"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report.html"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config, self.checkpoint, self.log = root / "config.json", root / "checkpoint.safetensors", root / "log.txt"
+        self.metrics, self.run, self.data = root / "metrics.json", root / "run.json", root / "data.json"
+        self.history, self.scores = root / "history.csv", root / "scores.csv"
+        self.events, self.labels = root / "events.csv", root / "labels.csv"
+        self.signals, self.plots, self.report = root / "signals.npz", root / "plots", root / "report.html"
 
     def overview(self, recording: str) -> Path:
         """Return where the picture of a whole recording goes."""
@@ -101,6 +52,11 @@ class RunFolder:
     def close_up(self, recording: str, start_s: float, verdict: str) -> Path:
         """Return where the picture of an event goes; verdict: found, false or missed."""
         return self.plots / "events" / f"{_stem(recording)}_{start_s:07.1f}_{verdict}.png"
+
+
+def around_close_up(is_series: bool, rate_hz: float) -> tuple[float, float]:
+    """Return how much a close-up shows before and after its event, in s; of a series in rows."""
+    return (200 / rate_hz, 100 / rate_hz) if is_series else (30.0, 20.0)
 
 
 def _stem(recording: str) -> str:

@@ -95,11 +95,8 @@ def score_panel(span: Span, t: np.ndarray, score: np.ndarray, threshold: np.ndar
 
 def limits(observed: np.ndarray, forecast: np.ndarray | None) -> tuple[float, float]:
     """Return the lowest and highest value that a panel shows."""
-    low, high = _range(observed) or (_range(forecast) if forecast is not None else None) or (0.0, 1.0)
-    reach, expected = 0.5 * (high - low), None if forecast is None else _range(forecast)
-    if expected is not None:
-        low, high = min(low, max(expected[0], low - reach)), max(high, min(expected[1], high + reach))
-    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    low, high = plots.signal_range(observed, observed if forecast is None else forecast)
+    margin = plots.margin_of(low, high, 0.06)
     return low - margin, high + margin
 
 
@@ -203,8 +200,3 @@ def clock(t: float, digits: int = 0) -> str:
 
 def _top(y: float, low: float, high: float) -> float:
     return round(100 * (high - y) / (high - low), 1)
-
-
-def _range(y: np.ndarray) -> tuple[float, float] | None:
-    finite = y[np.isfinite(y)]
-    return (float(finite.min()), float(finite.max())) if len(finite) else None

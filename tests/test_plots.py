@@ -11,11 +11,10 @@ from reports.plots import (
     OBSERVED,
     RecordingView,
     envelope,
-    plot_event,
     plot_history,
-    plot_kinds,
     plot_progress,
     plot_recording,
+    plot_span,
     save,
 )
 from utils import ROOT
@@ -120,7 +119,7 @@ def test_steps_left_out_of_t_are_a_gap(steps):
 
 
 def test_event_draws_only_its_surroundings(tmp_path):
-    figure = plot_event(make_view(), 42.0, 60.0, "Apnea found 2 s after it began")
+    figure = plot_span(make_view(), 12.0, 80.0, "Apnea found 2 s after it began")
     assert figure.axes[0].get_xlim() == (12.0, 80.0)
     x, _ = line_of(figure.axes[0], OBSERVED)
     assert x[0] == 12.0 and x[-1] == 80.0
@@ -175,7 +174,7 @@ DEGENERATE = {
 def test_degenerate_recordings_are_drawn(changes, tmp_path):
     view = replace(make_view(), **changes)
     drawn(plot_recording(view), tmp_path)
-    drawn(plot_event(view, 42.0, 60.0, "event"), tmp_path)
+    drawn(plot_span(view, 12.0, 80.0, "event"), tmp_path)
 
 
 @pytest.mark.filterwarnings("error")
@@ -183,8 +182,8 @@ def test_degenerate_recordings_are_drawn(changes, tmp_path):
 def test_short_recordings_are_drawn(steps, tmp_path):
     view = make_view(steps, **NOTHING)
     drawn(plot_recording(view), tmp_path)
-    drawn(plot_event(view, 0.0, 0.0, "event"), tmp_path)
-    drawn(plot_event(view, 5000.0, 5010.0, "beyond the end"), tmp_path)
+    drawn(plot_span(view, -30.0, 20.0, "event"), tmp_path)
+    drawn(plot_span(view, 4970.0, 5030.0, "beyond the end"), tmp_path)
 
 
 def test_a_lone_step_between_gaps_is_a_dot():
@@ -253,25 +252,9 @@ def test_progress_fans_forecasts_out_from_the_observed_step_before(tmp_path):
     drawn(plot_progress(t[:1], observed[:1] * np.nan, [(t[:3], observed[:3])], ("a", "b"), ("", ""), "one"), tmp_path)
 
 
-@pytest.mark.filterwarnings("error")
-def test_kinds_have_a_bar_a_detector_with_mean_and_spread(tmp_path):
-    table = {
-        "central apnea": {"LSTM": (0.98, 0.05), "rule": (0.5, 0.0)},
-        "cough": {"LSTM": (0.25, np.nan), "random": (np.nan, np.nan)},
-    }
-    figure = plot_kinds(table, "Recall by kind")
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["central apnea", "cough"]
-    shown = texts(figure)
-    assert {"0.98 ± 0.05", "0.50 ± 0.00", "0.25", "LSTM", "rule", "random"} <= set(shown)
-    assert shown.count("not measured") == 3 and "recall" in figure.axes[0].get_xlabel()
-    drawn(figure, tmp_path)
-    drawn(plot_kinds({}, "none"), tmp_path)
-    drawn(plot_kinds({"x" * 300: {f"_detector $x_{k}": (0.1 * k, 0.3) for k in range(9)}}, "many"), tmp_path)
-
-
 def test_same_data_give_same_bytes(tmp_path):
-    save(plot_event(make_view(), 42.0, 60.0, "a"), tmp_path / "a.png")
-    save(plot_event(make_view(), 42.0, 60.0, "a"), str(tmp_path / "b.png"))
+    save(plot_span(make_view(), 12.0, 80.0, "a"), tmp_path / "a.png")
+    save(plot_span(make_view(), 12.0, 80.0, "a"), tmp_path / "b.png")
     written = (tmp_path / "a.png").read_bytes()
     assert written == (tmp_path / "b.png").read_bytes() and written.startswith(b"\x89PNG")
     assert not any(word in written for word in (b"tIME", b"tEXt", b"Software"))

@@ -26,11 +26,11 @@ from utils import DataError, write_json
 def test_a_new_run_is_an_empty_folder_made_with_its_parents(tmp_path):
     run = new_run(tmp_path / "a" / "b")
     assert run.root.is_dir() and not list(run.root.iterdir())
-    assert new_run(run.root) == run                              # empty still
+    assert new_run(run.root).root == run.root                              # empty still
     (run.root / ".lock").touch()
     (run.root / ".config.json.17.tmp").touch()
     (run.root / "runs.json").touch()
-    assert new_run(run.root) == run                              # a run was killed before it had a config
+    assert new_run(run.root).root == run.root                              # a run was killed before it had a config
 
 
 def test_a_used_folder_is_refused_and_left_alone(tmp_path):
