@@ -81,7 +81,7 @@ def test_time_to_a_loss_is_that_of_the_first_look_below_it():
     assert seconds_to(curve, -3.0) == 8.0                                        # never: as long as it trained
 
 
-def test_the_last_step_is_all_that_a_last_step_head_forecasts_from_in_training():
+def test_a_last_step_head_trains_on_the_last_step_alone():
     torch.manual_seed(0)
     network = StackedLSTM(2, 4, 1, 3)
     x, series = torch.randn(2, 5, 2), torch.randn(2, 8, 2)

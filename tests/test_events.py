@@ -188,7 +188,7 @@ def test_the_streams_of_both_kinds_have_something_to_find():
     assert min(found) >= 4 and max(found) >= 10
 
 
-def test_an_event_begins_when_it_is_long_enough_and_is_over_when_none_can_join():
+def test_an_event_begins_when_long_enough_ends_when_none_can_join():
     alarm = np.array([character == "x" for character in ".xx.x.....x."])
     t, channel = np.arange(12.0), np.zeros(12, int)
     changes = stream_events(t, np.where(alarm, 2.0, 0.5), alarm, channel, merge_gap_s=2.5, min_duration_s=2.0)
@@ -239,7 +239,7 @@ def rounded(events):
     return sorted((event.channel, round(event.start_s, 6), round(event.end_s, 6)) for event in events)
 
 
-def test_a_fault_begins_when_it_is_long_enough_and_is_over_with_the_next_value():
+def test_a_fault_begins_when_long_enough_ends_with_the_next_value():
     nan = math.nan
     values = np.array([[1, 1], [nan, 1], [nan, 1], [nan, 1], [1, 1]])
     stream = FaultStream("night", CHANNELS, min_duration_s=2.0, step_s=1.0)

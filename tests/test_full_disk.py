@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from test_main import assert_same_weights, call, make_datasets, weights_of
+from project import assert_same_weights, call, make_datasets, weights_of
 
 import collected_data_preprocess
 import export_model
@@ -103,7 +103,7 @@ def test_a_scoring_without_room_says_so_and_starts_over(home, run, tmp_path, cap
     assert call(home, "--resume", root) == 2 and "holds scored recordings" in capsys.readouterr().err
 
 
-def test_preprocessing_simulating_exporting_and_streaming_without_room_say_so(home, run, tmp_path, capsys):
+def test_preprocess_simulate_export_and_stream_report_a_full_disk(home, run, tmp_path, capsys):
     config, checkpoint = ["--dataset-config", str(home / "dataset_config.json")], str(run / "checkpoint.safetensors")
     small = ["--minutes", "10", "--train-sessions", "1", "--calibration-sessions", "0", "--test-sessions", "0"]
     live = ["--follow", str(home / "raw" / "three.csv"), "--out", str(tmp_path / "live" / "out.csv")]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_main import CONFIG, make_datasets
+from project import CONFIG, make_datasets
 
 from config import ExperimentConfig
 from data_loader import load_dataset

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from test_main import CONFIG, make_datasets
+from project import CONFIG, make_datasets
 
 import grid_search
 import trainers

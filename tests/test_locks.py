@@ -20,7 +20,7 @@ def test_the_lock_of_a_living_process_refuses_and_stays(tmp_path, holder):
     assert (tmp_path / ".lock").read_text() == f"{other.pid} on {platform.node()}"
 
 
-def test_the_lock_of_a_killed_process_is_free_at_once_and_what_it_was_writing_goes(tmp_path, holder):
+def test_the_lock_of_a_killed_process_is_free_its_rest_swept(tmp_path, holder):
     other = holder(tmp_path)
     (tmp_path / "plots").mkdir()
     left = [tmp_path / f".meta.json.{other.pid}.tmp", tmp_path / "plots" / f".a.png.{other.pid}.tmp"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_report_page import check_sound, page_of
+from pages import check_sound, page_of
 
 import data_preprocess_NAB
 import grid_search

@@ -141,7 +141,7 @@ FLAT_AT_FIRST = (beyond_doubles, constant)                           # a stream 
 
 
 @pytest.mark.parametrize("odd", [*ODD, *DEAD])
-def test_odd_numbers_are_scored_live_as_they_are_as_a_whole_and_no_score_is_infinite(score, capsys, odd):
+def test_odd_numbers_score_live_as_in_a_batch_and_finitely(score, capsys, odd):
     frame = draw_night()
     odd(frame)
     scored = score(frame)
@@ -191,7 +191,7 @@ def test_the_other_channel_goes_on_as_well_when_the_airflow_dies(score):
         (None, "no channel of the model has a value long enough to be used"),
     ],
 )
-def test_a_recording_of_one_step_or_of_nothing_is_one_line_and_a_quiet_stream(score, capsys, rows, expected):
+def test_a_recording_of_one_step_or_none_is_refused_in_one_line(score, capsys, rows, expected):
     frame = draw_night()
     if rows is None:
         frame[["flow_lpm", "thorax_au"]] = np.nan
@@ -209,7 +209,7 @@ def test_a_recording_of_one_step_or_of_nothing_is_one_line_and_a_quiet_stream(sc
         (9.0, "error: score: no calibration segment is long enough: the longest has "),
     ],
 )
-def test_ten_calibration_samples_and_a_few_more_are_one_line_before_training(home, tmp_path, capsys, seconds, expected):
+def test_too_few_calibration_samples_are_refused_before_training(home, tmp_path, capsys, seconds, expected):
     shutil.copytree(home, tmp_path / "home")
     draw(seconds, 1).to_csv(tmp_path / "home" / "raw" / "two.csv", index=False)
     with contextlib.chdir(tmp_path / "home"):

@@ -68,7 +68,7 @@ def drawn(figure, tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
-def test_recording_has_a_panel_a_channel_and_the_score_below_on_one_time_axis(channels, tmp_path):
+def test_a_recording_has_a_panel_a_channel_and_the_score_below(channels, tmp_path):
     figure = plot_recording(make_view(channels=channels))
     tops = [axes.get_position().y1 for axes in figure.axes]
     assert len(figure.axes) == channels + 1 and tops == sorted(tops, reverse=True)

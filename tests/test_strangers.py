@@ -151,7 +151,7 @@ def test_every_name_of_a_dataset_is_checked(tmp_path, name):
 @pytest.mark.parametrize("name", CARRIED)
 def test_other_names_go_through_scoring_into_files_that_read_back(tmp_path, state, name):
     """As a recording, a channel, its unit and a kind: tables read back, and the page has them as text alone."""
-    from test_report_page import Page, check_sound
+    from pages import Page, check_sound
 
     raw = tiny.draw_recording(60, 4, trouble=True)
     state["channels"][1], state["units"][1] = name, "$\\frac$ |<b>%"

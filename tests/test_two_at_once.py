@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 import pytest
-from test_main import DATASET, call, make_datasets
+from project import DATASET, call, make_datasets
 from tiny import draw_recording, make_checkpoint
 
 import collected_data_preprocess
@@ -63,7 +63,7 @@ def test_a_dataset_that_another_process_is_writing_is_not_written(home, tmp_path
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_while_a_dataset_is_made_again_training_reads_one_of_the_two_or_is_refused(home, tmp_path):
+def test_a_dataset_made_again_is_read_whole_or_refused(home, tmp_path):
     """The two have as many rows: nothing but their sums tells a mixture."""
     config, out = tmp_path / "dataset_config.json", tmp_path / "datasets"
     entries, wanted = [], []

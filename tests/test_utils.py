@@ -172,7 +172,7 @@ def test_a_reader_that_has_enough_is_no_error():
         assert process.stderr.read() == "" and process.wait() == 0
 
 
-def test_a_power_cut_finds_a_file_whole_it_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr("utils.os.fsync", lambda _: done.append("fsync"))
     monkeypatch.setattr("utils.os.replace", lambda *_: done.append("rename"))
