@@ -22,7 +22,7 @@ from pydantic import Field
 from config import Section, read_json, validate
 from evaluation.results import LSTM, DetectorMetrics, RunMetrics
 from recordings.windowing import Meta
-from utils import DataError, atomic_path, git_commit, only_run_here, versions, write_json
+from utils import DataError, atomic_path, git_commit, only_run_here, versions, write_json, write_text
 
 RUNS = "runs.json"                          # of a folder of several runs
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
@@ -150,8 +150,7 @@ def write_run(run: RunFolder, *, seed: int, device: str, seconds: Mapping[str, f
 def write_history(run: RunFolder, history: Sequence[Mapping[str, float]]) -> None:
     """Write `history.csv`, one row an epoch."""
     frame = pd.DataFrame(list(history), columns=list(HISTORY))
-    with atomic_path(run.history) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.8g")
+    write_text(run.history, frame.to_csv(index=False, float_format="%.8g"))
 
 
 @dataclass
@@ -213,15 +212,13 @@ def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: 
     columns = [*EVENTS, *EXPLAINED, *(STAMPS if timestamps else ())]
     digits = {"start_s": 3, "end_s": 3, "peak_score": 4, "peak_t_s": 3}
     frame = pd.DataFrame([vars(row["event"]) | dict(row) for row in rows], columns=columns).round(digits)
-    with atomic_path(run.events) as temporary:
-        frame.to_csv(temporary, index=False)
+    write_text(run.events, frame.to_csv(index=False))
 
 
 def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
     """Write `labels.csv`, one row a labelled event; found_by is lstm, signal_loss or empty."""
-    columns = [*LABELS, *(STAMPS if timestamps else ())]
-    with atomic_path(run.labels) as temporary:
-        pd.DataFrame(rows, columns=columns).round({"start_s": 3, "end_s": 3}).to_csv(temporary, index=False)
+    frame = pd.DataFrame(rows, columns=[*LABELS, *(STAMPS if timestamps else ())])
+    write_text(run.labels, frame.round({"start_s": 3, "end_s": 3}).to_csv(index=False))
 
 
 def write_data(run: RunFolder, facts: Mapping[str, Any], recordings: Sequence[Mapping[str, Any]]) -> None:
