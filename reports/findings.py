@@ -28,7 +28,7 @@ from evaluation.results import LSTM, RANDOM, CalibrationEvents, RunMetrics, Thre
 from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta, Segment
 from reports import plots
-from reports.run_folder import STAMPS, RunFiles, RunFolder, around_close_up
+from reports.run_folder import AROUND_ROWS, AROUND_S, STAMPS, RunFiles, RunFolder
 from trainers import Batches, Trainer
 
 WORTH_PROCESSES = 60                     # pictures, from which on several processes pay their start
@@ -366,7 +366,8 @@ def _pictures(
     run: RunFolder, findings: Findings, recording: ScoredRecording
 ) -> tuple[plots.RecordingView, Path, list[tuple[float, float, str, Path]]]:
     """Return what `plots.draw_recording` needs for one recording."""
-    before_s, after_s = around_close_up(is_series(findings.segments), findings.detector.rate_hz)
+    rows = np.divide(AROUND_ROWS, findings.detector.rate_hz).tolist()
+    before_s, after_s = rows if is_series(findings.segments) else AROUND_S
     stamps, name, view = timestamps_of(findings.segments), recording.name, view_of(findings, recording)
     shown = [
         (s, e, "false", f"false alarm ({channel})") if is_true is False else (s, e, "found", f"found ({channel})")

@@ -25,6 +25,7 @@ from recordings.windowing import Meta
 from utils import DataError, atomic_path, git_commit, only_run_here, versions, write_json, write_text
 
 RUNS = "runs.json"                          # of a folder of several runs
+AROUND_S, AROUND_ROWS = (30.0, 20.0), (200, 100)        # a close-up shows before and after its event; rows of a series
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
 EXPLAINED = ("overlaps", "component", "contributions")  # of an event, after the columns above
@@ -52,11 +53,6 @@ class RunFolder:
     def close_up(self, recording: str, start_s: float, verdict: str) -> Path:
         """Return where the picture of an event goes; verdict: found, false or missed."""
         return self.plots / "events" / f"{_stem(recording)}_{start_s:07.1f}_{verdict}.png"
-
-
-def around_close_up(is_series: bool, rate_hz: float) -> tuple[float, float]:
-    """Return how much a close-up shows before and after its event, in s; of a series in rows."""
-    return (200 / rate_hz, 100 / rate_hz) if is_series else (30.0, 20.0)
 
 
 def _stem(recording: str) -> str:
