@@ -28,10 +28,9 @@ from evaluation.results import LSTM, RANDOM, CalibrationEvents, RunMetrics, Thre
 from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta, Segment
 from reports import plots
-from reports.run_folder import RunFiles, RunFolder, around_close_up
+from reports.run_folder import AROUND_ROWS, AROUND_S, STAMPS, RunFiles, RunFolder
 from trainers import Batches, Trainer
 
-ENDS = ("start", "end")
 WORTH_PROCESSES = 60                     # pictures, from which on several processes pay their start
 LEAST_SHARE = 0.05                       # of an event's alarms, for a channel to be named
 
@@ -59,10 +58,6 @@ class Findings:
     @property
     def tolerance_s(self) -> float:
         return self.detector.config.events.tolerance_s
-
-    @property
-    def is_series(self) -> bool:
-        return is_series(self.segments)
 
     def of(self, recording: str) -> list[int]:
         """Return the places of a recording's segments."""
@@ -140,25 +135,21 @@ def _seen(score: np.ndarray, channel: np.ndarray, threshold: Mapping[str, Any]) 
     return Seen(score, thresholds.alarms(score, thresholds.apply(threshold, score)), channel)
 
 
-def events_on_normal(
-    detector: Detector, segments: Sequence[Segment], scores: Sequence[Scores]
-) -> CalibrationEvents:
+def events_on_normal(detector: Detector, segments: Sequence[Segment], scores: Sequence[Scores]) -> CalibrationEvents:
     """Return how many events the threshold leaves on the normal data that it was fitted on, and in how long.
 
     These are false alarms without a label having been read; on other data there are rather more.
     """
-    found = 0
-    for segment, part in zip(segments, scores, strict=True):
-        found += len(_events(detector, segment, _seen(part.score, part.channel, detector.threshold)))
+    found = sum(
+        len(_events(detector, segment, _seen(part.score, part.channel, detector.threshold)))
+        for segment, part in zip(segments, scores, strict=True)
+    )
     hours = sum(len(segment) for segment in segments) / detector.rate_hz / 3600
     return CalibrationEvents(events=found, hours=hours, events_per_hour=found / hours)
 
 
 def group_recordings(
-    detector: Detector,
-    segments: Sequence[Segment],
-    seen: Sequence[Seen],
-    labelled: Mapping[str, Sequence[EventMeta]],
+    detector: Detector, segments: Sequence[Segment], seen: Sequence[Seen], labelled: Mapping[str, Sequence[EventMeta]]
 ) -> list[ScoredRecording]:
     """Return each recording with its alarms, found events and faults, segments joined.
 
@@ -242,19 +233,17 @@ def _event_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of `events.csv` of one recording: events of the LSTM, then lost signal."""
     due_to = tuple(findings.joined(recording.name, name) for name in ("channel", "component"))
+    late = findings.tolerance_s
     for found_by, events in (("lstm", recording.found), ("signal_loss", recording.faults)):
-        match = recording.match(events, findings.tolerance_s)
+        match = recording.match(events, late)
         for event, k in zip(events, match.match, strict=True):
             row = {"event": event, "matched_label": recording.labelled[k].kind if k >= 0 else "", "found_by": found_by}
-            row["overlaps"] = row["matched_label"] or _overlapped(event, recording.labelled, findings.tolerance_s)
+            overlapped = (
+                e.kind for e in recording.labelled if e.start_s <= event.end_s and event.start_s <= e.end_s + late
+            )
+            row["overlaps"] = row["matched_label"] or next(overlapped, "")
             row |= _explained(findings.detector.channels, recording, event, *due_to) if found_by == "lstm" else {}
             yield row | _stamped(stamps, recording.name, event.start_s, event.end_s)
-
-
-def _overlapped(event: FoundEvent, labelled: Sequence[EventMeta], tolerance_s: float) -> str:
-    """Return the kind of the first labelled event that an event overlaps, "" if there is none."""
-    hits = (e.kind for e in labelled if e.start_s <= event.end_s and event.start_s <= e.end_s + tolerance_s)
-    return next(hits, "")
 
 
 def _explained(
@@ -279,21 +268,17 @@ def _explained(
 
 def _found_by(findings: Findings, recording: ScoredRecording) -> list[str]:
     """Return what found each labelled event, "" = nothing: `lstm`, or `signal_loss` for kinds that are faults."""
-    match, by_mask = (
-        recording.match(events, findings.tolerance_s).is_found
-        for events in (recording.found, recording.faults)
-    )
+    both = [recording.match(events, findings.tolerance_s).is_found for events in (recording.found, recording.faults)]
     return [
         ("signal_loss" if gone else "") if event.kind in findings.fault_kinds else ("lstm" if hit else "")
-        for event, hit, gone in zip(recording.labelled, match, by_mask, strict=True)
+        for event, hit, gone in zip(recording.labelled, *both, strict=True)
     ]
 
 
 def _stamped(
     stamps: Mapping[tuple[str, float], str], recording: str, start_s: float, end_s: float
 ) -> dict[str, str | None]:
-    times = zip(ENDS, (start_s, end_s), strict=True)
-    return {f"{end}_timestamp": stamps.get((recording, at)) for end, at in times} if stamps else {}
+    return {name: stamps.get((recording, at)) for name, at in zip(STAMPS, (start_s, end_s))} if stamps else {}
 
 
 def timestamps_of(segments: Sequence[Segment]) -> dict[tuple[str, float], str]:
@@ -381,23 +366,19 @@ def _pictures(
     run: RunFolder, findings: Findings, recording: ScoredRecording
 ) -> tuple[plots.RecordingView, Path, list[tuple[float, float, str, Path]]]:
     """Return what `plots.draw_recording` needs for one recording."""
-    before_s, after_s = around_close_up(findings.is_series, findings.detector.rate_hz)
+    rows = np.divide(AROUND_ROWS, findings.detector.rate_hz).tolist()
+    before_s, after_s = rows if is_series(findings.segments) else AROUND_S
     stamps, name, view = timestamps_of(findings.segments), recording.name, view_of(findings, recording)
+    shown = [
+        (s, e, "false", f"false alarm ({channel})") if is_true is False else (s, e, "found", f"found ({channel})")
+        for s, e, is_true, channel in view.found
+    ]
+    shown += [(s, e, "missed", f"missed {kind}") for s, e, kind, is_found in view.labelled if not is_found]
     close_ups = []
-    for start_s, end_s, verdict, what in _close_ups(view):
+    for start_s, end_s, verdict, what in shown:
         title = f"{name}: {what} at {stamps.get((name, start_s), f'{start_s:.1f} s')}"
         close_ups.append((start_s - before_s, end_s + after_s, title, run.close_up(name, start_s, verdict)))
     return view, run.overview(name), close_ups
-
-
-def _close_ups(view: plots.RecordingView) -> Iterator[tuple[float, float, str, str]]:
-    """Yield (start_s, end_s, verdict, in words) of what is drawn close up."""
-    for start_s, end_s, is_true, channel in view.found:
-        verdict, word = ("false", "false alarm") if is_true is False else ("found", "found")
-        yield start_s, end_s, verdict, f"{word} ({channel})"
-    for start_s, end_s, kind, is_found in view.labelled:
-        if not is_found:
-            yield start_s, end_s, "missed", f"missed {kind}"
 
 
 def view_of(findings: Findings, recording: ScoredRecording) -> plots.RecordingView:
@@ -419,12 +400,10 @@ def view_of(findings: Findings, recording: ScoredRecording) -> plots.RecordingVi
             (e.start_s, e.end_s, bool(true) if recording.is_labelled else None, e.channel)
             for e, true in zip(recording.found, match.is_true, strict=True)
         ],
-        labelled=[
-            (e.start_s, e.end_s, e.kind, bool(by)) for e, by in zip(recording.labelled, found_by, strict=True)
-        ],
+        labelled=[(e.start_s, e.end_s, e.kind, bool(by)) for e, by in zip(recording.labelled, found_by, strict=True)],
         faults=[(e.start_s, e.end_s, e.channel) for e in recording.faults],
         note="simulated data" if findings.simulated else "",
-        gaps_missing=not findings.is_series,
+        gaps_missing=not is_series(findings.segments),
     )
 
 

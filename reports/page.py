@@ -34,6 +34,8 @@ import pandas as pd
 from config import read_json
 from evaluation.results import LSTM, RANDOM, DetectorMetrics, KindMeasures, RunMetrics, read_metrics
 from reports.run_folder import (
+    AROUND_ROWS,
+    AROUND_S,
     EVENTS,
     EXPLAINED,
     HISTORY,
@@ -43,7 +45,6 @@ from reports.run_folder import (
     STAMPS,
     RunFolder,
     Table,
-    around_close_up,
     deployed_rows,
     forecast_rows,
     free_response_rows,
@@ -302,8 +303,9 @@ class RecordingPage:
 
     def close_up(self, finding: Finding) -> Drawing:
         """Draw a finding with its surroundings: every channel, its forecast, and the score."""
-        before_s, after_s = around_close_up(self.run.is_series, self.run.data["rate_hz"])
-        span = Span(finding.start_s - before_s, finding.end_s + after_s)
+        before, after = AROUND_ROWS if self.run.is_series else AROUND_S
+        unit = 1 / self.run.data["rate_hz"] if self.run.is_series else 1.0
+        span = Span(finding.start_s - before * unit, finding.end_s + after * unit)
         t = self.signal("t")
         part = slice(np.searchsorted(t, span.start_s), np.searchsorted(t, span.end_s, side="right"))
         panels = self._panels(span, part, forecast=True)

@@ -138,7 +138,7 @@ def plot_span(view: RecordingView, start_s: float, end_s: float, title: str) -> 
     figure, (*panels, bottom) = _stack(heights, title, view.note, legend_rows=2, kind_row=kind_row)
     for axes in (*panels, bottom):
         for hit in LABELLED:
-            _spans(axes, [(s / scale, e / scale) for s, e, _, h in labelled if h == hit], LABELLED[hit])
+            _spans(axes, [mark for mark in labelled if mark[3] == hit], scale, LABELLED[hit])
     handles = {"observed": Line2D([], [], **OBSERVED)}
     for k, axes in enumerate(panels):
         _draw_channel(axes, view, k, slice(a, b), (start_s, end_s), scale, handles)
@@ -153,9 +153,7 @@ def plot_span(view: RecordingView, start_s: float, end_s: float, title: str) -> 
     return figure
 
 
-def draw_recording(
-    view: RecordingView, path: Path, close_ups: Sequence[tuple[float, float, str, Path]]
-) -> None:
+def draw_recording(view: RecordingView, path: Path, close_ups: Sequence[tuple[float, float, str, Path]]) -> None:
     """Write the picture of a whole recording, and its close-ups: start_s, end_s, title and path of each."""
     save(plot_recording(view), path)
     for start_s, end_s, title, place in close_ups:
@@ -395,7 +393,7 @@ def _draw_channel(
     marked = _broken(t, observed) if view.gaps_missing else (t, observed)
     gone = _joined(gone + _missing_spans(*marked, least_s=(limits_s[1] - limits_s[0]) / 250))
     if gone:
-        _spans(axes, [(s / scale, e / scale) for s, e in gone], FAULT)
+        _spans(axes, gone, scale, FAULT)
         handles["missing or faulty"] = Patch(**FAULT)
     close = limits_s[1] - limits_s[0] <= CLOSE_S or len(t) <= 2 * BUCKETS
     _line(axes, t / scale, observed, OBSERVED if close else OBSERVED | {"alpha": 0.65})  # shading shows through
@@ -468,22 +466,14 @@ def _panel_heights(channels: int) -> tuple[float, ...]:
 
 def _legend(figure: Figure, handles: Mapping[str, Line2D | Patch], rows: int) -> None:
     """Put the legend in its row or rows under the title."""
-    if handles:
-        legend = figure.legend(
-            list(handles.values()),
-            list(handles),
-            loc="upper left",
-            bbox_to_anchor=(0.006, 1 - (TITLE - 0.04) / figure.get_figheight()),
-            ncols=-(-len(handles) // rows) if len(handles) > 5 else max(len(handles), 1),
-            frameon=False,
-            fontsize=SMALL,
-            handlelength=2.6,
-            columnspacing=1.4,
-            labelspacing=0.25,
-            borderpad=0.0,
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+    if not handles:
+        return
+    place = {"loc": "upper left", "bbox_to_anchor": (0.006, 1 - (TITLE - 0.04) / figure.get_figheight())}
+    style = {"frameon": False, "handlelength": 2.6, "columnspacing": 1.4, "labelspacing": 0.25, "borderpad": 0.0}
+    columns = -(-len(handles) // rows) if len(handles) > 5 else len(handles)
+    legend = figure.legend(list(handles.values()), list(handles), ncols=columns, fontsize=SMALL, **place, **style)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _line(axes: Axes, t: np.ndarray, y: np.ndarray, style: Mapping) -> None:
@@ -523,18 +513,18 @@ def _joined(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _spans(
-    axes: Axes, spans: Sequence[tuple[float, float]], style: Mapping, low: float = 0.0, high: float = 1.0
+    axes: Axes, spans: Sequence[tuple], scale: float, style: Mapping, low: float = 0.0, high: float = 1.0
 ) -> None:
-    """Fill time spans between two heights (fractions of the panel)."""
+    """Fill spans (start, end, ...) in s between two heights (fractions of the panel)."""
     if spans:
-        bars = [(start, end - start) for start, end in spans]
+        bars = [(start / scale, end / scale - start / scale) for start, end, *_ in spans]
         axes.broken_barh(bars, (low, high - low), transform=axes.get_xaxis_transform(), zorder=0.5, **style)
 
 
 def _found_marks(axes: Axes, found: Sequence[tuple[float, float, bool | None, str]], scale: float) -> None:
     """Mark found events by bars along the top of a panel."""
     for hit, style in FOUND.items():
-        _spans(axes, [(s / scale, e / scale) for s, e, h, _ in found if h == hit], style, low=0.9, high=0.985)
+        _spans(axes, [mark for mark in found if mark[2] == hit], scale, style, low=0.9, high=0.985)
 
 
 def _kind_height(labelled: Sequence[tuple[float, float, str]], limits: tuple[float, float]) -> float:
@@ -567,20 +557,10 @@ def _kind_names(axes: Axes, labelled: Sequence[tuple[float, float, str]]) -> Non
     """Write the kinds of labelled events above a panel."""
     limits = axes.get_xlim()
     upright = _kind_height(labelled, limits) > KIND_ROW
+    place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+    style = {"ha": "center", "va": "bottom", "rotation": 90 * upright, "fontsize": SMALL, "parse_math": False}
     for middle, text in _kind_places(labelled, limits, upright):
-        axes.annotate(
-            text,
-            (middle, 1.0),
-            (0, 3),
-            xycoords=axes.get_xaxis_transform(),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            rotation=90 if upright else 0,
-            fontsize=SMALL,
-            parse_math=False,
-            annotation_clip=False,
-        )
+        axes.annotate(text, (middle, 1.0), (0, 3), **place, **style)
 
 
 def _time_axis(panels: Sequence[Axes], first: float, last: float, label: str, integer: bool = False) -> None:
@@ -643,16 +623,9 @@ def _number(value: float, _position: int | None = None) -> str:
 
 def _label(axes: Axes, name: str, unit: str) -> None:
     """Write name and [unit] beside the y axis, upright, so that long names can be read."""
-    axes.text(
-        -(LEFT - 0.08) / (WIDTH - LEFT - RIGHT),
-        0.5,
-        _short(name, 12) + (f"\n[{_short(unit, 10)}]" if unit else ""),
-        transform=axes.transAxes,
-        ha="left",
-        va="center",
-        fontsize=TEXT,
-        parse_math=False,
-    )
+    text = _short(name, 12) + (f"\n[{_short(unit, 10)}]" if unit else "")
+    style = {"ha": "left", "va": "center", "fontsize": TEXT, "parse_math": False}
+    axes.text(-(LEFT - 0.08) / (WIDTH - LEFT - RIGHT), 0.5, text, transform=axes.transAxes, **style)
 
 
 def _say(axes: Axes, text: str) -> None:

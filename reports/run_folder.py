@@ -22,9 +22,10 @@ from pydantic import Field
 from config import Section, read_json, validate
 from evaluation.results import LSTM, DetectorMetrics, RunMetrics
 from recordings.windowing import Meta
-from utils import DataError, atomic_path, git_commit, only_run_here, versions, write_json
+from utils import DataError, atomic_path, git_commit, only_run_here, versions, write_json, write_text
 
 RUNS = "runs.json"                          # of a folder of several runs
+AROUND_S, AROUND_ROWS = (30.0, 20.0), (200, 100)        # a close-up shows before and after its event; rows of a series
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
 EXPLAINED = ("overlaps", "component", "contributions")  # of an event, after the columns above
@@ -52,11 +53,6 @@ class RunFolder:
     def close_up(self, recording: str, start_s: float, verdict: str) -> Path:
         """Return where the picture of an event goes; verdict: found, false or missed."""
         return self.plots / "events" / f"{_stem(recording)}_{start_s:07.1f}_{verdict}.png"
-
-
-def around_close_up(is_series: bool, rate_hz: float) -> tuple[float, float]:
-    """Return how much a close-up shows before and after its event, in s; of a series in rows."""
-    return (200 / rate_hz, 100 / rate_hz) if is_series else (30.0, 20.0)
 
 
 def _stem(recording: str) -> str:
@@ -150,8 +146,7 @@ def write_run(run: RunFolder, *, seed: int, device: str, seconds: Mapping[str, f
 def write_history(run: RunFolder, history: Sequence[Mapping[str, float]]) -> None:
     """Write `history.csv`, one row an epoch."""
     frame = pd.DataFrame(list(history), columns=list(HISTORY))
-    with atomic_path(run.history) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.8g")
+    write_text(run.history, frame.to_csv(index=False, float_format="%.8g"))
 
 
 @dataclass
@@ -213,15 +208,13 @@ def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: 
     columns = [*EVENTS, *EXPLAINED, *(STAMPS if timestamps else ())]
     digits = {"start_s": 3, "end_s": 3, "peak_score": 4, "peak_t_s": 3}
     frame = pd.DataFrame([vars(row["event"]) | dict(row) for row in rows], columns=columns).round(digits)
-    with atomic_path(run.events) as temporary:
-        frame.to_csv(temporary, index=False)
+    write_text(run.events, frame.to_csv(index=False))
 
 
 def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
     """Write `labels.csv`, one row a labelled event; found_by is lstm, signal_loss or empty."""
-    columns = [*LABELS, *(STAMPS if timestamps else ())]
-    with atomic_path(run.labels) as temporary:
-        pd.DataFrame(rows, columns=columns).round({"start_s": 3, "end_s": 3}).to_csv(temporary, index=False)
+    frame = pd.DataFrame(rows, columns=[*LABELS, *(STAMPS if timestamps else ())])
+    write_text(run.labels, frame.round({"start_s": 3, "end_s": 3}).to_csv(index=False))
 
 
 def write_data(run: RunFolder, facts: Mapping[str, Any], recordings: Sequence[Mapping[str, Any]]) -> None:

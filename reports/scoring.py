@@ -64,8 +64,11 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
     """
     began = time.perf_counter()
     state, detector = load_calibrated(checkpoint, device)
-    paths, read = files_to_score(files), _reader(state, detector, checkpoint.name)
-    steps = {}
+    paths, data, steps = files_to_score(files), recorded_data(state, detector, checkpoint.name), {}
+
+    def read(name: str, file: Path) -> ToScore:
+        return _recording_to_score(name, file, data, detector) if data else _series_to_score(name, file, detector)
+
     for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
         steps[name] = sum(len(segment) for segment in read(name, file).segments)
     run, checked = RunFolder(root), time.perf_counter()
@@ -76,11 +79,8 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
         log.info("scoring %d recordings with %s on %s", len(paths), checkpoint, device)
         clear_pictures(run)
         results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read)
-        seconds = {
-            "checking": checked - began,
-            "scoring and reporting": time.perf_counter() - checked,
-            "total": time.perf_counter() - began,
-        }
+        ended = time.perf_counter()
+        seconds = {"checking": checked - began, "scoring and reporting": ended - checked, "total": ended - began}
         write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
         write_metrics(run.metrics, results)
         write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
@@ -103,14 +103,9 @@ def is_cut_off(run: RunFolder) -> bool:
 
 
 def _score_in_groups(
-    run: RunFolder,
-    state: dict[str, Any],
-    detector: Detector,
-    checkpoint: Path,
-    paths: dict[str, Path],
-    steps: dict[str, int],
-    read: Callable[[str, Path], ToScore],
-) -> RunMetrics:
+    run: RunFolder, state: dict[str, Any], detector: Detector, checkpoint: Path, paths: dict[str, Path],
+    steps: dict[str, int], read: Callable[[str, Path], ToScore],
+) -> RunMetrics:  # fmt: skip
     """Score, write and draw recordings group by group; return their metrics."""
     simulated, fault_kinds = bool(state["data"].get("simulated")), state["data"].get("fault_kinds", [])
     chance, filled = RandomScores(detector, sum(steps.values())), []
@@ -146,15 +141,10 @@ def _score_in_groups(
 
 
 def _scored_facts(
-    state: dict[str, Any],
-    detector: Detector,
-    checkpoint: Path,
-    paths: dict[str, Path],
-    steps: dict[str, int],
+    state: dict[str, Any], detector: Detector, checkpoint: Path, paths: dict[str, Path], steps: dict[str, int],
     filled: list[str],
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Return what `data.json` says of scored recordings."""
-
     data, rate = state["data"], detector.rate_hz
     own = data.get("channels", {})
     total = sum(steps.values())
@@ -180,7 +170,6 @@ def _scored_facts(
 
 def groups_of(steps: dict[str, int]) -> Iterator[list[str]]:
     """Yield recordings that are scored together: many short ones, but few long ones."""
-
     group: list[str] = []
     for name in steps:
         if group and (len(group) == TOGETHER or sum(steps[n] for n in group) + steps[name] > STEPS_AT_ONCE):
@@ -198,7 +187,6 @@ def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
 
     Raises: DataError if something leads to no file, or two files to one name.
     """
-
     found: dict[str, Path] = {}
     for path in given:
         if path.is_dir():
@@ -218,26 +206,15 @@ def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
             name = name_of(file)
             check_name(name, "--score: the name of a recording,")
             if found.setdefault(name, file) != file:
-                raise DataError(
-                    f"--score: two files have the same name, {found[name]} and {file}; score them one after the other"
-                )
+                both = f"{found[name]} and {file}"
+                raise DataError(f"--score: two files have the same name, {both}; score them one after the other")
     if not found:
         raise DataError("--score: only files of labelled events are named; name the recordings beside them")
     return found
 
 
-def _reader(state: dict[str, Any], detector: Detector, where: str) -> Callable[[str, Path], ToScore]:
-    """Return what reads a file for a model: a recording on its grid, or a series."""
-
-    data = recorded_data(state, detector, where)
-    if data is None:
-        return lambda name, file: _series_to_score(name, file, detector)
-    return lambda name, file: _recording_to_score(name, file, data, detector)
-
-
 def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: Detector) -> ToScore:
     """Return a raw recording on the detector's grid; its events are known if their file is beside it."""
-
     filled: list[str] = []
     recording = _without_dead(preprocessing.load_recording(file, name, data, allow_dead=True), data, filled)
     _check_length(file, recording.duration_s, detector)
@@ -281,6 +258,4 @@ def _series_to_score(name: str, file: Path, detector: Detector) -> ToScore:
 def _check_length(file: Path, duration_s: float, detector: Detector) -> None:
     least = (detector.spans.warm_up + detector.model.horizon + 1) / detector.rate_hz
     if duration_s < least:
-        raise DataError(
-            f"{file.name}: {duration_s:g} s long; the model's warm-up and horizon need {least:g} s"
-        )
+        raise DataError(f"{file.name}: {duration_s:g} s long; the model's warm-up and horizon need {least:g} s")
