@@ -80,8 +80,8 @@ def command(args: argparse.Namespace) -> int:
         seeds = [config.training.seed + k for k in range(args.seeds)]
         grid = plan(config, seeds, args.halving, args.device, args.datasets, path.name, args.yes)
     jobs = jobs_at_once(grid, args.jobs, args.scheduler, args.runs_per_gpu)
-    print(grid, file=sys.stderr)
     if args.dry_run:
+        print(grid, file=sys.stderr)
         return 0
     out = args.resume or args.out or default_root(ROOT / "experiments", f"{grid.config.dataset.name}-grid")
     out = out.absolute()

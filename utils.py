@@ -67,7 +67,7 @@ def plain_text(text: str) -> str:
 
 def counted(number: int, noun: str) -> str:
     """Return `1 row`, `2 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class PlainFormatter(logging.Formatter):

@@ -52,6 +52,7 @@ def search(
             if new:
                 write_plan(grid, out)
             journal = Journal(out / "journal.jsonl")
+            print(grid, file=sys.stderr)
             try:
                 with engine as engine_started:
                     do_runs(grid, out, journal, engine_started, retry_failed)

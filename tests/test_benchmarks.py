@@ -22,6 +22,8 @@ from recordings.reading import read_recording
 from trainers import forecast_loss
 from utils import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_ratio_is_the_median_of_pairs_from_one_repeat():
     row = Row("part", "what", "s", [1.0, 2.0, 30.0], "peer", [2.0, 8.0, 10.0])

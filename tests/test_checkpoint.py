@@ -16,6 +16,8 @@ from detection.checkpoint import detector_from, load_calibrated, load_checkpoint
 from experiment import resumed_config
 from utils import ROOT, DataError
 
+pytestmark = pytest.mark.robustness
+
 GIGABYTE = 1 << 30
 NAN, INF = math.nan, math.inf
 

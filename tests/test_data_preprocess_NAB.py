@@ -15,6 +15,8 @@ from recordings import nab_files
 from recordings.windowing import SPLITS, read_meta
 from utils import ROOT
 
+pytestmark = pytest.mark.slow
+
 SHARED = ROOT / ".." / "shared" / "data" / "nab"
 NAME, PATH = "nyc_taxi", "realKnownCause/nyc_taxi.csv"
 ROWS, PERIOD_S = 1000, 300

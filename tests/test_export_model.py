@@ -16,6 +16,8 @@ from detection.resolved import resolve
 from export_model import main
 from utils import ROOT, sha256_of
 
+pytestmark = pytest.mark.slow
+
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -r requirements-export.txt")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime: pip install -r requirements-export.txt")
 

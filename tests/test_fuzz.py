@@ -5,6 +5,8 @@ import pytest
 from benchmarks.fuzz import fuzz
 from benchmarks.fuzz_readers import READERS
 
+pytestmark = pytest.mark.robustness
+
 EXAMPLES = {"report": 12, "training": 25, "stream lines": 15, "stream state": 20, "checkpoint": 25}
 
 

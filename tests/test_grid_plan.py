@@ -117,4 +117,4 @@ def test_one_epoch_has_no_rung():
 
 
 def test_one_is_singular():
-    assert [counted(n, "run") for n in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1,000 runs"]
+    assert [counted(n, "run") for n in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1000 runs"]

@@ -23,6 +23,8 @@ from data_loader import load_dataset
 from detection.checkpoint import load_checkpoint
 from grid import engines, plan
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = "checkpoint.safetensors"
 SCRIPT = Path(grid_search.__file__)
 GRID = {"training.learning_rate": [0.01, 0.003], "model.hidden_units": [4, 8]}
@@ -262,12 +264,13 @@ def test_without_dask_one_run_at_a_time_works(home, tmp_path, capfd, monkeypatch
 def test_what_fails_is_recorded_and_the_other_runs_continue(home, tmp_path, capfd, monkeypatch):
     run, validate = engines.run_experiment, trainers.Trainer.validate
 
-    def failing(config, *arguments, **named):
+    def failing(experiment, *arguments, **named):
+        config = experiment.config
         if config.model.hidden_units == 5:
             raise ZeroDivisionError("two\nlines")
         if config.model.hidden_units == 6:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes")
-        return run(config, *arguments, **named)
+        return run(experiment, *arguments, **named)
 
     def without_number(trainer, batches):
         return float("nan") if trainer.model.lstm.hidden_size == 7 else validate(trainer, batches)

@@ -10,6 +10,8 @@ from input_faults import FAULTS, faults_of, make_project, nothing, outcome_of, t
 
 from utils import ROOT
 
+pytestmark = pytest.mark.robustness
+
 for package in ("pyedflib", "wfdb", "onnx", "onnxruntime"):
     pytest.importorskip(package)
 AS_A_USER = {                                                # by a process of its own: packages print as they like
@@ -44,7 +46,8 @@ def test_a_process_refuses_as_well(project, tmp_path, fault):
 def test_the_table_holds_every_entry_point_and_each_fault_once():
     faults = Counter(map(str, FAULTS))
     assert max(faults.values()) == 1 and set(faults) >= AS_A_USER
-    scripts = {path.stem for path in ROOT.glob("*.py") if "ArgumentParser(__doc__)" in path.read_text()}
+    paths = [path.relative_to(ROOT) for pattern in ("*.py", "[!tb]*/*.py") for path in ROOT.glob(pattern)]
+    scripts = {".".join(p.with_suffix("").parts) for p in paths if "Parser(__doc__)" in (ROOT / p).read_text()}
     assert {fault.argv[0] for fault in FAULTS} == scripts
 
 

@@ -8,6 +8,8 @@ import pytest
 from benchmarks.kill_runs import Job, content_of, jobs_of, kill_job
 from detection.checkpoint import write_tensors
 
+pytestmark = pytest.mark.robustness
+
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):

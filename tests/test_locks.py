@@ -9,6 +9,8 @@ import pytest
 
 from utils import ROOT, DataError, FolderInUse, only_run_here, only_writer_of
 
+pytestmark = pytest.mark.robustness
+
 MINE = f"{os.getpid()} on {platform.node()}"
 
 

@@ -37,6 +37,8 @@ from detection.detector import Detector
 from recordings.reading import read_recording
 from reports import findings, scoring
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(script.__file__)
 
 

@@ -15,6 +15,8 @@ import pure_lstm_anomaly_detection_main as script
 from detection.checkpoint import read_tensors
 from recordings import nab_files
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = "checkpoint.safetensors"
 NAMES = ("nyc_taxi", "rogue_agent_key_hold")
 ROWS, NORMAL, PERIOD_S = 700, 420, 600

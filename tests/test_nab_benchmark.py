@@ -11,6 +11,8 @@ from nab.benchmark import Setting, detect, read_benchmark, scaled_blocks
 from nab.online_lstm import OnlineOptions
 from nab_benchmark import main
 
+pytestmark = pytest.mark.slow
+
 ROWS = 720                                                           # 108 of them not graded, blocks of 3
 SMALL = OnlineOptions(hidden_units=4, members=1, window=10, windows=2, warm_up_steps=20, updates=1)
 

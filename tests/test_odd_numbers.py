@@ -19,6 +19,8 @@ from data_loader import load_dataset
 from detection.checkpoint import load_calibrated
 from detection.detector import DetectorStream
 
+pytestmark = pytest.mark.robustness
+
 APNEA, DIES_S = (120.0, 140.0), 60.0
 PREPROCESS = "--dataset-config dataset_config.json --dataset tiny --out datasets/collected-known-anomaly"
 TRAINED = CONFIG | {
@@ -186,7 +188,7 @@ def test_the_other_channel_goes_on_as_well_when_the_airflow_dies(score):
     ("rows", "expected"),
     [
         (0, "0 rows of samples; expected at least 2"),
-        (1, "1 rows of samples; expected at least 2"),
+        (1, "1 row of samples; expected at least 2"),
         (2, "0.1 s long; the model's warm-up and horizon need 4.2 s"),
         (None, "no channel of the model has a value long enough to be used"),
     ],
@@ -204,7 +206,7 @@ def test_a_recording_of_one_step_or_none_is_refused_in_one_line(score, capsys, r
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (1.0, "error: tiny: nothing is left for val"),
+        (1.0, "error: tiny: no data left for val"),
         (3.0, "error: no calibration segment is long enough: the longest has "),
         (9.0, "error: score: no calibration segment is long enough: the longest has "),
     ],

@@ -11,6 +11,8 @@ from config import DATASET_CONFIG, load_dataset_config
 from recordings import preprocessing
 from recordings.simulator import session_csv, simulate_session
 
+pytestmark = pytest.mark.robustness
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

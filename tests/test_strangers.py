@@ -29,6 +29,8 @@ from recordings.windowing import read_windows, write_windows
 from reports import page
 from utils import DataError, plain_text, run_cli
 
+pytestmark = pytest.mark.robustness
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

@@ -23,6 +23,8 @@ from live.detection import LiveDetection, Step
 from live.rows import InputWarnings, Rows
 from utils import ROOT
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = ROOT / "stream_detect.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 

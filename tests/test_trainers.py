@@ -15,6 +15,8 @@ from lstm_model import StackedLSTM
 from trainers import LOSS_FLOOR, Trainer, forecast_loss, naive_losses, on_device
 from utils import ROOT, DataError, process_group
 
+pytestmark = pytest.mark.slow
+
 NAN = float("nan")
 HORIZON, WARM_UP, STEPS = 3, 2, 12
 

@@ -22,6 +22,8 @@ from reports import page as report_page
 from reports.run_folder import at_work_in
 from utils import ROOT, DataError
 
+pytestmark = pytest.mark.robustness
+
 SMALL = {"seed": 0, "minutes": 10.0, "train": 1, "calibration": 0, "test": 1}
 
 
@@ -201,7 +203,7 @@ def test_a_second_stream_with_the_same_state_or_output_is_refused(tmp_path, hold
         state = read_tensors(tmp_path / "a.state")
         for more, words in (
             (["--state", tmp_path / "a.state", "--out", tmp_path / "out.csv"], "is at work in it"),
-            (["--state", tmp_path / "b.state", "--out", tmp_path / "out.csv"], "is there already"),
+            (["--state", tmp_path / "b.state", "--out", tmp_path / "out.csv"], "exists already"),
         ):
             second = start(*stream, *more)
             err = second.communicate(timeout=60)[1]

@@ -22,6 +22,8 @@ from utils import (
     seed_everything,
 )
 
+pytestmark = pytest.mark.slow
+
 ADVICE = "check the path, its permissions and the space that is left"
 
 
