@@ -77,7 +77,7 @@ run_tests() {
     say "lint"
     .venv/bin/python -m ruff check .
     say "tests"
-    OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "" -n auto --dist loadfile "$@"
+    OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "" "$@"
 }
 
 case "${1:-respiratory}" in

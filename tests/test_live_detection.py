@@ -13,6 +13,8 @@ from live.detection import EventChange, LiveDetection, Step
 from live.stream import load_state, save_state
 from reports import scoring
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("recording", "series")
 EVENT = ["start_s", "end_s", "channel", "found_by"]
 

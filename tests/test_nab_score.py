@@ -16,6 +16,8 @@ from recordings.nab_files import LABELS
 from recordings.nab_series import read_labelled_series
 from utils import DataError
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CASES = SHARED / "reference" / "metric_cases.json"
 NAB_ROOT = SHARED / "data" / "nab"

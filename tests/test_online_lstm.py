@@ -6,6 +6,8 @@ import torch
 
 from nab.online_lstm import FIRST_STEP, BatchedLSTMs, OnlineOptions, _window_ends, forecast_online
 
+pytestmark = pytest.mark.slow
+
 SMALL = OnlineOptions(hidden_units=6, members=2, horizon=3, window=12, windows=3, warm_up_steps=25, updates=2)
 
 

@@ -19,6 +19,8 @@ from reports.plots import (
 )
 from utils import ROOT
 
+pytestmark = pytest.mark.slow
+
 HISTORY = [
     {"epoch": k, "train_loss": 0.8**k, "val_loss": 0.9**k, "learning_rate": 1e-3, "seconds": 2.0} for k in range(1, 7)
 ]

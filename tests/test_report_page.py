@@ -22,6 +22,8 @@ from reports.plots import plot_history, save
 from reports.run_folder import HISTORY, RunFolder, run_files, write_data, write_history
 from utils import DataError, write_json
 
+pytestmark = pytest.mark.slow
+
 NASTY = "<script>alert(1)</script> \"q\" 'a' & ../../etc/passwd\nzweite Zeile \u00e4\u00f6\u03b2\U0001f634 " + "x" * 300
 
 
