@@ -492,10 +492,11 @@ def expand_grid(config: ExperimentConfig) -> list[dict[str, Any]]:
     return [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, if_absent: str = "") -> dict[str, Any]:
     """Read a JSON object.
 
-    Raises: DataError for duplicate keys, NaN and infinities too, which `json` alone would accept.
+    Raises: DataError for no file (with the advice `if_absent`) and for what is no such object; for duplicate
+    keys, NaN and infinities too, which `json` alone would accept.
     """
 
     def reject(word: str) -> None:
@@ -512,7 +513,7 @@ def read_json(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")                  # Notepad begins a file with a mark
         content = json.loads(text, parse_constant=reject, object_pairs_hook=unique)
     except FileNotFoundError:
-        raise DataError(f"{path.name}: no such file") from None
+        raise DataError(f"{path.name}: no such file{if_absent and '; ' + if_absent}") from None
     except OSError as error:
         raise DataError(f"{path.name}: cannot be read ({error.strerror}); expected a JSON file") from None
     except UnicodeDecodeError:

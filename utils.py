@@ -144,11 +144,11 @@ def run_cli(body: Callable[[], int]) -> int:
         return 128 + getattr(stop, "number", signal.SIGINT)
 
 
-def setup_logging(verbose: bool = False) -> None:
+def setup_logging() -> None:
     """Log to stderr, one line a message."""
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for noisy in ("matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

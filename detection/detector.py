@@ -49,21 +49,13 @@ class Detector:
 
     def __init__(self, model: StackedLSTM, scaler: Scaler, resolved: ResolvedConfig, device: str) -> None:
         self.model, self.scaler, self.resolved, self.device = model, scaler, resolved, device
-        self.config, self.rate_hz, self.spans, self.weights = (
-            resolved.config, resolved.rate_hz, resolved.spans, resolved.weights,
-        )  # fmt: skip
+        self.config, self.rate_hz = resolved.config, resolved.rate_hz
+        self.channels, self.units = resolved.channels, resolved.units
+        self.spans, self.weights = resolved.spans, resolved.weights
         self.calibration: dict[str, Any] = {}
         self.scorer: Scorer | None = None                        # None = not calibrated yet
         self.threshold: dict[str, Any] = {}
         self.baseline_thresholds: dict[str, dict[str, Any]] = {}
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return self.resolved.channels
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        return self.resolved.units
 
     def calibrate(self, normal: Sequence[np.ndarray]) -> list[Scores]:
         """Fit what turns comparisons into scores, and the thresholds, on normal data; freeze them.

@@ -25,15 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 from config import ExperimentConfig, read_json, validate
 from evaluation.results import LSTM, RunMetrics
-from experiment import prepare, run_experiment
+from experiment import Experiment, prepare, run_experiment
 from grid.plan import GridPlan, channels_of, read_dataset
 from reports.run_folder import RunFolder
 from utils import DataError, FolderInUse, resolve_device, write_json, write_text
 
 if TYPE_CHECKING:
     from distributed import Client, Future
-
-    from data_loader import Dataset
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -111,15 +110,15 @@ def train_and_measure(task: Task, folder: Path) -> Record:
     config = validate(ExperimentConfig, task["config"], "run")
     dataset = read_dataset(task["data"], channels_of(config), task["fingerprint"])
     device = resolve_device(task["device"])
-    results = run_experiment(prepare(config, dataset), run, device, plots=False, until=task["until"])
-    state = load_checkpoint(run.checkpoint)
-    progress = state["training"]["progress"]
+    experiment = prepare(config, dataset)
+    results = run_experiment(experiment, run, device, plots=False, until=task["until"])
+    progress = load_checkpoint(run.checkpoint)["training"]["progress"]
     record: Record = {
         "status": "paused" if results is None else "finished",
         "best_epoch": progress["best_epoch"],
         "epochs": progress["epoch"],
         "val_loss": progress["best_loss"],
-        "val_skill": skill_of(state, dataset, task["shared_validation"], device),
+        "val_skill": skill_of(experiment, progress["best_model"], task["shared_validation"], device),
     }
     if results is not None:
         record |= {"calibration_events_per_hour": results.calibration.events_per_hour} | test_measures(results)
@@ -133,9 +132,9 @@ def train_and_measure(task: Task, folder: Path) -> Record:
 
 
 def skill_of(
-    state: Mapping[str, Any], dataset: Dataset, shared_validation: Mapping[str, Any], device: str
+    experiment: Experiment, weights: Mapping[str, Tensor], shared_validation: Mapping[str, Any], device: str
 ) -> float | None:
-    """Return the forecast skill of the best weights on validation data: 1 - MSE / MSE of the last value.
+    """Return the forecast skill of a model's weights on validation data: 1 - MSE / MSE of the last value.
 
     Mean over the channels that all runs of the grid have, over leads, warm-up and windows that they share:
     unlike the loss it can be compared between any two of them. None if no channel is shared.
@@ -145,10 +144,9 @@ def skill_of(
     from data_loader import fitting_length, validation_batches
     from detection.checkpoint import model_from
 
-    config = validate(ExperimentConfig, state["config"], "run")
-    rate, names = dataset.meta.rate_hz, shared_validation["channels"]
-    model = model_from(prepare(config, dataset).resolved, state["training"]["progress"]["best_model"])
-    model = model.to(device).eval()
+    dataset, names = experiment.dataset, shared_validation["channels"]
+    rate = dataset.meta.rate_hz
+    model = model_from(experiment.resolved, weights).to(device).eval()
     horizon, window = (max(round(shared_validation[key] * rate), 1) for key in ("horizon_s", "window_s"))
     warm_up = round(shared_validation["warm_up_s"] * rate)
     length = fitting_length(window, dataset.splits["val"], horizon, warm_up)
@@ -353,7 +351,7 @@ def running_cluster(address: str, out: Path) -> Iterator[Client]:
             try:
                 client.wait_for_workers(1, timeout=30)
             except TimeoutError:
-                raise DataError(f"--scheduler {address}: it has no workers; start some, see the README") from None
+                raise DataError(f"--scheduler {address}: it has no workers; start some, see docs/grid.md") from None
             check_workers(client, f"--scheduler {address}", out)
             yield client
 

@@ -137,8 +137,9 @@ def plan_runs(
     """Return all runs of a grid, the seeds of a permutation side by side; arguments and errors as in `plan`."""
     check_lists(config, len(seeds), where, yes)
     runs: dict[str, PlannedRun] = {}
+    base = json.dumps(config.model_dump(exclude={"grid"}))
     for number, values in enumerate(expand_grid(config)):
-        one = permuted(config, values, f"{where}: grid")
+        one = permuted(base, values, f"{where}: grid")
         for seed in seeds:
             seeded = one.model_copy(update={"training": one.training.model_copy(update={"seed": seed})})
             key = key_of(seeded, fingerprint)
@@ -171,13 +172,14 @@ def check_lists(config: ExperimentConfig, seeds: int, where: str, yes: bool) -> 
         raise DataError(f"{where}: grid: {runs:,} runs; confirm more than {MOST_RUNS:,} with --yes")
 
 
-def permuted(config: ExperimentConfig, values: Mapping[str, Any], where: str) -> ExperimentConfig:
-    """Return the config without its grid and with the values of one permutation, validated again."""
-    content = json.loads(json.dumps(config.model_dump(exclude={"grid"})))
+def permuted(base: str, values: Mapping[str, Any], where: str) -> ExperimentConfig:
+    """Return a config, given as JSON without its grid, with the values of one permutation, validated again."""
+    content = json.loads(base)
+    fixed = content["dataset"]["name"], content["training"]["seed"]
     for key, value in values.items():
         set_dotted(content, key, value, where)
     one = validate(ExperimentConfig, content, where)
-    if one.dataset.name != config.dataset.name or one.training.seed != config.training.seed:
+    if (one.dataset.name, one.training.seed) != fixed:
         raise DataError(f"{where}: {show(values)} changes dataset.name or training.seed; use --dataset, --seeds")
     return one
 

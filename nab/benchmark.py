@@ -273,8 +273,9 @@ def run_benchmark(nab_root: Path, out: Path, seeds: int) -> str:
             for name, seeds in rows.items()
         }
         write_json(out / "results.json", {"detectors": detectors, "versions": versions()})
-        write_text(out / "tables.md", results_table(rows))
-    return results_table(rows)
+        table = results_table(rows)
+        write_text(out / "tables.md", table)
+    return table
 
 
 def _forecast_sources(blocks: Mapping[str, np.ndarray], seeds: int) -> list[tuple[str, dict, Callable]]:

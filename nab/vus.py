@@ -130,8 +130,9 @@ def run_vus(nab_root: Path, out: Path, seeds: int) -> str:
             means = [f"{kind} {np.mean(values):.3f}" for kind, values in found["LSTM"][-1].items()]
             log.info("seed %d: VUS-PR %s", seed, ", ".join(means))
         write_json(out / "results.json", {"series": TSB_AD, "vus_pr": found, "versions": versions()})
-        write_text(out / "tables.md", vus_tables(found))
-    return vus_tables(found)
+        tables = vus_tables(found)
+        write_text(out / "tables.md", tables)
+    return tables
 
 
 def _vus_by_mean(benchmark: Mapping[str, NabSeries], scores: Mapping[str, np.ndarray]) -> dict[str, list[float]]:

@@ -296,9 +296,8 @@ def _window_frame(segment: Segment, channels: Sequence[str], windows: np.ndarray
 def read_meta(folder: Path) -> Meta:
     """Read and check `meta.json` of a windowed dataset."""
     path = folder / "meta.json"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; run the dataset's preprocessing script first")
-    meta = validate(Meta, read_json(path), path.name)
+    content = read_json(path, if_absent="run the dataset's preprocessing script first")
+    meta = validate(Meta, content, path.name)
     if meta.format != FORMAT:
         raise DataError(f"{path.name}: format is {meta.format}; expected {FORMAT}; preprocess again")
     for key in ("center", "scale"):
@@ -343,8 +342,6 @@ def read_windows(path: Path, meta: Meta, channels: Sequence[str]) -> list[Segmen
 
 def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> tuple[pd.DataFrame, bool]:
     """Return the checked rows of a split, and whether its file has the hash in `meta.json`."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; preprocess the dataset again")
     flags = ["label", *(f"valid_{c}" for c in channels)]
     float_columns = ["t_s", *channels]
     text_columns = ["recording", "timestamp"] if meta.series else ["recording"]
@@ -358,6 +355,8 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> tuple[pd.Data
             is_unchanged = not meta.hashes or found == meta.hashes.get(path.stem)
             file.seek(0)
             frame = pd.read_csv(file, usecols=wanted.__contains__, **options)
+    except FileNotFoundError:
+        raise DataError(f"{path.name}: no such file; preprocess the dataset again") from None
     except (ValueError, OSError, OverflowError, pd.errors.ParserError) as error:
         _check_cells(path, float_columns, flags)
         raise DataError(f"{path.name}: {' '.join(str(error).split())}; preprocess again") from None

@@ -37,17 +37,6 @@ def night(tmp_path):
     return tmp_path / "night.safetensors"
 
 
-def put(tree, path, value):
-    """Replace what a path a/b/0 leads to; `...` takes it away."""
-    *parents, last = [int(key) if key.isdigit() else key for key in path.split("/")]
-    for key in parents:
-        tree = tree[key]
-    if value is ...:
-        del tree[last]
-    else:
-        tree[last] = value
-
-
 # ---- the file -------------------------------------------------------------------------------
 
 
@@ -213,7 +202,7 @@ TAMPERED = [
 
 @pytest.mark.parametrize(("path", "value", "told"), TAMPERED, ids=lambda value: str(value)[:30])
 def test_a_tampered_checkpoint_is_refused(night, state, path, value, told):
-    put(state, path, value)
+    tiny.put(state, path, value)
     write_tensors(night, state)
     with pytest.raises(DataError, match=r"^night\.safetensors: ") as error:
         load_calibrated(night, "cpu")
@@ -256,7 +245,7 @@ def test_huge_checkpoints_do_not_take_the_memory(tmp_path, checkpoint):
     for path, changes in zip(paths, tampered):
         state = load_checkpoint(checkpoint)
         for place, value in changes.items():
-            put(state, place, value)
+            tiny.put(state, place, value)
         write_tensors(path, state)
     paths[-2].write_bytes(FILES["a larger tensor"])
     paths[-1].write_bytes(FILES["a huge header"])

@@ -8,7 +8,7 @@ from project import CONFIG, make_datasets
 from config import ExperimentConfig
 from data_loader import load_dataset
 from detection.detector import build_model
-from detection.resolved import resolve
+from experiment import prepare
 from grid import engines
 from grid.engines import reason_of, skill_of
 from utils import DataError
@@ -22,17 +22,15 @@ def dataset(tmp_path_factory):
     return load_dataset(root / "datasets" / "collected-known-anomaly" / "tiny")
 
 
-def make_state(channels=2, constant=False):
+def make_trained(dataset, constant=False):
     """A model of random weights with a horizon of 2 s; constant = it forecasts the last value."""
-    config = ExperimentConfig.model_validate(CONFIG)
+    experiment = prepare(ExperimentConfig.model_validate(CONFIG), dataset)
     torch.manual_seed(0)
-    resolved = resolve(config, "abc"[:channels], [""] * channels, ["airflow"] * channels, 5.0)
-    model = build_model(resolved)
+    model = build_model(experiment.resolved)
     if constant:
         torch.nn.init.zeros_(model.head.weight)
         torch.nn.init.zeros_(model.head.bias)
-    state = {"config": config.model_dump(), "training": {"progress": {"best_model": model.state_dict()}}}
-    return state, model
+    return experiment, model
 
 
 def naive_skill(model, dataset, horizon, warm_up, length):
@@ -55,17 +53,20 @@ def naive_skill(model, dataset, horizon, warm_up, length):
 
 
 def test_the_skill_is_what_it_says_over_shared_leads(dataset):
-    state, model = make_state()
+    experiment, model = make_trained(dataset)
     expected = naive_skill(model, dataset, horizon=5, warm_up=10, length=100)
-    assert skill_of(state, dataset, SHARED, "cpu") == pytest.approx(expected, rel=1e-4) and expected < 0
+    skill = skill_of(experiment, model.state_dict(), SHARED, "cpu")
+    assert skill == pytest.approx(expected, rel=1e-4) and expected < 0
 
 
 def test_the_last_value_has_no_skill(dataset):
-    assert skill_of(make_state(constant=True)[0], dataset, SHARED, "cpu") == pytest.approx(0.0, abs=1e-9)
+    experiment, model = make_trained(dataset, constant=True)
+    assert skill_of(experiment, model.state_dict(), SHARED, "cpu") == pytest.approx(0.0, abs=1e-9)
 
 
 def test_no_shared_channel_is_no_skill(dataset):
-    assert skill_of(make_state()[0], dataset, SHARED | {"channels": []}, "cpu") is None
+    experiment, model = make_trained(dataset)
+    assert skill_of(experiment, model.state_dict(), SHARED | {"channels": []}, "cpu") is None
 
 
 def test_a_run_computes_with_one_thread(tmp_path, monkeypatch):

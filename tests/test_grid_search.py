@@ -21,6 +21,7 @@ import trainers
 from config import load_experiment
 from data_loader import load_dataset
 from detection.checkpoint import load_checkpoint
+from experiment import prepare
 from grid import engines, plan
 
 pytestmark = pytest.mark.slow
@@ -105,8 +106,10 @@ def test_a_grid_fills_its_folder(home, done):
 def test_the_skill_in_the_results_is_that_of_the_checkpoint(home, done):
     row = results_of(done).iloc[0]
     grid = plan.read_plan(done, home / "datasets")
-    state = load_checkpoint(done / "runs" / row["run"] / CHECKPOINT)
-    skill = engines.skill_of(state, load_dataset(grid.data), grid.shared_validation, "cpu")
+    (run,) = [run for run in grid.runs if run.key.startswith(row["run"])]
+    progress = load_checkpoint(done / "runs" / row["run"] / CHECKPOINT)["training"]["progress"]
+    experiment = prepare(run.config, load_dataset(grid.data))
+    skill = engines.skill_of(experiment, progress["best_model"], grid.shared_validation, "cpu")
     assert row["val_skill"] == pytest.approx(skill, rel=1e-6)
 
 

@@ -16,9 +16,7 @@ from evaluation import metrics
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CASES = SHARED / "reference" / "metric_cases.json"
-NAB_ROOT = SHARED / "data" / "nab"
 needs_cases = pytest.mark.skipif(not CASES.exists(), reason=f"{CASES} is absent")
-needs_nab = pytest.mark.skipif(not NAB_ROOT.exists() or not CASES.exists(), reason=f"{NAB_ROOT} is absent")
 
 few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 

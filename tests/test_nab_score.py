@@ -8,7 +8,6 @@ import naive
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import settings
 
 from config import read_json
 from evaluation.nab_score import NAB_PROFILES, nab_score, nab_series_score
@@ -21,10 +20,8 @@ pytestmark = pytest.mark.slow
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CASES = SHARED / "reference" / "metric_cases.json"
 NAB_ROOT = SHARED / "data" / "nab"
-needs_cases = pytest.mark.skipif(not CASES.exists(), reason=f"{CASES} is absent")
 needs_nab = pytest.mark.skipif(not NAB_ROOT.exists() or not CASES.exists(), reason=f"{NAB_ROOT} is absent")
 
-few = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 
 
 def load_series_labels(nab_root):

@@ -42,14 +42,6 @@ def state(checkpoint):
     return read_tensors(checkpoint)
 
 
-def put(tree, path, value):
-    """Replace what a dotted path leads to."""
-    *parents, last = [int(key) if key.lstrip("-").isdigit() else key for key in path.split("/")]
-    for key in parents:
-        tree = tree[key]
-    tree[last] = value
-
-
 # ---- checkpoints and states -----------------------------------------------------------------
 
 
@@ -95,7 +87,7 @@ def test_a_tampered_state_is_refused(tmp_path, checkpoint, path, value):
     about = {"format": stream.FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "tail": "00" * 10}
     stream.save_state(tmp_path / "live.state", about | {"stream": began.state_dict()})
     tree = read_tensors(tmp_path / "live.state")
-    put(tree, path, value)
+    tiny.put(tree, path, value)
     write_tensors(tmp_path / "live.state", tree)
     with pytest.raises(DataError, match=r"^live\.state: ") as error:
         before = stream.load_state(tmp_path / "live.state", "sum")
@@ -145,7 +137,7 @@ def test_a_name_that_is_more_than_text_is_refused(name):
 def test_every_name_of_a_dataset_is_checked(tmp_path, name):
     for path in ("split/train/0", "labels/apnea", f"channels/{name or 'x'}" if "/" not in name else "split/test/0"):
         content = copy.deepcopy(tiny.DATA) | {"labels": {"apnea": "apnea"}}
-        put(content, path, content["channels"]["flow"] if path.startswith("channels") else name)
+        tiny.put(content, path, content["channels"]["flow"] if path.startswith("channels") else name)
         with pytest.raises(DataError, match="^x: "):
             validate(DatasetConfig, content, "x")
 

@@ -105,3 +105,14 @@ def save_detector(path, normal, config, data):
     about = {"data": data.model_dump() if data else {}, "series": data is None}
     write_tensors(path, state_of(detector) | about)
     return path
+
+
+def put(tree, path, value):
+    """Replace what a path such as a/b/0 leads to in nested values; `...` removes it."""
+    *parents, last = [int(key) if key.lstrip("-").isdigit() else key for key in path.split("/")]
+    for key in parents:
+        tree = tree[key]
+    if value is ...:
+        del tree[last]
+    else:
+        tree[last] = value
