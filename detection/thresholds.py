@@ -23,7 +23,6 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
 
 from config import THRESHOLD_METHODS, check_parameters
 from recordings.stateful import checked_like
@@ -153,6 +152,8 @@ def fit_pareto(excesses: np.ndarray, min_peaks: int = 10) -> tuple[float, float]
         derivative between bounds; we maximise the same reduced likelihood on a grid and
         polish the best point. Shapes below -1 have no maximum likelihood and are left out.
     """
+    from scipy.optimize import brentq, minimize_scalar
+
     distinct = len(np.unique(excesses))
     if distinct < min_peaks:
         raise TailError(f"distinct peaks: {distinct} of {len(excesses)}; expected at least {min_peaks}")

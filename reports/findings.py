@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,9 +27,11 @@ from evaluation.detector_metrics import detector_metrics, fault_measures
 from evaluation.results import LSTM, RANDOM, CalibrationEvents, RunMetrics, ThresholdFacts
 from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta, Segment
-from reports import plots
 from reports.run_folder import AROUND_ROWS, AROUND_S, STAMPS, RunFiles, RunFolder
 from trainers import Batches, Trainer
+
+if TYPE_CHECKING:                        # matplotlib is imported when something is drawn
+    from reports.plots import RecordingView
 
 WORTH_PROCESSES = 60                     # pictures, from which on several processes pay their start
 LEAST_SHARE = 0.05                       # of an event's alarms, for a channel to be named
@@ -304,6 +306,8 @@ def clear_pictures(run: RunFolder) -> None:
 
 def draw_training(run: RunFolder, trainer: Trainer, detector: Detector, validation: Batches, simulated: bool) -> None:
     """Draw the training curve, and forecasts against the truth on the first window of validation data."""
+    from reports import plots
+
     progress, note = trainer.progress, "simulated data" if simulated else ""
     plots.save(plots.plot_history(progress.history, progress.best_epoch, note), run.plots / "training.png")
     x, series = validation[0][0][:1], validation[0][1][0].numpy()        # (1, T, C), (T + H, C)
@@ -321,6 +325,8 @@ def draw_training(run: RunFolder, trainer: Trainer, detector: Detector, validati
 
 def draw_findings(run: RunFolder, findings: Findings) -> None:
     """Draw each test recording, and a close-up of each event found or missed, on several cores if that pays."""
+    from reports import plots
+
     jobs = [_pictures(run, findings, recording) for recording in findings.recordings]
     bar = tqdm(total=len(jobs), desc="plots", unit="recording", disable=None)
     workers = min(_cores(), len(jobs))
@@ -355,6 +361,8 @@ def without_ctrl_c() -> Iterator[None]:
 
 def draw_recording(run: RunFolder, findings: Findings, recording: ScoredRecording) -> None:
     """Draw one recording, and a close-up of each of its events found or missed."""
+    from reports import plots
+
     plots.draw_recording(*_pictures(run, findings, recording))
 
 
@@ -364,7 +372,7 @@ def _cores() -> int:
 
 def _pictures(
     run: RunFolder, findings: Findings, recording: ScoredRecording
-) -> tuple[plots.RecordingView, Path, list[tuple[float, float, str, Path]]]:
+) -> tuple[RecordingView, Path, list[tuple[float, float, str, Path]]]:
     """Return what `plots.draw_recording` needs for one recording."""
     rows = np.divide(AROUND_ROWS, findings.detector.rate_hz).tolist()
     before_s, after_s = rows if is_series(findings.segments) else AROUND_S
@@ -381,8 +389,10 @@ def _pictures(
     return view, run.overview(name), close_ups
 
 
-def view_of(findings: Findings, recording: ScoredRecording) -> plots.RecordingView:
+def view_of(findings: Findings, recording: ScoredRecording) -> RecordingView:
     """Return what the plots of one recording need."""
+    from reports import plots
+
     detector = findings.detector
     match = recording.match(recording.found, findings.tolerance_s)
     found_by = _found_by(findings, recording)

@@ -24,6 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
+from reports.curves import BUCKETS, envelope, finite_range, margin_of, signal_range
 from utils import DataError, atomic_path
 
 DPI = 80
@@ -33,7 +34,6 @@ LETTER = 0.08  # inches, the width of a letter in a small text
 CLOSE_S = 180.0  # a longer span shows no forecasts: they would cover what was observed
 TEXT, SMALL = 10, 9  # points
 LIVE_SPAN_S, LIVE_EVERY_S = 120.0, 0.25  # what a live window shows, and how often it is drawn
-BUCKETS = 1000  # a line of more than twice as many steps is drawn as its envelope
 
 OBSERVED = {"color": "#222222", "linewidth": 1.0}
 FORECAST = {"color": "#d55e00", "linewidth": 1.3, "linestyle": (0, (4, 1.5))}
@@ -116,7 +116,7 @@ def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") ->
         _say(losses, "no epochs yet")
     _label(losses, "loss", "–")
     _label(rates, "learning rate", "–")
-    first, last = _range(epoch, (1.0, 1.0))
+    first, last = finite_range(epoch, (1.0, 1.0))
     _time_axis((losses, rates), first - 0.5, last + 0.5, "epoch [–]", integer=True)
     _legend(figure, handles, 1)
     return figure
@@ -124,7 +124,7 @@ def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") ->
 
 def plot_recording(view: RecordingView) -> Figure:
     """Draw a whole recording: a panel a channel, the score below; time in the unit that suits its length."""
-    return plot_span(view, *_range(view.t, (0.0, 1.0)), f"{view.name}: the whole recording")
+    return plot_span(view, *finite_range(view.t, (0.0, 1.0)), f"{view.name}: the whole recording")
 
 
 def plot_span(view: RecordingView, start_s: float, end_s: float, title: str) -> Figure:
@@ -176,7 +176,7 @@ def plot_progress(
     """
     style = FORECAST | {"linewidth": 2.0}
     figure, panels = _stack(_panel_heights(len(channels)), title, "")
-    start_s, end_s = _range(np.concatenate([t, *(t_h for t_h, _ in forecasts)]), (0.0, 1.0))
+    start_s, end_s = finite_range(np.concatenate([t, *(t_h for t_h, _ in forecasts)]), (0.0, 1.0))
     scale, unit = _time_unit(end_s - start_s)
     for k, axes in enumerate(panels):
         _line(axes, t / scale, observed[:, k], OBSERVED)
@@ -206,7 +206,8 @@ def plot_grid_effects(
         measure: what the results are.
     """
     figure, panels = _stack((1.7,) * max(len(effects), 1), title, note, gap=0.42)
-    low, high = _range(np.concatenate([np.empty(0), *(y for rows in effects.values() for _, y in rows)]), (0.0, 1.0))
+    shown = np.concatenate([np.empty(0), *(y for rows in effects.values() for _, y in rows)])
+    low, high = finite_range(shown, (0.0, 1.0))
     margin = margin_of(low, high, 0.1)
     for axes, (key, rows) in zip(panels, effects.items(), strict=False):
         for x, (_, results) in enumerate(rows):
@@ -239,7 +240,7 @@ def plot_grid_ranking(rows: Sequence[tuple[str, float, float]], measure: str, ti
         axes.errorbar(mean, y, xerr=std, **(MEAN | (star if y == 0 else {})))
     if len(rows):
         axes.axvline(means[0], **BEST)
-    low, high = _range(np.concatenate([means - stds, means + stds]), (0.0, 1.0))
+    low, high = finite_range(np.concatenate([means - stds, means + stds]), (0.0, 1.0))
     margin = margin_of(low, high, 0.05)
     axes.set(ylim=(max(len(rows), 1) - 0.5, -0.5), yticks=range(len(rows)))
     axes.set_yticklabels([_short(text, 54) for text, *_ in rows], fontsize=SMALL, parse_math=False)
@@ -267,7 +268,7 @@ def plot_grid_curves(
         dots = {"marker": "o", "markersize": 3.0} if len(curves[k][0]) == 1 else {}
         axes.plot(*curves[k], **(style | dots))
     epochs = np.concatenate([np.empty(0), *(epoch for epoch, _ in curves)])
-    first, last = _range(epochs, (0.0, 1.0))
+    first, last = finite_range(epochs, (0.0, 1.0))
     if not curves:
         _say(axes, "no epochs yet")
     axes.yaxis.set_major_formatter(FuncFormatter(_number))
@@ -361,27 +362,6 @@ def save(figure: Figure, path: Path) -> None:
     image.putpalette(palette[:corner] + [255, 255, 255] + palette[corner + 3 :])  # its white is one step off
     with atomic_path(path, durable=False) as temporary:  # drawn again with its report
         image.save(temporary, format="PNG")
-
-
-def envelope(t: np.ndarray, y: np.ndarray, buckets: int = BUCKETS) -> tuple[np.ndarray, np.ndarray]:
-    """Return a line that looks the same with fewer points: the least and the greatest value of each bucket.
-
-    Args:
-        t, y: (T,) times and values, NaN = missing.
-    Returns: the line itself if it is short; a NaN wherever a missing step lies between two points that are kept.
-    """
-    size = -(-len(y) // buckets)
-    if size <= 2:
-        return t, y
-    rows = -(-len(y) // size)
-    bucket = np.append(y, np.full(rows * size - len(y), np.nan)).reshape(rows, size)
-    gone = np.isnan(bucket)
-    least, greatest = np.where(gone, np.inf, bucket).argmin(1), np.where(gone, -np.inf, bucket).argmax(1)
-    kept = np.unique((np.arange(rows) * size)[:, None] + np.stack([least, greatest], 1))
-    kept = kept[~gone.ravel()[kept]]
-    after = np.flatnonzero(np.diff(np.cumsum(gone)[kept])) + 1
-    line_t = t[kept]
-    return np.insert(line_t, after, (line_t[after - 1] + line_t[after]) / 2), np.insert(y[kept], after, np.nan)
 
 
 def _draw_channel(
@@ -584,19 +564,6 @@ def _signal_limits(axes: Axes, observed: np.ndarray, expected: np.ndarray) -> No
     _few_ticks(axes)
 
 
-def signal_range(observed: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
-    """Return the least and greatest value to show; a forecast that runs away is cut at half a range beyond."""
-    low, high = _range(observed, _range(expected, (0.0, 1.0)))
-    least, most = _range(expected, (low, high))
-    reach = 0.5 * (high - low)
-    return min(low, max(least, low - reach)), max(high, min(most, high + reach))
-
-
-def margin_of(low: float, high: float, share: float) -> float:
-    """Return a share of a range, or, of a single value, enough room to show it."""
-    return share * (high - low) or 0.05 * abs(high) or 1.0
-
-
 def _few_ticks(axes: Axes) -> None:
     """Set round ticks that a low panel has room for."""
     low, high = axes.get_ylim()
@@ -607,7 +574,7 @@ def _few_ticks(axes: Axes) -> None:
 
 def _log_if_wide(axes: Axes, y: np.ndarray, least_ratio: float) -> None:
     """Use a log scale if the finite values are positive and spread over least_ratio."""
-    low, high = _range(y, (0.0, 0.0))
+    low, high = finite_range(y, (0.0, 0.0))
     if low > 0 and high / low >= least_ratio:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.3, high * 1.3)
@@ -653,12 +620,6 @@ def _time_unit(length_s: float) -> tuple[float, str]:
         if length_s >= 5 * seconds:
             return seconds, unit
     return 1.0, "s"
-
-
-def _range(y: np.ndarray, otherwise: tuple[float, float]) -> tuple[float, float]:
-    """Return the least and greatest finite value, or `otherwise` if there is none."""
-    finite = y[np.isfinite(y)]
-    return (float(finite.min()), float(finite.max())) if len(finite) else otherwise
 
 
 def _shown(marks: Iterable[tuple], first: float, last: float) -> list[tuple]:

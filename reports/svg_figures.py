@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports import plots
+from reports.curves import envelope, margin_of, signal_range
 
 WIDTH, HEIGHT = 1000, 100                # of a panel's coordinates
 TOLERANCE = 1.0                          # of thinning, in coordinates
@@ -95,8 +95,8 @@ def score_panel(span: Span, t: np.ndarray, score: np.ndarray, threshold: np.ndar
 
 def limits(observed: np.ndarray, forecast: np.ndarray | None) -> tuple[float, float]:
     """Return the lowest and highest value that a panel shows."""
-    low, high = plots.signal_range(observed, observed if forecast is None else forecast)
-    margin = plots.margin_of(low, high, 0.06)
+    low, high = signal_range(observed, observed if forecast is None else forecast)
+    margin = margin_of(low, high, 0.06)
     return low - margin, high + margin
 
 
@@ -110,7 +110,7 @@ def path_of(span: Span, t: np.ndarray, y: np.ndarray, low: float, high: float) -
     if not len(t):
         return ""
     if len(t) > 2 * BUCKETS:
-        t, y = plots.envelope(t, y, BUCKETS)
+        t, y = envelope(t, y, BUCKETS)
     x, height = span.x(t), (high - y) / (high - low) * HEIGHT
     step = np.diff(t)
     usual = np.median(step) if len(step) else 0.0

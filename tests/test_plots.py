@@ -7,10 +7,10 @@ import pytest
 from matplotlib.image import imread
 
 from reports import plots
+from reports.curves import envelope
 from reports.plots import (
     OBSERVED,
     RecordingView,
-    envelope,
     plot_history,
     plot_progress,
     plot_recording,
