@@ -81,8 +81,7 @@ class Timed(Section):
     def in_seconds(self, rate_hz: float) -> typing.Self:
         """Return the section with every duration in seconds, for data of so many rows a second."""
         values = {name: getattr(self, name) for name in self._in_rows}
-        scaled = {k: [x / rate_hz for x in v] if isinstance(v, list) else v / rate_hz for k, v in values.items()}
-        section = self.model_copy(update=scaled)
+        section = self.model_copy(update={name: value / rate_hz for name, value in values.items()})
         section._in_rows = frozenset()
         return section
 
@@ -167,9 +166,7 @@ class TrainingConfig(Timed):
 class ScoreConfig(Timed):
     """How forecast and observation become one score a step; see detection/anomaly_scores.py."""
 
-    amplitude_s: list[Annotated[Duration, Field(gt=0)]] = Field(
-        [9.0, 12.0, 15.0], min_length=1, description="trailing spans whose amplitude is compared, shortest first"
-    )
+    amplitude_s: Duration = Field(9.2, gt=0, description="trailing span whose amplitude is compared")
     expected_s: Duration = Field(
         30.0, gt=0, description="the expected amplitude is the forecasts' median over this span before the compared one"
     )
@@ -194,8 +191,6 @@ class ScoreConfig(Timed):
 
     @model_validator(mode="after")
     def _check(self) -> ScoreConfig:
-        if self.amplitude_s != sorted(self.amplitude_s):
-            raise ValueError(f"amplitude_s is {self.amplitude_s}; expected the shortest first")
         known = [*SCORE_COMPONENTS, *(f"{c}:{m}" for c in SCORE_COMPONENTS[:-1] for m in typing.get_args(Measured))]
         for key in self.weights:
             if key not in known:

@@ -208,7 +208,7 @@ def reach_s(checkpoint: Path) -> float:
 
     _, detector = load_calibrated(checkpoint, "cpu")
     spans = detector.spans
-    steps = spans.warm_up + spans.settle + max(spans.amplitudes) + spans.expected + spans.baseline
+    steps = spans.warm_up + spans.settle + spans.amplitude + spans.expected + spans.baseline
     return steps / detector.rate_hz + detector.config.events.merge_gap_s
 
 

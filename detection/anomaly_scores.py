@@ -3,7 +3,7 @@
 The comparisons of a step are combined into components, each turned into a surprisal, -log10 of the
 share of calibration time that is at least as anomalous:
 
-    amplitude_drop   Stouffer's sum of a channel's ratios and low_range: less movement than expected
+    amplitude_drop   Stouffer's sum of a channel's ratio and low_range: less movement than expected
     error            of a channel, high side
     transient_error  of a channel, high side
     level            of a channel, high side
@@ -37,7 +37,7 @@ MAX_SURPRISAL = 50.0
 MIN_CALIBRATION_STEPS = 50              # finite calibration steps that a component needs
 MAX_CALIBRATION_STEPS = 200_000         # that a fit uses: of more, every second, third, ...
 BLOCK_STEPS = 1 << 14                   # scored at once: bounds the memory
-MAX_PATTERNS = 256                      # of missing comparisons whose inverse covariance is kept
+MAX_PATTERNS = 128                      # of missing comparisons whose inverse covariance is kept
 
 
 # ---- surprisal -------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def _components(
 
     Args:
         z: the features' normal scores (T, C, F).
-        spread: of each channel's sum of ratios and low_range (C,).
+        spread: of each channel's sum of ratio and low_range (C,).
     """
     components = {
         "amplitude_drop": z[:, :, :ERROR].sum(axis=2) / spread,               # NaN if one is missing
@@ -284,7 +284,7 @@ def _normal_scores(features: np.ndarray, tails: Tails) -> np.ndarray:
 
 
 def _sum_spread(z: np.ndarray) -> list[float]:
-    """Return the standard deviation of each channel's sum of ratios and low_range."""
+    """Return the standard deviation of each channel's sum of ratio and low_range."""
     spread = []
     for c in range(z.shape[1]):
         total = z[:, c, :ERROR].sum(axis=1)

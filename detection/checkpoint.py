@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from config import DatasetConfig, ExperimentConfig, Name, Section, Unit, validate
 from data_loader import Scaler
 from detection import thresholds
+from detection.comparisons import NAMES
 from detection.detector import Detector, build_model
 from detection.resolved import ResolvedConfig, resolve
 from lstm_model import StackedLSTM
@@ -362,7 +363,7 @@ def _check_threshold(threshold: Threshold, name: str) -> None:
 
 def _check_calibrated(detector: Detector) -> None:
     """Raise ValueError unless calibration and thresholds are of the detector's comparisons and baselines."""
-    widths, expected = {len(row) for row in detector.calibration["tails"]}, len(detector.spans.names)
+    widths, expected = {len(row) for row in detector.calibration["tails"]}, len(NAMES)
     if widths != {expected}:
         raise ValueError(f"calibration: tails of {widths} comparisons; expected {expected}")
     names = detector.baseline_scores(np.zeros(1), np.zeros((1, len(detector.channels)))).keys()

@@ -2,9 +2,9 @@
 
 For every channel the forecasts are compared with the observed values in several ways:
 
-    ratio            log amplitude expected - log amplitude observed, over each trailing span, less its
-                     own trailing median, since forecasts of an irregular breather are too small
-    low_range        - log range observed, over the shortest span
+    ratio            log amplitude expected - log amplitude observed, over a trailing span, less its own
+                     trailing median, since forecasts of an irregular breather are too small
+    low_range        - log range observed, over the same span
     error            log RMS forecast error over all leads and the last second
     transient_error  log error of the next steps' forecast, less its own trailing median
     level            log |trailing mean|, in the scaler's units: how far the level is from that of training
@@ -29,7 +29,8 @@ ERROR_FLOOR = 0.03                      # scaled units: smaller errors are round
 LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training counts as equal to it
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected amplitude
-LOW_RANGE, ERROR, TRANSIENT, LEVEL = -4, -3, -2, -1      # on the axis of the comparisons; the ratios come first
+NAMES = ("ratio", "low_range", "error", "transient_error", "level")     # of the comparisons, on their axis (F)
+RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL = range(len(NAMES))
 Record = TypeVar("Record")
 
 
@@ -46,15 +47,10 @@ class Spans:
     near: int
     transient: int
     error: int
-    amplitudes: tuple[int, ...]
+    amplitude: int
     expected: int
     baseline: int
     level: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the comparisons, in their order on the last axis (F)."""
-        return (*(f"ratio_{k}" for k in range(len(self.amplitudes))), "low_range", "error", "transient_error", "level")
 
 
 @dataclass(frozen=True)
@@ -104,14 +100,13 @@ class ComparisonStream(Stateful):
     def __init__(self, channels: int, horizon: int, spans: Spans) -> None:
         self.spans, self.horizon, self.channels, self.seen = spans, horizon, channels, 0
         self.forecast = np.full((horizon, horizon, channels), np.nan)        # of the last steps
-        self.signal = SpanSums(3 * channels, max(*spans.amplitudes, spans.settle, spans.level))
+        self.signal = SpanSums(3 * channels, max(spans.amplitude, spans.settle, spans.level))
         self.errors = SpanSums(4 * channels, max(spans.error, spans.transient))
-        self.ranges = SpanRange(channels, spans.amplitudes[0])
+        self.ranges = SpanRange(channels, spans.amplitude)
         self.medians = SpanMedian(channels, spans.expected)                  # of log amplitudes of forecasts
-        self.expected = Delay(channels, max(spans.amplitudes))
-        kinds = len(spans.amplitudes) + 1                                    # those less their median
-        self.delayed = Delay(channels * kinds, spans.amplitudes[0])
-        self.baseline = SpanMedian(channels * kinds, spans.baseline)
+        self.expected = Delay(channels, spans.amplitude)
+        self.delayed = Delay(2 * channels, spans.amplitude)                  # ratio, transient_error
+        self.baseline = SpanMedian(2 * channels, spans.baseline)
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
         """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
@@ -130,10 +125,10 @@ class ComparisonStream(Stateful):
         finite = [np.isfinite(square) for square in squares]
         filled = [np.where(known, square, 0.0) for known, square in zip(finite, squares, strict=True)]
         self.errors.update(np.concatenate([filled[0], finite[0], filled[1], finite[1]], axis=1))
-        *ratios, low_range, level = self._amplitudes_and_level(observed, forecast)
+        ratio, low_range, level = self._amplitude_and_level(observed, forecast)
         error, transient = self._log_error(0, self.spans.error), self._log_error(1, self.spans.transient)
-        *ratios, transient = self._less_baseline([*ratios, transient])
-        features = np.stack([*ratios, low_range, error, transient, level], axis=2)        # (n, C, F)
+        ratio, transient = np.split(self._less_baseline(np.concatenate([ratio, transient], axis=1)), 2, axis=1)
+        features = np.stack([ratio, low_range, error, transient, level], axis=2)          # (n, C, F)
         return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2])
 
     def _align(self, forecasts: np.ndarray) -> np.ndarray:
@@ -154,23 +149,20 @@ class ComparisonStream(Stateful):
         near_total = np.einsum("nhc,nhc->nc", errors[:, :near], errors[:, :near])
         return total / self.horizon, near_total / near
 
-    def _amplitudes_and_level(self, observed: np.ndarray, forecast: np.ndarray) -> list[np.ndarray]:
-        """Return the ratios of every span, low_range and the level, (n, C) each."""
-        spans, n = self.spans, len(observed)
+    def _amplitude_and_level(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return ratio, before its median is subtracted, low_range and the level, (n, C) each."""
+        spans = self.spans
         median, count = self.medians.update(np.log(_spread(forecast) + AMPLITUDE_FLOOR))
-        median = np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan)
-        expected = np.concatenate([self.expected.waiting, median])               # (longest + n, C)
-        self.expected.update(median)
-        ranges, ratios = self.ranges.update(observed), []
-        for span in spans.amplitudes:
-            mean, mean_square = self._means(span)
-            amplitude = np.sqrt(np.maximum(mean_square - mean * mean, 0.0))
-            before = expected[len(expected) - n - span : len(expected) - span]
-            ratios.append(before - np.log(amplitude + AMPLITUDE_FLOOR))
-            if span == spans.amplitudes[0]:
-                ranges = np.where(np.isfinite(mean), ranges, np.nan)
+        expected = self.expected.update(np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan))
+        mean, mean_square = self._means(spans.amplitude)
+        amplitude = np.sqrt(np.maximum(mean_square - mean * mean, 0.0))
+        observed_range = np.where(np.isfinite(mean), self.ranges.update(observed), np.nan)
         level, _ = self._means(spans.level)
-        return [*ratios, -np.log(ranges + AMPLITUDE_FLOOR), np.log(np.abs(level) + LEVEL_FLOOR)]
+        return (
+            expected - np.log(amplitude + AMPLITUDE_FLOOR),
+            -np.log(observed_range + AMPLITUDE_FLOOR),
+            np.log(np.abs(level) + LEVEL_FLOOR),
+        )
 
     def _means(self, span: int) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and mean square (n, C) of a trailing span; NaN where too little of it is there."""
@@ -184,17 +176,14 @@ class ComparisonStream(Stateful):
         count = _enough(sums[:, channels : 2 * channels], span)
         return np.log(np.sqrt(sums[:, :channels] / count) + ERROR_FLOOR)
 
-    def _less_baseline(self, several: list[np.ndarray]) -> list[np.ndarray]:
-        """Return each (n, C) less the median of its values over the baseline span that ends a shortest span before.
+    def _less_baseline(self, values: np.ndarray) -> np.ndarray:
+        """Return values (n, K) less the median of those in the baseline span that ends an amplitude span before.
 
         With little history the median is shrunk to zero: a value then stays nearly as it is. A median,
         because a cough or an apnea must not shift the baseline of what follows.
         """
-        values = np.concatenate(several, axis=1)
         median, count = self.baseline.update(self.delayed.update(values))
-        shrunk = np.where(count > 0, median, 0.0) * count / (count + self.spans.baseline / 4)
-        values, channels = values - shrunk, self.channels
-        return [values[:, k : k + channels] for k in range(0, values.shape[1], channels)]
+        return values - np.where(count > 0, median, 0.0) * count / (count + self.spans.baseline / 4)
 
 
 def _spread(forecast: np.ndarray) -> np.ndarray:

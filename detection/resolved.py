@@ -49,7 +49,7 @@ class ResolvedConfig:
         """Return how many steps a segment needs before a component with a weight has a value."""
         spans = self.spans
         steps = {
-            "amplitude_drop": self.warm_up + max(spans.amplitudes),
+            "amplitude_drop": self.warm_up + spans.amplitude,
             "error": max(self.warm_up + self.horizon, spans.error),
             "transient_error": max(self.warm_up + spans.near, spans.transient),
             "level": spans.level,
@@ -72,7 +72,7 @@ def resolve(
         return max(round(seconds * rate_hz), least)
 
     for key, value in score:
-        longest = rate_hz * max(value if isinstance(value, list) else [value]) if key.endswith("_s") else 0
+        longest = rate_hz * value if key.endswith("_s") else 0
         if longest > MAX_SPAN:
             raise ValueError(f"score.{key} is {longest:g} steps of {1 / rate_hz:g} s; expected at most {MAX_SPAN}")
     weights = resolve_weights(score.weights, measures)
@@ -85,7 +85,7 @@ def resolve(
         near=min(steps(score.near_s), horizon),
         transient=steps(score.transient_s),
         error=steps(score.error_s),
-        amplitudes=tuple(steps(span, least=2) for span in score.amplitude_s),
+        amplitude=steps(score.amplitude_s, least=2),
         expected=steps(score.expected_s),
         baseline=steps(score.baseline_s),
         level=steps(score.level_s),
@@ -97,10 +97,10 @@ def resolve(
 
 def _check_memory(horizon: int, spans: Spans, channels: int) -> None:
     """Raise ValueError if a part of scoring that grows with a duration would not fit into memory."""
-    longest = max(*spans.amplitudes, *(span for span in vars(spans).values() if isinstance(span, int)))
+    longest = max(vars(spans).values())
     parts = {
         "model.horizon": 8 * channels * horizon * (horizon + (1 + BURN_INS_PER_BLOCK) * MIN_BURN_IN),
-        "the longest span of score": 8 * channels * (len(spans.amplitudes) + 4) * longest,
+        "the longest span of score": 8 * channels * 5 * longest,
     }
     for part, needed in parts.items():
         if not needed <= MAX_BYTES:

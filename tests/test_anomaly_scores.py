@@ -20,6 +20,7 @@ from detection.anomaly_scores import (
     resolve_weights,
     series_baselines,
 )
+from detection.comparisons import LEVEL, LOW_RANGE, NAMES, RATIO
 
 NAN = math.nan
 FLOW, BELT = 0, 1
@@ -162,7 +163,7 @@ def test_ordinary_breathing_stays_low(calibration):
 
 def test_a_drop_needs_all_of_its_comparisons(calibration):
     drop = scored(*breathe(400, seed=3), calibration, {"amplitude_drop": 1.0}).score
-    first = SPANS.amplitudes[-1] + SPANS.settle - 1 + round(0.3 * SPANS.expected) - 1       # `low_range` is there at 44
+    first = SPANS.amplitude + SPANS.settle - 1 + round(0.3 * SPANS.expected) - 1       # `low_range` is there at 44
     assert np.isnan(drop[:first]).all() and np.isfinite(drop[first:]).all()
 
 
@@ -261,10 +262,9 @@ def test_the_joint_distance_names_the_most_anomalous_channel(calibration):
     assert result.score[peak] > 3 and result.channel[peak] == BELT
 
 
-def test_drop_is_the_sum_of_normal_scores_of_ratios_and_low_range(calibration):
+def test_drop_is_the_sum_of_normal_scores_of_ratio_and_low_range(calibration):
     features = compare(*breathe(800, seed=3))[0]
-    parts = [*range(len(SPANS.amplitudes)), len(SPANS.amplitudes)]
-    z = [normal_scores(surprisal(features[:, FLOW, f], calibration["tails"][FLOW][f])) for f in parts]
+    z = [normal_scores(surprisal(features[:, FLOW, f], calibration["tails"][FLOW][f])) for f in (RATIO, LOW_RANGE)]
     drop = sum(z) / calibration["spread"][FLOW]
     expected = surprisal(drop, calibration["components"]["amplitude_drop"][FLOW])
     score = Scorer(calibration, resolve_weights({"amplitude_drop:airflow": 1.0}, MEASURES)).score(features).score
@@ -274,16 +274,16 @@ def test_drop_is_the_sum_of_normal_scores_of_ratios_and_low_range(calibration):
 def test_joint_distance_is_the_mahalanobis_distance_per_comparison(calibration):
     """Its order over steps is that of scikit-learn's own distance where every comparison is there."""
     features = compare(*breathe(800, seed=3))[0]
-    z = np.full((*features.shape[:2], 5), NAN)                # all comparisons but the level
+    z = np.full((*features.shape[:2], LEVEL), NAN)                # all comparisons but the level
     for c in range(2):
-        for f in range(5):
+        for f in range(LEVEL):
             z[:, c, f] = normal_scores(surprisal(features[:, c, f], calibration["tails"][c][f]))
     flat = z.reshape(len(z), -1) - np.array(calibration["means"])
     whole = np.isfinite(flat).all(axis=1)
     expected = [row @ np.linalg.solve(np.array(calibration["covariance"]), row) for row in flat[whole]]
     score = Scorer(calibration, resolve_weights({"joint": 1.0}, MEASURES)).score(features).score[whole]
     tail = calibration["components"]["joint"][0]
-    np.testing.assert_allclose(score, surprisal(np.cbrt(np.array(expected) / 10), tail), atol=1e-9)
+    np.testing.assert_allclose(score, surprisal(np.cbrt(np.array(expected) / (2 * LEVEL)), tail), atol=1e-9)
 
 
 def test_the_amplitude_baseline_uses_no_forecast(calibration):
@@ -333,13 +333,13 @@ def test_a_step_has_the_same_score_alone_and_among_others(calibration, sizes):
 def test_the_joint_distance_leaves_missing_comparisons_out(calibration):
     """Missing comparisons in every pattern, more than are kept; the distance is that in the others alone."""
     random = np.random.default_rng(0)
-    z = random.normal(size=(1500, 2, 6))
+    z = random.normal(size=(1500, 2, len(NAMES)))
     z[random.random(z.shape) < 0.4] = NAN
     z[7] = NAN
-    z[8] = random.normal(size=(2, 6))
+    z[8] = random.normal(size=(2, len(NAMES)))
     joint = JointDistance(calibration)
     got, covariance = joint.distance(z), np.array(calibration["covariance"])
-    flat = z[:, :, :5].reshape(1500, 10) - calibration["means"]
+    flat = z[:, :, :LEVEL].reshape(1500, 2 * LEVEL) - calibration["means"]
     assert len(np.unique(np.isfinite(flat), axis=0)) > MAX_PATTERNS >= joint._inverse.cache_info().currsize
     for step in [*range(40), 1499]:
         there = np.isfinite(flat[step])

@@ -194,7 +194,7 @@ TAMPERED = [
     ("config", 7, "config"), ("config", {"model": {"hiden_units": 8}}, "hidden_units"),
     ("config/model/hidden_units", 10**9, "hidden_units"), ("config/model/num_layers", 10**6, "num_layers"),
     ("config/model/horizon_s", 1e9, "GB of memory"), ("config/score/baseline_s", 1e9, "expected at most 1000000"),
-    ("config/score/level_s", -1.0, "level_s"), ("config/score/amplitude_s", [9.0], "comparisons"),
+    ("config/score/level_s", -1.0, "level_s"), ("config/score/amplitude_s", [9.0], "amplitude_s"),
     ("config/model/warm_up_s", 1e308, ""), ("data/rate_hz", 7.0, "7 Hz"), ("data/channels", {}, "data: channels"),
     ("data", 7, "data"), ("series", "yes", "series"),
 ]  # fmt: skip

@@ -13,6 +13,8 @@ from detection.comparisons import (
     LEVEL,
     LEVEL_FLOOR,
     LOW_RANGE,
+    NAMES,
+    RATIO,
     TRANSIENT,
     Comparisons,
     ComparisonStream,
@@ -22,7 +24,7 @@ from detection.comparisons import (
 from live.stream import load_state, save_state
 
 NAN = math.nan
-SMALL = Spans(warm_up=3, settle=4, near=2, transient=3, error=4, amplitudes=(5, 8), expected=6, baseline=12, level=7)
+SMALL = Spans(warm_up=3, settle=4, near=2, transient=3, error=4, amplitude=5, expected=6, baseline=12, level=7)
 SIZES = ([1], [2], [7], [15], [16], [17], [1000], [3, 1, 250, 17, 499, 2, 64, 1, 163])
 
 
@@ -52,18 +54,17 @@ def naive_comparisons(x, forecast, spans):
     residual = np.sqrt([[np.mean(square[t, :, c]) for c in range(channels)] for t in range(length)])
     near = square[:, : spans.near].mean(axis=1)
     expected = np.log(used.std(axis=1) + AMPLITUDE_FLOOR)
-    features = np.full((length, channels, len(spans.names)), NAN)
-    for k, span in enumerate(spans.amplitudes):
-        before = np.full_like(expected, NAN)
-        padded = np.concatenate([np.full((spans.expected - 1, channels), NAN), expected])
-        before[span:] = naive.trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
-        features[:, :, k] = before - np.log(naive.trailing(x, span, 0.8, np.std) + AMPLITUDE_FLOOR)
-    features[:, :, LOW_RANGE] = -np.log(naive.trailing(x, spans.amplitudes[0], 0.8, np.ptp) + AMPLITUDE_FLOOR)
+    features = np.full((length, channels, len(NAMES)), NAN)
+    before, span = np.full_like(expected, NAN), spans.amplitude
+    padded = np.concatenate([np.full((spans.expected - 1, channels), NAN), expected])
+    before[span:] = naive.trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
+    features[:, :, RATIO] = before - np.log(naive.trailing(x, span, 0.8, np.std) + AMPLITUDE_FLOOR)
+    features[:, :, LOW_RANGE] = -np.log(naive.trailing(x, span, 0.8, np.ptp) + AMPLITUDE_FLOOR)
     features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    for f in (*range(len(spans.amplitudes)), TRANSIENT):
-        features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, spans.amplitudes[0])
+    for f in (RATIO, TRANSIENT):
+        features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, span)
     return features, residual, aligned[:, (horizon - 1) // 2]
 
 
@@ -80,8 +81,8 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
 
 
 def test_names_stand_for_the_last_axis():
-    assert SPANS.names == ("ratio_0", "ratio_1", "low_range", "error", "transient_error", "level")
-    assert compare(*breathe(20, 0))[0].shape == (20, 2, 6)
+    assert [NAMES[k] for k in (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL)] == list(NAMES)
+    assert compare(*breathe(20, 0))[0].shape == (20, 2, len(NAMES))
 
 
 def draw_faulty():
@@ -152,10 +153,9 @@ def test_a_glitch_is_forgotten_once_it_has_left_the_spans():
     without = compare(observed, forecast)[0]
     observed[500] = 1e9
     with_it = compare(observed, forecast)[0]
-    later = slice(500 + SPANS.amplitudes[-1], None)
-    low_range, error = SPANS.names.index("low_range"), SPANS.names.index("error")
-    np.testing.assert_allclose(with_it[later, :, low_range], without[later, :, low_range], atol=1e-9)
-    np.testing.assert_allclose(with_it[later, :, error], without[later, :, error], atol=1e-6)
+    later = slice(500 + SPANS.amplitude, None)
+    np.testing.assert_allclose(with_it[later, :, LOW_RANGE], without[later, :, LOW_RANGE], atol=1e-9)
+    np.testing.assert_allclose(with_it[later, :, ERROR], without[later, :, ERROR], atol=1e-6)
 
 
 def joined_arrays(parts):

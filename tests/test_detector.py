@@ -217,17 +217,17 @@ def test_spans_follow_the_rate_and_never_vanish():
     spans = resolved.spans
     assert (resolved.horizon, resolved.warm_up, resolved.window, resolved.min_steps) == (30, 50, 250, 81)
     assert (spans.warm_up, spans.settle, spans.near, spans.transient, spans.error) == (50, 15, 1, 3, 5)
-    assert (spans.amplitudes, spans.expected, spans.baseline) == ((45, 60, 75), 150, 900)
+    assert (spans.amplitude, spans.expected, spans.baseline) == (46, 150, 900)
     slow = resolved_for(config, 0.05).spans
-    assert min(slow.settle, slow.near, slow.transient, slow.error, slow.expected) == 1 and min(slow.amplitudes) == 2
+    assert min(slow.settle, slow.near, slow.transient, slow.error, slow.expected) == 1 and slow.amplitude == 2
     near = config.model_copy(update={"score": config.score.model_copy(update={"near_s": 99.0})})
     assert resolved_for(near).spans.near == 30
     assert resolved_for(ExperimentConfig(model=ModelConfig(warm_up_s=0.0))).warm_up == 0
 
 
 def test_rows_and_seconds_resolve_to_the_same_steps():
-    in_rows = validate(ExperimentConfig, {"model": {"horizon_rows": 12}, "score": {"amplitude_rows": [6, 9]}}, "x")
-    in_seconds = validate(ExperimentConfig, {"model": {"horizon_s": 2.4}, "score": {"amplitude_s": [1.2, 1.8]}}, "x")
+    in_rows = validate(ExperimentConfig, {"model": {"horizon_rows": 12}, "score": {"amplitude_rows": 6}}, "x")
+    in_seconds = validate(ExperimentConfig, {"model": {"horizon_s": 2.4}, "score": {"amplitude_s": 1.2}}, "x")
     rows, seconds = resolved_for(in_rows), resolved_for(in_seconds)
     assert (rows.horizon, rows.spans) == (seconds.horizon, seconds.spans) == (12, rows.spans)
 

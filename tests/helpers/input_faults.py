@@ -40,7 +40,7 @@ CONFIG = {
     "training": {
         "epochs": 2, "updates_per_epoch": 2, "batch_size": 4, "window_s": 20.0, "learning_rate": 0.01, "plot_every": 0,
     },
-    "score": {"expected_s": 10.0, "baseline_s": 30.0, "amplitude_s": [6.0, 9.0]},
+    "score": {"expected_s": 10.0, "baseline_s": 30.0, "amplitude_s": 6.0},
     "threshold": {"method": "quantile", "parameters": {"q": 0.99}},
     "grid": {"model.hidden_units": [3, 4]},
 }  # fmt: skip
@@ -555,9 +555,9 @@ FAULTS = [
             each(config("model.warm_up_s", 500.0), meta("guard_s", 9e9)), "warm-up",
         ),
         ("a baseline of 1e300 s", config("score.baseline_s", 1e300), "score.baseline_s"),
-        ("an amplitude of 1e300 s", config("score.amplitude_s", [1e300]), "score.amplitude_s"),
-        ("an amplitude longer than the recordings", config("score.amplitude_s", [1e4]), "amplitude_drop", "steps"),
-        ("amplitudes that fall", config("score.amplitude_s", [9.0, 6.0]), "amplitude_s"),
+        ("an amplitude of 1e300 s", config("score.amplitude_s", 1e300), "score.amplitude_s"),
+        ("an amplitude longer than the recordings", config("score.amplitude_s", 1e4), "amplitude_drop", "steps"),
+        ("several amplitudes", config("score.amplitude_s", [6.0, 9.0]), "amplitude_s"),
         ("weights of nothing there is", config("score.weights", {"amplitude_dorp": 1.0}), "score", "amplitude_drop"),
         ("weights for no channel there is", config("score.weights", {"amplitude_drop:other": 1.0}), "score.weights"),
         ("a threshold's q of 1.5", config("threshold.parameters.q", 1.5), "threshold.parameters"),

@@ -17,7 +17,7 @@ CONFIG = {
     "training": {
         "epochs": 3, "updates_per_epoch": 3, "batch_size": 4, "window_s": 20.0, "learning_rate": 0.01, "plot_every": 0,
     },
-    "score": {"expected_s": 10.0, "baseline_s": 30.0, "amplitude_s": [6.0, 9.0]},
+    "score": {"expected_s": 10.0, "baseline_s": 30.0, "amplitude_s": 6.0},
     "threshold": {"method": "quantile", "parameters": {"q": 0.99}},
 }  # fmt: skip
 DATASET = {

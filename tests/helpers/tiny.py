@@ -26,7 +26,7 @@ DATA = {
 }
 CONFIG = {
     "model": {"hidden_units": 6, "num_layers": 2, "horizon_s": 2.0, "warm_up_s": 2.0},
-    "score": {"expected_s": 10.0, "baseline_s": 30.0, "amplitude_s": [6.0, 9.0]},
+    "score": {"expected_s": 10.0, "baseline_s": 30.0, "amplitude_s": 6.0},
     "threshold": {"method": "quantile", "parameters": {"q": 0.98}},
     "events": {"merge_gap_s": 2.0, "min_duration_s": 0.4, "fault_min_s": 2.0},
 }
