@@ -239,8 +239,13 @@ class DynamicParameters(Section):
         return self
 
 
+class EventRateParameters(Section):
+    rate: float = Field(0.5, gt=0, le=1000, description="false_events_per_hour: events an hour on normal data")
+
+
 THRESHOLD_METHODS = {
-    "quantile": QuantileParameters, "gaussian": GaussianParameters, "pot": PotParameters, "dynamic": DynamicParameters,
+    "false_events_per_hour": EventRateParameters, "quantile": QuantileParameters, "gaussian": GaussianParameters,
+    "pot": PotParameters, "dynamic": DynamicParameters,
 }  # fmt: skip
 
 
@@ -260,7 +265,9 @@ def check_parameters(method: str, parameters: dict[str, Any]) -> dict[str, Any]:
 class ThresholdConfig(Section):
     """How the alarm threshold is fitted on calibration scores; see detection/thresholds.py."""
 
-    method: Literal["quantile", "gaussian", "pot", "dynamic"] = Field("quantile", description="threshold method")
+    method: Literal["false_events_per_hour", "quantile", "gaussian", "pot", "dynamic"] = Field(
+        "false_events_per_hour", description="threshold method"
+    )
     parameters: dict[str, float | int | bool] = Field(
         {}, description="parameters of the method, below; missing ones have their defaults"
     )

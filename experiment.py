@@ -252,7 +252,7 @@ def calibrate(experiment: Experiment, detector: Detector) -> CalibrationEvents:
     config, rate_hz = experiment.resolved.config, experiment.resolved.rate_hz
     normal = experiment.dataset.normal(config.score.calibrate_on)
     scores = detector.calibrate([segment.values for segment in normal])
-    log.info("threshold %s: %.4f", config.threshold.method, detector.threshold["value"])
+    log.info("threshold %s: %.4f%s", config.threshold.method, detector.threshold["value"], promise(detector.threshold))
     calibrated_s, enough_s = sum(map(len, normal)) / rate_hz, ENOUGH_BASELINES * config.score.baseline_s
     if calibrated_s < enough_s:
         log.warning(
@@ -260,6 +260,14 @@ def calibrate(experiment: Experiment, detector: Detector) -> CalibrationEvents:
             calibrated_s, enough_s,
         )  # fmt: skip
     return events_on_normal(detector, normal, scores)
+
+
+def promise(threshold: dict[str, Any]) -> str:
+    """Return what the threshold `false_events_per_hour` promises, in words; "" for the other rules."""
+    if threshold["method"] != "false_events_per_hour":
+        return ""
+    rate, hours, low, high = threshold["parameters"]["rate"], *(threshold[key] for key in ("hours", "low", "high"))
+    return f"; {rate:g} false events an hour asked for, {hours:.1f} h of calibration allow {low:.2g} to {high:.2g}"
 
 
 @dataclass(frozen=True)
@@ -277,11 +285,22 @@ def evaluate(experiment: Experiment, detector: Detector) -> Evaluated:
     scored = detector.detect([segment.values for segment in segments])
     normal = dataset.normal(experiment.config.score.calibrate_on)
     chance = RandomScores(detector, sum(len(segment) for segment in normal))
-    seen = recordings_as_seen(detector, segments, scored, labels_in_test_span(dataset), chance)
+    untrained = untrained_detector(experiment, detector.device)
+    seen = recordings_as_seen(detector, segments, scored, labels_in_test_span(dataset), chance, untrained)
     rows = None if meta.series is None else meta.series.rows
     facts = (meta.dataset, meta.simulated, meta.fault_kinds)
     metrics = compute_metrics(detector, *facts, seen, experiment.vus_buffer, rows)
     return Evaluated(Findings(detector, segments, scored, seen[LSTM], *facts[1:]), metrics)
+
+
+def untrained_detector(experiment: Experiment, device: str) -> Detector:
+    """Return a detector that is calibrated like the trained one, but whose LSTM has its first, random weights."""
+    dataset = experiment.dataset
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.config.training.seed)
+        detector = Detector(build_model(experiment.resolved), dataset.scaler, experiment.resolved, device)
+    detector.calibrate([segment.values for segment in dataset.normal(experiment.config.score.calibrate_on)])
+    return detector
 
 
 def write(experiment: Experiment, run: RunFolder, findings: Findings, plots: bool) -> None:

@@ -28,7 +28,16 @@ import pandas as pd
 from scipy.special import ndtri
 
 from config import SCORE_COMPONENTS as COMPONENTS
-from detection.comparisons import ERROR, LEVEL, LOW_RANGE, TRANSIENT, StepBuffer
+from detection.comparisons import (
+    AMPLITUDE_FLOOR,
+    ERROR,
+    LEVEL,
+    LOW_RANGE,
+    PRESENT_SHARE,
+    TRANSIENT,
+    StepBuffer,
+)
+from detection.trailing import SpanMedian, SpanRange, SpanSums
 
 TAIL_LEVEL = 0.98                       # calibration share below the exponential tail
 KNOTS = 257                             # of a calibration distribution below its tail
@@ -242,6 +251,22 @@ class Scorer:
             return np.full(len(features), np.nan)
         surprisal = self.baseline_tails.surprisal(features[:, channels, LOW_RANGE]) + self.baseline_log_weight
         return np.fmax.reduce(np.maximum(surprisal, 0.0), axis=1)
+
+
+def envelope_drop(observed: np.ndarray, span: int, reference: int) -> np.ndarray:
+    """Return the score (T,) of the AASM-like rule for observed airflow (T, C), scaled, NaN = missing.
+
+    It is the log of how far the range over the last `span` steps lies below its own median over the last `reference`
+    steps; of several channels the largest counts. After the scoring of respiratory events by a drop of the flow's
+    excursion against a pre-event baseline (Berry et al., J. Clin. Sleep Med. 8, 2012), looking back only.
+    """
+    ranges = SpanRange(observed.shape[1], span).update(observed)
+    present = SpanSums(observed.shape[1], span)
+    present.update(np.isfinite(observed).astype(float))
+    enough = np.nan_to_num(present.over(span)) >= PRESENT_SHARE * span
+    log_range = np.where(enough, np.log(np.maximum(ranges, 0.0) + AMPLITUDE_FLOOR), np.nan)
+    median, _ = SpanMedian(observed.shape[1], reference).update(log_range)
+    return np.fmax.reduce(median - log_range, axis=1)
 
 
 def series_baselines(observed: np.ndarray, span: int) -> dict[str, np.ndarray]:

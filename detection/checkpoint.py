@@ -137,6 +137,10 @@ class Threshold(Section):
     excesses: list[Annotated[float, Field(gt=0, le=2 * thresholds.LARGEST_SCORE)]] | None = None
     history: list[Score] | None = None
     breaks: list[Count] | None = None
+    hours: float | None = None
+    events: Count | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 class ScalerState(Section):

@@ -16,14 +16,16 @@ import numpy as np
 
 from data_loader import Scaler
 from detection import thresholds
-from detection.anomaly_scores import Scorer, Scores, fit_calibration, series_baselines
+from detection.anomaly_scores import Scorer, Scores, envelope_drop, fit_calibration, series_baselines
 from detection.comparisons import Comparisons, ComparisonStream, StepBuffer
+from detection.event_rate import EventRule
 from detection.forecasts import Block, Forecaster, ForecastStream, network_input
 from detection.resolved import ResolvedConfig
 from lstm_model import StackedLSTM
 from recordings.stateful import Stateful
 from utils import DataError, one_thread_each
 
+REFERENCE_S = 120.0                      # of the AASM-like rule: what the last minutes were like
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -66,20 +68,22 @@ class Detector:
         Raises: DataError if there is too little of it.
         """
         features = [comparisons.features for comparisons in self.compare(normal)]
-        method = self.config.threshold.method
-        parameters = dict(self.config.threshold.parameters)
         try:
             self.use_calibration(fit_calibration(features))
             scores = [self.scorer.score(part) for part in features]
-            self.threshold = thresholds.fit(method, [part.score for part in scores], **parameters)
+            self.threshold = self.fit_threshold([part.score for part in scores])
             low_range = [self.scorer.amplitude_baseline(part) for part in features]
             made = [self.baseline_scores(part, values) for part, values in zip(low_range, normal, strict=True)]
-            self.baseline_thresholds = {
-                name: thresholds.fit(method, [one[name] for one in made], **parameters) for name in made[0]
-            }
+            self.baseline_thresholds = {name: self.fit_threshold([one[name] for one in made]) for name in made[0]}
         except ValueError as error:
             raise DataError(f"calibration: {error}; give the val split more normal data") from None
         return scores
+
+    def fit_threshold(self, scores: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Return the config's threshold for the calibration scores of some detector, (T,) a recording."""
+        chosen, events = self.config.threshold, self.config.events
+        rule = EventRule(self.rate_hz, events.merge_gap_s, events.min_duration_s)
+        return thresholds.fit(chosen.method, scores, rule, **chosen.parameters)
 
     def use_calibration(self, calibration: dict[str, Any]) -> None:
         self.calibration = calibration
@@ -88,11 +92,16 @@ class Detector:
     def baseline_scores(self, low_range: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
         """Return the scores (T,) of the baselines without a model, for the scores of low_range (T,) and values (T, C).
 
-        Little movement, where channels breathe; else two for any series.
+        Little movement, absolute and relative to the last minutes, where channels breathe; else two for any series.
         """
-        if self.weights["amplitude_drop"].any():
-            return {"amplitude baseline": low_range}
-        return series_baselines(self.scaler.scaled(values), self.spans.level)
+        weight, scaled = self.weights["amplitude_drop"], self.scaler.scaled(values)
+        if not weight.any():
+            return series_baselines(scaled, self.spans.level)
+        airflow, reference = scaled[:, weight == weight.max()].astype(float), round(REFERENCE_S * self.rate_hz)
+        return {
+            "amplitude baseline": low_range,
+            "AASM-like rule": envelope_drop(airflow, self.spans.amplitude, max(reference, 1)),
+        }
 
     def new_forecaster(self) -> Forecaster:
         """Return the model as it is now, ready to go along recordings."""

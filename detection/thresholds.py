@@ -10,6 +10,7 @@ the methods are described in `config.py`.
 
 | method | threshold | how it may change after the fit |
 | - | - | - |
+| false_events_per_hour | leaves `rate` events an hour on calibration data, see `event_rate` | never |
 | quantile | quantile q of the calibration scores | never |
 | gaussian | mean + k * std | never |
 | pot | exceeded with probability `risk` by the generalised Pareto tail | never; with online=True at new peaks |
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from config import THRESHOLD_METHODS, check_parameters
+from detection.event_rate import EventRule, fit_rate
 from recordings.stateful import checked_like
 
 log = logging.getLogger(__name__)
@@ -41,17 +43,18 @@ SMALL_SHAPE = 1e-8     # below it the generalised Pareto tail is computed as its
 # ---- fit, apply, alarms ---------------------------------------------------------------------
 
 
-def fit(method: str, scores: np.ndarray | Sequence, **parameters) -> dict:
+def fit(method: str, scores: np.ndarray | Sequence, rule: EventRule | None = None, **parameters) -> dict:
     """Return the threshold fitted on `scores` as plain values, ready for JSON or a checkpoint.
 
     Args:
         method: one of METHODS.
         scores: (T,) calibration scores of normal data, or a list of such arrays, one a recording;
-            NaN = no score. `dynamic` keeps recordings apart, the others pool them.
+            NaN = no score. `dynamic` and `false_events_per_hour` keep recordings apart, the others pool them.
+        rule: how alarms become events; `false_events_per_hour` needs it.
         parameters: those that should differ from the default.
     Returns: {"method", "parameters" (all of them), "value" (in the unit of the scores; where the
-        threshold starts if it changes), "n_scores" (finite ones), "fallback" (empty, or why `pot`
-        took a plain quantile), ...} and what the method found.
+        threshold starts if it changes), "n_scores" (finite ones), "fallback" (empty, or why there
+        is less than the method promises), ...} and what the method found.
     Raises: ValueError for an unknown method or parameter, a value out of range, fewer than
         MIN_SCORES finite scores, infinite scores or scores beyond LARGEST_SCORE.
 
@@ -65,7 +68,12 @@ def fit(method: str, scores: np.ndarray | Sequence, **parameters) -> dict:
     _check_calibration(pooled, sum(map(len, recordings)))
     if pooled.min() == pooled.max():
         log.warning("all %d calibration scores are %g; any higher score will alarm", len(pooled), pooled[0])
-    found = _fit_dynamic(recordings, **chosen) if method == "dynamic" else _POOLED_FITS[method](pooled, **chosen)
+    if method == "false_events_per_hour":
+        found = fit_rate(recordings, chosen["rate"], rule)
+        if found["fallback"]:
+            log.warning("false_events_per_hour: %s; the threshold is %.4g", found["fallback"], found["value"])
+    else:
+        found = _fit_dynamic(recordings, **chosen) if method == "dynamic" else _POOLED_FITS[method](pooled, **chosen)
     return {"method": method, "parameters": chosen, "n_scores": len(pooled), "fallback": "", **found}
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from config import EventConfig
-from evaluation.metrics import match_overlapping, ratio, runs_of
+from detection.events import alarm_spans
+from evaluation.metrics import match_overlapping, ratio
 from evaluation.results import FreeResponse
 from evaluation.scored_recording import ScoredRecording, segment_starts
 
@@ -81,20 +82,3 @@ def _thresholds(score: np.ndarray, reach: np.ndarray) -> list[float]:
     ranked = np.nan_to_num(score, nan=-np.inf)
     peaks = np.array([np.max(ranked[first:end], initial=-np.inf) for first, end in reach])
     return np.unique(np.append(levels, np.nextafter(peaks[np.isfinite(peaks)], -np.inf)))[::-1].tolist()
-
-
-def alarm_spans(
-    t: np.ndarray, alarm: np.ndarray, seams: Sequence[int], merge_gap_s: float, min_duration_s: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return first and last step (n,) of the events that `detection.events.find_events` makes of each segment.
-
-    Apart from it for speed: hundreds of thresholds, all segments at once, neither peaks nor channels.
-    """
-    first, end = runs_of(alarm, seams)
-    last, segment = end - 1, np.searchsorted(seams, first, side="right")
-    apart = (t[first[1:]] - t[last[:-1]] >= merge_gap_s) | (segment[1:] != segment[:-1])
-    begins, ends = np.ones((2, len(first)), bool)
-    begins[1:], ends[:-1] = apart, apart
-    first, last = first[begins], last[ends]
-    long_enough = t[last] - t[first] >= min_duration_s
-    return first[long_enough], last[long_enough]

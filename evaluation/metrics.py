@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy
 
+from recordings.windowing import true_runs
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -69,15 +71,6 @@ def _drop_unscored(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np
     labels, scores = _as_labels_and_scores(labels, scores)
     scored = ~np.isnan(scores)
     return labels[scored], scores[scored]
-
-
-def runs_of(mask: np.ndarray, seams: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
-    """Return first steps and ends (one past the last step) of the maximal runs of True that cross no seam."""
-    begins, ends, seams = mask.copy(), mask.copy(), np.asarray(seams, int)
-    begins[1:] &= ~mask[:-1]
-    ends[:-1] &= ~mask[1:]
-    begins[seams], ends[seams - 1] = mask[seams], mask[seams - 1]
-    return np.flatnonzero(begins), np.flatnonzero(ends) + 1
 
 
 def _segments_of(steps: np.ndarray, seams: Sequence[int], length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +178,7 @@ def _cumulative_counts(first_alarm: np.ndarray, weights: np.ndarray | None = Non
 def _buffer_curves(labels: np.ndarray, first_alarm: np.ndarray, buffer: int,
                    seams: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return, for each buffer and threshold, the soft labels alarmed in shoulders and the share of events alarmed."""
-    starts, ends = runs_of(labels, seams)
+    starts, ends = true_runs(labels, seams).T
     left, right = _segments_of(starts, seams, labels.size)
     step, distance = _shoulder_steps(labels, starts, ends, left, right, buffer // 2)
     steps, slot = np.unique(step, return_inverse=True)
@@ -397,7 +390,7 @@ def range_based_scores(labels: ArrayLike, alarms: ArrayLike, seams: Sequence[int
 
 def _range_reward(ranges: np.ndarray, others: np.ndarray, seams: Sequence[int], alpha: float) -> float:
     """Return the mean over the runs of `ranges` of alpha * existence + (1 - alpha) * overlap / others that overlap."""
-    starts, ends = runs_of(ranges, seams)
+    starts, ends = true_runs(ranges, seams).T
     if not starts.size:
         return NAN
     lengths = ends - starts
@@ -434,7 +427,7 @@ def affiliation_scores(labels: ArrayLike, alarms: ArrayLike, seams: Sequence[int
     labels, alarms = _as_labels_and_alarms(labels, alarms)
     if not labels.any():
         return {"precision": NAN, "recall": NAN, "f1": NAN}
-    starts, ends = runs_of(labels, seams)
+    starts, ends = true_runs(labels, seams).T
     left, right = _zone_borders(starts, ends, seams, labels.size)
     middle = (np.arange(CELLS * labels.size) + 0.5) / CELLS                      # of the quarter steps
     zone = np.searchsorted(left, middle) - 1

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field
 from config import EventConfig, Section, read_json, validate
 from utils import write_json
 
-LSTM, RANDOM = "LSTM", "random scores"          # the first and the last of the detectors; the baselines are between
+LSTM, UNTRAINED, RANDOM = "LSTM", "untrained LSTM", "random scores"
 Number = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(lambda x: math.nan if x is None else x)]
 
 
@@ -103,6 +103,8 @@ class ThresholdFacts(Section):
     method: str
     parameters: dict[str, float | int | bool | str]
     value: float
+    low: float | None = None                    # of `false_events_per_hour`: the rate lies between these with 90 %,
+    high: float | None = None                   # if recordings are like those of calibration
 
 
 class ForecastLosses(Section):

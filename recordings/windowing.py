@@ -168,10 +168,14 @@ def label_steps(t: np.ndarray, events: Iterable[tuple[float, float]]) -> np.ndar
     return label
 
 
-def true_runs(mask: np.ndarray) -> np.ndarray:
-    """Return the maximal runs of True in (T,) as [start, end) rows, shape (k, 2)."""
-    edges = np.flatnonzero(np.diff(np.r_[0, mask.astype(np.int8), 0]))
-    return edges.reshape(-1, 2)
+def true_runs(mask: np.ndarray, seams: Sequence[int] = ()) -> np.ndarray:
+    """Return the maximal runs of True in (T,) that cross no seam as [start, end) rows, shape (k, 2)."""
+    mask, seams = np.asarray(mask, bool), np.asarray(seams, int)
+    begins, ends = mask.copy(), mask.copy()
+    begins[1:] &= ~mask[:-1]
+    ends[:-1] &= ~mask[1:]
+    begins[seams], ends[seams - 1] = mask[seams], mask[seams - 1]
+    return np.column_stack([np.flatnonzero(begins), np.flatnonzero(ends) + 1])
 
 
 def segments_where(segment: Segment, keep: np.ndarray) -> list[Segment]:

@@ -24,7 +24,7 @@ from detection.anomaly_scores import Scores
 from detection.detector import Detector, Scored
 from detection.events import FoundEvent, fault_events, find_events
 from evaluation.detector_metrics import detector_metrics, fault_measures
-from evaluation.results import LSTM, RANDOM, CalibrationEvents, RunMetrics, ThresholdFacts
+from evaluation.results import LSTM, RANDOM, UNTRAINED, CalibrationEvents, RunMetrics, ThresholdFacts
 from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta, Segment
 from reports.run_folder import AROUND_ROWS, AROUND_S, STAMPS, RunFiles, RunFolder
@@ -106,10 +106,8 @@ class RandomScores:
     """Random scores and their threshold, fitted on as many calibration steps, as the detector's is."""
 
     def __init__(self, detector: Detector, calibration_steps: int) -> None:
-        rule = detector.config.threshold
         self.random = np.random.default_rng(detector.config.training.seed)
-        uniform = self.random.uniform(size=calibration_steps)
-        self.threshold = thresholds.fit(rule.method, uniform, **dict(rule.parameters))
+        self.threshold = detector.fit_threshold([self.random.uniform(size=calibration_steps)])
 
     def of(self, segments: Sequence[Segment]) -> list[np.ndarray]:
         """Return the scores (T,) of segments."""
@@ -122,11 +120,19 @@ def recordings_as_seen(
     scored: Sequence[Scored],
     labelled: Mapping[str, Sequence[EventMeta]],
     chance: RandomScores,
+    untrained: Detector | None = None,
 ) -> dict[str, list[ScoredRecording]]:
-    """Return the test recordings as the LSTM, the baselines without a model and random scores see them."""
+    """Return the test recordings as the LSTM, the baselines without a model and random scores see them.
+
+    Args:
+        untrained: a calibrated detector whose LSTM has not been trained, to be compared with too.
+    """
     seen = {LSTM: [Seen(s.score, s.alarm, s.channel) for s in scored]}       # its alarms are raised already
     fitted = detector.baseline_thresholds
     others = {name: ([s.baselines[name] for s in scored], fitted[name]) for name in fitted}
+    if untrained is not None:
+        scores = [one.score for one in untrained.detect([segment.values for segment in segments])]
+        others[UNTRAINED] = scores, untrained.threshold
     others[RANDOM] = chance.of(segments), chance.threshold
     for name, (scores, threshold) in others.items():
         seen[name] = [_seen(score, np.zeros(len(score), int), threshold) for score in scores]
@@ -441,7 +447,7 @@ def compute_metrics(
         seed=detector.config.training.seed,
         rate_hz=rate_hz,
         fault_kinds=list(fault_kinds),
-        threshold=ThresholdFacts(**{key: detector.threshold[key] for key in ThresholdFacts.model_fields}),
+        threshold=ThresholdFacts(**{key: detector.threshold.get(key) for key in ThresholdFacts.model_fields}),
         events=events,
         vus_buffer_steps=buffer,
         detectors={

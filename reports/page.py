@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 
 from config import read_json
-from evaluation.results import LSTM, RANDOM, DetectorMetrics, KindMeasures, RunMetrics, read_metrics
+from evaluation.results import LSTM, RANDOM, UNTRAINED, DetectorMetrics, KindMeasures, RunMetrics, read_metrics
 from reports.run_folder import (
     AROUND_ROWS,
     AROUND_S,
@@ -438,7 +438,7 @@ def _share(kinds: Mapping[str, KindMeasures], members: Sequence[str], name: str 
 
 def _series_verdict(detectors: Mapping[str, DetectorMetrics]) -> str:
     events, others = detectors[LSTM].events, [name for name in detectors if name != LSTM]
-    best = _most_precise(detectors, [name for name in others if name != RANDOM] or others)
+    best = _most_precise(detectors, [name for name in others if name not in (UNTRAINED, RANDOM)])
     windows = _count(events.labelled_events, "label window")
     return (
         f"The LSTM found {events.matched_events} of {windows} with {_count(events.found_events, 'event')}, of "
@@ -448,7 +448,7 @@ def _series_verdict(detectors: Mapping[str, DetectorMetrics]) -> str:
 
 
 def _where_baselines_lead(detectors: Mapping[str, DetectorMetrics]) -> list[str]:
-    """Return sentences on where a detector without a model is ahead of the LSTM."""
+    """Return sentences on where a detector without training is ahead of the LSTM."""
     lstm, others = detectors[LSTM], [name for name in detectors if name != LSTM]
     sentences, kinds = [], []
     for kind, row in lstm.kinds.items():
@@ -457,7 +457,7 @@ def _where_baselines_lead(detectors: Mapping[str, DetectorMetrics]) -> list[str]
         if most > row.found:
             kinds.append(f"{_plain(kind)} ({row.found} of {row.labelled}; {better} {most})")
     if kinds:
-        sentences.append(f"Found more often without the LSTM: {_and(kinds)}.")
+        sentences.append(f"Found more often without training: {_and(kinds)}.")
     ahead = _most_precise(detectors, detectors)
     if ahead != LSTM:
         both = f"{_precision(detectors[ahead])} against {_precision(lstm)}"

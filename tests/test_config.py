@@ -119,10 +119,10 @@ def test_every_key_is_described():
         ({"training": {"epochs": 0}}, "training.epochs is 0; expected greater than 0"),
         ({"model": {"dropout": 1.0}}, "model.dropout is 1.0; expected less than 1"),
         ({"model": {"dropout": -0.1}}, "model.dropout is -0.1; expected greater than or equal to 0"),
-        ({"threshold": {"method": "quantil"}}, "threshold.method is 'quantil'; expected 'quantile', 'gaussian', 'pot'"),
+        ({"threshold": {"method": "quantil"}}, "threshold.method is 'quantil'; expected 'false_events_per_hour', 'quantile', 'gaussian'"),
         ({"threshold": {"parameters": {"q": None}}}, "threshold.parameters.q is None; expected a number"),
         (
-            {"threshold": {"parameters": {"q": 1.5}}},
+            {"threshold": {"method": "quantile", "parameters": {"q": 1.5}}},
             "threshold.parameters: method 'quantile': q is 1.5; expected less than or equal to 1",
         ),
         ({"threshold": {"method": "pot", "parameters": {"q": 1}}}, "threshold.parameters: method 'pot': q: unknown"),
@@ -242,12 +242,12 @@ def test_overrides_are_json_else_text(tmp_path):
     path.write_text('{"training": {"epochs": 60, "patience": 7}}')
     overrides = [
         "training.epochs=3", "training.bf16=true", "dataset.name=cpap",
-        'dataset.channels=["flow_lpm"]', "threshold.parameters.q=0.9", "model.hidden_units=5",
+        'dataset.channels=["flow_lpm"]', "threshold.parameters.rate=0.9", "model.hidden_units=5",
     ]
     config = load_experiment(path, overrides)
     assert (config.training.epochs, config.training.patience, config.training.bf16) == (3, 7, True)
     assert (config.dataset.name, config.dataset.channels) == ("cpap", ["flow_lpm"])
-    assert (config.threshold.parameters, config.model.hidden_units) == ({"q": 0.9}, 5)
+    assert (config.threshold.parameters, config.model.hidden_units) == ({"rate": 0.9}, 5)
 
 
 def test_the_last_of_two_overrides_of_one_key_counts(tmp_path):

@@ -175,7 +175,8 @@ def test_calibrating_twice_gives_the_same(calibrated):
 
 
 def test_alarms_on_calibration_data_are_as_rare_as_the_quantile_says():
-    config = CONFIG.model_copy(update={"threshold": CONFIG.threshold.model_copy(update={"parameters": {"q": 0.9}})})
+    rule = CONFIG.threshold.model_copy(update={"method": "quantile", "parameters": {"q": 0.9}})
+    config = CONFIG.model_copy(update={"threshold": rule})
     detector, normal = make_detector(config), [draw_breathing(1500, seed) for seed in (1, 2)]
     detector.calibrate(normal)
     scored = detector.detect(normal)

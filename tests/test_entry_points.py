@@ -18,7 +18,7 @@ SETTINGS = [
     "model.hidden_units=4", "model.num_layers=1", "model.horizon_s=2.0", "model.warm_up_s=2.0", "training.epochs=1",
     "training.updates_per_epoch=2", "training.batch_size=4", "training.window_s=20.0", "score.expected_s=10.0",
     "score.baseline_s=30.0", "score.amplitude_s=6.0", "events.merge_gap_s=2.0",
-    'threshold.parameters={"q": 0.99}',
+    'threshold={"method": "quantile", "parameters": {"q": 0.99}}',
 ]  # fmt: skip
 MAIN = ("pure_lstm_anomaly_detection_main.py", "--device", "cpu")
 

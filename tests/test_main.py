@@ -152,7 +152,7 @@ def test_the_apnea_is_found_by_the_score_and_the_dead_belt_by_the_mask(run):
 
 def test_baselines_stand_beside_the_lstm(run):
     detectors = read(run / "metrics.json")["detectors"]
-    assert list(detectors) == ["LSTM", "amplitude baseline", "random scores"]
+    assert list(detectors) == ["LSTM", "amplitude baseline", "AASM-like rule", "untrained LSTM", "random scores"]
 
 
 def test_labels_outside_the_test_fraction_are_not_missed(home, tmp_path):

@@ -255,7 +255,7 @@ def test_the_verdict_counts_and_names_the_rule_and_what_is_behind():
     assert [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in sentences] == [
         "The LSTM found 95 % of 60 apneas, 80 % of 30 hypopneas and 10 % of 30 other labelled events at 1.7 false "
         "events an hour; the amplitude baseline found 100 %, 50 % and 0 % at 6.8 false events an hour.",
-        "Found more often without the LSTM: obstructive apnea (27 of 30; amplitude baseline 30) and tachypnea "
+        "Found more often without training: obstructive apnea (27 of 30; amplitude baseline 30) and tachypnea "
         "(3 of 30; random scores 6).",
         "By average precision a baseline is ahead of the LSTM: amplitude baseline, 0.45 against 0.40.",
     ]

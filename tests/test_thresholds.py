@@ -11,6 +11,7 @@ from scipy.stats import genpareto
 
 from config import THRESHOLD_METHODS
 from detection import thresholds
+from detection.event_rate import EventRule
 from detection.thresholds import (
     MIN_SCORES,
     TailError,
@@ -379,7 +380,7 @@ def test_stream_state_of_another_fit_or_damaged_is_refused(calibration):
 
 @pytest.mark.parametrize(("method", "parameters", "message"), [
     ("gausian", {}, "'gausian' is unknown; did you mean 'gaussian'"),
-    ("xyz", {}, "expected one of quantile, gaussian, pot, dynamic"),
+    ("xyz", {}, "expected one of false_events_per_hour, quantile, gaussian, pot, dynamic"),
     ("quantile", {"k": 1}, "method 'quantile': k: unknown key; expected one of q"),
     ("dynamic", {"histroy": 1}, "did you mean 'history'"),
     ("quantile", {"q": 1.5}, "q is 1.5; expected less than or equal to 1"),
@@ -399,7 +400,7 @@ def test_wrong_parameters_say_what_would_be_right(method, parameters, message, c
 
 @pytest.mark.parametrize("method", thresholds.METHODS)
 def test_defaults_are_valid_and_kept_in_the_state(method, calibration):
-    assert fit(method, calibration)["parameters"] == THRESHOLD_METHODS[method]().model_dump()
+    assert fit(method, calibration, EventRule(5.0, 2.0, 0.0))["parameters"] == THRESHOLD_METHODS[method]().model_dump()
 
 
 @pytest.mark.parametrize(("method", "parameters"), CASES)
