@@ -39,7 +39,7 @@ MAX_WEIGHTS = 500_000_000                                            # of the LS
 M = TypeVar("M", bound=BaseModel)
 Duration = Annotated[float, Field(le=1e9)]                           # 30 years: numbers of steps stay exact
 Measured = Literal["airflow", "effort", "other"]
-SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "joint")
+SCORE_COMPONENTS = ("amplitude_drop", "shallow_breathing", "error", "transient_error", "level", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}
 NAB = "NAB"                                                          # entry of dataset_config.json
@@ -166,11 +166,14 @@ class TrainingConfig(Timed):
 class ScoreConfig(Timed):
     """How forecast and observation become one score a step; see detection/anomaly_scores.py."""
 
-    amplitude_s: Duration = Field(9.2, gt=0, description="trailing span whose amplitude is compared")
+    amplitude_s: Duration = Field(9.2, gt=0, description="trailing span of amplitude_drop: its range is compared")
+    shallow_s: Duration = Field(15.0, gt=0, description="trailing span of shallow_breathing")
     expected_s: Duration = Field(
-        30.0, gt=0, description="the expected amplitude is the forecasts' median over this span before the compared one"
+        60.0, gt=0, description="the expected range is the median of the forecasts' over this span before the compared"
     )
-    baseline_s: Duration = Field(180.0, gt=0, description="trailing span of the medians that are subtracted")
+    baseline_s: Duration = Field(
+        180.0, gt=0, description="trailing span of the median that is subtracted from transient_error"
+    )
     error_s: Duration = Field(1.0, gt=0, description="trailing span of the error over all leads")
     near_s: Duration = Field(0.2, gt=0, description="largest lead that counts for transient_error")
     transient_s: Duration = Field(0.6, gt=0, description="trailing span of the error of the near leads")
@@ -178,12 +181,14 @@ class ScoreConfig(Timed):
     settle_s: Duration = Field(3.0, gt=0, description="forecasts are not used for so long after a missing value")
     weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {
-            "amplitude_drop:airflow": 1.0, "amplitude_drop:effort": 0.01, "error:airflow": 0.001, "error:effort": 0.001,
+            "amplitude_drop:airflow": 1.0, "amplitude_drop:effort": 0.01, "shallow_breathing:airflow": 0.3,
+            "shallow_breathing:effort": 0.003, "error:airflow": 0.001, "error:effort": 0.001,
             "transient_error:airflow": 0.03, "transient_error:effort": 0.03, "joint": 0.01,
         },
         min_length=1,
-        description="weight of a component (amplitude_drop, error, transient_error, level, joint), or of it on "
-        "channels that measure airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
+        description="weight of a component (amplitude_drop, shallow_breathing, error, transient_error, level, joint), "
+        "or of it on channels that measure airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 "
+        "leaves it out",
     )  # fmt: skip
     calibrate_on: list[Literal["train", "val"]] = Field(
         ["val"], min_length=1, description="splits of normal data that scores and threshold are calibrated on"
@@ -399,6 +404,9 @@ class DatasetConfig(Section):
     labels: dict[str, Name] = Field(
         {}, description="raw label -> kind; an annotation of an EDF or WFDB that is not in here is no event"
     )
+    early_onset_s: dict[Name, Annotated[Duration, Field(ge=0)]] = Field(
+        {}, description="kind -> how long before its labelled start it may begin, where devices store only the end"
+    )
     fault_kinds: list[Name] = Field([], description="kinds that mean missing signal, looked for in the mask")
     events: dict[Name, list[KnownEvent]] = Field({}, description="known anomalies of recordings without an events file")
 
@@ -419,9 +427,10 @@ class DatasetConfig(Section):
         if unknown:
             raise ValueError(f"events: {unknown[0]!r} is in no split{_nearest(unknown[0], self.split.names)}")
         kinds = list(self.labels.values())
-        for kind in self.fault_kinds:
-            if kind not in kinds:
-                raise ValueError(f"fault_kinds: no label maps to {kind!r}{_nearest(kind, kinds)}")
+        for key in ("early_onset_s", "fault_kinds"):
+            for kind in getattr(self, key):
+                if kind not in kinds:
+                    raise ValueError(f"{key}: no label maps to {kind!r}{_nearest(kind, kinds)}")
         return self
 
 

@@ -3,11 +3,12 @@
 The comparisons of a step are combined into components, each turned into a surprisal, -log10 of the
 share of calibration time that is at least as anomalous:
 
-    amplitude_drop   Stouffer's sum of a channel's ratio and low_range: less movement than expected
-    error            of a channel, high side
-    transient_error  of a channel, high side
-    level            of a channel, high side
-    joint            Mahalanobis distance of all other comparisons of all channels from normal ones
+    amplitude_drop     Stouffer's sum of a channel's ratio and low_range: less movement than expected
+    shallow_breathing  long_ratio of a channel: less movement than expected, and for longer
+    error              of a channel, high side
+    transient_error    of a channel, high side
+    level              of a channel, high side
+    joint              Mahalanobis distance of all other comparisons of all channels from normal ones
 
 The score is the largest surprisal, each component with a weight: a weighted Bonferroni rule. It
 depends on no later step, and a channel without values is left out.
@@ -32,6 +33,7 @@ from detection.comparisons import (
     AMPLITUDE_FLOOR,
     ERROR,
     LEVEL,
+    LONG_RATIO,
     LOW_RANGE,
     PRESENT_SHARE,
     TRANSIENT,
@@ -283,14 +285,15 @@ def series_baselines(observed: np.ndarray, span: int) -> dict[str, np.ndarray]:
 def _components(
     features: np.ndarray, z: np.ndarray, spread: np.ndarray, joint: JointDistance | None
 ) -> dict[str, np.ndarray]:
-    """Return each component's raw statistic: amplitude_drop, error, transient_error, level (T, C), joint (T, 1).
+    """Return each component's raw statistic (T, C), that of joint (T, 1).
 
     Args:
         z: the features' normal scores (T, C, F).
         spread: of each channel's sum of ratio and low_range (C,).
     """
     components = {
-        "amplitude_drop": z[:, :, :ERROR].sum(axis=2) / spread,               # NaN if one is missing
+        "amplitude_drop": z[:, :, : LOW_RANGE + 1].sum(axis=2) / spread,        # NaN if one is missing
+        "shallow_breathing": features[:, :, LONG_RATIO],
         "error": features[:, :, ERROR],
         "transient_error": features[:, :, TRANSIENT],
         "level": features[:, :, LEVEL],
@@ -312,7 +315,7 @@ def _sum_spread(z: np.ndarray) -> list[float]:
     """Return the standard deviation of each channel's sum of ratio and low_range."""
     spread = []
     for c in range(z.shape[1]):
-        total = z[:, c, :ERROR].sum(axis=1)
+        total = z[:, c, : LOW_RANGE + 1].sum(axis=1)
         total = total[np.isfinite(total)]
         spread.append(float(total.std()) if len(total) > 1 and total.std() > 0 else 1.0)
     return spread

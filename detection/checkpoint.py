@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from config import DatasetConfig, ExperimentConfig, Name, Section, Unit, validate
+from config import SCORE_COMPONENTS, DatasetConfig, ExperimentConfig, Name, Section, Unit, validate
 from data_loader import Scaler
 from detection import thresholds
 from detection.comparisons import NAMES
@@ -117,7 +117,7 @@ class Calibration(Section):
     spread: list[Positive]
     means: list[float]
     covariance: list[list[float]]
-    components: dict[Literal["amplitude_drop", "error", "transient_error", "level", "joint"], list[Tail | None]]
+    components: dict[Literal[SCORE_COMPONENTS], list[Tail | None]]
 
 
 class Threshold(Section):
@@ -335,7 +335,7 @@ def _check_calibration(calibration: Calibration, channels: int) -> None:
     if (len(calibration.tails), len(calibration.spread)) != (channels, channels) or len(widths) != 1:
         raise ValueError(f"calibration: tails and spread have to be for {channels} channels")
     joint = {"joint"} if calibration.covariance else set()
-    if set(calibration.components) != {"amplitude_drop", "error", "transient_error", "level"} | joint:
+    if set(calibration.components) != {*SCORE_COMPONENTS[:-1]} | joint:
         raise ValueError(f"calibration: components are {sorted(calibration.components)}")
     for name, tails in calibration.components.items():
         if len(tails) != (1 if name == "joint" else channels):

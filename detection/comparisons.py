@@ -2,15 +2,17 @@
 
 For every channel the forecasts are compared with the observed values in several ways:
 
-    ratio            log amplitude expected - log amplitude observed, over a trailing span, less its own
-                     trailing median, since forecasts of an irregular breather are too small
+    ratio            log range expected - log range observed over a trailing span of about a breathing pause
     low_range        - log range observed, over the same span
+    long_ratio       as ratio, over a longer span
     error            log RMS forecast error over all leads and the last second
     transient_error  log error of the next steps' forecast, less its own trailing median
     level            log |trailing mean|, in the scaler's units: how far the level is from that of training
 
-`ratio` and `low_range` do not depend on phase: where breathing stops, a forecast of breathing and a
-flat line differ in amplitude, while the error of a flat line is small. All of them look back only.
+What is expected is the median of the forecasts' ranges, over a while that ends before the observed span begins: a
+pause must not lower what is expected in its place. The first three do not depend on phase: where breathing stops, a
+forecast of breathing and a flat line differ in range, while the error of a flat line is small. All of them look back
+only.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ AMPLITUDE_FLOOR = 0.02                  # scaled units: below it, a signal count
 ERROR_FLOOR = 0.03                      # scaled units: smaller errors are rounding
 LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training counts as equal to it
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
-FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected amplitude
-NAMES = ("ratio", "low_range", "error", "transient_error", "level")     # of the comparisons, on their axis (F)
-RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL = range(len(NAMES))
+FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected range
+NAMES = ("ratio", "low_range", "long_ratio", "error", "transient_error", "level")      # of the comparisons, on axis F
+RATIO, LOW_RANGE, LONG_RATIO, ERROR, TRANSIENT, LEVEL = range(len(NAMES))
 Record = TypeVar("Record")
 
 
@@ -48,6 +50,7 @@ class Spans:
     transient: int
     error: int
     amplitude: int
+    shallow: int
     expected: int
     baseline: int
     level: int
@@ -95,25 +98,27 @@ class ComparisonStream(Stateful):
     It keeps the last steps that the trailing spans reach back to.
     """
 
-    STATE = ("seen", "forecast", "signal", "errors", "ranges", "medians", "expected", "delayed", "baseline")
+    STATE = (
+        "seen", "forecast", "signal", "errors", "ranges", "long_ranges", "medians", "expected", "long_expected",
+        "delayed", "baseline",
+    )  # fmt: skip
 
     def __init__(self, channels: int, horizon: int, spans: Spans) -> None:
         self.spans, self.horizon, self.channels, self.seen = spans, horizon, channels, 0
         self.forecast = np.full((horizon, horizon, channels), np.nan)        # of the last steps
-        self.signal = SpanSums(3 * channels, max(spans.amplitude, spans.settle, spans.level))
+        self.signal = SpanSums(2 * channels, max(spans.amplitude, spans.shallow, spans.settle, spans.level))
         self.errors = SpanSums(4 * channels, max(spans.error, spans.transient))
-        self.ranges = SpanRange(channels, spans.amplitude)
-        self.medians = SpanMedian(channels, spans.expected)                  # of log amplitudes of forecasts
-        self.expected = Delay(channels, spans.amplitude)
-        self.delayed = Delay(2 * channels, spans.amplitude)                  # ratio, transient_error
-        self.baseline = SpanMedian(2 * channels, spans.baseline)
+        self.ranges, self.long_ranges = SpanRange(channels, spans.amplitude), SpanRange(channels, spans.shallow)
+        self.medians = SpanMedian(channels, spans.expected)                  # of log ranges of forecasts
+        self.expected, self.long_expected = Delay(channels, spans.amplitude), Delay(channels, spans.shallow)
+        self.delayed = Delay(channels, spans.amplitude)                      # transient_error
+        self.baseline = SpanMedian(channels, spans.baseline)
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
         """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
         n, observed = len(observed), observed.astype(float)
         known = np.isfinite(observed)
-        value = np.where(known, observed, 0.0)
-        self.signal.update(np.concatenate([value, value * value, known], axis=1))    # (n, 3C)
+        self.signal.update(np.concatenate([np.where(known, observed, 0.0), known], axis=1))     # (n, 2C)
         settled = self.signal.over(self.spans.settle)[:, -self.channels :] >= self.spans.settle
         warm = self.seen + np.arange(n) >= self.spans.warm_up
         forecasts = np.concatenate([self.forecast, forecast])                    # (H + n, H, C)
@@ -125,10 +130,10 @@ class ComparisonStream(Stateful):
         finite = [np.isfinite(square) for square in squares]
         filled = [np.where(known, square, 0.0) for known, square in zip(finite, squares, strict=True)]
         self.errors.update(np.concatenate([filled[0], finite[0], filled[1], finite[1]], axis=1))
-        ratio, low_range, level = self._amplitude_and_level(observed, forecast)
         error, transient = self._log_error(0, self.spans.error), self._log_error(1, self.spans.transient)
-        ratio, transient = np.split(self._less_baseline(np.concatenate([ratio, transient], axis=1)), 2, axis=1)
-        features = np.stack([ratio, low_range, error, transient, level], axis=2)          # (n, C, F)
+        level = np.log(np.abs(self._mean(self.spans.level)) + LEVEL_FLOOR)
+        compared = [*self._ranges(observed, forecast), error, self._less_baseline(transient), level]
+        features = np.stack(compared, axis=2)                                    # (n, C, F)
         return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2])
 
     def _align(self, forecasts: np.ndarray) -> np.ndarray:
@@ -149,26 +154,23 @@ class ComparisonStream(Stateful):
         near_total = np.einsum("nhc,nhc->nc", errors[:, :near], errors[:, :near])
         return total / self.horizon, near_total / near
 
-    def _amplitude_and_level(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return ratio, before its median is subtracted, low_range and the level, (n, C) each."""
+    def _ranges(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return ratio, low_range and long_ratio (n, C)."""
         spans = self.spans
-        median, count = self.medians.update(np.log(_spread(forecast) + AMPLITUDE_FLOOR))
-        expected = self.expected.update(np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan))
-        mean, mean_square = self._means(spans.amplitude)
-        amplitude = np.sqrt(np.maximum(mean_square - mean * mean, 0.0))
-        observed_range = np.where(np.isfinite(mean), self.ranges.update(observed), np.nan)
-        level, _ = self._means(spans.level)
-        return (
-            expected - np.log(amplitude + AMPLITUDE_FLOOR),
-            -np.log(observed_range + AMPLITUDE_FLOOR),
-            np.log(np.abs(level) + LEVEL_FLOOR),
-        )
+        median, count = self.medians.update(np.log(forecast.max(axis=1) - forecast.min(axis=1) + AMPLITUDE_FLOOR))
+        expected = np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan)
+        low = self._low_range(self.ranges.update(observed), spans.amplitude)
+        long_low = self._low_range(self.long_ranges.update(observed), spans.shallow)
+        return self.expected.update(expected) + low, low, self.long_expected.update(expected) + long_low
 
-    def _means(self, span: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and mean square (n, C) of a trailing span; NaN where too little of it is there."""
-        sums, channels = self.signal.over(span), self.channels
-        count = _enough(sums[:, 2 * channels :], span)
-        return sums[:, :channels] / count, sums[:, channels : 2 * channels] / count
+    def _low_range(self, ranges: np.ndarray, span: int) -> np.ndarray:
+        """Return minus the log of ranges (n, C) observed over a span; NaN where too little of it is there."""
+        return -np.log(np.where(np.isfinite(self._mean(span)), ranges, np.nan) + AMPLITUDE_FLOOR)
+
+    def _mean(self, span: int) -> np.ndarray:
+        """Return the mean (n, C) of a trailing span; NaN where too little of it is there."""
+        total, count = np.split(self.signal.over(span), 2, axis=1)
+        return total / _enough(count, span)
 
     def _log_error(self, part: int, span: int) -> np.ndarray:
         """Return the log RMS error (n, C) of a trailing span: part 0 of all leads, 1 of the near ones."""
@@ -177,20 +179,13 @@ class ComparisonStream(Stateful):
         return np.log(np.sqrt(sums[:, :channels] / count) + ERROR_FLOOR)
 
     def _less_baseline(self, values: np.ndarray) -> np.ndarray:
-        """Return values (n, K) less the median of those in the baseline span that ends an amplitude span before.
+        """Return values (n, C) less the median of those in the baseline span that ends an amplitude span before.
 
         With little history the median is shrunk to zero: a value then stays nearly as it is. A median,
         because a cough or an apnea must not shift the baseline of what follows.
         """
         median, count = self.baseline.update(self.delayed.update(values))
         return values - np.where(count > 0, median, 0.0) * count / (count + self.spans.baseline / 4)
-
-
-def _spread(forecast: np.ndarray) -> np.ndarray:
-    """Return the standard deviation (n, C) over the leads of forecasts (n, H, C); many times faster than numpy's."""
-    horizon = forecast.shape[1]
-    mean = np.einsum("nhc->nc", forecast) / horizon
-    return np.sqrt(np.maximum(np.einsum("nhc,nhc->nc", forecast, forecast) / horizon - mean * mean, 0.0))
 
 
 def _enough(count: np.ndarray, span: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from config import ExperimentConfig
 from detection.anomaly_scores import resolve_weights
-from detection.comparisons import Spans
+from detection.comparisons import FORECAST_SHARE, Spans
 from detection.forecasts import BURN_INS_PER_BLOCK, MIN_BURN_IN
 
 MAX_SPAN = 1_000_000                     # steps: a trailing span is kept in memory
@@ -49,7 +49,8 @@ class ResolvedConfig:
         """Return how many steps a segment needs before a component with a weight has a value."""
         spans = self.spans
         steps = {
-            "amplitude_drop": self.warm_up + spans.amplitude,
+            "amplitude_drop": self.warm_up + spans.amplitude + round(FORECAST_SHARE * spans.expected),
+            "shallow_breathing": self.warm_up + spans.shallow + round(FORECAST_SHARE * spans.expected),
             "error": max(self.warm_up + self.horizon, spans.error),
             "transient_error": max(self.warm_up + spans.near, spans.transient),
             "level": spans.level,
@@ -86,6 +87,7 @@ def resolve(
         transient=steps(score.transient_s),
         error=steps(score.error_s),
         amplitude=steps(score.amplitude_s, least=2),
+        shallow=steps(score.shallow_s, least=2),
         expected=steps(score.expected_s),
         baseline=steps(score.baseline_s),
         level=steps(score.level_s),
@@ -100,7 +102,7 @@ def _check_memory(horizon: int, spans: Spans, channels: int) -> None:
     longest = max(vars(spans).values())
     parts = {
         "model.horizon": 8 * channels * horizon * (horizon + (1 + BURN_INS_PER_BLOCK) * MIN_BURN_IN),
-        "the longest span of score": 8 * channels * 5 * longest,
+        "the longest span of score": 8 * channels * 6 * longest,
     }
     for part, needed in parts.items():
         if not needed <= MAX_BYTES:

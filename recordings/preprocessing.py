@@ -136,7 +136,11 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead:
     }
     recording = replace(raw, channels=channels)
     _check_rates(recording, dataset)
-    return replace(recording, events=_read_events(recording, dataset))
+    events, first_s = _read_events(recording, dataset), float(recording.t[0])
+    for place, event in enumerate(events):
+        onset_s = event.start_s - dataset.early_onset_s.get(event.label, 0.0)
+        events[place] = replace(event, start_s=min(max(onset_s, first_s), event.start_s))
+    return replace(recording, events=sorted(events, key=lambda event: event.start_s))
 
 
 def _dialect(dataset: DatasetConfig) -> Dialect:

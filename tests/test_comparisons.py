@@ -12,6 +12,7 @@ from detection.comparisons import (
     ERROR_FLOOR,
     LEVEL,
     LEVEL_FLOOR,
+    LONG_RATIO,
     LOW_RANGE,
     NAMES,
     RATIO,
@@ -24,7 +25,9 @@ from detection.comparisons import (
 from live.stream import load_state, save_state
 
 NAN = math.nan
-SMALL = Spans(warm_up=3, settle=4, near=2, transient=3, error=4, amplitude=5, expected=6, baseline=12, level=7)
+SMALL = Spans(
+    warm_up=3, settle=4, near=2, transient=3, error=4, amplitude=5, shallow=8, expected=6, baseline=12, level=7
+)
 SIZES = ([1], [2], [7], [15], [16], [17], [1000], [3, 1, 250, 17, 499, 2, 64, 1, 163])
 
 
@@ -53,18 +56,18 @@ def naive_comparisons(x, forecast, spans):
     square = (x[:, None] - aligned) ** 2
     residual = np.sqrt([[np.mean(square[t, :, c]) for c in range(channels)] for t in range(length)])
     near = square[:, : spans.near].mean(axis=1)
-    expected = np.log(used.std(axis=1) + AMPLITUDE_FLOOR)
+    expected = np.log(np.ptp(used, axis=1) + AMPLITUDE_FLOOR)
     features = np.full((length, channels, len(NAMES)), NAN)
-    before, span = np.full_like(expected, NAN), spans.amplitude
     padded = np.concatenate([np.full((spans.expected - 1, channels), NAN), expected])
-    before[span:] = naive.trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
-    features[:, :, RATIO] = before - np.log(naive.trailing(x, span, 0.8, np.std) + AMPLITUDE_FLOOR)
-    features[:, :, LOW_RANGE] = -np.log(naive.trailing(x, span, 0.8, np.ptp) + AMPLITUDE_FLOOR)
+    for f, span in ((RATIO, spans.amplitude), (LONG_RATIO, spans.shallow)):
+        before = np.full_like(expected, NAN)
+        before[span:] = naive.trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
+        features[:, :, f] = before - np.log(naive.trailing(x, span, 0.8, np.ptp) + AMPLITUDE_FLOOR)
+    features[:, :, LOW_RANGE] = -np.log(naive.trailing(x, spans.amplitude, 0.8, np.ptp) + AMPLITUDE_FLOOR)
     features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    for f in (RATIO, TRANSIENT):
-        features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, span)
+    features[:, :, TRANSIENT] = naive_less_baseline(features[:, :, TRANSIENT], spans.baseline, spans.amplitude)
     return features, residual, aligned[:, (horizon - 1) // 2]
 
 
@@ -81,7 +84,7 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
 
 
 def test_names_stand_for_the_last_axis():
-    assert [NAMES[k] for k in (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL)] == list(NAMES)
+    assert [NAMES[k] for k in (RATIO, LOW_RANGE, LONG_RATIO, ERROR, TRANSIENT, LEVEL)] == list(NAMES)
     assert compare(*breathe(20, 0))[0].shape == (20, 2, len(NAMES))
 
 

@@ -218,7 +218,7 @@ def test_spans_follow_the_rate_and_never_vanish():
     spans = resolved.spans
     assert (resolved.horizon, resolved.warm_up, resolved.window, resolved.min_steps) == (30, 50, 250, 81)
     assert (spans.warm_up, spans.settle, spans.near, spans.transient, spans.error) == (50, 15, 1, 3, 5)
-    assert (spans.amplitude, spans.expected, spans.baseline) == (46, 150, 900)
+    assert (spans.amplitude, spans.expected, spans.baseline) == (46, 300, 900)
     slow = resolved_for(config, 0.05).spans
     assert min(slow.settle, slow.near, slow.transient, slow.error, slow.expected) == 1 and slow.amplitude == 2
     near = config.model_copy(update={"score": config.score.model_copy(update={"near_s": 99.0})})

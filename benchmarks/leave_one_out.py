@@ -1,0 +1,201 @@
+"""Machines that the detector has never met: each of the four CPAP nights is scored by a model of the other three.
+
+    python -m benchmarks.leave_one_out --seeds 3 --out experiments/leave-one-out
+    python -m benchmarks.leave_one_out --machines jl --seeds 1 --out experiments/leave-one-out     # a part of it
+
+Training, scaling and calibration use the other machines alone. Beside the LSTM stand an untrained one, the
+recording's own last breaths in the place of its forecasts (the last horizon, once more), the rules without a model
+and random scores; each gets the threshold that leaves --rate events an hour on its own calibration scores. The first
+table is over all machines at one threshold a detector, read off the test recordings; the second is at the deployed
+thresholds. Models that are there are not trained again, so that several processes can share the work.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from config import DATASET_CONFIG, DatasetConfig, ExperimentConfig, load_dataset_config, load_experiment, validate
+from data_loader import load_dataset
+from detection.detector import Detector
+from evaluation.detector_metrics import detector_metrics
+from evaluation.results import LSTM, RANDOM, UNTRAINED, DetectorMetrics
+from evaluation.scored_recording import ScoredRecording
+from experiment import Experiment, fit, labels_in_test_span, prepare, start_training, untrained_detector
+from lstm_model import network_input
+from recordings.preprocessing import preprocess_recordings
+from reports.findings import RandomScores, recordings_as_seen
+from reports.run_folder import RunFolder, markdown
+from utils import ROOT, ArgumentParser, DataError, resolve_device, run_cli, setup_logging, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+MACHINES = {"AirCurve": "cpap_aircurve", "AirSense": "cpap_airsense", "jl": "cpap_jl", "ASV": "cpap_asv"}
+OWN_BREATHS = "own last breaths"
+SHOWN_RATES = (0.1, 0.25, 0.5, 1.0, 2.0)
+ENDS = ("apnea", "hypopnea")            # of kinds, counted apart
+Scored = dict[str, list[ScoredRecording]]
+
+
+class LastBreaths(nn.Module):
+    """In the place of the LSTM: forecasts the last horizon once more, whose spread is that of the last breaths."""
+
+    def __init__(self, channels: int, horizon: int) -> None:
+        super().__init__()
+        self.channels, self.horizon = channels, horizon
+
+    def changes(self, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the forecast changes (B, T, H, C) of steps x (B, T, C), and the last steps as the state."""
+        values = network_input(x)
+        past = values[:, :1].expand(-1, self.horizon - 1, -1) if state is None else state[0][0]
+        steps = torch.cat([past, values], dim=1)                             # (B, H - 1 + T, C)
+        again = steps.unfold(1, self.horizon, 1).transpose(2, 3)             # (B, T, H, C)
+        return again - values.unsqueeze(2), (steps[None, :, len(steps[0]) - self.horizon + 1 :],)
+
+
+def machine_of(recording: str) -> str:
+    """Return the machine of a recording by its name."""
+    return next(name for name, prefix in MACHINES.items() if recording.startswith(prefix))
+
+
+def without(machine: str, data: DatasetConfig) -> DatasetConfig:
+    """Return the dataset with all of a machine's recordings for test, and none of them elsewhere."""
+    names = data.split.names
+    split = {
+        "train": [name for name in names if machine_of(name) != machine],
+        "test": [name for name in names if machine_of(name) == machine],
+        "val_fraction": data.split.val_fraction,
+    }
+    return validate(DatasetConfig, data.model_dump() | {"split": split}, f"without {machine}")
+
+
+def detectors_of(experiment: Experiment, device: str, folder: Path) -> Iterator[tuple[str, Detector]]:
+    """Yield the trained detector, and those with something else in the place of the LSTM, all calibrated."""
+    run = RunFolder(folder)
+    fitted = start_training(experiment, run.checkpoint, device)
+    fit(experiment, fitted, run, plots=False, until=None)
+    resolved, scaler = experiment.resolved, experiment.dataset.scaler
+    breaths = Detector(LastBreaths(len(resolved.channels), resolved.horizon), scaler, resolved, device)
+    normal = [segment.values for segment in experiment.dataset.normal(experiment.config.score.calibrate_on)]
+    for name, detector in ((LSTM, fitted.detector), (OWN_BREATHS, breaths)):
+        detector.calibrate(normal)
+        yield name, detector
+    yield UNTRAINED, untrained_detector(experiment, device)
+
+
+def score_machine(experiment: Experiment, device: str, folder: Path) -> Scored:
+    """Return the test recordings as each detector sees them."""
+    dataset = experiment.dataset
+    segments, labelled = dataset.splits["test"], labels_in_test_span(dataset)
+    seen: Scored = {}
+    for name, detector in detectors_of(experiment, device, folder):
+        steps = sum(len(segment) for segment in dataset.normal(experiment.config.score.calibrate_on))
+        scored = detector.detect([segment.values for segment in segments])
+        found = recordings_as_seen(detector, segments, scored, labelled, RandomScores(detector, steps))
+        seen |= {name: found[LSTM]} | ({other: found[other] for other in found if other != LSTM} if not seen else {})
+    return seen
+
+
+def part(machine: str, config: ExperimentConfig, out: Path, device: str) -> Scored:
+    """Return what the detectors make of a machine's recordings; the model is kept."""
+    folder = out / machine / f"seed{config.training.seed}"
+    data = without(machine, load_dataset_config(DATASET_CONFIG, "cpap_flow"))
+    dataset = load_dataset(preprocess_recordings("cpap_flow", data, ROOT, out / machine))
+    folder.mkdir(parents=True, exist_ok=True)
+    log.info("%s is left out, seed %d", machine, config.training.seed)
+    return score_machine(prepare(config, dataset), device, folder)
+
+
+def tables(seeds: Sequence[Mapping[str, Scored]], config: ExperimentConfig) -> tuple[str, dict[str, Any]]:
+    """Return both tables in Markdown, and their numbers. Each seed is a machine -> detector -> recordings."""
+    rate_hz, rows = 5.0, [["found of apneas + hypopneas at false events/h", *(f"<= {r:g}" for r in SHOWN_RATES)]]
+    deployed = [["at the deployed threshold", *seeds[0]]]
+    numbers: dict[str, Any] = {}
+
+    def measured(one: Mapping[str, Scored], name: str, machines: Sequence[str]) -> DetectorMetrics:
+        recordings = [recording for machine in machines for recording in one[machine][name]]
+        return detector_metrics(recordings, [], rate_hz, config.events, None)
+
+    order = [LSTM, OWN_BREATHS, UNTRAINED, *(n for n in next(iter(seeds[0].values())) if n not in (
+        LSTM, OWN_BREATHS, UNTRAINED, RANDOM)), RANDOM]
+    for name in order:
+        results = [measured(one, name, list(one)) for one in seeds]
+        curves = [[counts_at(result, rate) for rate in SHOWN_RATES] for result in results]
+        rows.append([name, *(_cell([curve[k] for curve in curves]) for k in range(len(SHOWN_RATES)))])
+        numbers[name] = {"at": curves}
+        row = [name]
+        for machine in seeds[0]:
+            own = [measured(one, name, [machine]) for one in seeds]
+            rates = [result.events.false_events_per_hour for result in own]
+            found = [found_of(result) for result in own]
+            row.append(f"{_spread(rates)}/h; {_cell(found)} of {labelled_of(own[0])}")
+            numbers[name][machine] = {"false_events_per_hour": rates, "found": found}
+        deployed.append(row)
+    return f"{markdown(rows)}\n\n{markdown(deployed)}\n", numbers
+
+
+def counts_at(result: DetectorMetrics, rate: float) -> tuple[int, int]:
+    """Return how many apneas and hypopneas are found at a rate of the free-response curve."""
+    curve = result.free_response
+    place = curve.false_events_per_hour.index(rate)
+    counts = {kind: round(recall[place] * result.kinds[kind].labelled) for kind, recall in curve.kinds.items()}
+    return sum(n for kind, n in counts.items() if kind.endswith("apnea")), counts.get("hypopnea", 0)
+
+
+def found_of(result: DetectorMetrics) -> tuple[int, int]:
+    return tuple(sum(row.found for kind, row in result.kinds.items() if kind.endswith(end)) for end in ENDS)
+
+
+def labelled_of(result: DetectorMetrics) -> str:
+    counts = [sum(row.labelled for kind, row in result.kinds.items() if kind.endswith(end)) for end in ENDS]
+    return f"{counts[0]} + {counts[1]}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.2f}" + (f" ± {np.std(values):.2f}" if len(values) > 1 else "")
+
+
+def _cell(counts: Sequence[tuple[int, int]]) -> str:
+    apneas, hypopneas = np.array(counts, float).T
+    if len(counts) == 1:
+        return f"{apneas[0]:.0f} + {hypopneas[0]:.0f}"
+    return f"{apneas.mean():.1f} ± {apneas.std():.1f} + {hypopneas.mean():.1f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where models and tables are kept")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each machine's model (3)")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="K", help="the first of them (0)")
+    parser.add_argument("--machines", nargs="+", choices=MACHINES, default=list(MACHINES), help="these alone")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=V", help="override a config key")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the LSTM runs (auto)")
+    args = parser.parse_args(argv)
+    setup_logging()
+
+    def body() -> int:
+        if args.seeds < 1:
+            raise DataError(f"--seeds {args.seeds}: expected 1 or more")
+        device, seeds = resolve_device(args.device), []
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            chosen = ["dataset.name=cpap_flow", f"training.seed={seed}", *args.set]
+            config = load_experiment(ROOT / "pure_lstm_config_cpap.json", chosen)
+            seeds.append({machine: part(machine, config, args.out, device) for machine in args.machines})
+        text, numbers = tables(seeds, config)
+        write_text(args.out / "tables.md", text)
+        write_json(args.out / "tables.json", json.loads(json.dumps(numbers)))
+        print(text)
+        return 0
+
+    return run_cli(body)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
