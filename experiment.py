@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from reports.findings import (
     clear_pictures,
     compute_metrics,
     draw_findings,
+    draw_free_response,
     draw_training,
     events_on_normal,
     labels_in_test_span,
@@ -359,6 +361,7 @@ def run_experiment(
         write_run(run, seed=seed, device=device, seconds=seconds, simulated=simulated)
         write_metrics(run.metrics, metrics)
         if plots:
+            draw_free_response(run, metrics)
             write_report(run.root)
     return metrics
 
@@ -454,15 +457,45 @@ def summarize(parent: Path | None, results: dict[str, list[RunMetrics]]) -> str:
     return "\n\n".join(results_table(seeds) for seeds in results.values())
 
 
-def resume(root: Path, overrides: Sequence[str], datasets: Path, device: str, rank: int = 0) -> str:
-    """Resume a run, or all the runs of a folder; return the results table."""
-    config = resumed_config(root, overrides)
-    seeds = read_runs(root).seeds if (root / RUNS).exists() else 1
-    return run_all(config, seeds, root, datasets, device, new=False, rank=rank)
+def resume(
+    root: Path, overrides: Sequence[str], datasets: Path, device: str, rank: int = 0, out: Path | None = None
+) -> str:
+    """Resume a run, or all the runs of a folder; return the results table.
+
+    Args:
+        out: resume a copy of the trained models there, so that those in `root` stay as they are.
+    """
+    config = resumed_config(root, overrides, in_place=out is None)
+    several = read_runs(root) if (root / RUNS).exists() else None
+    if out is not None and not rank:
+        copy_models(root, out, several.folders if several else ["."])
+    return run_all(config, several.seeds if several else 1, out or root, datasets, device, new=False, rank=rank)
 
 
-def resumed_config(root: Path, overrides: Sequence[str]) -> ExperimentConfig:
-    """Return the config of a run to resume; only what comes after training may be overridden."""
+def copy_models(root: Path, out: Path, folders: Sequence[str]) -> None:
+    """Copy what training left in the runs of a folder to another one, new or empty."""
+    for folder in folders:
+        if not RunFolder(root / folder).checkpoint.is_file():
+            raise DataError(f"{root / folder}: its training has not begun; resume it in place, without --out")
+    new_run(out)
+    for folder in folders:
+        before, after = RunFolder(root / folder), RunFolder(out / folder)
+        after.root.mkdir(parents=True, exist_ok=True)
+        for source, target in ((before.history, after.history), (before.checkpoint, after.checkpoint)):
+            shutil.copyfile(source, target)
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """Return the checkpoints of a run, or of the runs of a folder."""
+    folders = read_runs(root).folders if (root / RUNS).exists() else ["."]
+    return [path for folder in folders if (path := RunFolder(root / folder).checkpoint).is_file()]
+
+
+def resumed_config(root: Path, overrides: Sequence[str], in_place: bool = True) -> ExperimentConfig:
+    """Return the config of a run to resume; only what comes after training may be overridden.
+
+    Once a model is calibrated it may be in use, by a stream for instance: in place it keeps its config.
+    """
     if not (root / "config.json").is_file():
         raise DataError(f"{root}: no config.json there; --resume needs the folder of a run")
     for old in root.rglob(OLD):
@@ -473,4 +506,6 @@ def resumed_config(root: Path, overrides: Sequence[str]) -> ExperimentConfig:
     for section in ("dataset", "model", "training"):
         if getattr(config, section) != getattr(before, section):
             raise DataError(f"--set {section}...: fixed in the run to be resumed; start a new run for that")
+    if in_place and config != before and any(load_checkpoint(file).get("threshold") for file in checkpoints(root)):
+        raise DataError(f"--set would change the model in {root}, which may be in use; name another folder with --out")
     return config

@@ -43,7 +43,10 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the LSTM runs (auto)")
     parser.add_argument("--datasets", type=Path, default=DATASETS, metavar="DIR", help="where windowed datasets are")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (experiments/<dataset>-<time>)")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="resume a run, or a folder of seeds")
+    parser.add_argument(
+        "--resume", type=Path, metavar="DIR",
+        help="resume a run, or a folder of seeds; with --set and --out: score it otherwise, in a copy",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
     parser.add_argument("--checkpoint", type=Path, metavar="F", help="a trained model, with --score")
     parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score, or folders")
@@ -56,8 +59,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError(f"--seeds {args.seeds}: expected 1 or more")
     if bool(args.score) != bool(args.checkpoint):
         raise DataError("--checkpoint and --score belong together: --checkpoint F --score FILE...")
-    if args.resume and (args.seeds > 1 or args.out or args.dry_run or args.dataset or args.score):
-        raise DataError("--resume takes its config from the run's folder; only --set and --device go with it")
+    if args.resume and (args.seeds > 1 or args.dry_run or args.dataset or args.score):
+        raise DataError("--resume takes its config from the run's folder; only --set, --out and --device go with it")
+    if args.resume and args.out and not args.set:
+        raise DataError("--resume with --out scores a trained model otherwise; say how with --set")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
         raise DataError("--score uses the checkpoint's config; only --out and --device go with it")
 
@@ -76,7 +81,8 @@ def command(args: argparse.Namespace) -> str:
 
     with process_group(device) as rank:
         if args.resume:
-            table, root = resume(args.resume, args.set, args.datasets, device, rank), args.resume
+            root = args.out or args.resume
+            table = resume(args.resume, args.set, args.datasets, device, rank, args.out)
         else:
             overrides = [*args.set, *([f"dataset.name={args.dataset}"] if args.dataset else [])]
             config = load_experiment(args.config, [*overrides, *(QUICK if args.dry_run else ())])

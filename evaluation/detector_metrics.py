@@ -8,7 +8,7 @@ import numpy as np
 
 from config import EventConfig
 from evaluation import metrics, nab_score
-from evaluation.free_response import free_response
+from evaluation.free_response import CURVE, RATES, free_response
 from evaluation.results import (
     AreaMeasures,
     DetectorMetrics,
@@ -53,7 +53,7 @@ def detector_metrics(
     hours = sum(one.normal_hours(rate_hz, events.tolerance_s) for one in recordings)
     curve = nab = None
     if series_rows is None:
-        curve = free_response(recordings, fault_kinds, rate_hz, hours, events)
+        curve = free_response(recordings, fault_kinds, rate_hz, hours, events, CURVE)
     else:
         nab = nab_scores(recordings[0], series_rows, rate_hz)
     label, score, alarm, seams = _joined_steps(recordings, fault_kinds, rate_hz)
@@ -72,7 +72,8 @@ def detector_metrics(
         affiliation=RangeMeasures(**metrics.affiliation_scores(label, alarm, seams)),
         threshold_free=AreaMeasures(**metrics.threshold_free(label, score, buffer, seams)),
         oracle_point_f1=metrics.oracle_point_f1(label, score),
-        free_response=curve,
+        free_response=curve and curve.at(RATES),
+        free_response_curve=curve,
         nab=nab,
     )
 

@@ -13,6 +13,7 @@ from evaluation.results import FreeResponse
 from evaluation.scored_recording import ScoredRecording, segment_starts
 
 RATES = (0.1, 0.25, 0.5, 1.0, 2.0)      # false events an hour
+CURVE = tuple(sorted({*RATES, *np.geomspace(0.05, 10, 24).round(3).tolist()}))
 LEVELS = 200                            # thresholds, beside the peaks of the labelled events
 
 
@@ -22,8 +23,9 @@ def free_response(
     rate_hz: float,
     normal_hours: float,
     events: EventConfig,
+    rates: Sequence[float] = RATES,
 ) -> FreeResponse:
-    """Return recall, of each kind and over all that are not faults, at a few rates of false events an hour.
+    """Return recall, of each kind and over all that are not faults, at rising rates of false events an hour.
 
     One threshold, the same for all recordings, falls from the highest score. At each, alarms become events by the merge
     gap and the minimum duration, and are matched with the labelled ones as at a deployed threshold. The recall at a
@@ -41,7 +43,7 @@ def free_response(
     start_s, reach = _reach_of_labels(recordings, events.tolerance_s)
     kinds = np.array([event.kind for one in recordings for event in one.labelled], str)
     asked = ~np.isin(kinds, fault_kinds)
-    best, points, open_rates = (float("nan"), np.zeros(len(kinds), bool)), [], list(RATES)
+    best, points, open_rates = (float("nan"), np.zeros(len(kinds), bool)), [], list(rates)
     for threshold in _thresholds(score, reach[asked]):
         first, last = alarm_spans(t, score > threshold, seams, events.merge_gap_s, events.min_duration_s)
         overlap = (reach[:, :1] <= last) & (reach[:, 1:] > first)                # (labelled, found)
@@ -55,7 +57,7 @@ def free_response(
             best = threshold, match.is_found & asked
     points += [best] * len(open_rates)
     return FreeResponse(
-        false_events_per_hour=list(RATES),
+        false_events_per_hour=list(rates),
         threshold=[threshold for threshold, _ in points],
         recall=[ratio(hit.sum(), asked.sum()) for _, hit in points],
         kinds={str(kind): [float(hit[kinds == kind].mean()) for _, hit in points] for kind in np.unique(kinds[asked])},

@@ -74,6 +74,13 @@ class FreeResponse(Section):
     recall: list[Number]                        # of all labelled events that are not faults
     kinds: dict[str, list[float]]               # kind -> recall
 
+    def at(self, rates: Sequence[float]) -> FreeResponse:
+        """Return the points at some of its rates."""
+        places = [self.false_events_per_hour.index(rate) for rate in rates]
+        picked = {name: [getattr(self, name)[k] for k in places] for name in ("threshold", "recall")}
+        kinds = {kind: [recall[k] for k in places] for kind, recall in self.kinds.items()}
+        return FreeResponse(false_events_per_hour=list(rates), **picked, kinds=kinds)
+
 
 class DetectorMetrics(Section):
     """One detector on the test recordings, at its threshold from calibration data unless a name says otherwise."""
@@ -86,6 +93,7 @@ class DetectorMetrics(Section):
     threshold_free: AreaMeasures
     oracle_point_f1: Number                     # the best F1 of steps, its threshold read off the test labels
     free_response: FreeResponse | None = None   # of recordings
+    free_response_curve: FreeResponse | None = None     # the same at more rates, as drawn
     nab: dict[str, Number] | None = None        # of a series: profile -> NAB score, 100 = perfect
 
 

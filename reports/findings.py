@@ -213,6 +213,7 @@ def write_findings(files: RunFiles, findings: Findings) -> None:
                 "threshold": scored.threshold,
                 "alarm": scored.alarm.astype(int),
                 "label": segment.label,
+                "baseline_score": next(iter(scored.baselines.values())),
             }
             | {f"residual_{c}": scored.residual[:, k] for k, c in enumerate(findings.detector.channels)}
         )
@@ -308,6 +309,7 @@ def clear_pictures(run: RunFolder) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.png"):
         stale.unlink(missing_ok=True)
+    run.free_response.unlink(missing_ok=True)
 
 
 def draw_training(run: RunFolder, trainer: Trainer, detector: Detector, validation: Batches, simulated: bool) -> None:
@@ -327,6 +329,17 @@ def draw_training(run: RunFolder, trainer: Trainer, detector: Detector, validati
     title = f"validation data after epoch {progress.epoch - 1}" + (f" ({note})" if note else "")
     figure = plots.plot_progress(t, physical(series), fans, detector.channels, detector.units, title)
     plots.save(figure, run.plots / "progress.png")
+
+
+def draw_free_response(run: RunFolder, metrics: RunMetrics) -> None:
+    """Draw recall against false events an hour, if something is labelled."""
+    from reports import plots
+
+    curves = {name: one.free_response_curve for name, one in metrics.detectors.items() if one.free_response_curve}
+    if curves and (kinds := curves[LSTM].kinds):
+        labelled = {kind: metrics.detectors[LSTM].kinds[kind].labelled for kind in kinds}
+        note = "simulated data" if metrics.simulated else ""
+        plots.save(plots.plot_free_response(curves, labelled, note), run.free_response)
 
 
 def draw_findings(run: RunFolder, findings: Findings) -> None:

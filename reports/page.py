@@ -540,6 +540,7 @@ def run_page(run: RunView) -> dict[str, Any]:
         "remarks": remarks,
         "facts": _facts(run),
         "tables": _result_tables({run.data["dataset"]: [metrics]}) if metrics.detectors else [],
+        "curves": _curves(run),
         "tolerance_s": metrics.events.tolerance_s,
         "fault_kinds": [_plain(kind) for kind in metrics.fault_kinds],
         "calibration": None if run.is_series else metrics.calibration,
@@ -658,6 +659,12 @@ def _training(run: RunView) -> list[dict[str, Any]]:
     window = f"A window of validation data, {names}: forecasts after the last epoch, drawn over what was observed."
     pictures = {"training": curve, "progress": window}
     return [_picture(run.folder.plots / f"{name}.png", alt) for name, alt in pictures.items()]
+
+
+def _curves(run: RunView) -> list[dict[str, Any]]:
+    """Return the picture of the free-response curves, if there is one."""
+    alt = "Recall against false events an hour, a panel for all kinds and for each of them, a line a detector."
+    return [_picture(run.folder.free_response, alt)] if run.folder.free_response.is_file() else []
 
 
 def _picture(path: Path, alt: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
+from evaluation.results import FreeResponse
 from reports.curves import BUCKETS, envelope, finite_range, margin_of, signal_range
 from utils import DataError, atomic_path
 
@@ -58,6 +59,13 @@ FOUND_TEXT = {True: "found, as labelled", False: "found, false alarm", None: "fo
 FAULT = {"facecolor": "#f2f2f2", "edgecolor": "#a0a0a0", "linewidth": 0.5, "hatch": "xxx"}
 MEAN = {"color": "#0072b2", "marker": "D", "markersize": 5, "linestyle": "none", "capsize": 3, "elinewidth": 1.4}
 ONE_RUN = {"color": "#888888", "marker": "o", "markersize": 3.5, "linestyle": "none", "alpha": 0.6}
+DETECTORS = (                                # the LSTM, then what it is compared with
+    {"color": "#0072b2", "linewidth": 2.2},
+    {"color": "#d55e00", "linewidth": 1.4, "linestyle": (0, (5, 2))},
+    {"color": "#009e73", "linewidth": 1.4, "linestyle": (0, (3, 1, 1, 1))},
+    {"color": "#cc79a7", "linewidth": 1.4, "linestyle": (0, (1, 1.2))},
+    {"color": "#888888", "linewidth": 1.2},
+)
 OTHER_RUN = {"color": "#aaaaaa", "linewidth": 0.8}
 
 
@@ -193,6 +201,33 @@ def plot_progress(
     _time_axis(panels, start_s / scale, end_s / scale, f"time [{unit}]")
     fan_line = Line2D([], [], marker="o", markersize=4, **style)
     _legend(figure, {"observed": Line2D([], [], **OBSERVED), "forecast from the dot on": fan_line}, 1)
+    return figure
+
+
+def plot_free_response(curves: Mapping[str, FreeResponse], labelled: Mapping[str, int], note: str = "") -> Figure:
+    """Draw recall against false events an hour, a panel for all kinds and for each of them, a line a detector.
+
+    Args:
+        curves: detector -> its curve, in the order of the legend.
+        labelled: kind -> how many labelled events there are.
+    """
+    title = "Recall against false events an hour; thresholds are read off the test span"
+    kinds = {"all kinds": sum(labelled.values()), **(labelled if len(labelled) > 1 else {})}
+    figure, panels = _stack((1.25,) * len(kinds), title, note, gap=0.3)
+    handles = {}
+    for (kind, events), axes in zip(kinds.items(), panels, strict=True):
+        for (name, curve), style in zip(curves.items(), DETECTORS, strict=False):
+            rates, recall = curve.false_events_per_hour, curve.kinds.get(kind, curve.recall)
+            axes.step(rates, np.multiply(recall, 100), where="post", **style)
+            handles[name] = Line2D([], [], **style)
+        axes.set(xscale="log", xlim=(rates[0], rates[-1]), ylim=(-4, 104), yticks=(0, 50, 100))
+        axes.grid(color="#dddddd")
+        axes.xaxis.set_major_formatter(FuncFormatter(_number))
+        text = f"{_short(kind, 60)}: {events} labelled"
+        axes.text(0.0, 1.02, text, transform=axes.transAxes, fontsize=TEXT, weight="bold", parse_math=False)
+        _label(axes, "found", "%")
+    panels[-1].set_xlabel("false events an hour [1/h]", fontsize=TEXT)
+    _legend(figure, handles, 1)
     return figure
 
 

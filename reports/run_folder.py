@@ -44,6 +44,7 @@ class RunFolder:
         self.metrics, self.run, self.data = root / "metrics.json", root / "run.json", root / "data.json"
         self.history, self.scores = root / "history.csv", root / "scores.csv"
         self.events, self.labels = root / "events.csv", root / "labels.csv"
+        self.free_response = root / "plots" / "free_response.png"
         self.signals, self.plots, self.report = root / "signals.npz", root / "plots", root / "report.html"
 
     def overview(self, recording: str) -> Path:

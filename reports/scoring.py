@@ -30,6 +30,7 @@ from reports.findings import (
     RandomScores,
     clear_pictures,
     compute_metrics,
+    draw_free_response,
     draw_recording,
     recordings_as_seen,
     write_findings,
@@ -83,6 +84,7 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
         seconds = {"checking": checked - began, "scoring and reporting": ended - checked, "total": ended - began}
         write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
         write_metrics(run.metrics, results)
+        draw_free_response(run, results)
         write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
         write_report(run.root)
     return root

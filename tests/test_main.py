@@ -129,7 +129,8 @@ def test_scores_have_a_row_for_every_test_step(run, home):
     dataset = load_dataset(home / "datasets" / "collected-known-anomaly" / "tiny")
     assert len(scores) == sum(len(segment) for segment in dataset.splits["test"])
     assert list(scores) == [
-        "recording", "t_s", "score", "threshold", "alarm", "label", "residual_flow_lpm", "residual_thorax_au",
+        "recording", "t_s", "score", "threshold", "alarm", "label", "baseline_score", "residual_flow_lpm",
+        "residual_thorax_au",
     ]  # fmt: skip
     assert ((scores["score"] > scores["threshold"]) == scores["alarm"].astype(bool)).all()
     labelled = scores[scores["label"] == 1].groupby("recording")["t_s"]
@@ -276,20 +277,37 @@ def test_resuming_a_finished_run_scores_again_without_training(home, run, tmp_pa
     assert_same_weights(weights_of(run), weights_of(root))
 
 
-def test_resuming_may_change_what_comes_after_training_but_not_training(home, run, tmp_path, capsys):
-    root = shutil.copytree(run, tmp_path / "copy")
-    assert call(home, "--resume", root, "--set", "threshold.parameters.q=0.5") == 0
-    assert read(root / "metrics.json")["threshold"]["value"] < read(run / "metrics.json")["threshold"]["value"]
-    before = (root / "config.json").read_bytes()
-    assert call(home, "--resume", root, "--set", "training.epochs=9") == 2
-    assert "training" in capsys.readouterr().err and (root / "config.json").read_bytes() == before
+def test_a_copy_may_change_what_comes_after_training_but_not_training(home, run, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    other, change = tmp_path / "other", ("--set", "threshold.parameters.q=0.5")
+    assert call(home, "--resume", run, *change) == 2             # the model may be in use
+    assert "name another folder with --out" in capsys.readouterr().err
+    assert call(home, "--resume", run, *change, "--out", other) == 0
+    assert read(other / "metrics.json")["threshold"]["value"] < read(run / "metrics.json")["threshold"]["value"]
+    for words, told in (
+        (("--set", "training.epochs=9", "--out", tmp_path / "third"), "training"),
+        ((*change, "--out", other), "not empty"), (("--out", tmp_path / "third"), "say how with --set"),
+    ):
+        assert call(home, "--resume", run, *words) == 2
+        assert told in capsys.readouterr().err and not (tmp_path / "third").exists()
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
-@pytest.mark.parametrize("method", ["gaussian", "pot", "dynamic"])
+def test_a_copy_of_several_seeds_is_one_of_all(home, tmp_path):
+    root, other = tmp_path / "seeds", tmp_path / "other"
+    assert call(home, "--out", root, "--seeds", 2, "--set", "training.epochs=1") == 0
+    assert call(home, "--resume", root, "--set", "threshold.parameters.q=0.5", "--out", other) == 0
+    for name in ("seed0", "seed1"):
+        assert_same_weights(weights_of(root / name), weights_of(other / name))
+        assert (other / name / "report.html").is_file()
+    assert (other / "summary.json").read_bytes() != (root / "summary.json").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["false_events_per_hour", "gaussian", "pot", "dynamic"])
 def test_a_resumed_run_may_take_another_threshold(home, run, tmp_path, method):
-    root = shutil.copytree(run, tmp_path / "copy")
+    root = tmp_path / "copy"
     change = f'threshold={{"method": "{method}"}}'
-    assert call(home, "--resume", root, "--set", change) == 0
+    assert call(home, "--resume", run, "--set", change, "--out", root) == 0
     assert read(root / "metrics.json")["threshold"]["method"] == method
     assert_same_weights(weights_of(run), weights_of(root))
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from evaluation.results import FreeResponse
 from reports import plots
 from reports.curves import envelope
 from reports.plots import (
     OBSERVED,
     RecordingView,
+    plot_free_response,
     plot_history,
     plot_progress,
     plot_recording,
@@ -194,6 +196,24 @@ def test_a_lone_step_between_gaps_is_a_dot():
     view.values[600, 0] = 5.0
     dots = [line for line in plot_recording(view).axes[0].lines if line.get_marker() == "."]
     assert [list(line.get_ydata()) for line in dots] == [[5.0]]
+
+
+def test_free_response_is_a_step_a_detector_in_a_panel_a_kind(tmp_path):
+    rates = [0.1, 1.0, 10.0]
+    curves = {
+        name: FreeResponse(
+            false_events_per_hour=rates, threshold=[3.0, 2.0, 1.0], recall=[low, 0.5, 1.0],
+            kinds={"apnea": [low, 0.6, 1.0], "cough": [0.0, 0.4, 1.0]},
+        )
+        for name, low in (("LSTM", 0.2), ("random scores", 0.0))
+    }  # fmt: skip
+    figure = plot_free_response(curves, {"apnea": 10, "cough": 5}, "simulated data")
+    assert len(figure.axes) == 3 and all(len(axes.lines) == 2 for axes in figure.axes)
+    (lstm, chance), (apnea, _) = figure.axes[0].lines, figure.axes[1].lines
+    assert lstm.get_ydata().tolist() == [20, 50, 100] and apnea.get_ydata().tolist() == [20, 60, 100]
+    assert lstm.get_linestyle() != chance.get_linestyle() or lstm.get_color() != chance.get_color()
+    save(figure, tmp_path / "a.png")
+    assert imread(tmp_path / "a.png").shape[1] == 900
 
 
 def test_envelope_keeps_peaks_ends_of_gaps_and_time_order():

@@ -183,12 +183,12 @@ def test_no_page_is_made_while_a_run_is_at_work_or_was_cut_off(home, tmp_path, h
     assert report_page.main([str(root)]) == 2
     assert "is at work in it" in capsys.readouterr().err and (root / "report.html").read_bytes() == page
     other.communicate("let go")
-    with monkeypatch.context() as patch:                         # scored again with another threshold, and killed
+    with monkeypatch.context() as patch:                         # scored again, and killed
         patch.setattr("reports.run_folder.write_events", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert call(home, "--resume", root, "--set", "threshold.parameters.q=0.9") == 130
+        assert call(home, "--resume", root) == 130
     assert report_page.main([str(root)]) == 2
     assert "not finished, there is no metrics.json; resume it with --resume" in capsys.readouterr().err
-    assert call(home, "--resume", root, "--set", "threshold.parameters.q=0.99") == 0
+    assert call(home, "--resume", root) == 0
     assert (root / "report.html").exists()
 
 
