@@ -172,7 +172,7 @@ class ScoreConfig(Timed):
         60.0, gt=0, description="the expected range is the median of the forecasts' over this span before the compared"
     )
     baseline_s: Duration = Field(
-        180.0, gt=0, description="trailing span of the median that is subtracted from transient_error"
+        180.0, gt=0, description="trailing span of the medians that are subtracted from what is relative to them"
     )
     error_s: Duration = Field(1.0, gt=0, description="trailing span of the error over all leads")
     near_s: Duration = Field(0.2, gt=0, description="largest lead that counts for transient_error")

@@ -2,7 +2,8 @@
 
 For every channel the forecasts are compared with the observed values in several ways:
 
-    ratio            log range expected - log range observed over a trailing span of about a breathing pause
+    ratio            log range expected - log range observed over a trailing span of about a breathing pause, less
+                     its own trailing median, since forecasts of an irregular breather are too small
     low_range        - log range observed, over the same span
     long_ratio       as ratio, over a longer span
     error            log RMS forecast error over all leads and the last second
@@ -111,8 +112,8 @@ class ComparisonStream(Stateful):
         self.ranges, self.long_ranges = SpanRange(channels, spans.amplitude), SpanRange(channels, spans.shallow)
         self.medians = SpanMedian(channels, spans.expected)                  # of log ranges of forecasts
         self.expected, self.long_expected = Delay(channels, spans.amplitude), Delay(channels, spans.shallow)
-        self.delayed = Delay(channels, spans.amplitude)                      # transient_error
-        self.baseline = SpanMedian(channels, spans.baseline)
+        self.delayed = Delay(3 * channels, max(spans.amplitude, spans.shallow))      # of those less their median
+        self.baseline = SpanMedian(3 * channels, spans.baseline)
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
         """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
@@ -132,8 +133,10 @@ class ComparisonStream(Stateful):
         self.errors.update(np.concatenate([filled[0], finite[0], filled[1], finite[1]], axis=1))
         error, transient = self._log_error(0, self.spans.error), self._log_error(1, self.spans.transient)
         level = np.log(np.abs(self._mean(self.spans.level)) + LEVEL_FLOOR)
-        compared = [*self._ranges(observed, forecast), error, self._less_baseline(transient), level]
-        features = np.stack(compared, axis=2)                                    # (n, C, F)
+        ratio, low_range, long_ratio = self._ranges(observed, forecast)
+        relative = self._less_baseline(np.concatenate([ratio, long_ratio, transient], axis=1))
+        ratio, long_ratio, transient = np.split(relative, 3, axis=1)
+        features = np.stack([ratio, low_range, long_ratio, error, transient, level], axis=2)      # (n, C, F)
         return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2])
 
     def _align(self, forecasts: np.ndarray) -> np.ndarray:
@@ -155,7 +158,7 @@ class ComparisonStream(Stateful):
         return total / self.horizon, near_total / near
 
     def _ranges(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return ratio, low_range and long_ratio (n, C)."""
+        """Return ratio, low_range and long_ratio (n, C), no median subtracted."""
         spans = self.spans
         median, count = self.medians.update(np.log(forecast.max(axis=1) - forecast.min(axis=1) + AMPLITUDE_FLOOR))
         expected = np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan)
@@ -179,7 +182,7 @@ class ComparisonStream(Stateful):
         return np.log(np.sqrt(sums[:, :channels] / count) + ERROR_FLOOR)
 
     def _less_baseline(self, values: np.ndarray) -> np.ndarray:
-        """Return values (n, C) less the median of those in the baseline span that ends an amplitude span before.
+        """Return values (n, K) less the median of those in the baseline span that ends a longest span before.
 
         With little history the median is shrunk to zero: a value then stays nearly as it is. A median,
         because a cough or an apnea must not shift the baseline of what follows.

@@ -67,7 +67,8 @@ def naive_comparisons(x, forecast, spans):
     features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    features[:, :, TRANSIENT] = naive_less_baseline(features[:, :, TRANSIENT], spans.baseline, spans.amplitude)
+    for f in (RATIO, LONG_RATIO, TRANSIENT):
+        features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, max(spans.amplitude, spans.shallow))
     return features, residual, aligned[:, (horizon - 1) // 2]
 
 
