@@ -39,7 +39,7 @@ MAX_WEIGHTS = 500_000_000                                            # of the LS
 M = TypeVar("M", bound=BaseModel)
 Duration = Annotated[float, Field(le=1e9)]                           # 30 years: numbers of steps stay exact
 Measured = Literal["airflow", "effort", "other"]
-SCORE_COMPONENTS = ("amplitude_drop", "shallow_breathing", "error", "transient_error", "level", "joint")
+SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}
 NAB = "NAB"                                                          # entry of dataset_config.json
@@ -167,7 +167,6 @@ class ScoreConfig(Timed):
     """How forecast and observation become one score a step; see detection/anomaly_scores.py."""
 
     amplitude_s: Duration = Field(9.2, gt=0, description="trailing span of amplitude_drop: its range is compared")
-    shallow_s: Duration = Field(15.0, gt=0, description="trailing span of shallow_breathing")
     expected_s: Duration = Field(
         60.0, gt=0, description="the expected range is the median of the forecasts' over this span before the compared"
     )
@@ -181,14 +180,12 @@ class ScoreConfig(Timed):
     settle_s: Duration = Field(3.0, gt=0, description="forecasts are not used for so long after a missing value")
     weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {
-            "amplitude_drop:airflow": 1.0, "amplitude_drop:effort": 0.01, "shallow_breathing:airflow": 0.3,
-            "shallow_breathing:effort": 0.003, "error:airflow": 0.001, "error:effort": 0.001,
+            "amplitude_drop:airflow": 1.0, "amplitude_drop:effort": 0.01, "error:airflow": 0.001, "error:effort": 0.001,
             "transient_error:airflow": 0.03, "transient_error:effort": 0.03, "joint": 0.01,
         },
         min_length=1,
-        description="weight of a component (amplitude_drop, shallow_breathing, error, transient_error, level, joint), "
-        "or of it on channels that measure airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 "
-        "leaves it out",
+        description="weight of a component (amplitude_drop, error, transient_error, level, joint), or of it on "
+        "channels that measure airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
     )  # fmt: skip
     calibrate_on: list[Literal["train", "val"]] = Field(
         ["val"], min_length=1, description="splits of normal data that scores and threshold are calibrated on"

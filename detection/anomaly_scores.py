@@ -3,12 +3,11 @@
 The comparisons of a step are combined into components, each turned into a surprisal, -log10 of the
 share of calibration time that is at least as anomalous:
 
-    amplitude_drop     Stouffer's sum of a channel's ratio and low_range: less movement than expected
-    shallow_breathing  long_ratio of a channel: less movement than expected, and for longer
-    error              of a channel, high side
-    transient_error    of a channel, high side
-    level              of a channel, high side
-    joint              Mahalanobis distance of all other comparisons of all channels from normal ones
+    amplitude_drop   Stouffer's sum of a channel's ratio and low_range: less movement than expected
+    error            of a channel, high side
+    transient_error  of a channel, high side
+    level            of a channel, high side
+    joint            Mahalanobis distance of all other comparisons of all channels from normal ones
 
 The score is the largest surprisal, each component with a weight: a weighted Bonferroni rule. It
 depends on no later step, and a channel without values is left out.
@@ -33,7 +32,6 @@ from detection.comparisons import (
     AMPLITUDE_FLOOR,
     ERROR,
     LEVEL,
-    LONG_RATIO,
     LOW_RANGE,
     PRESENT_SHARE,
     TRANSIENT,
@@ -293,7 +291,6 @@ def _components(
     """
     components = {
         "amplitude_drop": z[:, :, : LOW_RANGE + 1].sum(axis=2) / spread,        # NaN if one is missing
-        "shallow_breathing": features[:, :, LONG_RATIO],
         "error": features[:, :, ERROR],
         "transient_error": features[:, :, TRANSIENT],
         "level": features[:, :, LEVEL],

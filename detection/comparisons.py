@@ -5,13 +5,12 @@ For every channel the forecasts are compared with the observed values in several
     ratio            log range expected - log range observed over a trailing span of about a breathing pause, less
                      its own trailing median, since forecasts of an irregular breather are too small
     low_range        - log range observed, over the same span
-    long_ratio       as ratio, over a longer span
     error            log RMS forecast error over all leads and the last second
     transient_error  log error of the next steps' forecast, less its own trailing median
     level            log |trailing mean|, in the scaler's units: how far the level is from that of training
 
 What is expected is the median of the forecasts' ranges, over a while that ends before the observed span begins: a
-pause must not lower what is expected in its place. The first three do not depend on phase: where breathing stops, a
+pause must not lower what is expected in its place. The first two do not depend on phase: where breathing stops, a
 forecast of breathing and a flat line differ in range, while the error of a flat line is small. All of them look back
 only.
 """
@@ -32,8 +31,8 @@ ERROR_FLOOR = 0.03                      # scaled units: smaller errors are round
 LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training counts as equal to it
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected range
-NAMES = ("ratio", "low_range", "long_ratio", "error", "transient_error", "level")      # of the comparisons, on axis F
-RATIO, LOW_RANGE, LONG_RATIO, ERROR, TRANSIENT, LEVEL = range(len(NAMES))
+NAMES = ("ratio", "low_range", "error", "transient_error", "level")      # of the comparisons, on axis F
+RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL = range(len(NAMES))
 Record = TypeVar("Record")
 
 
@@ -51,7 +50,6 @@ class Spans:
     transient: int
     error: int
     amplitude: int
-    shallow: int
     expected: int
     baseline: int
     level: int
@@ -99,21 +97,18 @@ class ComparisonStream(Stateful):
     It keeps the last steps that the trailing spans reach back to.
     """
 
-    STATE = (
-        "seen", "forecast", "signal", "errors", "ranges", "long_ranges", "medians", "expected", "long_expected",
-        "delayed", "baseline",
-    )  # fmt: skip
+    STATE = ("seen", "forecast", "signal", "errors", "ranges", "medians", "expected", "delayed", "baseline")
 
     def __init__(self, channels: int, horizon: int, spans: Spans) -> None:
         self.spans, self.horizon, self.channels, self.seen = spans, horizon, channels, 0
         self.forecast = np.full((horizon, horizon, channels), np.nan)        # of the last steps
-        self.signal = SpanSums(2 * channels, max(spans.amplitude, spans.shallow, spans.settle, spans.level))
+        self.signal = SpanSums(2 * channels, max(spans.amplitude, spans.settle, spans.level))
         self.errors = SpanSums(4 * channels, max(spans.error, spans.transient))
-        self.ranges, self.long_ranges = SpanRange(channels, spans.amplitude), SpanRange(channels, spans.shallow)
+        self.ranges = SpanRange(channels, spans.amplitude)
         self.medians = SpanMedian(channels, spans.expected)                  # of log ranges of forecasts
-        self.expected, self.long_expected = Delay(channels, spans.amplitude), Delay(channels, spans.shallow)
-        self.delayed = Delay(3 * channels, max(spans.amplitude, spans.shallow))      # of those less their median
-        self.baseline = SpanMedian(3 * channels, spans.baseline)
+        self.expected = Delay(channels, spans.amplitude)
+        self.delayed = Delay(2 * channels, spans.amplitude)                  # ratio, transient_error
+        self.baseline = SpanMedian(2 * channels, spans.baseline)
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
         """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
@@ -133,10 +128,9 @@ class ComparisonStream(Stateful):
         self.errors.update(np.concatenate([filled[0], finite[0], filled[1], finite[1]], axis=1))
         error, transient = self._log_error(0, self.spans.error), self._log_error(1, self.spans.transient)
         level = np.log(np.abs(self._mean(self.spans.level)) + LEVEL_FLOOR)
-        ratio, low_range, long_ratio = self._ranges(observed, forecast)
-        relative = self._less_baseline(np.concatenate([ratio, long_ratio, transient], axis=1))
-        ratio, long_ratio, transient = np.split(relative, 3, axis=1)
-        features = np.stack([ratio, low_range, long_ratio, error, transient, level], axis=2)      # (n, C, F)
+        ratio, low_range = self._ranges(observed, forecast)
+        ratio, transient = np.split(self._less_baseline(np.concatenate([ratio, transient], axis=1)), 2, axis=1)
+        features = np.stack([ratio, low_range, error, transient, level], axis=2)          # (n, C, F)
         return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2])
 
     def _align(self, forecasts: np.ndarray) -> np.ndarray:
@@ -157,18 +151,14 @@ class ComparisonStream(Stateful):
         near_total = np.einsum("nhc,nhc->nc", errors[:, :near], errors[:, :near])
         return total / self.horizon, near_total / near
 
-    def _ranges(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return ratio, low_range and long_ratio (n, C), no median subtracted."""
+    def _ranges(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ratio, no median subtracted, and low_range (n, C)."""
         spans = self.spans
         median, count = self.medians.update(np.log(forecast.max(axis=1) - forecast.min(axis=1) + AMPLITUDE_FLOOR))
-        expected = np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan)
-        low = self._low_range(self.ranges.update(observed), spans.amplitude)
-        long_low = self._low_range(self.long_ranges.update(observed), spans.shallow)
-        return self.expected.update(expected) + low, low, self.long_expected.update(expected) + long_low
-
-    def _low_range(self, ranges: np.ndarray, span: int) -> np.ndarray:
-        """Return minus the log of ranges (n, C) observed over a span; NaN where too little of it is there."""
-        return -np.log(np.where(np.isfinite(self._mean(span)), ranges, np.nan) + AMPLITUDE_FLOOR)
+        expected = self.expected.update(np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan))
+        ranges = np.where(np.isfinite(self._mean(spans.amplitude)), self.ranges.update(observed), np.nan)
+        low_range = -np.log(ranges + AMPLITUDE_FLOOR)
+        return expected + low_range, low_range
 
     def _mean(self, span: int) -> np.ndarray:
         """Return the mean (n, C) of a trailing span; NaN where too little of it is there."""
@@ -182,7 +172,7 @@ class ComparisonStream(Stateful):
         return np.log(np.sqrt(sums[:, :channels] / count) + ERROR_FLOOR)
 
     def _less_baseline(self, values: np.ndarray) -> np.ndarray:
-        """Return values (n, K) less the median of those in the baseline span that ends a longest span before.
+        """Return values (n, K) less the median of those in the baseline span that ends an amplitude span before.
 
         With little history the median is shrunk to zero: a value then stays nearly as it is. A median,
         because a cough or an apnea must not shift the baseline of what follows.

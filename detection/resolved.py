@@ -50,7 +50,6 @@ class ResolvedConfig:
         spans = self.spans
         steps = {
             "amplitude_drop": self.warm_up + spans.amplitude + round(FORECAST_SHARE * spans.expected),
-            "shallow_breathing": self.warm_up + spans.shallow + round(FORECAST_SHARE * spans.expected),
             "error": max(self.warm_up + self.horizon, spans.error),
             "transient_error": max(self.warm_up + spans.near, spans.transient),
             "level": spans.level,
@@ -87,7 +86,6 @@ def resolve(
         transient=steps(score.transient_s),
         error=steps(score.error_s),
         amplitude=steps(score.amplitude_s, least=2),
-        shallow=steps(score.shallow_s, least=2),
         expected=steps(score.expected_s),
         baseline=steps(score.baseline_s),
         level=steps(score.level_s),

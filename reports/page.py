@@ -59,7 +59,6 @@ log = logging.getLogger(__name__)
 TEMPLATE = "page_template.html"
 COMPONENTS = {
     "amplitude_drop": "less movement than expected",
-    "shallow_breathing": "shallower breathing than expected",
     "error": "a large forecast error",
     "transient_error": "a sudden forecast error",
     "level": "an unusual level",

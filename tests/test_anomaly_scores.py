@@ -177,15 +177,6 @@ def test_a_stop_of_breathing_raises_drop(calibration):
     assert set(drop.component[1045:1100]) == {COMPONENTS.index("amplitude_drop")}
 
 
-def test_breathing_that_turns_shallow_raises_shallow_breathing(calibration):
-    observed, forecast = breathe(1500, seed=3)
-    observed[1000:1100, 0] *= 0.3
-    shallow = scored(observed, forecast, calibration, {"shallow_breathing": 1.0})
-    assert shallow.score[1075:1100].min() > 3 > np.nanmax(shallow.score[300:1000])
-    assert set(shallow.channel[1075:1100]) == {FLOW}
-    assert set(shallow.component[1075:1100]) == {COMPONENTS.index("shallow_breathing")}
-
-
 def test_a_spike_raises_error_and_transient_error(calibration):
     observed, forecast = breathe(1500, seed=3)
     observed[1000:1003, 1] += 4
@@ -223,7 +214,7 @@ def test_weights_follow_what_a_channel_measures_and_the_largest_is_one():
     weights = {"amplitude_drop": 0.02, "amplitude_drop:airflow": 0.5, "error:effort": 0.1, "joint": 0.05}
     resolved = resolve_weights(weights, ("airflow", "effort", "other"))
     expected = {"amplitude_drop": [1, 0.04, 0.04], "error": [0, 0.2, 0], "joint": [0.1]}
-    expected |= {name: [0, 0, 0] for name in ("shallow_breathing", "transient_error", "level")}
+    expected |= {name: [0, 0, 0] for name in ("transient_error", "level")}
     assert resolved.keys() == expected.keys()
     for name, values in expected.items():
         assert resolved[name].tolist() == pytest.approx(values)

@@ -12,7 +12,6 @@ from detection.comparisons import (
     ERROR_FLOOR,
     LEVEL,
     LEVEL_FLOOR,
-    LONG_RATIO,
     LOW_RANGE,
     NAMES,
     RATIO,
@@ -26,7 +25,7 @@ from live.stream import load_state, save_state
 
 NAN = math.nan
 SMALL = Spans(
-    warm_up=3, settle=4, near=2, transient=3, error=4, amplitude=5, shallow=8, expected=6, baseline=12, level=7
+    warm_up=3, settle=4, near=2, transient=3, error=4, amplitude=5, expected=6, baseline=12, level=7
 )
 SIZES = ([1], [2], [7], [15], [16], [17], [1000], [3, 1, 250, 17, 499, 2, 64, 1, 163])
 
@@ -59,16 +58,15 @@ def naive_comparisons(x, forecast, spans):
     expected = np.log(np.ptp(used, axis=1) + AMPLITUDE_FLOOR)
     features = np.full((length, channels, len(NAMES)), NAN)
     padded = np.concatenate([np.full((spans.expected - 1, channels), NAN), expected])
-    for f, span in ((RATIO, spans.amplitude), (LONG_RATIO, spans.shallow)):
-        before = np.full_like(expected, NAN)
-        before[span:] = naive.trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
-        features[:, :, f] = before - np.log(naive.trailing(x, span, 0.8, np.ptp) + AMPLITUDE_FLOOR)
-    features[:, :, LOW_RANGE] = -np.log(naive.trailing(x, spans.amplitude, 0.8, np.ptp) + AMPLITUDE_FLOOR)
+    before, span = np.full_like(expected, NAN), spans.amplitude
+    before[span:] = naive.trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
+    features[:, :, LOW_RANGE] = -np.log(naive.trailing(x, span, 0.8, np.ptp) + AMPLITUDE_FLOOR)
+    features[:, :, RATIO] = before + features[:, :, LOW_RANGE]
     features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    for f in (RATIO, LONG_RATIO, TRANSIENT):
-        features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, max(spans.amplitude, spans.shallow))
+    for f in (RATIO, TRANSIENT):
+        features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, span)
     return features, residual, aligned[:, (horizon - 1) // 2]
 
 
@@ -85,7 +83,7 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
 
 
 def test_names_stand_for_the_last_axis():
-    assert [NAMES[k] for k in (RATIO, LOW_RANGE, LONG_RATIO, ERROR, TRANSIENT, LEVEL)] == list(NAMES)
+    assert [NAMES[k] for k in (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL)] == list(NAMES)
     assert compare(*breathe(20, 0))[0].shape == (20, 2, len(NAMES))
 
 
