@@ -9,6 +9,8 @@
 #                          (about 2 minutes, after installation)
 #   ./cmd_script.sh grid   a small grid search on the same recordings: 4 configs with 2 seeds each, as many at
 #                          once as fit the machine -> experiments/simulated-grid (about 10 minutes)
+#   ./cmd_script.sh model  models/cpap_flow and its card, trained again on four real CPAP nights in ../shared; then the
+#                          table of machines that a model has not met, three trainings of each (about 45 minutes)
 #   ./cmd_script.sh test   lint check and tests (about 6 minutes on two CPU cores, installation included)
 #
 # PYTHON=... selects another interpreter than python3 (3.11 or newer).
@@ -46,13 +48,13 @@ nab() {
     train_or_resume experiments/realKnownCause pure_lstm_config_NAB_fast.json
 }
 
-train_or_resume() {  # run folder, config
+train_or_resume() {  # run folder, config, other arguments of a new run
     if [ -f "$1/config.json" ]; then
         say "resuming $1 (delete it for a new run)"
         .venv/bin/python pure_lstm_anomaly_detection_main.py --resume "$1"
     else
         say "training, scoring, reporting"
-        .venv/bin/python pure_lstm_anomaly_detection_main.py --config "$2" --out "$1"
+        .venv/bin/python pure_lstm_anomaly_detection_main.py --config "$2" --out "$1" "${@:3}"
     fi
 }
 
@@ -72,6 +74,17 @@ grid() {
     fi
 }
 
+model() {
+    set_up requirements.txt
+    local python=.venv/bin/python run=experiments/cpap_flow left_out=experiments/leave-one-out
+    say "preprocessing four CPAP nights"
+    $python collected_data_preprocess.py --dataset cpap_flow
+    train_or_resume "$run" pure_lstm_config_cpap.json --dataset cpap_flow
+    say "machines that a model has not met"
+    $python -m benchmarks.leave_one_out --out "$left_out"
+    $python -m reports.model_card "$run" --notes models/cpap_flow.notes.md --tables "$left_out/tables.md" --out models
+}
+
 run_tests() {
     set_up requirements-dev.txt
     say "lint"
@@ -84,6 +97,7 @@ case "${1:-respiratory}" in
     respiratory) respiratory ;;
     nab) nab ;;
     grid) grid ;;
+    model) model ;;
     test) shift; run_tests "$@" ;;
-    *) echo "error: unknown argument '$1'; expected none, or nab, grid, test" >&2; exit 2 ;;
+    *) echo "error: unknown argument '$1'; expected none, or nab, grid, model, test" >&2; exit 2 ;;
 esac

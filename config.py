@@ -38,7 +38,8 @@ FLAT_S = 30.0                                                        # default f
 MAX_WEIGHTS = 500_000_000                                            # of the LSTM: training holds four numbers each
 M = TypeVar("M", bound=BaseModel)
 Duration = Annotated[float, Field(le=1e9)]                           # 30 years: numbers of steps stay exact
-Measured = Literal["airflow", "effort", "other"]
+Measured = Literal["airflow", "effort", "oximetry", "other"]
+BREATHING = ("airflow", "effort")                                    # of these
 SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}
@@ -315,7 +316,7 @@ class ChannelConfig(Section):
     """One channel of a raw recording."""
 
     unit: Unit = Field(description="physical unit, as printed on plots")
-    measures: Measured = Field("other", description="airflow, breathing effort (a belt), or something else")
+    measures: Measured = Field("other", description="airflow, effort (a belt), oximetry (SpO2 in %), or other")
     source: str | None = Field(None, min_length=1, description="column or signal in the raw file; null = the name")
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
     low_pass_hz: float | None = Field(None, gt=0, description="cut-off frequency before resampling")
@@ -333,7 +334,7 @@ class ChannelConfig(Section):
         A breathing sensor that froze would alarm permanently, and hide the other channels' alarms. No breath is held
         with the same last digit for FLAT_S, and a breathing pause within it is scored before.
         """
-        return FLAT_S if self.flatline_s is None and self.measures != "other" else self.flatline_s
+        return FLAT_S if self.flatline_s is None and self.measures in BREATHING else self.flatline_s
 
 
 class SplitConfig(Section):

@@ -32,6 +32,7 @@ from detection.resolved import ResolvedConfig, resolve
 from evaluation.metrics import suggest_buffer
 from evaluation.results import LSTM, CalibrationEvents, ForecastLosses, RunMetrics, over_seeds, write_metrics
 from recordings import nab_files
+from recordings.units import doubts_about_breathing
 from reports.findings import (
     Findings,
     RandomScores,
@@ -111,6 +112,9 @@ def prepare(config: ExperimentConfig, dataset: Dataset) -> Experiment:
             f"model.horizon_{unit} + model.warm_up_{unit} is {reach / scale:g} {unit}, but the guard of "
             f"{meta.dataset} is {guard / scale:g} {unit}; shorten them or raise guard_{unit} in dataset_config.json"
         )
+    chosen = {channel: meta.measures[channel] for channel in dataset.channels}
+    for doubt in [] if meta.series else doubts_about_breathing(meta.channels, chosen):
+        log.warning("%s: %s", meta.dataset, doubt)
     check_length(dataset.splits["train"], resolved.min_steps, "training")
     check_length(dataset.splits["val"], resolved.min_steps, "calibration")
     longest = max(len(segment) for segment in dataset.normal(score.calibrate_on))

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from config import SCORE_COMPONENTS, DatasetConfig, ExperimentConfig, Name, Section, Unit, validate
+from config import SCORE_COMPONENTS, DatasetConfig, ExperimentConfig, Measured, Name, Section, Unit, validate
 from data_loader import Scaler
 from detection import thresholds
 from detection.comparisons import NAMES
@@ -156,7 +156,7 @@ class Checkpoint(Section):
     config: ExperimentConfig
     channels: list[Name] = Field(min_length=1)
     units: list[Unit]
-    measures: list[Literal["airflow", "effort", "other"]]
+    measures: list[Measured]
     rate_hz: Annotated[float, Field(gt=0, le=1e6)]
     scaler: ScalerState
     calibration: Calibration | None

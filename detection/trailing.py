@@ -51,24 +51,34 @@ class SpanSums(Stateful):
         return total
 
 
-class SpanRange(Stateful):
-    """Maximum less minimum of the values present in the last `span` rows."""
+class SpanMax(Stateful):
+    """Maximum of the values present in the last `span` rows."""
 
     STATE = ("past",)
 
     def __init__(self, columns: int, span: int) -> None:
-        self.past = np.full((span - 1, 2 * columns), -np.inf)
+        self.past = np.full((span - 1, columns), -np.inf)
 
     def update(self, rows: np.ndarray) -> np.ndarray:
-        """Take the next rows (n, K), NaN = missing; return their ranges (n, K), -inf where all is missing."""
-        known = np.isfinite(rows)
-        both = np.concatenate([np.where(known, rows, -np.inf), np.where(known, -rows, -np.inf)], axis=1)
-        high, span, width = np.concatenate([self.past, both]), len(self.past) + 1, 1
+        """Take the next rows (n, K), NaN = missing; return their maxima (n, K), -inf where all is missing."""
+        present = np.where(np.isfinite(rows), rows, -np.inf)
+        high, span, width = np.concatenate([self.past, present]), len(self.past) + 1, 1
         self.past = high[len(rows) :].copy()
         while 2 * width <= span:
             high, width = np.maximum(high[width:], high[:-width]), 2 * width
-        high = np.maximum(high[span - width :], high[: len(high) - (span - width)])
-        return high[:, : rows.shape[1]] + high[:, rows.shape[1] :]
+        return np.maximum(high[span - width :], high[: len(high) - (span - width)])
+
+
+class SpanRange(SpanMax):
+    """Maximum less minimum of the values present in the last `span` rows."""
+
+    def __init__(self, columns: int, span: int) -> None:
+        super().__init__(2 * columns, span)
+
+    def update(self, rows: np.ndarray) -> np.ndarray:
+        """Take the next rows (n, K), NaN = missing; return their ranges (n, K), -inf where all is missing."""
+        high, negated_low = np.split(super().update(np.concatenate([rows, -rows], axis=1)), 2, axis=1)
+        return high + negated_low
 
 
 class SpanMedian(Stateful):

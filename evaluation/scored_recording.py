@@ -27,6 +27,7 @@ class ScoredRecording:
     faults: list[FoundEvent]
     labelled: list[EventMeta]
     is_labelled: bool = True
+    desaturations: Sequence[FoundEvent] = ()
 
     def match(self, found: Sequence[FoundEvent], tolerance_s: float) -> EventMatch:
         """Match found events, or faults, with all the labelled events."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from config import DatasetConfig
+from detection.desaturation import DesaturationStream
 from detection.detector import Detector, DetectorStream, Scored
 from detection.events import Change, EventStream, FaultStream, FoundEvent
 from recordings.resampling import ResampleStream
@@ -33,12 +34,12 @@ class Step:
 
 @dataclass(frozen=True)
 class EventChange:
-    """The start or end of an event, and when it is known; found by the LSTM or from missing values."""
+    """The start or end of an event, and when it is known; found by the LSTM, from missing values, or a desaturation."""
 
     t_s: float
     change: Literal["start", "end"]
     event: FoundEvent
-    found_by: Literal["lstm", "signal_loss"]
+    found_by: Literal["lstm", "signal_loss", "oximetry"]
 
 
 class SeriesGrid(Stateful):
@@ -70,11 +71,12 @@ class LiveDetection(Stateful):
         data: the dataset's config; None = a series, whose every row is a step.
     """
 
-    STATE = ("grid", "stream", "events", "faults", "last_step")
+    STATE = ("grid", "stream", "events", "faults", "oximeters", "last_step")
 
     def __init__(self, detector: Detector, data: DatasetConfig | None) -> None:
         self.detector, self.data = detector, data
         self.stream = DetectorStream(detector)
+        self.oximetry = [k for k, what in enumerate(detector.resolved.measures) if what == "oximetry"]
         self.restart()
 
     def restart(self) -> None:
@@ -88,6 +90,7 @@ class LiveDetection(Stateful):
             "live", detector.channels, merge_gap_s=events.merge_gap_s, min_duration_s=events.min_duration_s
         )
         self.faults = FaultStream("live", detector.channels, events.fault_min_s, 1 / detector.rate_hz)
+        self.oximeters = self._new_oximeters()
         self.last_step = -1                                      # of the current segment; -1 = none
         self.stream.restart()
 
@@ -101,7 +104,7 @@ class LiveDetection(Stateful):
         if self.grid.next:
             t = self.grid.t_of(self.grid.next - 1)
             found += self._changes(t, self.faults.close(), "signal_loss")
-            found += self._changes(t, self.events.close(), "lstm")
+            found += self._end_of_segment(t)
         return found
 
     def _take(self, step: int, values: np.ndarray) -> list[Step | EventChange]:
@@ -109,7 +112,7 @@ class LiveDetection(Stateful):
         found = self._changes(t, self.faults.update(np.array([t]), missing[None]), "signal_loss")
         all_missing = self.data is not None and missing.all()    # nothing to score: the segment is over
         if self.last_step >= 0 and (all_missing or step > self.last_step + 1):
-            found += self._changes(t, self.events.close(), "lstm")
+            found += self._end_of_segment(t)
             self.stream.restart()
             self.last_step = -1
         if all_missing:
@@ -117,7 +120,21 @@ class LiveDetection(Stateful):
         self.last_step = step
         scored = self.stream.update(values[None])
         changes = self.events.update(np.array([t]), scored.score, scored.alarm, scored.channel)
-        return [self._step(t, values, scored), *found, *self._changes(t, changes, "lstm")]
+        found += self._changes(t, changes, "lstm")
+        for k, oximeter in zip(self.oximetry, self.oximeters, strict=True):
+            found += self._changes(t, oximeter.update(np.array([t]), values[[k]]), "oximetry")
+        return [self._step(t, values, scored), *found]
+
+    def _new_oximeters(self) -> list[DesaturationStream]:
+        """Return a stream for each channel that is declared as an oximeter."""
+        return [DesaturationStream("live", self.detector.channels[k], self.detector.rate_hz) for k in self.oximetry]
+
+    def _end_of_segment(self, t: float) -> list[EventChange]:
+        found = self._changes(t, self.events.close(), "lstm")
+        for oximeter in self.oximeters:
+            found += self._changes(t, oximeter.close(), "oximetry")
+        self.oximeters = self._new_oximeters()
+        return found
 
     def _step(self, t: float, values: np.ndarray, scored: Scored) -> Step:
         score, threshold, alarm = float(scored.score[0]), float(scored.threshold[0]), bool(scored.alarm[0])

@@ -15,7 +15,7 @@ from recordings import reading, simulator
 from recordings.reading import Dialect, Event, Recording, Samples
 from recordings.resampling import grid_of, significant, to_grid
 from recordings.signal_files import companions
-from recordings.units import factor_between, is_known, is_unspecified
+from recordings.units import doubts_about_breathing, factor_between, is_known, is_unspecified
 from recordings.windowing import (
     SPLITS,
     EventMeta,
@@ -79,6 +79,8 @@ def preprocess_recordings(name: str, dataset: DatasetConfig, base: Path, out: Pa
     write_dataset(folder, splits, max(round(dataset.window_s * dataset.rate_hz), 1), facts)
     for note in notes:
         log.info("%s", note)
+    for doubt in doubts_about_breathing(facts["channels"], facts["measures"]):
+        log.warning("%s: %s", name, doubt)
     return folder
 
 

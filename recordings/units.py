@@ -1,6 +1,11 @@
-"""Physical units: spellings, and conversion factors between units of the same quantity."""
+"""Physical units: spellings, conversion factors between units of the same quantity, and what they give away."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from config import BREATHING
 
 # quantity -> unit -> its size in the first unit
 QUANTITIES = {
@@ -26,6 +31,7 @@ SPELLINGS = {
 LOOKALIKES = str.maketrans(
     {"\u00b5": "u", "\u03bc": "u", "\u03a9": "ohm", "\u2126": "ohm", "°": "deg", "º": "deg", "²": "2", "₂": "2"}
 )
+LIKE_AIRFLOW = re.compile(r"flow|nasal|cannula|thermistor", re.IGNORECASE)         # in the name of a channel
 UNSPECIFIED = ("", "nu", "a.u.", "au", "n/a", "none", "-")           # nu is WFDB's "no unit"
 
 
@@ -54,3 +60,25 @@ def is_unspecified(unit: str) -> bool:
 def _normalized(unit: str) -> str:
     text = " ".join(unit.translate(LOOKALIKES).lower().split())
     return SPELLINGS.get(text, text).replace(" ", "")
+
+
+def doubts_about_breathing(units: Mapping[str, str], measures: Mapping[str, str]) -> list[str]:
+    """Return what is wrong, in sentences, with what the channels of a breathing dataset are declared to measure.
+
+    Args:
+        units, measures: of each channel by its name.
+    """
+    doubts = []
+    if not set(measures.values()) & {*BREATHING}:
+        doubts.append(
+            "no channel measures airflow or effort, so that no breathing pause can be found; declare one with "
+            "channels.NAME.measures in dataset_config.json"
+        )
+    for name, what in measures.items():
+        is_flow = LIKE_AIRFLOW.search(name) or factor_between(units[name], "L/min") is not None
+        if what == "other" and is_flow and "leak" not in name.lower():
+            doubts.append(
+                f"channel {name} looks like airflow, but is declared as 'other', so that no breathing pause is looked "
+                f'for in it; set channels.{name}.measures to "airflow"'
+            )
+    return doubts

@@ -21,13 +21,13 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from config import Name, Section, Unit, check_name, read_json, validate
+from config import Measured, Name, Section, Unit, check_name, read_json, validate
 from recordings import tables
 from utils import DataError, atomic_path, counted, only_run_here, sha256_of, write_json
 
@@ -105,7 +105,7 @@ class Meta(Section):
     description: str
     simulated: bool
     channels: dict[Name, Unit] = Field(min_length=1)                  # name -> unit
-    measures: dict[Name, Literal["airflow", "effort", "other"]]       # name -> what it measures
+    measures: dict[Name, Measured]       # name -> what it measures
     rate_hz: float = Field(gt=0)
     window_s: float = Field(gt=0)
     guard_s: float = Field(ge=0)

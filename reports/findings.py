@@ -21,6 +21,7 @@ from config import SCORE_COMPONENTS
 from data_loader import Dataset
 from detection import thresholds
 from detection.anomaly_scores import Scores
+from detection.desaturation import depth_of, desaturations
 from detection.detector import Detector, Scored
 from detection.events import FoundEvent, fault_events, find_events
 from evaluation.detector_metrics import detector_metrics, fault_measures
@@ -176,7 +177,8 @@ def group_recordings(
         found = [event for segment, one in mine for event in _events(detector, segment, one)]
         faults = _faults(name, [segment for segment, _ in mine], detector)
         events = list(labelled.get(name, []))
-        recordings.append(ScoredRecording(name, t, score, alarm, found, faults, events, name in labelled))
+        fallen = _desaturations(name, [segment for segment, _ in mine], detector)
+        recordings.append(ScoredRecording(name, t, score, alarm, found, faults, events, name in labelled, fallen))
     return recordings
 
 
@@ -195,6 +197,16 @@ def _faults(name: str, segments: Sequence[Segment], detector: Detector) -> list[
     for parts in spans:
         t, values = (np.concatenate([getattr(part, key) for part in parts]) for key in ("t", "values"))
         found += fault_events(name, t, values, detector.channels, least_s, 1 / detector.rate_hz)
+    return found
+
+
+def _desaturations(name: str, segments: Sequence[Segment], detector: Detector) -> list[FoundEvent]:
+    """Return the desaturations of a recording, of every channel that is declared as an oximeter."""
+    found = []
+    for k, (channel, measures) in enumerate(zip(detector.channels, detector.resolved.measures, strict=True)):
+        if measures == "oximetry":
+            pieces = [(segment.t, segment.values[:, k]) for segment in segments]
+            found += desaturations(name, pieces, channel, detector.rate_hz)
     return found
 
 
@@ -240,10 +252,11 @@ def write_findings(files: RunFiles, findings: Findings) -> None:
 def _event_rows(
     findings: Findings, recording: ScoredRecording, stamps: Mapping[tuple[str, float], str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `events.csv` of one recording: events of the LSTM, then lost signal."""
+    """Yield the rows of `events.csv` of one recording: events of the LSTM, lost signal, desaturations."""
     due_to = tuple(findings.joined(recording.name, name) for name in ("channel", "component"))
     late = findings.tolerance_s
-    for found_by, events in (("lstm", recording.found), ("signal_loss", recording.faults)):
+    by_rule = (("signal_loss", recording.faults), ("oximetry", recording.desaturations))
+    for found_by, events in (("lstm", recording.found), *by_rule):
         match = recording.match(events, late)
         for event, k in zip(events, match.match, strict=True):
             row = {"event": event, "matched_label": recording.labelled[k].kind if k >= 0 else "", "found_by": found_by}
@@ -252,6 +265,7 @@ def _event_rows(
             )
             row["overlaps"] = row["matched_label"] or next(overlapped, "")
             row |= _explained(findings.detector.channels, recording, event, *due_to) if found_by == "lstm" else {}
+            row |= {"component": depth_of(event), "contributions": ""} if found_by == "oximetry" else {}
             yield row | _stamped(stamps, recording.name, event.start_s, event.end_s)
 
 

@@ -70,6 +70,7 @@ VERDICTS = {
     "plain": "found",
     "missed": "missed",
     "fault": "fault",
+    "desaturation": "desaturation",
 }
 FREE_RESPONSE = (
     "free response: the share found with the threshold that leaves at most so many false events an hour. A curve to "
@@ -258,6 +259,7 @@ class RecordingPage:
         self.found: list[Finding] = []
         self.missed: list[Finding] = []
         self.faults: list[Finding] = []
+        self.desaturations: list[Finding] = []
         self.labelled: list[tuple[float, float, bool]] = []
         self.drawn: set[str] = set()                             # keys of the findings that get a close-up
 
@@ -276,8 +278,7 @@ class RecordingPage:
         """How many of each verdict there are, in words."""
         counts = {word: sum(one.verdict == verdict for one in self.found) for verdict, word in VERDICTS.items()}
         counts |= {"missed": len(self.missed), "false alarms": counts.pop("false alarm")}
-        counts.pop("fault")
-        counts["faults"] = len(self.faults)
+        counts |= {"faults": len(self.faults), "desaturations": len(self.desaturations)}
         return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing found"
 
     def signal(self, name: str) -> np.ndarray:
@@ -345,7 +346,7 @@ def recordings_of(run: RunView) -> list[RecordingPage]:
     """Return the recordings of a run with the events found and missed in them, and lost signal."""
     recordings = [RecordingPage(run, k) for k in range(len(run.data["recordings"]))]
     by_name = {recording.name: recording for recording in recordings}
-    counts = {"e": 0, "f": 0, "m": 0}
+    counts = {"e": 0, "f": 0, "d": 0, "m": 0}
 
     def finding(letter: str, verdict: str, row: Mapping[str, Any], kind: str, *about: str) -> Finding:
         counts[letter] += 1
@@ -357,6 +358,8 @@ def recordings_of(run: RunView) -> list[RecordingPage]:
         about = (_plain(row["overlaps"]), row["channel"], why, row["contributions"], row["peak_score"])
         if row["found_by"] == "signal_loss":
             recording.faults.append(finding("f", "fault", row, *about))
+        elif row["found_by"] == "oximetry":
+            recording.desaturations.append(finding("d", "desaturation", row, *about))
         else:
             verdict = "hit" if row["overlaps"] else "false"
             recording.found.append(finding("e", verdict if recording.about["is_labelled"] else "plain", row, *about))
@@ -547,6 +550,7 @@ def run_page(run: RunView) -> dict[str, Any]:
         "false_alarms": [one for recording in recordings for one in recording.found if one.verdict == "false"],
         "missed": [one for recording in recordings for one in recording.missed],
         "faults": sum(len(recording.faults) for recording in recordings),
+        "desaturations": sum(len(recording.desaturations) for recording in recordings),
         "is_labelled": any(recording.about["is_labelled"] for recording in recordings),
         "lead_s": f"{run.data['recordings'][0]['lead_s']:g}" if not run.is_series else "",
         "training": _training(run),

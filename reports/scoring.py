@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from config import DatasetConfig, check_name
+from config import BREATHING, DatasetConfig, check_name
 from detection.checkpoint import load_calibrated, recorded_data
 from detection.detector import Detector
 from evaluation.results import LSTM, FoundCounts, RunMetrics, write_metrics
@@ -236,7 +236,7 @@ def _without_dead(recording: Recording, data: DatasetConfig, filled: list[str]) 
     """
     channels = {}
     for channel, samples in recording.channels.items():
-        values, breathes = samples.values, data.channels[channel].measures != "other"
+        values, breathes = samples.values, data.channels[channel].measures in BREATHING
         if not len(values) or (breathes and values.min() == values.max()):
             why = f"never changes, {values[0]:g}" if len(values) else "has no value"
             filled.append(f"{recording.name}: {channel}: {why}; it counts as missing from start to end")

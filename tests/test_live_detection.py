@@ -92,7 +92,8 @@ def test_events_are_those_of_the_batch_path(case, found):
         if row.found_by == "lstm":
             (peak,) = [p for (by, start_s), p in peaks.items() if by == "lstm" and abs(start_s - row.start_s) < 1e-3]
             assert peak == pytest.approx((row.peak_score, row.peak_t_s), abs=1e-3)
-    assert {"lstm", "signal_loss"} >= set(case.events["found_by"]) > set()
+    assert {"lstm", "signal_loss", "oximetry"} >= set(case.events["found_by"]) > set()
+    assert ("oximetry" in set(case.events["found_by"])) == (case.data is not None)
     assert len(over) >= (1 if case.data is None else 6)
 
 

@@ -97,7 +97,7 @@ def test_there_is_a_line_a_step_and_one_at_both_ends_of_an_event(home, call, exp
     steps, starts, ends = (found[found["kind"] == kind] for kind in ("step", "event_start", "event_end"))
     assert len(steps) + len(starts) + len(ends) == len(found) and steps["t_s"].is_monotonic_increasing
     assert steps[["threshold", "alarm"]].notna().all(axis=None) and steps["alarm"].sum() > 10
-    assert len(ends) == len(starts) >= 6 and set(ends["found_by"]) == {"lstm", "signal_loss"}
+    assert len(ends) == len(starts) >= 6 and set(ends["found_by"]) == {"lstm", "signal_loss", "oximetry"}
     assert starts["end_s"].isna().all() and (ends["end_s"] >= ends["start_s"]).all()
     assert starts["start_s"].isin(ends["start_s"]).all()
     apnea = ends[(ends["found_by"] == "lstm") & ends["start_s"].between(40, 57)]

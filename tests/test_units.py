@@ -1,6 +1,6 @@
 import pytest
 
-from recordings.units import factor_between, is_known, is_unspecified
+from recordings.units import doubts_about_breathing, factor_between, is_known, is_unspecified
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,13 @@ def test_what_is_known_and_what_is_unspecified():
     assert is_known("µV") and is_known("cmh20") and not is_known("furlong") and not is_known("")
     assert is_unspecified(" ") and is_unspecified("nu") and is_unspecified("a.u.")
     assert not is_unspecified("%")
+
+
+def test_channels_that_cannot_show_a_breathing_pause_are_doubted():
+    units = {"flow": "L/min", "leak": "L/min", "belt": "a.u.", "spo2": "%", "Nasal": "V"}
+    right = {"flow": "airflow", "leak": "other", "belt": "effort", "spo2": "oximetry", "Nasal": "airflow"}
+    assert doubts_about_breathing(units, right) == []
+    (doubt,) = doubts_about_breathing(units, right | {"Nasal": "other"})
+    assert doubt.startswith("channel Nasal looks like airflow") and "channels.Nasal.measures" in doubt
+    none, flow = doubts_about_breathing({"q": "mL/s"}, {"q": "other"})
+    assert none.startswith("no channel measures airflow or effort") and flow.startswith("channel q looks like airflow")

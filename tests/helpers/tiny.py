@@ -19,7 +19,7 @@ DATA = {
     "channels": {
         "flow": {"unit": "L/min", "measures": "airflow", "rate_hz": 25.0, "low_pass_hz": 1.5},
         "belt": {"unit": "a.u.", "measures": "effort", "rate_hz": 12.5, "flatline_s": 2.0},
-        "pulse": {"unit": "bpm", "rate_hz": 1.0, "sentinels": [127.0]},
+        "pulse": {"unit": "bpm", "measures": "oximetry", "rate_hz": 1.0, "sentinels": [127.0]},
     },
     "rate_hz": 5.0,
     "split": {"train": ["one"], "val": ["two"], "test": ["three"]},
