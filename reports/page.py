@@ -52,7 +52,7 @@ from reports.run_folder import (
     series_rows,
 )
 from reports.svg_figures import Panel, Span, Tick, clock, score_panel, signal_panel, ticks_of, time_ticks
-from utils import ArgumentParser, DataError, only_run_here, run_cli, write_text
+from utils import ArgumentParser, DataError, counted, only_run_here, run_cli, write_text
 
 log = logging.getLogger(__name__)
 
@@ -395,7 +395,7 @@ def verdict_of(metrics: RunMetrics, is_series: bool) -> list[str]:
         amount = "rows of series" if is_series else "recordings"
         per_hour = "" if is_series or not found.hours else f", {found.events / found.hours:.1f} an hour"
         return [
-            f"The LSTM found {_count(found.events, 'event')} in {found.hours:.1f} hours of "
+            f"The LSTM found {counted(found.events, 'event')} in {found.hours:.1f} hours of "
             f"{found.recordings} {amount}{per_hour}.",
             "Nothing is labelled here: whether they are true, and what was missed, is not known.",
         ]
@@ -407,7 +407,7 @@ def _breathing_verdict(metrics: RunMetrics) -> str:
     lstm = metrics.detectors[LSTM]
     groups = _groups(lstm.kinds, metrics.fault_kinds)
     if not groups:
-        found = _count(lstm.events.found_events, "event")
+        found = counted(lstm.events.found_events, "event")
         return f"No event is labelled in the test recordings; the LSTM found {found}."
     parts = [_share(lstm.kinds, kinds, name) for name, kinds in groups.items()]
     text = f"The LSTM found {_and(parts)} at {_per_hour(lstm)}"
@@ -442,9 +442,9 @@ def _share(kinds: Mapping[str, KindMeasures], members: Sequence[str], name: str 
 def _series_verdict(detectors: Mapping[str, DetectorMetrics]) -> str:
     events, others = detectors[LSTM].events, [name for name in detectors if name != LSTM]
     best = _most_precise(detectors, [name for name in others if name not in (UNTRAINED, RANDOM)])
-    windows = _count(events.labelled_events, "label window")
+    windows = counted(events.labelled_events, "label window")
     return (
-        f"The LSTM found {events.matched_events} of {windows} with {_count(events.found_events, 'event')}, of "
+        f"The LSTM found {events.matched_events} of {windows} with {counted(events.found_events, 'event')}, of "
         f"which {events.false_events} are false; its average precision is {_precision(detectors[LSTM])}, the best "
         f"amplitude baseline, {best}, has {_precision(detectors[best])}."
     )
@@ -481,10 +481,6 @@ def _precision(one: DetectorMetrics) -> str:
 def _most_precise(detectors: Mapping[str, DetectorMetrics], names: Iterable[str]) -> str:
     """Return the first of the detectors whose average precision is the highest; an unknown one counts as 0."""
     return max(names, key=lambda name: np.nan_to_num(detectors[name].threshold_free.auc_pr))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _and(parts: Sequence[str]) -> str:

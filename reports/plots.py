@@ -223,6 +223,7 @@ def plot_free_response(curves: Mapping[str, FreeResponse], labelled: Mapping[str
         axes.set(xscale="log", xlim=(rates[0], rates[-1]), ylim=(-4, 104), yticks=(0, 50, 100))
         axes.grid(color="#dddddd")
         axes.xaxis.set_major_formatter(FuncFormatter(_number))
+        axes.tick_params(labelbottom=axes is panels[-1])
         text = f"{_short(kind, 60)}: {events} labelled"
         axes.text(0.0, 1.02, text, transform=axes.transAxes, fontsize=TEXT, weight="bold", parse_math=False)
         _label(axes, "found", "%")
