@@ -14,11 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from config import read_json
+from config import check_name, read_json
 from detection.checkpoint import load_calibrated, write_tensors
 from evaluation.results import RunMetrics, read_metrics
 from reports.run_folder import RunFolder, markdown, results_table
 from utils import ArgumentParser, DataError, run_cli, sha256_of, write_text
+
+SUM = "SHA-256 of the model"             # until the file is written
 
 
 def write_model(root: Path, notes: Path, tables: Path | None, out: Path) -> tuple[Path, Path]:
@@ -34,14 +36,19 @@ def write_model(root: Path, notes: Path, tables: Path | None, out: Path) -> tupl
             raise DataError(f"{path}: no such file; expected a page in Markdown")
     state, _ = load_calibrated(run.checkpoint, "cpu")
     metrics = read_metrics(run.metrics)
+    check_name(metrics.dataset, f"{run.metrics}: dataset")
     model, card = out / f"{metrics.dataset}.safetensors", out / f"{metrics.dataset}.md"
+    weights = sum(tensor.numel() for tensor in state["model"].values())
+    facts = {"file": model.name, "sha256": SUM, "weights": f"{weights:,}"}
+    parts = [read_json(path) for path in (run.data, run.config, run.run)]
+    try:
+        text = card_text(metrics, facts, *parts, notes.read_text("utf-8"), tables.read_text("utf-8") if tables else "")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise DataError(f"{root}: its files or the notes do not fit together ({reason}); score the run again") from None
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(model, {key: value for key, value in state.items() if key != "training"})
-    weights = sum(tensor.numel() for tensor in state["model"].values())
-    facts = {"file": model.name, "sha256": sha256_of(model), "weights": f"{weights:,}"}
-    parts = (run.data, run.config, run.run)
-    texts = (notes.read_text("utf-8"), tables.read_text("utf-8") if tables else "")
-    write_text(card, card_text(metrics, facts, *map(read_json, parts), *texts))
+    write_text(card, text.replace(SUM, sha256_of(model)))
     return model, card
 
 
