@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,6 +82,11 @@ class Experiment:
     config: ExperimentConfig
     resolved: ResolvedConfig
     dataset: Dataset
+
+    @cached_property
+    def normal(self) -> list[np.ndarray]:
+        """Physical values (T, C) of the normal segments that score and thresholds are calibrated on."""
+        return [segment.values for segment in self.dataset.normal(self.config.score.calibrate_on)]
 
     @cached_property
     def vus_buffer(self) -> int:
@@ -257,7 +262,7 @@ def calibrate(experiment: Experiment, detector: Detector) -> CalibrationEvents:
     """Fit score and threshold on normal data; return the events that the threshold leaves there, an hour."""
     config, rate_hz = experiment.resolved.config, experiment.resolved.rate_hz
     normal = experiment.dataset.normal(config.score.calibrate_on)
-    scores = detector.calibrate([segment.values for segment in normal])
+    scores = detector.calibrate(experiment.normal)
     log.info("threshold %s: %.4f%s", config.threshold.method, detector.threshold["value"], promise(detector.threshold))
     calibrated_s, enough_s = sum(map(len, normal)) / rate_hz, ENOUGH_BASELINES * config.score.baseline_s
     if calibrated_s < enough_s:
@@ -289,8 +294,7 @@ def evaluate(experiment: Experiment, detector: Detector) -> Evaluated:
     dataset, meta = experiment.dataset, experiment.dataset.meta
     segments = dataset.splits["test"]
     scored = detector.detect([segment.values for segment in segments])
-    normal = dataset.normal(experiment.config.score.calibrate_on)
-    chance = RandomScores(detector, sum(len(segment) for segment in normal))
+    chance = RandomScores(detector, sum(map(len, experiment.normal)))
     untrained = untrained_detector(experiment, detector.device)
     seen = recordings_as_seen(detector, segments, scored, labels_in_test_span(dataset), chance, untrained)
     rows = None if meta.series is None else meta.series.rows
@@ -305,7 +309,7 @@ def untrained_detector(experiment: Experiment, device: str) -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.config.training.seed)
         detector = Detector(build_model(experiment.resolved), dataset.scaler, experiment.resolved, device)
-    detector.calibrate([segment.values for segment in dataset.normal(experiment.config.score.calibrate_on)])
+    detector.calibrate(experiment.normal)
     return detector
 
 
@@ -469,14 +473,18 @@ def resume(
     Args:
         out: resume a copy of the trained models there, so that those in `root` stay as they are.
     """
-    config = resumed_config(root, overrides, in_place=out is None)
-    several = read_runs(root) if (root / RUNS).exists() else None
+    config, seeds = resumed_config(root, overrides, in_place=out is None), seeds_of(root)
     if out is not None and not rank:
-        copy_models(root, out, several.folders if several else ["."])
-    return run_all(config, several.seeds if several else 1, out or root, datasets, device, new=False, rank=rank)
+        copy_models(root, out, planned_runs(config, seeds))
+    return run_all(config, seeds, out or root, datasets, device, new=False, rank=rank)
 
 
-def copy_models(root: Path, out: Path, folders: Sequence[str]) -> None:
+def seeds_of(root: Path) -> int:
+    """Return how many seeds a run folder, or a folder of several runs, was made for."""
+    return read_runs(root).seeds if (root / RUNS).exists() else 1
+
+
+def copy_models(root: Path, out: Path, folders: Collection[str]) -> None:
     """Copy what training left in the runs of a folder to another one, new or empty."""
     for folder in folders:
         if not RunFolder(root / folder).checkpoint.is_file():
@@ -487,12 +495,6 @@ def copy_models(root: Path, out: Path, folders: Sequence[str]) -> None:
         after.root.mkdir(parents=True, exist_ok=True)
         for source, target in ((before.history, after.history), (before.checkpoint, after.checkpoint)):
             shutil.copyfile(source, target)
-
-
-def checkpoints(root: Path) -> list[Path]:
-    """Return the checkpoints of a run, or of the runs of a folder."""
-    folders = read_runs(root).folders if (root / RUNS).exists() else ["."]
-    return [path for folder in folders if (path := RunFolder(root / folder).checkpoint).is_file()]
 
 
 def resumed_config(root: Path, overrides: Sequence[str], in_place: bool = True) -> ExperimentConfig:
@@ -510,6 +512,7 @@ def resumed_config(root: Path, overrides: Sequence[str], in_place: bool = True) 
     for section in ("dataset", "model", "training"):
         if getattr(config, section) != getattr(before, section):
             raise DataError(f"--set {section}...: fixed in the run to be resumed; start a new run for that")
-    if in_place and config != before and any(load_checkpoint(file).get("threshold") for file in checkpoints(root)):
+    trained = [RunFolder(root / folder).checkpoint for folder in planned_runs(before, seeds_of(root))]
+    if in_place and config != before and any(load_checkpoint(p).get("threshold") for p in trained if p.is_file()):
         raise DataError(f"--set would change the model in {root}, which may be in use; name another folder with --out")
     return config

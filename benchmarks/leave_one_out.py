@@ -5,18 +5,17 @@
 
 Training, scaling and calibration use the other machines alone. Beside the LSTM stand an untrained one, the
 recording's own last breaths in the place of its forecasts (the last horizon, once more), the rules without a model
-and random scores; each gets the threshold that leaves --rate events an hour on its own calibration scores. The first
-table is over all machines at one threshold a detector, read off the test recordings; the second is at the deployed
-thresholds. Models that are there are not trained again, so that several processes can share the work.
+and random scores; each gets the threshold that the config asks for, on its own calibration scores. The first table is
+over all machines at one threshold a detector, read off the test recordings; the second is at the deployed thresholds.
+Models that are there are not trained again, so that several processes can share the work.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from config import DATASET_CONFIG, DatasetConfig, ExperimentConfig, load_dataset
 from data_loader import load_dataset
 from detection.detector import Detector
 from evaluation.detector_metrics import detector_metrics
+from evaluation.free_response import RATES
 from evaluation.results import LSTM, RANDOM, UNTRAINED, DetectorMetrics
 from evaluation.scored_recording import ScoredRecording
 from experiment import Experiment, fit, labels_in_test_span, prepare, start_training, untrained_detector
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 MACHINES = {"AirCurve": "cpap_aircurve", "AirSense": "cpap_airsense", "jl": "cpap_jl", "ASV": "cpap_asv"}
 OWN_BREATHS = "own last breaths"
-SHOWN_RATES = (0.1, 0.25, 0.5, 1.0, 2.0)
 ENDS = ("apnea", "hypopnea")            # of kinds, counted apart
 Scored = dict[str, list[ScoredRecording]]
 
@@ -83,9 +82,8 @@ def detectors_of(experiment: Experiment, device: str, folder: Path) -> Iterator[
     fit(experiment, fitted, run, plots=False, until=None)
     resolved, scaler = experiment.resolved, experiment.dataset.scaler
     breaths = Detector(LastBreaths(len(resolved.channels), resolved.horizon), scaler, resolved, device)
-    normal = [segment.values for segment in experiment.dataset.normal(experiment.config.score.calibrate_on)]
     for name, detector in ((LSTM, fitted.detector), (OWN_BREATHS, breaths)):
-        detector.calibrate(normal)
+        detector.calibrate(experiment.normal)
         yield name, detector
     yield UNTRAINED, untrained_detector(experiment, device)
 
@@ -96,10 +94,11 @@ def score_machine(experiment: Experiment, device: str, folder: Path) -> Scored:
     segments, labelled = dataset.splits["test"], labels_in_test_span(dataset)
     seen: Scored = {}
     for name, detector in detectors_of(experiment, device, folder):
-        steps = sum(len(segment) for segment in dataset.normal(experiment.config.score.calibrate_on))
         scored = detector.detect([segment.values for segment in segments])
-        found = recordings_as_seen(detector, segments, scored, labelled, RandomScores(detector, steps))
-        seen |= {name: found[LSTM]} | ({other: found[other] for other in found if other != LSTM} if not seen else {})
+        chance = RandomScores(detector, sum(map(len, experiment.normal)))
+        found = recordings_as_seen(detector, segments, scored, labelled, chance)
+        mine = found.pop(LSTM)
+        seen |= {name: mine} | ({} if seen else found)                       # the others, once
     return seen
 
 
@@ -115,7 +114,7 @@ def part(machine: str, config: ExperimentConfig, out: Path, device: str) -> Scor
 
 def tables(seeds: Sequence[Mapping[str, Scored]], config: ExperimentConfig) -> tuple[str, dict[str, Any]]:
     """Return both tables in Markdown, and their numbers. Each seed is a machine -> detector -> recordings."""
-    rate_hz, rows = 5.0, [["found of apneas + hypopneas at false events/h", *(f"<= {r:g}" for r in SHOWN_RATES)]]
+    rate_hz, rows = 5.0, [["found of apneas + hypopneas at false events/h", *(f"<= {r:g}" for r in RATES)]]
     deployed = [["at the deployed threshold", *seeds[0]]]
     numbers: dict[str, Any] = {}
 
@@ -123,19 +122,20 @@ def tables(seeds: Sequence[Mapping[str, Scored]], config: ExperimentConfig) -> t
         recordings = [recording for machine in machines for recording in one[machine][name]]
         return detector_metrics(recordings, [], rate_hz, config.events, None)
 
-    order = [LSTM, OWN_BREATHS, UNTRAINED, *(n for n in next(iter(seeds[0].values())) if n not in (
-        LSTM, OWN_BREATHS, UNTRAINED, RANDOM)), RANDOM]
-    for name in order:
+    first, last = (LSTM, OWN_BREATHS, UNTRAINED), (RANDOM,)
+    rules = [name for name in next(iter(seeds[0].values())) if name not in (*first, *last)]
+    for name in (*first, *rules, *last):
         results = [measured(one, name, list(one)) for one in seeds]
-        curves = [[counts_at(result, rate) for rate in SHOWN_RATES] for result in results]
-        rows.append([name, *(_cell([curve[k] for curve in curves]) for k in range(len(SHOWN_RATES)))])
+        curves = [[counts_at(result, rate) for rate in RATES] for result in results]
+        rows.append([name, *(_cell([curve[k] for curve in curves]) for k in range(len(RATES)))])
         numbers[name] = {"at": curves}
         row = [name]
         for machine in seeds[0]:
             own = [measured(one, name, [machine]) for one in seeds]
             rates = [result.events.false_events_per_hour for result in own]
-            found = [found_of(result) for result in own]
-            row.append(f"{_spread(rates)}/h; {_cell(found)} of {labelled_of(own[0])}")
+            found = [total_of(result, "found") for result in own]
+            labelled = _cell([total_of(own[0], "labelled")])
+            row.append(f"{_spread(rates)}/h; {_cell(found)} of {labelled}")
             numbers[name][machine] = {"false_events_per_hour": rates, "found": found}
         deployed.append(row)
     return f"{markdown(rows)}\n\n{markdown(deployed)}\n", numbers
@@ -149,13 +149,9 @@ def counts_at(result: DetectorMetrics, rate: float) -> tuple[int, int]:
     return sum(n for kind, n in counts.items() if kind.endswith("apnea")), counts.get("hypopnea", 0)
 
 
-def found_of(result: DetectorMetrics) -> tuple[int, int]:
-    return tuple(sum(row.found for kind, row in result.kinds.items() if kind.endswith(end)) for end in ENDS)
-
-
-def labelled_of(result: DetectorMetrics) -> str:
-    counts = [sum(row.labelled for kind, row in result.kinds.items() if kind.endswith(end)) for end in ENDS]
-    return f"{counts[0]} + {counts[1]}"
+def total_of(result: DetectorMetrics, what: Literal["found", "labelled"]) -> tuple[int, int]:
+    """Return how many apneas and hypopneas are found at the deployed threshold, or labelled."""
+    return tuple(sum(getattr(row, what) for kind, row in result.kinds.items() if kind.endswith(end)) for end in ENDS)
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -190,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seeds.append({machine: part(machine, config, args.out, device) for machine in args.machines})
         text, numbers = tables(seeds, config)
         write_text(args.out / "tables.md", text)
-        write_json(args.out / "tables.json", json.loads(json.dumps(numbers)))
+        write_json(args.out / "tables.json", numbers)
         print(text)
         return 0
 

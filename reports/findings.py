@@ -137,7 +137,8 @@ def recordings_as_seen(
     others[RANDOM] = chance.of(segments), chance.threshold
     for name, (scores, threshold) in others.items():
         seen[name] = [_seen(score, np.zeros(len(score), int), threshold) for score in scores]
-    return {name: group_recordings(detector, segments, one, labelled) for name, one in seen.items()}
+    by_rule = found_by_rule(detector, segments)                               # the same for all of them
+    return {name: group_recordings(detector, segments, one, labelled, by_rule) for name, one in seen.items()}
 
 
 def _seen(score: np.ndarray, channel: np.ndarray, threshold: Mapping[str, Any]) -> Seen:
@@ -157,8 +158,21 @@ def events_on_normal(detector: Detector, segments: Sequence[Segment], scores: Se
     return CalibrationEvents(events=found, hours=hours, events_per_hour=found / hours)
 
 
+def found_by_rule(
+    detector: Detector, segments: Sequence[Segment]
+) -> dict[str, tuple[list[FoundEvent], list[FoundEvent]]]:
+    """Return faults and desaturations of each recording: what needs no score."""
+    names = dict.fromkeys(segment.recording for segment in segments)
+    parts = {name: [segment for segment in segments if segment.recording == name] for name in names}
+    return {name: (_faults(name, mine, detector), _desaturations(name, mine, detector)) for name, mine in parts.items()}
+
+
 def group_recordings(
-    detector: Detector, segments: Sequence[Segment], seen: Sequence[Seen], labelled: Mapping[str, Sequence[EventMeta]]
+    detector: Detector,
+    segments: Sequence[Segment],
+    seen: Sequence[Seen],
+    labelled: Mapping[str, Sequence[EventMeta]],
+    by_rule: Mapping[str, tuple[list[FoundEvent], list[FoundEvent]]],
 ) -> list[ScoredRecording]:
     """Return each recording with its alarms, found events and faults, segments joined.
 
@@ -166,18 +180,17 @@ def group_recordings(
 
     Args:
         labelled: recording -> its labelled events; one that is not in it was never looked through.
+        by_rule: recording -> its faults and desaturations.
     """
     recordings = []
-    for name in dict.fromkeys(segment.recording for segment in segments):
+    for name, (faults, fallen) in by_rule.items():
         mine = [(segment, one) for segment, one in zip(segments, seen, strict=True) if segment.recording == name]
         t = np.concatenate([segment.t for segment, _ in mine])
         score, alarm = (np.concatenate([getattr(one, key) for _, one in mine]) for key in ("score", "alarm"))
         if is_series(segments):
             score = np.nan_to_num(score, nan=0.0)
         found = [event for segment, one in mine for event in _events(detector, segment, one)]
-        faults = _faults(name, [segment for segment, _ in mine], detector)
         events = list(labelled.get(name, []))
-        fallen = _desaturations(name, [segment for segment, _ in mine], detector)
         recordings.append(ScoredRecording(name, t, score, alarm, found, faults, events, name in labelled, fallen))
     return recordings
 

@@ -17,7 +17,7 @@ from typing import Any
 from config import check_name, read_json
 from detection.checkpoint import load_calibrated, write_tensors
 from evaluation.results import RunMetrics, read_metrics
-from reports.run_folder import RunFolder, markdown, results_table
+from reports.run_folder import MISFITS, RunFolder, markdown, results_table
 from utils import ArgumentParser, DataError, run_cli, sha256_of, write_text
 
 SUM = "SHA-256 of the model"             # until the file is written
@@ -43,7 +43,7 @@ def write_model(root: Path, notes: Path, tables: Path | None, out: Path) -> tupl
     parts = [read_json(path) for path in (run.data, run.config, run.run)]
     try:
         text = card_text(metrics, facts, *parts, notes.read_text("utf-8"), tables.read_text("utf-8") if tables else "")
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except MISFITS as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise DataError(f"{root}: its files or the notes do not fit together ({reason}); score the run again") from None
     out.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,7 @@ from reports.run_folder import (
     EXPLAINED,
     HISTORY,
     LABELS,
+    MISFITS,
     RUNS,
     SIGNALS,
     STAMPS,
@@ -77,7 +78,6 @@ FREE_RESPONSE = (
     "compare detectors by: the thresholds are read off the test recordings themselves."
 )
 MOST_CLOSE_UPS = 600                     # on a page: false alarms and misses first
-MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, ValueError,          # what numpy and zipfile raise
               zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 MOST_SIGNALS = 4_000_000_000             # bytes of signals.npz, unpacked

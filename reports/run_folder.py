@@ -32,6 +32,7 @@ EXPLAINED = ("overlaps", "component", "contributions")  # of an event, after the
 LABELS = ("recording", "start_s", "end_s", "kind", "found_by")
 STAMPS = ("start_timestamp", "end_timestamp")
 SIGNALS = ("t", "values", "forecast", "score", "threshold")
+MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)   # of files of a run
 LONG_NAME = 100                             # bytes; a longer name is cut in the names of pictures
 
 

@@ -30,34 +30,22 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 
+from tests.helpers import project
+
 Make = Callable[[Path], None]
 TINY, RUN, GRID = "datasets/collected-known-anomaly/tiny", "run", "grid"
 NAME, FILE = "nyc_taxi", "nab/data/realKnownCause/nyc_taxi.csv"
 LABELS = "nab/labels/combined_windows.json"
-CONFIG = {
-    "dataset": {"name": "tiny"},
-    "model": {"hidden_units": 4, "num_layers": 1, "horizon_s": 2.0, "warm_up_s": 2.0},
-    "training": {
-        "epochs": 2, "updates_per_epoch": 2, "batch_size": 4, "window_s": 20.0, "learning_rate": 0.01, "plot_every": 0,
-    },
-    "score": {"expected_s": 10.0, "baseline_s": 30.0, "amplitude_s": 6.0},
-    "threshold": {"method": "quantile", "parameters": {"q": 0.99}},
+CONFIG = project.CONFIG | {
+    "model": project.CONFIG["model"] | {"hidden_units": 4},
+    "training": project.CONFIG["training"] | {"epochs": 2, "updates_per_epoch": 2},
     "grid": {"model.hidden_units": [3, 4]},
-}  # fmt: skip
-CSV_DATA = {
-    "description": "two channels of breathing, made by a test",
-    "simulated": True,
-    "raw_dir": "raw",
-    "raw_hint": "the test makes them",
-    "channels": {
-        "flow_lpm": {"unit": "L/min", "measures": "airflow", "rate_hz": 10.0},
-        "thorax_au": {"unit": "a.u.", "measures": "effort", "rate_hz": 10.0},
-    },
-    "rate_hz": 5.0,
-    "guard_s": 10.0,
+}
+CSV_DATA = project.DATASET | {
     "normal_margin_s": 5.0,
     "split": {"train": ["one"], "val": ["two"], "test": ["three"]},
     "labels": {"apnea": "central_apnea"},
+    "fault_kinds": [],
 }
 CUT = {"train": ["one"], "val_fraction": 0.3, "test_fraction": 0.3}
 NAB_DATA = {
