@@ -104,7 +104,7 @@ def test_a_series_run_has_scores_events_and_numbers_a_row(run):
     assert scores.set_index("timestamp").loc[hit["start_timestamp"], "t_s"] == hit["start_s"]
     metrics = read(run / "metrics.json")
     assert list(metrics["detectors"]) == [
-        "LSTM", "sum of squares", "difference from the last value", "random scores",
+        "LSTM", "sum of squares", "difference from the last value", "untrained LSTM", "random scores",
     ]  # fmt: skip
     lstm, random = (metrics["detectors"][name] for name in ("LSTM", "random scores"))
     assert lstm["events"]["matched_events"] == 1 and lstm["nab"]["standard"] > 50
@@ -139,7 +139,7 @@ def test_a_category_is_one_model_a_series_with_a_table(home, tmp_path, capsys):
     root = tmp_path / "all"
     assert call(home, "--out", root, "--set", "training.epochs=1") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("| **mean of 2**") for line in lines) == 4
+    assert sum(line.startswith("| **mean of 2**") for line in lines) == 5
     for name in NAMES:
         assert (root / name / CHECKPOINT).is_file() and any(line.startswith(f"| {name} | LSTM") for line in lines)
     assert set(read(root / "summary.json")["datasets"]) == set(NAMES)
