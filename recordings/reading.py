@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ class Recording:
     """One raw recording: its rows' times (n,) in s and each channel's samples.
 
     format: a description of the file format. annotations: those contained in the file, not checked
-    yet. notes: what a user should know about how the file was read.
+    yet. notes: what a user should know about how the file was read. start: the clock at time 0 as the
+    file states it, with a zone only if the file has one; None if the file has no clock.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Recording:
     format: str = ""
     annotations: list[Event] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    start: datetime | None = None
 
     @property
     def duration_s(self) -> float:
