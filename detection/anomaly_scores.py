@@ -7,7 +7,8 @@ share of calibration time that is at least as anomalous:
     error            of a channel, high side
     transient_error  of a channel, high side
     level            of a channel, high side
-    joint            Mahalanobis distance of all other comparisons of all channels from normal ones
+    pace             of a channel, high side: faster breathing than expected
+    joint            Mahalanobis distance of the first four comparisons of all channels from normal ones
 
 The score is the largest surprisal, each component with a weight: a weighted Bonferroni rule. It
 depends on no later step, and a channel without values is left out.
@@ -31,8 +32,10 @@ from config import SCORE_COMPONENTS as COMPONENTS
 from detection.comparisons import (
     AMPLITUDE_FLOOR,
     ERROR,
+    JOINED,
     LEVEL,
     LOW_RANGE,
+    PACE,
     PRESENT_SHARE,
     TRANSIENT,
     StepBuffer,
@@ -92,20 +95,20 @@ def normal_scores(surprisals: np.ndarray) -> np.ndarray:
 
 
 class JointDistance:
-    """How far the comparisons of all channels but the level, together, are from normal ones.
+    """How far the first four comparisons of all channels, together, are from normal ones.
 
     Missing comparisons are left out: the distance is that of the others, divided by their number.
     """
 
     def __init__(self, calibration: Mapping) -> None:
-        self.usable = np.array([tail is not None for row in calibration["tails"] for tail in row[:LEVEL]])
+        self.usable = np.array([tail is not None for row in calibration["tails"] for tail in row[:JOINED]])
         self.means = np.asarray(calibration["means"], float)
         self.covariance = np.asarray(calibration["covariance"], float)
         self._inverse = functools.lru_cache(MAX_PATTERNS)(self._invert)
 
     def distance(self, z: np.ndarray) -> np.ndarray:
         """Return the cube root of the squared Mahalanobis distance per comparison present (T,), of z (T, C, F)."""
-        flat = _without_level(z)[:, self.usable] - self.means                        # (T, K)
+        flat = _joined(z)[:, self.usable] - self.means                        # (T, K)
         known = np.isfinite(flat)
         distance = np.full(len(flat), np.nan)
         for pattern, rows in _patterns(known):
@@ -119,9 +122,9 @@ class JointDistance:
         return np.linalg.inv(self.covariance[np.ix_(present, present)])
 
 
-def _without_level(z: np.ndarray) -> np.ndarray:
-    """Return the normal scores (T, C, F) of all comparisons but the level, side by side (T, K)."""
-    return z[:, :, :LEVEL].reshape(len(z), -1)
+def _joined(z: np.ndarray) -> np.ndarray:
+    """Return the normal scores (T, C, F) of the comparisons that are joined, side by side (T, K)."""
+    return z[:, :, :JOINED].reshape(len(z), -1)
 
 
 def _patterns(known: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -163,7 +166,7 @@ def fit_calibration(features: Sequence[np.ndarray]) -> dict:
         raise ValueError(f"calibration steps with a comparison: {finite}; expected at least {MIN_CALIBRATION_STEPS}")
     z = _normal_scores(features, _all_tails(tails))                                  # (N, C, F)
     calibration: dict = {"tails": tails, "spread": _sum_spread(z), "means": [], "covariance": []}
-    flat = _without_level(z)[:, [tail is not None for row in tails for tail in row[:LEVEL]]]
+    flat = _joined(z)[:, [tail is not None for row in tails for tail in row[:JOINED]]]
     complete = flat[np.isfinite(flat).all(axis=1)]
     if len(complete) > 2 * flat.shape[1]:
         fitted = LedoitWolf().fit(complete)
@@ -294,6 +297,7 @@ def _components(
         "error": features[:, :, ERROR],
         "transient_error": features[:, :, TRANSIENT],
         "level": features[:, :, LEVEL],
+        "pace": features[:, :, PACE],
     }
     return components if joint is None else components | {"joint": joint.distance(z)[:, None]}
 
@@ -320,4 +324,4 @@ def _sum_spread(z: np.ndarray) -> list[float]:
 
 def _most_anomalous_channel(z: np.ndarray) -> np.ndarray:
     """Return the channel (T,) with the most squared normal scores, for the joint distance."""
-    return np.nan_to_num(np.nansum(z[:, :, :LEVEL] ** 2, axis=2)).argmax(axis=1)
+    return np.nan_to_num(np.nansum(z[:, :, :JOINED] ** 2, axis=2)).argmax(axis=1)

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from config import SCORE_COMPONENTS, DatasetConfig, ExperimentConfig, Measured, Name, Section, Unit, validate
 from data_loader import Scaler
 from detection import thresholds
-from detection.comparisons import NAMES
+from detection.comparisons import JOINED, NAMES
 from detection.detector import Detector, build_model
 from detection.resolved import ResolvedConfig, resolve
 from lstm_model import StackedLSTM
 from utils import DataError, write_bytes
 
-FORMAT = 3
+FORMAT = 4
 OLD = "checkpoint.pt"                    # until format 2, a pickle
 NOT_READ = "written by an older version of this program, whose format is no longer read; train the model again"
 
@@ -234,6 +234,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             is_old = file.read(4) == b"PK\x03\x04"               # a zip around a pickle
         reason = NOT_READ if is_old else f"not a checkpoint of this program ({error}); cut off, damaged, or another's"
         raise DataError(f"{path.name}: {reason}") from None
+    if type(found) is int and found < FORMAT:
+        raise DataError(f"{path.name}: {NOT_READ}")
     if type(found) is not int or found != FORMAT:
         raise DataError(f"{path.name}: not a checkpoint of this program (format {str(found)[:9]!r}, expected {FORMAT})")
     return state
@@ -345,7 +347,7 @@ def _check_calibration(calibration: Calibration, channels: int) -> None:
         raise ValueError("calibration: its tails have different numbers of knots")
     if any(low > high for tail in every for low, high in pairwise(tail.knots)):
         raise ValueError("calibration: the knots of a tail do not rise")
-    used = sum(tail is not None for row in calibration.tails for tail in row[:-1])          # all but the level
+    used = sum(tail is not None for row in calibration.tails for tail in row[:JOINED])
     sizes = {len(calibration.means), len(calibration.covariance), *map(len, calibration.covariance)}
     if calibration.covariance or calibration.means:
         if sizes != {used}:

@@ -8,11 +8,13 @@ For every channel the forecasts are compared with the observed values in several
     error            log RMS forecast error over all leads and the last second
     transient_error  log error of the next steps' forecast, less its own trailing median
     level            log |trailing mean|, in the scaler's units: how far the level is from that of training
+    pace             log pace observed over the span of `ratio` - log pace expected, less its own trailing median;
+                     pace is the mean movement a step over the range: fast breaths move through it more often
 
-What is expected is the median of the forecasts' ranges, over a while that ends before the observed span begins: a
-pause must not lower what is expected in its place. The first two do not depend on phase: where breathing stops, a
-forecast of breathing and a flat line differ in range, while the error of a flat line is small. All of them look back
-only.
+What is expected is the median of the forecasts' ranges, or paces, over a while that ends before the observed span
+begins: a pause must not lower what is expected in its place. Ranges and paces do not depend on phase: where breathing
+stops, a forecast of breathing and a flat line differ in range, while the error of a flat line is small. All of them
+look back only.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ from detection.trailing import Delay, SpanMedian, SpanRange, SpanSums
 from recordings.stateful import Stateful
 
 AMPLITUDE_FLOOR = 0.02                  # scaled units: below it, a signal counts as flat
+MOVEMENT_FLOOR = 0.002                  # scaled units a step: a flat signal has about the pace of breathing
 ERROR_FLOOR = 0.03                      # scaled units: smaller errors are rounding
 LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training counts as equal to it
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected range
-NAMES = ("ratio", "low_range", "error", "transient_error", "level")      # of the comparisons, on axis F
-RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL = range(len(NAMES))
+NAMES = ("ratio", "low_range", "error", "transient_error", "level", "pace")      # of the comparisons, on axis F
+RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE = range(len(NAMES))
+JOINED = LEVEL                          # those before it are also looked at together
 Record = TypeVar("Record")
 
 
@@ -97,25 +101,27 @@ class ComparisonStream(Stateful):
     It keeps the last steps that the trailing spans reach back to.
     """
 
-    STATE = ("seen", "forecast", "signal", "errors", "ranges", "medians", "expected", "delayed", "baseline")
+    STATE = (
+        "seen", "forecast", "last", "signal", "errors", "ranges", "medians", "expected", "delayed", "baseline",
+    )  # fmt: skip
 
     def __init__(self, channels: int, horizon: int, spans: Spans) -> None:
         self.spans, self.horizon, self.channels, self.seen = spans, horizon, channels, 0
         self.forecast = np.full((horizon, horizon, channels), np.nan)        # of the last steps
-        self.signal = SpanSums(2 * channels, max(spans.amplitude, spans.settle, spans.level))
+        self.last = np.full((1, channels), np.nan)                           # observed step
+        self.signal = SpanSums(4 * channels, max(spans.amplitude, spans.settle, spans.level))
         self.errors = SpanSums(4 * channels, max(spans.error, spans.transient))
         self.ranges = SpanRange(channels, spans.amplitude)
-        self.medians = SpanMedian(channels, spans.expected)                  # of log ranges of forecasts
-        self.expected = Delay(channels, spans.amplitude)
-        self.delayed = Delay(2 * channels, spans.amplitude)                  # ratio, transient_error
-        self.baseline = SpanMedian(2 * channels, spans.baseline)
+        self.medians = SpanMedian(2 * channels, spans.expected)              # of log ranges and paces of forecasts
+        self.expected = Delay(2 * channels, spans.amplitude)
+        self.delayed = Delay(3 * channels, spans.amplitude)                  # ratio, pace, transient_error
+        self.baseline = SpanMedian(3 * channels, spans.baseline)
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
         """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
         n, observed = len(observed), observed.astype(float)
-        known = np.isfinite(observed)
-        self.signal.update(np.concatenate([np.where(known, observed, 0.0), known], axis=1))     # (n, 2C)
-        settled = self.signal.over(self.spans.settle)[:, -self.channels :] >= self.spans.settle
+        self.signal.update(self._values_and_movement(observed))
+        settled = self._part(self.signal, 1, self.spans.settle) >= self.spans.settle
         warm = self.seen + np.arange(n) >= self.spans.warm_up
         forecasts = np.concatenate([self.forecast, forecast])                    # (H + n, H, C)
         forecast = forecasts[self.horizon :]                                     # a copy: the caller's stays
@@ -126,12 +132,22 @@ class ComparisonStream(Stateful):
         finite = [np.isfinite(square) for square in squares]
         filled = [np.where(known, square, 0.0) for known, square in zip(finite, squares, strict=True)]
         self.errors.update(np.concatenate([filled[0], finite[0], filled[1], finite[1]], axis=1))
-        error, transient = self._log_error(0, self.spans.error), self._log_error(1, self.spans.transient)
-        level = np.log(np.abs(self._mean(self.spans.level)) + LEVEL_FLOOR)
-        ratio, low_range = self._ranges(observed, forecast)
-        ratio, transient = np.split(self._less_baseline(np.concatenate([ratio, transient], axis=1)), 2, axis=1)
-        features = np.stack([ratio, low_range, error, transient, level], axis=2)          # (n, C, F)
+        error, transient = self._log_error(0, self.spans.error), self._log_error(2, self.spans.transient)
+        level = np.log(np.abs(self._mean(self.signal, 0, self.spans.level)) + LEVEL_FLOOR)
+        ratio, low_range, pace = self._ranges(observed, forecast)
+        varying = self._less_baseline(np.concatenate([ratio, pace, transient], axis=1))
+        ratio, pace, transient = np.split(varying, 3, axis=1)
+        features = np.stack([ratio, low_range, error, transient, level, pace], axis=2)    # (n, C, F)
         return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2])
+
+    def _values_and_movement(self, observed: np.ndarray) -> np.ndarray:
+        """Return values, whether each is known, movements since the step before and whether each is known (n, 4C)."""
+        steps = np.concatenate([self.last, np.where(np.isfinite(observed), observed, np.nan)])
+        self.last = steps[-1:]
+        parts = (steps[1:], np.abs(np.diff(steps, axis=0)))
+        known = [np.isfinite(part) for part in parts]
+        values, movement = (np.where(finite, part, 0.0) for finite, part in zip(known, parts, strict=True))
+        return np.concatenate([values, known[0], movement, known[1]], axis=1)
 
     def _align(self, forecasts: np.ndarray) -> np.ndarray:
         """Return the forecasts for each of the n new steps by lead (n, H, C), a view of those made (H + n, H, C).
@@ -151,25 +167,34 @@ class ComparisonStream(Stateful):
         near_total = np.einsum("nhc,nhc->nc", errors[:, :near], errors[:, :near])
         return total / self.horizon, near_total / near
 
-    def _ranges(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return ratio, no median subtracted, and low_range (n, C)."""
+    def _ranges(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return ratio, low_range and pace (n, C), no median subtracted."""
         spans = self.spans
-        median, count = self.medians.update(np.log(forecast.max(axis=1) - forecast.min(axis=1) + AMPLITUDE_FLOOR))
+        expected_range = forecast.max(axis=1) - forecast.min(axis=1) + AMPLITUDE_FLOOR
+        movement = np.abs(np.diff(forecast, axis=1)).sum(axis=1) / max(self.horizon - 1, 1) + MOVEMENT_FLOOR
+        logs = np.log(np.concatenate([expected_range, movement / expected_range], axis=1))
+        median, count = self.medians.update(logs)
         expected = self.expected.update(np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan))
-        ranges = np.where(np.isfinite(self._mean(spans.amplitude)), self.ranges.update(observed), np.nan)
-        low_range = -np.log(ranges + AMPLITUDE_FLOOR)
-        return expected + low_range, low_range
+        expected_range, expected_pace = np.split(expected, 2, axis=1)                     # logs
+        is_known = np.isfinite(self._mean(self.signal, 0, spans.amplitude))
+        ranges = np.where(is_known, self.ranges.update(observed), np.nan) + AMPLITUDE_FLOOR
+        low_range, movement = -np.log(ranges), self._mean(self.signal, 2, spans.amplitude) + MOVEMENT_FLOOR
+        return expected_range + low_range, low_range, np.log(movement / ranges) - expected_pace
 
-    def _mean(self, span: int) -> np.ndarray:
-        """Return the mean (n, C) of a trailing span; NaN where too little of it is there."""
-        total, count = np.split(self.signal.over(span), 2, axis=1)
-        return total / _enough(count, span)
+    def _part(self, sums: SpanSums, part: int, span: int) -> np.ndarray:
+        """Return the trailing sums (n, C) of the part-th group of C columns."""
+        return sums.over(span)[:, part * self.channels : (part + 1) * self.channels]
+
+    def _mean(self, sums: SpanSums, part: int, span: int) -> np.ndarray:
+        """Return the mean (n, C) of a trailing span; NaN where too little of it is there.
+
+        The part-th columns hold what is summed, those after them how many values it is.
+        """
+        return self._part(sums, part, span) / _enough(self._part(sums, part + 1, span), span)
 
     def _log_error(self, part: int, span: int) -> np.ndarray:
-        """Return the log RMS error (n, C) of a trailing span: part 0 of all leads, 1 of the near ones."""
-        sums, channels = self.errors.over(span)[:, 2 * part * self.channels :], self.channels
-        count = _enough(sums[:, channels : 2 * channels], span)
-        return np.log(np.sqrt(sums[:, :channels] / count) + ERROR_FLOOR)
+        """Return the log RMS error (n, C) of a trailing span: part 0 of all leads, 2 of the near ones."""
+        return np.log(np.sqrt(self._mean(self.errors, part, span)) + ERROR_FLOOR)
 
     def _less_baseline(self, values: np.ndarray) -> np.ndarray:
         """Return values (n, K) less the median of those in the baseline span that ends an amplitude span before.

@@ -149,10 +149,16 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         load_checkpoint(tmp_path / "none.safetensors")
 
 
-@pytest.mark.parametrize("found", [2, "3", 3.0, None, torch.full((1,), 3), torch.ones(2), torch.ones(0)], ids=str)
+@pytest.mark.parametrize("found", [5, "4", 4.0, None, torch.full((1,), 3), torch.ones(2), torch.ones(0)], ids=str)
 def test_another_format_is_refused(night, state, found):
     write_tensors(night, state | {"format": found})
     with pytest.raises(DataError, match=r"^night\.safetensors: not a checkpoint of this program"):
+        load_checkpoint(night)
+
+
+def test_an_older_format_says_train_again(night, state):
+    write_tensors(night, state | {"format": 3})
+    with pytest.raises(DataError, match=r"^night\.safetensors: written by an older version .* train the model again"):
         load_checkpoint(night)
 
 

@@ -13,7 +13,9 @@ from detection.comparisons import (
     LEVEL,
     LEVEL_FLOOR,
     LOW_RANGE,
+    MOVEMENT_FLOOR,
     NAMES,
+    PACE,
     RATIO,
     TRANSIENT,
     Comparisons,
@@ -55,17 +57,25 @@ def naive_comparisons(x, forecast, spans):
     square = (x[:, None] - aligned) ** 2
     residual = np.sqrt([[np.mean(square[t, :, c]) for c in range(channels)] for t in range(length)])
     near = square[:, : spans.near].mean(axis=1)
-    expected = np.log(np.ptp(used, axis=1) + AMPLITUDE_FLOOR)
-    features = np.full((length, channels, len(NAMES)), NAN)
-    padded = np.concatenate([np.full((spans.expected - 1, channels), NAN), expected])
-    before, span = np.full_like(expected, NAN), spans.amplitude
-    before[span:] = naive.trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
+    features, span = np.full((length, channels, len(NAMES)), NAN), spans.amplitude
+
+    def before(expected):
+        """Return the median of what is expected (T, C) over the span that ends where the observed one begins."""
+        padded, median = np.concatenate([np.full((spans.expected - 1, channels), NAN), expected]), np.full_like(x, NAN)
+        median[span:] = naive.trailing(padded, spans.expected, 0.3, np.median)[spans.expected - 1 : -span]
+        return median
+
+    ranges = np.ptp(used, axis=1) + AMPLITUDE_FLOOR
+    paces = (np.abs(np.diff(used, axis=1)).mean(axis=1) + MOVEMENT_FLOOR) / ranges
+    moved = np.abs(np.diff(x, axis=0, prepend=NAN))
     features[:, :, LOW_RANGE] = -np.log(naive.trailing(x, span, 0.8, np.ptp) + AMPLITUDE_FLOOR)
-    features[:, :, RATIO] = before + features[:, :, LOW_RANGE]
+    features[:, :, RATIO] = before(np.log(ranges)) + features[:, :, LOW_RANGE]
+    movement = np.log(naive.trailing(moved, span, 0.8, np.mean) + MOVEMENT_FLOOR)
+    features[:, :, PACE] = movement + features[:, :, LOW_RANGE] - before(np.log(paces))
     features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    for f in (RATIO, TRANSIENT):
+    for f in (RATIO, TRANSIENT, PACE):
         features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, span)
     return features, residual, aligned[:, (horizon - 1) // 2]
 
@@ -83,7 +93,7 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
 
 
 def test_names_stand_for_the_last_axis():
-    assert [NAMES[k] for k in (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL)] == list(NAMES)
+    assert [NAMES[k] for k in (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE)] == list(NAMES)
     assert compare(*breathe(20, 0))[0].shape == (20, 2, len(NAMES))
 
 
@@ -173,3 +183,15 @@ def test_buffered_pieces_are_the_joined_ones(pieces):
         buffer.add(part)
     for name, array in joined_arrays(parts).items():
         np.testing.assert_array_equal(getattr(buffer.whole(), name), array)
+
+
+def test_breathing_of_twice_the_pace_shows_in_pace_alone():
+    t = np.arange(900) / 5
+    phase = 2 * np.pi * (t / 5 + np.where(t > 150, (t - 150) / 5, 0.0))         # 12 a minute, then 24
+    observed = np.sin(phase)[:, None]
+    ahead = (t[:, None] + np.arange(1, 31) / 5)[:, :, None]
+    features = compare(observed, np.sin(2 * np.pi * ahead / 5))[0]
+    late = features[-20:, 0]                                                    # the span holds the fast breaths alone
+    np.testing.assert_allclose(late[:, PACE], math.log(2), atol=0.15)
+    np.testing.assert_allclose(late[:, RATIO], 0.0, atol=0.05)
+    np.testing.assert_allclose(features[600:740, 0, PACE], 0.0, atol=0.1)
