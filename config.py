@@ -292,6 +292,18 @@ class EventConfig(Timed):
     tolerance_s: Duration = Field(5.0, ge=0, description="a labelled event may be found this long after its end")
 
 
+class ScoringProfile(Section):
+    """How respiratory events are scored, an entry of `scoring_profiles.json`."""
+
+    description: str = Field(description="whose rules these are")
+    apnea_reduction: float = Field(gt=0, lt=1, description="share of the expected range that is missing in an apnea")
+    hypopnea_reduction: float = Field(gt=0, lt=1, description="and in a hypopnea that a desaturation follows")
+    desaturation_points: float | None = Field(gt=0, description="points of saturation; null = none is asked for")
+    flow_only_reduction: float = Field(gt=0, lt=1, description="and in a hypopnea where nothing measures saturation")
+    min_duration_s: float = Field(gt=0, description="shorter ones are rejected")
+    effort_share: float = Field(gt=0, description="of a belt's expected range, from which on there is effort")
+
+
 class ExperimentConfig(Section):
     """One experiment, `pure_lstm_config*.json`."""
 

@@ -1,0 +1,259 @@
+"""What a channel of breathing did against what was expected in, respiratory events with extent, kind and evidence out.
+
+An event is a stretch over which movement stays below a share of what was expected as it began. Movement is the range
+over a window of about a breath, and the stretch is the union of all windows that move too little: it reaches from the
+end of the last normal breath to the first that recovers. Rules, by a profile of `scoring_profiles.json`:
+
+    apnea       reduced by `apnea_reduction` for `min_duration_s`; central, obstructive or mixed by what the belts do
+                meanwhile: effort is absent, present, or absent and then present; unclassified without a belt
+    hypopnea    reduced by `hypopnea_reduction` for `min_duration_s`, and a desaturation follows; where nothing measures
+                saturation, or the profile asks for none, reduced by `flow_only_reduction`
+    periodic    a span of three or more central apneas or hypopneas, each begun within 30 to 120 s of the one before
+
+Source: AASM Manual for the Scoring of Sleep and Associated Events, version 3, 2023, VIII.D (apnea: drop of the peak
+signal excursion by 90 % of the pre-event baseline, 10 s), VIII.E (hypopnea), VIII.F (Cheyne-Stokes breathing: three
+consecutive central events). Differences: movement within a window takes the place of single breaths' excursions, and
+the baseline is what the LSTM expected; that of the manual, the 2 minutes before, stands beside it as evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from config import ScoringProfile
+from detection.trailing import SpanMedian, SpanRange, SpanSums
+from recordings.windowing import true_runs
+
+APNEA_WINDOW_S = 4.0                    # about a breath; edges are this exact whatever its length, since windows unite
+HYPOPNEA_WINDOW_S = 9.2                 # holds a whole breath, also a slow one
+JOIN_S = 1.0                            # stretches closer than this are one event
+LONGEST_S = 120.0                       # of an event; what lasts longer is another posture, sensor or person
+PRESENT_SHARE = 0.8                     # of a window's steps that must have a value
+BASELINE_S = 120.0                      # of the manual's baseline
+AFTER_S = 45.0                          # a desaturation that belongs to an event ends its fall so long after it
+BEFORE_S = 10.0                         # of the event, from which its highest saturation is taken
+CYCLE_S, CYCLES = (30.0, 120.0), 3      # of periodic breathing
+CENTRAL, OBSTRUCTIVE, MIXED, UNCLASSIFIED = "central_apnea", "obstructive_apnea", "mixed_apnea", "apnea"
+HYPOPNEA, PERIODIC = "hypopnea", "periodic_breathing"
+APNEAS = (CENTRAL, OBSTRUCTIVE, MIXED, UNCLASSIFIED)
+
+
+@dataclass(frozen=True)
+class Movement:
+    """A channel of breathing: values (T,) and the range expected of them (T,), in its unit, NaN = missing."""
+
+    channel: str
+    values: np.ndarray
+    expected: np.ndarray
+
+
+@dataclass(frozen=True)
+class BreathingEvent:
+    """One event, both ends included, and what speaks for it; NaN = not measured.
+
+    reduction: share of the expected range that is missing, the median over the event, 0 to 1; baseline_reduction: the
+    same against the 2 min before. effort: range of the belt that moves most, as a share of what was expected of it.
+    desaturation: points lost, desaturation_delay_s: from the event's end to the lowest value. confidence: the highest
+    score in the event. reason: why a candidate was rejected; empty if it was not.
+    """
+
+    kind: str
+    channel: str
+    start_s: float
+    end_s: float
+    reduction: float
+    baseline_reduction: float
+    effort: float
+    desaturation: float
+    desaturation_delay_s: float
+    confidence: float
+    reason: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        return self.end_s - self.start_s
+
+    def overlaps(self, other: BreathingEvent) -> bool:
+        return self.start_s <= other.end_s and other.start_s <= self.end_s
+
+
+class Night:
+    """One segment of a recording, as the rules look at it.
+
+    Args:
+        t: times (T,) in s, evenly spaced.
+        airflow: of each airflow channel; belts stand in where there is none.
+        effort: of each belt.
+        saturation: (T,) in %, NaN = missing; None = no oximeter.
+        score: (T,), for the confidence.
+    """
+
+    def __init__(
+        self, t: np.ndarray, airflow: Sequence[Movement], effort: Sequence[Movement], saturation: np.ndarray | None,
+        score: np.ndarray, profile: ScoringProfile,
+    ) -> None:  # fmt: skip
+        self.t, self.profile, self.score, self.saturation = t, profile, score, saturation
+        self.rate_hz = 1 / (t[1] - t[0])
+        self.airflow, self.belts = list(airflow) or list(effort), list(effort) if airflow else []
+        self.ranges = {belt.channel: self._ranges(belt.values, APNEA_WINDOW_S) for belt in self.belts}
+
+    def events(self) -> tuple[list[BreathingEvent], list[BreathingEvent]]:
+        """Return the events, in time order, and the rejected candidates."""
+        admitted: list[BreathingEvent] = []
+        rejected: list[BreathingEvent] = []
+        for channel in self.airflow:
+            apneas = self._candidates(channel, APNEA_WINDOW_S, self.profile.apnea_reduction, self._apnea)
+            found = [event for event in apneas if not event.reason]
+            hypopneas = self._candidates(channel, HYPOPNEA_WINDOW_S, self._least_reduction, self._hypopnea)
+            others = [event for event in hypopneas if not any(event.overlaps(apnea) for apnea in found)]
+            found += [event for event in others if not event.reason]
+            rejected += [event for event in (*apneas, *others) if event.reason]
+            admitted += [event for event in found if not any(event.overlaps(other) for other in admitted)]
+        admitted.sort(key=lambda event: event.start_s)
+        rejected = [event for event in rejected if not any(event.overlaps(other) for other in admitted)]
+        return admitted, sorted(rejected, key=lambda event: event.start_s)
+
+    @property
+    def _needs_desaturation(self) -> bool:
+        return self.saturation is not None and self.profile.desaturation_points is not None
+
+    @property
+    def _least_reduction(self) -> float:
+        return self.profile.hypopnea_reduction if self._needs_desaturation else self.profile.flow_only_reduction
+
+    def _candidates(self, channel: Movement, window_s: float, reduction: float, judge) -> list[BreathingEvent]:
+        """Return the judged stretches over which a channel's movement is reduced."""
+        ranges = self._ranges(channel.values, window_s)
+        baseline = self._baseline(channel.values)
+        window = round(window_s * self.rate_hz)
+        spans = reduced_spans(ranges, channel.expected, window, 1 - reduction, round(LONGEST_S * self.rate_hz))
+        return [judge(self._evidence(channel, ranges, baseline, window, *span)) for span in self._joined(spans)]
+
+    def _joined(self, spans: np.ndarray) -> list[tuple[int, int]]:
+        joined: list[tuple[int, int]] = []
+        for first, last in spans.tolist():
+            if joined and (first - joined[-1][1]) / self.rate_hz < JOIN_S:
+                joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+            else:
+                joined.append((first, last))
+        return joined
+
+    def _ranges(self, values: np.ndarray, window_s: float) -> np.ndarray:
+        """Return the range (T,) over the window that ends at each step; NaN where too little of it is there."""
+        window = round(window_s * self.rate_hz)
+        present = SpanSums(1, window)
+        present.update(np.isfinite(values)[:, None].astype(float))
+        enough = np.nan_to_num(present.over(window)[:, 0]) >= PRESENT_SHARE * window
+        return np.where(enough, SpanRange(1, window).update(values[:, None])[:, 0], np.nan)
+
+    def _baseline(self, values: np.ndarray) -> np.ndarray:
+        """Return the median (T,) of a breath's range over the last 2 min."""
+        span = round(BASELINE_S * self.rate_hz)
+        return SpanMedian(1, span).update(self._ranges(values, APNEA_WINDOW_S)[:, None])[0][:, 0]
+
+    def _evidence(
+        self, channel: Movement, ranges: np.ndarray, baseline: np.ndarray, window: int, first: int, last: int
+    ) -> BreathingEvent:
+        inside = slice(min(first + window - 1, last), last + 1)          # windows that lie in the event
+        before = max(first - 1, 0)
+        least = float(np.nanmedian(ranges[inside]))
+        depth, delay_s = self._desaturation(first, last)
+        score = self.score[first : last + 1]
+        return BreathingEvent(
+            kind="", channel=channel.channel, start_s=float(self.t[first]), end_s=float(self.t[last]),
+            reduction=float(1 - least / channel.expected[inside.start]),
+            baseline_reduction=float(1 - least / baseline[before]),
+            effort=self._effort(inside)[0], desaturation=depth, desaturation_delay_s=delay_s,
+            confidence=float(np.nanmax(score)) if np.isfinite(score).any() else np.nan,
+        )  # fmt: skip
+
+    def _desaturation(self, first: int, last: int) -> tuple[float, float]:
+        """Return the points lost after an event began, and the seconds from its end to the lowest value."""
+        if self.saturation is None:
+            return np.nan, np.nan
+        steps = [round(span * self.rate_hz) for span in (BEFORE_S, AFTER_S)]
+        before = self.saturation[max(first - steps[0], 0) : last + 1]
+        after = self.saturation[first : last + 1 + steps[1]]
+        if not (np.isfinite(before).any() and np.isfinite(after).any()):
+            return np.nan, np.nan
+        lowest = int(np.nanargmin(after))
+        return float(np.nanmax(before) - after[lowest]), float(self.t[first + lowest] - self.t[last])
+
+    def _effort(self, inside: slice) -> tuple[float, np.ndarray]:
+        """Return the median over some windows of the belts' movement as a share of the expected one, and all of it."""
+        shares = [self.ranges[belt.channel][inside] / belt.expected[inside.start] for belt in self.belts]
+        known = [share for share in shares if np.isfinite(share).any()]
+        if not known:
+            return np.nan, np.empty(0)
+        most = np.fmax.reduce(known)
+        return float(np.nanmedian(most)), most
+
+    def _apnea(self, event: BreathingEvent) -> BreathingEvent:
+        event = replace(event, kind=self._kind_of_apnea(event))
+        return event if (reason := self._too_short(event)) is None else replace(event, reason=reason)
+
+    def _kind_of_apnea(self, event: BreathingEvent) -> str:
+        first, last = (round((t - self.t[0]) * self.rate_hz) for t in (event.start_s, event.end_s))
+        start = min(first + round(APNEA_WINDOW_S * self.rate_hz) - 1, last)
+        _, shares = self._effort(slice(start, last + 1))
+        present = shares[np.isfinite(shares)] >= self.profile.effort_share
+        if not len(present):
+            return UNCLASSIFIED
+        third = max(len(present) // 3, 1)
+        if not present[:third].any() and present[-third:].all():
+            return MIXED
+        return OBSTRUCTIVE if present.mean() >= 0.5 else CENTRAL
+
+    def _hypopnea(self, event: BreathingEvent) -> BreathingEvent:
+        event, profile = replace(event, kind=HYPOPNEA), self.profile
+        reason = self._too_short(event)
+        if reason is None and event.duration_s > LONGEST_S:
+            reason = f"lasts {event.duration_s:.1f} s, more than {LONGEST_S:g}"
+        if reason is None and self._needs_desaturation and not event.desaturation >= profile.desaturation_points:
+            reason = f"no fall of {profile.desaturation_points:g} points of saturation"
+        return event if reason is None else replace(event, reason=reason)
+
+    def _too_short(self, event: BreathingEvent) -> str | None:
+        least = self.profile.min_duration_s
+        return None if event.duration_s >= least - 0.5 else f"lasts {event.duration_s:.1f} s, less than {least:g}"
+
+
+def reduced_spans(
+    ranges: np.ndarray, expected: np.ndarray, window: int, share: float, longest: int
+) -> np.ndarray:
+    """Return the stretches over which movement is reduced, first and last steps (k, 2).
+
+    Args:
+        ranges: (T,) range over the window of `window` steps that ends at each step, NaN = unknown.
+        expected: (T,) the range expected there, NaN = unknown.
+        share: of the expected range; what stays below it is reduced. What counts is what was expected as the stretch
+            began, for up to `longest` steps.
+    """
+    with np.errstate(invalid="ignore"):
+        low = ranges < share * expected
+    spans, done = [], 0
+    for first, end in true_runs(low).tolist():
+        if first < done:
+            continue
+        with np.errstate(invalid="ignore"):
+            still = ranges[first : first + longest] < share * expected[first]
+        held = len(still) if still.all() else int(still.argmin())
+        done = max(end, first + held)
+        spans.append((max(first - window + 1, 0), done - 1))
+    return np.array(spans, int).reshape(-1, 2)
+
+
+def periodic_breathing(events: Sequence[BreathingEvent]) -> list[tuple[float, float]]:
+    """Return the spans (start_s, end_s) of periodic breathing among one segment's events, in time order."""
+    cycling = [event for event in events if event.kind in (CENTRAL, UNCLASSIFIED, HYPOPNEA)]
+    spans: list[list[BreathingEvent]] = [[event] for event in cycling[:1]]
+    for before, event in pairwise(cycling):
+        if CYCLE_S[0] <= event.start_s - before.start_s <= CYCLE_S[1]:
+            spans[-1].append(event)
+        else:
+            spans.append([event])
+    return [(span[0].start_s, span[-1].end_s) for span in spans if len(span) >= CYCLES]
