@@ -203,8 +203,8 @@ class Night:
         present = shares[np.isfinite(shares)] >= self.profile.effort_share
         if not len(present):
             return UNCLASSIFIED
-        third = max(len(present) // 3, 1)
-        if not present[:third].any() and present[-third:].all():
+        part = max(len(present) // 4, 1)
+        if not present[:part].any() and present[-part:].all():
             return MIXED
         return OBSTRUCTIVE if present.mean() >= 0.5 else CENTRAL
 
