@@ -18,7 +18,7 @@ the baseline is what the LSTM expected; that of the manual, the 2 minutes before
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -81,6 +81,33 @@ class BreathingEvent:
         return self.start_s <= other.end_s and other.start_s <= self.end_s
 
 
+def respiratory_events(
+    t: np.ndarray, values: np.ndarray, expected: np.ndarray, channels: Mapping[str, str], score: np.ndarray,
+    profile: ScoringProfile,
+) -> tuple[list[BreathingEvent], list[BreathingEvent]]:  # fmt: skip
+    """Return the events of one segment and the rejected candidates, each in time order.
+
+    Args:
+        t: times (T,) in s, evenly spaced.
+        values, expected: (T, C) in the channels' units, and the range that was expected of them, NaN = missing.
+        channels: what each of the C channels measures, by its name. Of several oximeters the first counts.
+        score: (T,), the events' confidence.
+    """
+    if len(t) < 2:
+        return [], []
+    moving: dict[str, list[Movement]] = {"airflow": [], "effort": []}
+    saturation = None
+    for k, (channel, measures) in enumerate(channels.items()):
+        if measures in moving:
+            moving[measures].append(Movement(channel, values[:, k], expected[:, k]))
+        elif measures == "oximetry" and saturation is None:
+            saturation = values[:, k]
+    return Night(t, moving["airflow"], moving["effort"], saturation, score, profile).events()
+
+
+Judge = Callable[[BreathingEvent], BreathingEvent]                 # gives an event its kind, or a reason against it
+
+
 class Night:
     """One segment of a recording, as the rules look at it.
 
@@ -125,7 +152,7 @@ class Night:
     def _least_reduction(self) -> float:
         return self.profile.hypopnea_reduction if self._needs_desaturation else self.profile.flow_only_reduction
 
-    def _candidates(self, channel: Movement, window_s: float, reduction: float, judge) -> list[BreathingEvent]:
+    def _candidates(self, channel: Movement, window_s: float, reduction: float, judge: Judge) -> list[BreathingEvent]:
         """Return the judged stretches over which a channel's movement is reduced."""
         ranges = self._ranges(channel.values, window_s)
         baseline = self._baseline(channel.values)

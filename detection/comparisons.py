@@ -31,6 +31,7 @@ from recordings.stateful import Stateful
 AMPLITUDE_FLOOR = 0.02                  # scaled units: below it, a signal counts as flat
 MOVEMENT_FLOOR = 0.002                  # scaled units a step: a flat signal has about the pace of breathing
 ERROR_FLOOR = 0.03                      # scaled units: smaller errors are rounding
+LARGEST_LOG = 80.0                      # of an expected range, which stays a number
 LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training counts as equal to it
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected range
@@ -64,12 +65,13 @@ class Comparisons:
     """One recording compared with its forecasts, NaN where there is nothing yet.
 
     features (T, C, F), higher = more anomalous; residual (T, C), RMS over the leads; forecast (T, C) of
-    each step, as it was made half a horizon before.
+    each step, as it was made half a horizon before; expected_range (T, C) of the span of `ratio`.
     """
 
     features: np.ndarray
     residual: np.ndarray
     forecast: np.ndarray
+    expected_range: np.ndarray
 
 
 class StepBuffer:
@@ -138,7 +140,8 @@ class ComparisonStream(Stateful):
         varying = self._less_baseline(np.concatenate([ratio, pace, transient], axis=1))
         ratio, pace, transient = np.split(varying, 3, axis=1)
         features = np.stack([ratio, low_range, error, transient, level, pace], axis=2)    # (n, C, F)
-        return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2])
+        expected_range = np.exp(np.minimum(ratio - low_range, LARGEST_LOG)) - AMPLITUDE_FLOOR      # ratio = 0 there
+        return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2], expected_range)
 
     def _values_and_movement(self, observed: np.ndarray) -> np.ndarray:
         """Return values, whether each is known, movements since the step before and whether each is known (n, 4C)."""

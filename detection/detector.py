@@ -31,7 +31,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 @dataclass(frozen=True)
 class Scored:
-    """One recording, scored: all (T,) but residual and forecast (T, C), in physical units.
+    """One recording, scored: all (T,) but residual, forecast and expected range (T, C), in physical units.
 
     baselines: the scores of the baselines without a model.
     """
@@ -43,6 +43,7 @@ class Scored:
     component: np.ndarray
     residual: np.ndarray
     forecast: np.ndarray
+    expected_range: np.ndarray
     baselines: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -140,9 +141,11 @@ class Detector:
                 list(pool.map(compare, made.keys(), made.values()))
 
     def in_units(self, comparisons: Comparisons) -> Comparisons:
-        """Return comparisons with residual and forecast in physical units."""
-        residual, forecast = comparisons.residual * self.scaler.scale, self.scaler.physical(comparisons.forecast)
-        return Comparisons(comparisons.features, residual, forecast)
+        """Return comparisons with residual, forecast and expected range in physical units."""
+        scale, forecast = self.scaler.scale, self.scaler.physical(comparisons.forecast)
+        return Comparisons(
+            comparisons.features, comparisons.residual * scale, forecast, comparisons.expected_range * scale
+        )
 
     def new_comparisons(self) -> ComparisonStream:
         """Return what compares a recording with its forecasts, from its first step on."""
@@ -179,6 +182,7 @@ class Detector:
             scores.component,
             comparisons.residual,
             comparisons.forecast,
+            comparisons.expected_range,
         )
 
 

@@ -77,7 +77,8 @@ def naive_comparisons(x, forecast, spans):
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
     for f in (RATIO, TRANSIENT, PACE):
         features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, span)
-    return features, residual, aligned[:, (horizon - 1) // 2]
+    expected_range = np.exp(features[:, :, RATIO] - features[:, :, LOW_RANGE]) - AMPLITUDE_FLOOR
+    return features, residual, aligned[:, (horizon - 1) // 2], expected_range
 
 
 @pytest.mark.parametrize(("warm_up", "settle"), [(0, 1), (3, 6), (9, 4)])
@@ -130,7 +131,7 @@ def test_a_saved_and_loaded_state_resumes_bit_for_bit(at, size, tmp_path):
         done += n
     joined = joined_arrays(parts)
     whole = Comparisons(*compare(observed, forecast))
-    for name in ("features", "residual", "forecast"):
+    for name in vars(whole):
         np.testing.assert_array_equal(joined[name], getattr(whole, name))
 
 
@@ -177,7 +178,7 @@ def joined_arrays(parts):
 @pytest.mark.parametrize("pieces", [(100,), (1, 99), (30, 30, 40), (1,) * 100])
 def test_buffered_pieces_are_the_joined_ones(pieces):
     random = np.random.default_rng(0)
-    parts = [Comparisons(*(random.normal(size=(n, 2, 3)[:dims]) for dims in (3, 2, 2))) for n in pieces]
+    parts = [Comparisons(*(random.normal(size=(n, 2, 3)[:dims]) for dims in (3, 2, 2, 2))) for n in pieces]
     buffer = StepBuffer(100)
     for part in parts:
         buffer.add(part)

@@ -21,13 +21,13 @@ def breathe(length, seed, channels=2, horizon=HORIZON):
 
 
 def compare(observed, forecast, spans=SPANS, pieces=None):
-    """Return features, residual and forecast of the comparison, piece by piece where their lengths are given."""
+    """Return the arrays of the comparison, piece by piece where their lengths are given."""
     stream = ComparisonStream(observed.shape[1], forecast.shape[1], spans)
     parts, first = [], 0
     for n in pieces if pieces is not None else [len(observed)]:
         parts.append(stream.update(observed[first : first + n], forecast[first : first + n]))
         first += n
-    return [np.concatenate([getattr(p, k) for p in parts]) for k in ("features", "residual", "forecast")]
+    return [np.concatenate([getattr(p, k) for p in parts]) for k in vars(parts[0])]
 
 
 def cut(length, sizes):
