@@ -1,0 +1,80 @@
+"""Found and labelled respiratory events in, one-to-one pairs out, and what they say of extents, kinds and counts.
+
+A pair's intersection over union (IoU) has to reach a least value; each event is in one pair at most, so that no label
+is given away to a neighbour, and no long event collects several.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from config import Section
+from evaluation.results import Number
+
+LEAST_IOU = (0.2, 0.5)
+Span = tuple[float, float]               # first and last time in s
+
+
+class OverlapMeasures(Section):
+    """Found against labelled events; errors are medians over pairs at the first least IoU, found minus labelled."""
+
+    labelled: int
+    found: int
+    paired: dict[str, int]               # least IoU -> pairs
+    f1: dict[str, Number]                # least IoU -> F1
+    onset_error_s: Number
+    duration_error_s: Number
+    kinds: dict[str, dict[str, int]]     # labelled kind -> found kind -> pairs; "" = not found
+
+
+def intersection_over_union(found: Sequence[Span], labelled: Sequence[Span]) -> np.ndarray:
+    """Return the IoU (F, L) of each found with each labelled span, 0 to 1."""
+    found, labelled = (np.asarray(spans, float).reshape(-1, 2) for spans in (found, labelled))
+    start, end = np.maximum(found[:, None, 0], labelled[:, 0]), np.minimum(found[:, None, 1], labelled[:, 1])
+    intersection = np.maximum(end - start, 0.0)
+    total = np.diff(found)[:, None, 0] + np.diff(labelled)[:, 0]
+    return intersection / np.maximum(total - intersection, 1e-9)
+
+
+def pair_events(found: Sequence[Span], labelled: Sequence[Span], least_iou: float) -> list[tuple[int, int]]:
+    """Return the places of the events that belong together, found and labelled, with the largest IoU in sum."""
+    from scipy.optimize import linear_sum_assignment
+
+    overlap = intersection_over_union(found, labelled)
+    pairs = zip(*linear_sum_assignment(np.where(overlap >= least_iou, overlap, 0.0), maximize=True), strict=True)
+    return [(int(k), int(j)) for k, j in pairs if overlap[k, j] >= least_iou]
+
+
+def overlap_measures(
+    found: Sequence[Sequence[tuple[Span, str]]], labelled: Sequence[Sequence[tuple[Span, str]]]
+) -> OverlapMeasures:
+    """Return what the pairs of several recordings say.
+
+    Args:
+        found, labelled: of each recording, the span and kind of each event.
+    """
+    paired, errors, kinds = Counter(), [], Counter()
+    for mine, known in zip(found, labelled, strict=True):
+        spans, wanted = [span for span, _ in mine], [span for span, _ in known]
+        for least in LEAST_IOU:
+            pairs = pair_events(spans, wanted, least)
+            paired[least] += len(pairs)
+            if least == LEAST_IOU[0]:
+                errors += [(spans[k][0] - wanted[j][0], np.ptp(spans[k]) - np.ptp(wanted[j])) for k, j in pairs]
+                called = {j: mine[k][1] for k, j in pairs}
+                kinds.update((kind, called.get(j, "")) for j, (_, kind) in enumerate(known))
+    n_found, n_labelled = sum(map(len, found)), sum(map(len, labelled))
+    onset, duration = np.median(errors, axis=0) if errors else (np.nan, np.nan)
+    total = n_found + n_labelled
+    return OverlapMeasures(
+        labelled=n_labelled,
+        found=n_found,
+        paired={str(least): paired[least] for least in LEAST_IOU},
+        f1={str(least): 2 * paired[least] / total if total else np.nan for least in LEAST_IOU},
+        onset_error_s=float(onset),
+        duration_error_s=float(duration),
+        kinds={kind: {called: n for (k, called), n in kinds.items() if k == kind} for kind in {k for k, _ in kinds}},
+    )

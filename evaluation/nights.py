@@ -1,0 +1,191 @@
+"""Respiratory events and signals of a recording in, the night in numbers out.
+
+There is no sleep staging: indices are per hour in which breathing was measured, which sleep medicine calls a
+respiratory event index (REI) where it is not per hour of sleep. Where the hours of a channel are zero, what needs them
+is NaN: no denominator, no number.
+
+Sources: AASM Manual for the Scoring of Sleep and Associated Events, version 3, 2023, II.D (indices); Azarbarzin et
+al., European Heart Journal 40, 2019 (hypoxic burden: area of the desaturations that belong to events, %min an hour;
+here over a fixed time after each event instead of a person's own); Garwood, Biometrika 28, 1936 (interval of a count).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from config import BREATHING, Section
+from detection.breathing_events import (
+    AFTER_S,
+    APNEAS,
+    CENTRAL,
+    HYPOPNEA,
+    MIXED,
+    OBSTRUCTIVE,
+    UNCLASSIFIED,
+    BreathingEvent,
+    periodic_breathing,
+)
+from detection.desaturation import DEEP, ROUNDING
+from detection.events import FoundEvent
+from evaluation.results import Number
+
+LOW_SATURATION = 90.0                    # %, of T90
+CONFIDENCE = 0.95                        # of the interval of the AHI
+BASELINE_S = 100.0                       # before an event's end, whose highest saturation its burden is measured from
+PROMINENCE = 0.3                         # of the expected range, by which a breath stands out
+LEAST_BREATHS = 10                       # for a rate
+
+
+class NightSummary(Section):
+    """One recording in numbers; indices are an hour of measured breathing, or of oximetry where they need it."""
+
+    recording: str
+    hours: float                         # from the first step to the last
+    breathing_hours: float               # in which a channel of breathing has a value
+    oximetry_hours: float
+    lost_percent: float                  # of the recording: no channel of breathing has a value
+    apneas: int
+    hypopneas: int
+    ahi: Number                          # apneas and hypopneas
+    ahi_low: Number                      # its 95 % interval, for the chance in so many events; not for the rules
+    ahi_high: Number
+    central_index: Number
+    obstructive_index: Number
+    mixed_index: Number
+    unclassified_index: Number
+    hypopnea_index: Number
+    longest_event_s: Number
+    periodic_percent: Number             # of the measured breathing
+    breaths_per_min: Number              # median
+    odi3: Number                         # desaturations of at least 3 points
+    odi4: Number
+    t90_percent: Number                  # of the oximetry below 90 %
+    mean_saturation: Number
+    lowest_saturation: Number
+    hypoxic_burden: Number               # %min an hour
+
+
+class NightPart:
+    """One segment: times (T,) in s, values and what was expected of their range (T, C), and its admitted events."""
+
+    def __init__(
+        self, t: np.ndarray, values: np.ndarray, expected: np.ndarray, events: Sequence[BreathingEvent]
+    ) -> None:
+        self.t, self.values, self.expected, self.events = t, values, expected, list(events)
+
+
+def summarize_night(
+    recording: str, parts: Sequence[NightPart], measures: Sequence[str], desaturations: Sequence[FoundEvent],
+    rate_hz: float,
+) -> NightSummary:  # fmt: skip
+    """Return one recording in numbers.
+
+    Args:
+        parts: its segments in time order; between them nothing is measured.
+        measures: what each of the C channels measures.
+        desaturations: of the recording, by their depth (`peak_score`).
+        rate_hz: steps a second.
+    """
+    breathing = _columns(measures, *BREATHING)
+    oximeter = _columns(measures, "oximetry")[:1]
+    start_s, end_s = parts[0].t[0], parts[-1].t[-1] + 1 / rate_hz
+    hours = float(end_s - start_s) / 3600
+    breathing_hours, oximetry_hours = (_hours(parts, columns, rate_hz) for columns in (breathing, oximeter))
+    events = [event for part in parts for event in part.events]
+    count = {kind: sum(event.kind == kind for event in events) for kind in (*APNEAS, HYPOPNEA)}
+    low, high = _interval(len(events))
+    spans = [span for part in parts for span in periodic_breathing(part.events)]
+    periodic_hours = sum(end - start for start, end in spans) / 3600
+    return NightSummary(
+        recording=recording,
+        hours=hours,
+        breathing_hours=breathing_hours,
+        oximetry_hours=oximetry_hours,
+        lost_percent=100 * (1 - breathing_hours / hours) if breathing else math.nan,
+        apneas=sum(count[kind] for kind in APNEAS),
+        hypopneas=count[HYPOPNEA],
+        ahi=_per(len(events), breathing_hours),
+        ahi_low=_per(low, breathing_hours),
+        ahi_high=_per(high, breathing_hours),
+        central_index=_per(count[CENTRAL], breathing_hours),
+        obstructive_index=_per(count[OBSTRUCTIVE], breathing_hours),
+        mixed_index=_per(count[MIXED], breathing_hours),
+        unclassified_index=_per(count[UNCLASSIFIED], breathing_hours),
+        hypopnea_index=_per(count[HYPOPNEA], breathing_hours),
+        longest_event_s=max((event.duration_s for event in events), default=math.nan),
+        periodic_percent=100 * _per(periodic_hours, breathing_hours),
+        breaths_per_min=_breaths_per_min(parts, breathing, rate_hz),
+        odi3=_per(len(desaturations), oximetry_hours),
+        odi4=_per(sum(event.peak_score >= DEEP - ROUNDING for event in desaturations), oximetry_hours),
+        **_saturation(parts, oximeter, oximetry_hours, rate_hz),
+    )
+
+
+def _columns(measures: Sequence[str], *wanted: str) -> list[int]:
+    return [k for k, what in enumerate(measures) if what in wanted]
+
+
+def _hours(parts: Sequence[NightPart], columns: Sequence[int], rate_hz: float) -> float:
+    """Return the hours in which one of the columns has a value."""
+    return sum(int(np.isfinite(part.values[:, columns]).any(axis=1).sum()) for part in parts) / rate_hz / 3600
+
+
+def _per(amount: float, hours: float) -> float:
+    return amount / hours if hours > 0 else math.nan
+
+
+def _interval(count: int) -> tuple[float, float]:
+    """Return the interval of a Poisson mean of which `count` events were seen (Garwood)."""
+    from scipy.stats import chi2
+
+    side = (1 - CONFIDENCE) / 2
+    return (float(chi2.ppf(side, 2 * count)) / 2 if count else 0.0), float(chi2.ppf(1 - side, 2 * count + 2)) / 2
+
+
+def _breaths_per_min(parts: Sequence[NightPart], columns: Sequence[int], rate_hz: float) -> float:
+    """Return the median rate of breaths of the first channel of breathing: 60 s over the time between two peaks."""
+    from scipy.signal import find_peaks
+
+    periods = [np.empty(0)]
+    for part in parts:
+        for column in columns[:1]:
+            expected, values = part.expected[:, column], part.values[:, column]
+            if np.isfinite(expected).any() and np.isfinite(values).any():
+                level = np.where(np.isfinite(values), values, np.nanmedian(values))
+                peaks, _ = find_peaks(level, prominence=PROMINENCE * float(np.nanmedian(expected)))
+                periods.append(np.diff(peaks) / rate_hz)
+    periods = np.concatenate(periods)
+    return float(60 / np.median(periods)) if len(periods) >= LEAST_BREATHS else math.nan
+
+
+def _saturation(
+    parts: Sequence[NightPart], columns: Sequence[int], hours: float, rate_hz: float
+) -> Mapping[str, float]:
+    """Return the numbers of the oximeter in a column, NaN where it has no value."""
+    known = [part.values[:, k] for part in parts for k in columns]
+    values = np.concatenate([np.empty(0), *(column[np.isfinite(column)] for column in known)])
+    if not len(values):
+        return dict.fromkeys(("t90_percent", "mean_saturation", "lowest_saturation", "hypoxic_burden"), math.nan)
+    burden = sum(_burden(part, column, rate_hz) for part, column in zip(parts, known, strict=True))
+    return {
+        "t90_percent": 100 * float((values < LOW_SATURATION).mean()),
+        "mean_saturation": float(values.mean()),
+        "lowest_saturation": float(values.min()),
+        "hypoxic_burden": burden / hours,
+    }
+
+
+def _burden(part: NightPart, saturation: np.ndarray, rate_hz: float) -> float:
+    """Return the area in %min below the saturation before each event, from its start to 45 s after its end."""
+    total, counted_s = 0.0, -math.inf
+    for event in part.events:
+        start_s, end_s = max(event.start_s, counted_s), event.end_s + AFTER_S        # no moment counts twice
+        before = saturation[(part.t >= event.end_s - BASELINE_S) & (part.t <= event.end_s)]
+        after = saturation[(part.t >= start_s) & (part.t <= end_s)]
+        if np.isfinite(before).any():
+            total += float(np.nansum(np.maximum(np.nanmax(before) - after, 0.0))) / rate_hz / 60
+        counted_s = end_s
+    return total
