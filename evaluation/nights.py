@@ -46,7 +46,7 @@ class NightSummary(Section):
     hours: float                         # from the first step to the last
     breathing_hours: float               # in which a channel of breathing has a value
     oximetry_hours: float
-    lost_percent: float                  # of the recording: no channel of breathing has a value
+    lost_percent: Number                 # of the recording: no channel of breathing has a value
     apneas: int
     hypopneas: int
     ahi: Number                          # apneas and hypopneas
