@@ -3,7 +3,8 @@
 All of them are SIMULATED by a seeded model of breathing: each breath is a volume that enters
 and leaves the lungs, measured by six sensors with noise and faults. A session is
 `session_XX.csv` (a slower channel has empty cells between its samples) and
-`session_XX.events.csv` (start_s,end_s,label,source). By default, sessions 01-12 are for
+`session_XX.events.csv` (start_s,end_s,label,source,desaturation: the points of SpO2 that
+breathing and wakefulness without noise would lose). By default, sessions 01-12 are for
 training, 13-18 for calibration, and 19-42 for test, with 30 events of each kind.
 
     python -m recordings.simulator --out datasets/collected-simulated
@@ -27,7 +28,7 @@ import scipy
 
 from utils import ROOT, ArgumentParser, DataError, counted, only_run_here, run_cli, sha256_of, write_json, write_text
 
-VERSION = 1                       # to be raised when the same seed gives other numbers
+VERSION = 2                       # to be raised when the same seed gives other numbers
 RATE_HZ = 25                      # rows per second
 
 # ---- constants: [M] measured on real recordings, [S] literature, [A] assumption ----------
@@ -45,6 +46,10 @@ RSA_BPM = (3.0, 7.0, 18.0)                         # heart rate, peak to trough 
 SURGE_BPM, SURGE_S = (8, 20), 12.0                 # heart rate after an apnea [A]
 SPO2_DROP, SPO2_DROP_AFTER_S = (1.4, 4.0, 12.0), 15.0  # points lost, in seconds of apnea [M, A]
 SPO2_DELAY_S, SPO2_RECOVERY_S = (8, 14), (8, 15)   # lungs to finger [S]; time constant [A]
+SPO2_GRADIENT = 12.0                               # points lost where a breath brings in twice the oxygen: half the
+                                                   # ventilation then suffices, at an alveolar pressure of 50 mmHg [S]
+DEMAND_S = 301                                     # of the median that is taken for the demand for oxygen [A]
+FALL_AFTER_S = 45                                  # a fall that belongs to an event has its lowest value so long after
 SPO2_SENTINELS = (0, 127, -1)                      # written by an oximeter for "no value" [M]
 HYPERPNOEA = (1.5, 3.0)                            # depth of the 2-4 breaths after an apnea [A]
 CYCLES_S = ((37.3, 3.0), (59.0, 4.9))              # periodic breathing: mean, sd; without and
@@ -415,25 +420,36 @@ def footsteps(rng, t) -> np.ndarray:
     return np.sin(phase) + 0.4 * np.sin(2 * phase + 1)
 
 
-def spo2_pct(rng, person, breaths, seconds) -> np.ndarray:
+def spo2_pct(rng, person, breaths, seconds) -> tuple[np.ndarray, np.ndarray]:
     """Oxygen saturation each second: falls under low ventilation, measured at the finger after a delay.
 
-    Ventilation (mean of 6 s, for the air in the lungs) below 60 % of the usual one reduces oxygen
-    in proportion [A]; otherwise it recovers. The oximeter averages over 6 s as well.
+    Oxygen that ventilation (mean of 6 s, for the air in the lungs) does not bring in is taken from
+    the stores; the emptier they are, the more a breath brings in [A: mass balance]. So the fall grows
+    with the length of an event, in apneas more steeply than in hypopneas [S, Sola-Soler 2019]. The
+    oximeter averages over 6 s as well. Returns also the points lost (without noise), as the finger
+    sees them.
     """
     second = np.arange(int(seconds) + 1)
     i = np.searchsorted(breaths.start, second, side="right").clip(1) - 1
     ventilation = (breaths.flow_ml / breaths.period)[i]
     ventilation[second > (breaths.start + breaths.period)[i]] = 0          # no breath follows
-    change_of_6_s = scipy.signal.lfilter(np.ones(6) / 6, [1], ventilation / np.median(ventilation) - 1)
-    shortage = (1 - (1 + change_of_6_s) / 0.6).clip(0, 1)
+    demand = scipy.ndimage.median_filter(ventilation, DEMAND_S, mode="nearest")      # slow drifts follow it [A],
+    demand = np.maximum(demand, 0.7 * np.median(ventilation))                        # minutes of pauses do not
+    change_of_6_s = scipy.signal.lfilter(np.ones(6) / 6, [1], ventilation / demand - 1)
     loss, lost = np.zeros(len(second)), 0.0
-    for k, lack in enumerate(shortage):                    # one step a second
-        lost += person.spo2_fall * lack * (1 - lost / 35) - (1 - lack) * lost / person.spo2_recovery_s
+    for k, change in enumerate(change_of_6_s.clip(-1, 0)):                 # one step a second
+        lack = 1 - (1 + change) * (1 + lost / SPO2_GRADIENT)
+        lost += person.spo2_fall * lack * (1 - lost / 35) if lack > 0 else -lost / person.spo2_recovery_s
         loss[k] = lost
     seen = np.interp(second - person.spo2_delay_s + 6, second, loss)       # the averages take 6 s
-    return person.spo2_pct + scipy.signal.lfilter(
-        np.ones(6) / 6, [1], 0.4 * slow_noise(rng, seconds, 120)[:len(second)] - seen)
+    noise = 0.4 * slow_noise(rng, seconds, 120)[:len(second)]
+    return person.spo2_pct + scipy.signal.lfilter(np.ones(6) / 6, [1], noise - seen), seen
+
+
+def desaturation_of(event: Event, lost: np.ndarray) -> float:
+    """Points of SpO2 that are lost from an event on, by the points lost each second without noise."""
+    first, last = int(event.start_s), int(event.end_s) + 1
+    return max(float(lost[first:last + FALL_AFTER_S].max(initial=0.0) - lost[max(first - 10, 0):last].min()), 0.0)
 
 
 def hr_bpm(rng, person, breaths, events, awake, walking, seconds) -> np.ndarray:
@@ -571,13 +587,15 @@ def simulate_session(seed: int, minutes: float = 30.0, kinds: Sequence[str] = ()
     posture = posture_changes(rng, t)
     footsteps_au = rng.uniform(0.02, 0.06) * at_times(t, walking) * footsteps(rng, t)
     thorax, abdomen = belts_au(rng, person, breaths, t, posture) + footsteps_au
+    saturation, lost = spo2_pct(rng, person, breaths, seconds)
     raw = {"flow_lpm": flow_lpm(rng, person, breaths, t, hr), "thorax_au": thorax, "abdomen_au": abdomen,
-           "spo2_pct": at_times(t, spo2_pct(rng, person, breaths, seconds)), "hr_bpm": at_times(t, hr),
+           "spo2_pct": at_times(t, saturation), "hr_bpm": at_times(t, hr),
            "acc_g": acc_g(rng, person, breaths, t, posture, at_times(t, walking))}
-    return assemble_session(rng, t, raw, events, [e for e in planned if e.kind not in EPISODES])
+    return assemble_session(rng, t, raw, events, lost, [e for e in planned if e.kind not in EPISODES])
 
 
-def assemble_session(rng, t, raw: dict[str, np.ndarray], events: list[Event], on_sensors: list[Event]) -> Session:
+def assemble_session(rng, t, raw: dict[str, np.ndarray], events: list[Event], lost: np.ndarray,
+                     on_sensors: list[Event]) -> Session:
     """Apply movement and belt slips, clip to the range of the sensors, then drop out channels and rows."""
     for event in on_sensors:
         if event.kind != "sensor_dropout":
@@ -592,9 +610,10 @@ def assemble_session(rng, t, raw: dict[str, np.ndarray], events: list[Event], on
         cells = np.full(len(t), np.nan)
         cells[::channel.every] = raw[name][::channel.every].round(channel.decimals) + 0.0   # no "-0.0"
         frame[name] = cells
-    table = pd.DataFrame([(round(e.start_s, 2), round(e.end_s, 2), e.kind, "simulated")
-                          for e in sorted(events + on_sensors)],
-                         columns=["start_s", "end_s", "label", "source"])
+    rows = [(*e, round(desaturation_of(e, lost), 1)) for e in events] + [(*e, np.nan) for e in on_sensors]
+    table = pd.DataFrame([(round(start, 2), round(end, 2), kind, "simulated", points)
+                          for start, end, kind, points in sorted(rows)],
+                         columns=["start_s", "end_s", "label", "source", "desaturation"])
     return Session(frame[received_rows(rng, t)].reset_index(drop=True), table)
 
 

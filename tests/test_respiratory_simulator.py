@@ -81,7 +81,7 @@ def test_default_plan_fits_and_leaves_five_hours_of_normal_breathing(seed):
 def test_labels_are_valid_apart_and_all_there(seed):
     made = session(seed, *KINDS, minutes=30)
     events = made.events
-    assert list(events.columns) == ["start_s", "end_s", "label", "source"]
+    assert list(events.columns) == ["start_s", "end_s", "label", "source", "desaturation"]
     assert sorted(events.label) == sorted(KINDS) and set(events.source) == {"simulated"}
     assert (events.end_s > events.start_s).all() and events.end_s.iloc[-1] < made.frame.t_s.iloc[-1]
     assert (events.start_s.to_numpy()[1:] - events.end_s.to_numpy()[:-1] >= 60).all()
@@ -134,6 +134,32 @@ def test_oxygen_falls_after_a_delay_and_comes_back(seed, monkeypatch):
     lowest = oxygen[start:end + 30].idxmin()
     assert oxygen[lowest] <= usual - 3 and lowest > end
     assert oxygen[end + 75:end + 90].median() >= usual - 2
+
+
+def test_some_hypopneas_lose_three_points_and_the_label_says_which():
+    fallen = []
+    for seed in range(16):
+        made = session(seed, "hypopnea")
+        start, end = span(made)
+        label = made.events.loc[made.events.label == "hypopnea", "desaturation"].item()
+        oxygen = samples(made.frame, "spo2_pct", start - 20, end + 45)
+        oxygen = oxygen[~np.isin(oxygen, simulator.SPO2_SENTINELS)]
+        assert np.median(oxygen[:20]) - oxygen.min() == pytest.approx(label, abs=1.6)    # whole numbers, and noise
+        fallen.append(label >= 3)
+    assert 2 <= sum(fallen) <= 12
+
+
+def test_oxygen_falls_more_in_an_apnea_than_in_a_hypopnea_of_its_length():
+    person = simulator.draw_person(np.random.default_rng(0))
+    start = 3.0 * np.arange(200)
+    falls = []
+    for share in (1.0, 0.7, 0.5, 0.3, 0.0):
+        volume = np.where((start >= 300) & (start < 330), share, 1.0)
+        same = np.full(200, 1.5)
+        breaths = simulator.Breath(start, np.full(200, 3.0), same, 0 * same, same, volume, volume, 0 * same)
+        falls.append(simulator.spo2_pct(np.random.default_rng(0), person, breaths, 590)[1].max())
+    assert falls[0] == pytest.approx(0, abs=0.01) and (np.diff(falls) > 0).all()
+    assert falls[2] < 0.6 * falls[4]                              # half the air: less than half of what an apnea loses
 
 
 @pytest.mark.parametrize("seed", SEEDS)
