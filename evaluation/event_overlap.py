@@ -11,23 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from config import Section
-from evaluation.results import Number
+from evaluation.results import RespiratoryMeasures
 
 LEAST_IOU = (0.2, 0.5)
 Span = tuple[float, float]               # first and last time in s
-
-
-class OverlapMeasures(Section):
-    """Found against labelled events; errors are medians over pairs at the first least IoU, found minus labelled."""
-
-    labelled: int
-    found: int
-    paired: dict[str, int]               # least IoU -> pairs
-    f1: dict[str, Number]                # least IoU -> F1
-    onset_error_s: Number
-    duration_error_s: Number
-    kinds: dict[str, dict[str, int]]     # labelled kind -> found kind -> pairs; "" = not found
 
 
 def intersection_over_union(found: Sequence[Span], labelled: Sequence[Span]) -> np.ndarray:
@@ -48,13 +35,16 @@ def pair_events(found: Sequence[Span], labelled: Sequence[Span], least_iou: floa
     return [(int(k), int(j)) for k, j in pairs if overlap[k, j] >= least_iou]
 
 
-def overlap_measures(
-    found: Sequence[Sequence[tuple[Span, str]]], labelled: Sequence[Sequence[tuple[Span, str]]]
-) -> OverlapMeasures:
+def respiratory_measures(
+    profile: str, found: Sequence[Sequence[tuple[Span, str]]], labelled: Sequence[Sequence[tuple[Span, str]]],
+    hours: Sequence[float],
+) -> RespiratoryMeasures:  # fmt: skip
     """Return what the pairs of several recordings say.
 
     Args:
+        profile: by which the events were scored.
         found, labelled: of each recording, the span and kind of each event.
+        hours: of each recording, in which breathing was measured; without any, it has no AHI.
     """
     paired, errors, kinds = Counter(), [], Counter()
     for mine, known in zip(found, labelled, strict=True):
@@ -69,7 +59,9 @@ def overlap_measures(
     n_found, n_labelled = sum(map(len, found)), sum(map(len, labelled))
     onset, duration = np.median(errors, axis=0) if errors else (np.nan, np.nan)
     total = n_found + n_labelled
-    return OverlapMeasures(
+    errors_ahi = [(len(f) - len(w)) / h for f, w, h in zip(found, labelled, hours, strict=True) if h > 0]
+    return RespiratoryMeasures(
+        profile=profile,
         labelled=n_labelled,
         found=n_found,
         paired={str(least): paired[least] for least in LEAST_IOU},
@@ -77,4 +69,6 @@ def overlap_measures(
         onset_error_s=float(onset),
         duration_error_s=float(duration),
         kinds={kind: {called: n for (k, called), n in kinds.items() if k == kind} for kind in {k for k, _ in kinds}},
+        ahi_bias=float(np.mean(errors_ahi)) if errors_ahi else np.nan,
+        ahi_mae=float(np.abs(errors_ahi).mean()) if errors_ahi else np.nan,
     )

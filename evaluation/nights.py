@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from config import BREATHING, Section
+from config import BREATHING
 from detection.breathing_events import (
     AFTER_S,
     APNEAS,
@@ -30,42 +30,13 @@ from detection.breathing_events import (
 )
 from detection.desaturation import DEEP, ROUNDING
 from detection.events import FoundEvent
-from evaluation.results import Number
+from evaluation.results import NightSummary
 
 LOW_SATURATION = 90.0                    # %, of T90
 CONFIDENCE = 0.95                        # of the interval of the AHI
 BASELINE_S = 100.0                       # before an event's end, whose highest saturation its burden is measured from
 PROMINENCE = 0.3                         # of the expected range, by which a breath stands out
 LEAST_BREATHS = 10                       # for a rate
-
-
-class NightSummary(Section):
-    """One recording in numbers; indices are an hour of measured breathing, or of oximetry where they need it."""
-
-    recording: str
-    hours: float                         # from the first step to the last
-    breathing_hours: float               # in which a channel of breathing has a value
-    oximetry_hours: float
-    lost_percent: Number                 # of the recording: no channel of breathing has a value
-    apneas: int
-    hypopneas: int
-    ahi: Number                          # apneas and hypopneas
-    ahi_low: Number                      # its 95 % interval, for the chance in so many events; not for the rules
-    ahi_high: Number
-    central_index: Number
-    obstructive_index: Number
-    mixed_index: Number
-    unclassified_index: Number
-    hypopnea_index: Number
-    longest_event_s: Number
-    periodic_percent: Number             # of the measured breathing
-    breaths_per_min: Number              # median
-    odi3: Number                         # desaturations of at least 3 points
-    odi4: Number
-    t90_percent: Number                  # of the oximetry below 90 %
-    mean_saturation: Number
-    lowest_saturation: Number
-    hypoxic_burden: Number               # %min an hour
 
 
 class NightPart:

@@ -142,6 +142,53 @@ class FoundCounts(Section):
     faults: int
 
 
+class NightSummary(Section):
+    """One recording in numbers; indices are an hour of measured breathing, or of oximetry where they need it."""
+
+    recording: str
+    hours: float                         # from the first step to the last
+    breathing_hours: float               # in which a channel of breathing has a value
+    oximetry_hours: float
+    lost_percent: Number                 # of the recording: no channel of breathing has a value
+    apneas: int
+    hypopneas: int
+    ahi: Number                          # apneas and hypopneas
+    ahi_low: Number                      # its 95 % interval, for the chance in so many events; not for the rules
+    ahi_high: Number
+    central_index: Number
+    obstructive_index: Number
+    mixed_index: Number
+    unclassified_index: Number
+    hypopnea_index: Number
+    longest_event_s: Number
+    periodic_percent: Number             # of the measured breathing
+    breaths_per_min: Number              # median
+    odi3: Number                         # desaturations of at least 3 points
+    odi4: Number
+    t90_percent: Number                  # of the oximetry below 90 %
+    mean_saturation: Number
+    lowest_saturation: Number
+    hypoxic_burden: Number               # %min an hour
+
+
+class RespiratoryMeasures(Section):
+    """Respiratory events against labelled ones, in one-to-one pairs of at least so much overlap (IoU).
+
+    Errors are found minus labelled; onset and duration are medians over the pairs of the least IoU.
+    """
+
+    profile: str                                # of scoring_profiles.json
+    labelled: int
+    found: int
+    paired: dict[str, int]                      # least IoU -> pairs
+    f1: dict[str, Number]                       # least IoU -> F1
+    onset_error_s: Number
+    duration_error_s: Number
+    kinds: dict[str, dict[str, int]]            # labelled kind -> found kind -> pairs; "" = not found
+    ahi_bias: Number                            # events an hour, mean over recordings
+    ahi_mae: Number                             # mean absolute error
+
+
 class RunMetrics(Section):
     """`metrics.json`. Without a labelled event in scored recordings, nothing is measured of detectors."""
 
@@ -159,6 +206,8 @@ class RunMetrics(Section):
     forecast: ForecastLosses | None = None      # these two of a run that trains
     calibration: CalibrationEvents | None = None
     found: FoundCounts | None = None            # of scored recordings
+    respiratory: RespiratoryMeasures | None = None      # of labelled recordings of breathing
+    nights: list[NightSummary] | None = None    # one a recording of breathing
     cuda_peak_bytes: int | None = None
 
     @property

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.event_overlap import intersection_over_union, overlap_measures, pair_events
+from evaluation.event_overlap import intersection_over_union, pair_events, respiratory_measures
 
 
 def test_the_overlap_of_spans_by_hand():
@@ -38,15 +38,16 @@ def test_pairs_are_the_best_of_all_that_can_be_made(seed):
 def test_measures_of_two_recordings_by_hand():
     found = [[((0.0, 10.0), "central_apnea"), ((50.0, 62.0), "hypopnea")], [((5.0, 9.0), "apnea")]]
     labelled = [[((1.0, 11.0), "central_apnea"), ((50.0, 90.0), "obstructive_apnea")], []]
-    measures = overlap_measures(found, labelled)
+    measures = respiratory_measures("device", found, labelled, [2.0, 0.5])
     assert (measures.labelled, measures.found, measures.paired) == (2, 3, {"0.2": 2, "0.5": 1})
     assert measures.f1 == {"0.2": pytest.approx(4 / 5), "0.5": pytest.approx(2 / 5)}
     assert measures.onset_error_s == -0.5 and measures.duration_error_s == -14.0
+    assert (measures.ahi_bias, measures.ahi_mae) == (1.0, 1.0)       # 0 of 2 h, and 1 in half an hour too many
     assert measures.kinds == {"central_apnea": {"central_apnea": 1}, "obstructive_apnea": {"hypopnea": 1}}
 
 
 def test_nothing_found_and_nothing_labelled_has_no_numbers():
-    nothing = overlap_measures([[]], [[]])
+    nothing = respiratory_measures("device", [[]], [[]], [0.0])
     assert math.isnan(nothing.f1["0.2"]) and math.isnan(nothing.onset_error_s)
-    missed = overlap_measures([[]], [[((0.0, 10.0), "hypopnea")]])
+    missed = respiratory_measures("device", [[]], [[((0.0, 10.0), "hypopnea")]], [2.0])
     assert missed.f1["0.5"] == 0 and missed.kinds == {"hypopnea": {"": 1}}
