@@ -33,7 +33,7 @@ from pydantic import (
 from utils import ROOT, DataError, run_cli
 
 EXPERIMENT_CONFIG = ROOT / "pure_lstm_config.json"
-DATASET_CONFIG = ROOT / "dataset_config.json"
+DATASET_CONFIG, SCORING_PROFILES = ROOT / "dataset_config.json", ROOT / "scoring_profiles.json"
 FLAT_S = 30.0                                                        # default flatline_s of airflow and effort
 MAX_WEIGHTS = 500_000_000                                            # of the LSTM: training holds four numbers each
 M = TypeVar("M", bound=BaseModel)
@@ -290,6 +290,7 @@ class EventConfig(Timed):
     min_duration_s: Duration = Field(0.0, ge=0, description="shorter events are dropped")
     fault_min_s: Duration = Field(2.0, ge=0, description="shorter runs of missing values are not faults")
     tolerance_s: Duration = Field(5.0, ge=0, description="a labelled event may be found this long after its end")
+    profile: str = Field("aasm_1a", description="how respiratory events are scored, of scoring_profiles.json")
 
 
 class ScoringProfile(Section):
@@ -469,6 +470,14 @@ class NabConfig(Section):
 
 
 # ---- reading --------------------------------------------------------------------------------
+
+
+def load_profile(name: str) -> ScoringProfile:
+    """Return an entry of `scoring_profiles.json`; DataError naming those that there are."""
+    profiles = read_json(SCORING_PROFILES)
+    if name not in profiles:
+        raise DataError(f"events.profile is {name!r}; {SCORING_PROFILES.name} has {', '.join(profiles)}")
+    return validate(ScoringProfile, profiles[name], f"{SCORING_PROFILES.name}: {name}")
 
 
 def load_experiment(path: Path, overrides: typing.Sequence[str] = ()) -> ExperimentConfig:

@@ -30,6 +30,7 @@ from detection.checkpoint import NOT_READ, OLD, check_training, load_checkpoint,
 from detection.detector import Detector, build_model
 from detection.resolved import ResolvedConfig, resolve
 from evaluation.metrics import suggest_buffer
+from evaluation.nights import ScoredNight
 from evaluation.results import LSTM, CalibrationEvents, ForecastLosses, RunMetrics, over_seeds, write_metrics
 from recordings import nab_files
 from recordings.units import doubts_about_breathing
@@ -46,6 +47,7 @@ from reports.findings import (
     recordings_as_seen,
     write_findings,
 )
+from reports.nights import add_nights, nights_of, with_nights
 from reports.page import write_report
 from reports.run_folder import (
     RUNS,
@@ -286,6 +288,7 @@ class Evaluated:
     """What a detector found in the test split, and what that is worth beside the baselines."""
 
     findings: Findings
+    nights: dict[str, ScoredNight]
     metrics: RunMetrics
 
 
@@ -300,7 +303,9 @@ def evaluate(experiment: Experiment, detector: Detector) -> Evaluated:
     rows = None if meta.series is None else meta.series.rows
     facts = (meta.dataset, meta.simulated, meta.fault_kinds)
     metrics = compute_metrics(detector, *facts, seen, experiment.vus_buffer, rows)
-    return Evaluated(Findings(detector, segments, scored, seen[LSTM], *facts[1:]), metrics)
+    findings = Findings(detector, segments, scored, seen[LSTM], *facts[1:])
+    nights = nights_of(findings)
+    return Evaluated(findings, nights, with_nights(metrics, findings.recordings, nights))
 
 
 def untrained_detector(experiment: Experiment, device: str) -> Detector:
@@ -313,11 +318,12 @@ def untrained_detector(experiment: Experiment, device: str) -> Detector:
     return detector
 
 
-def write(experiment: Experiment, run: RunFolder, findings: Findings, plots: bool) -> None:
+def write(experiment: Experiment, run: RunFolder, evaluated: Evaluated, plots: bool) -> None:
     """Write scores, events, facts on the data and, for `plots`, signals and pictures into a run folder."""
-    meta = experiment.dataset.meta
+    meta, findings = experiment.dataset.meta, evaluated.findings
     with run_files(run, timestamps=meta.series is not None, signals=plots) as files:
         write_findings(files, findings)
+        add_nights(files, findings, evaluated.nights)
     write_data(run, dataset_facts(meta, experiment.dataset.channels), files.recordings)
     if plots:
         clear_pictures(run)
@@ -357,7 +363,7 @@ def run_experiment(
         fitted.save(run.checkpoint, experiment)
         evaluated = evaluate(experiment, fitted.detector)
         clock.append(time.perf_counter())
-        write(experiment, run, evaluated.findings, plots)
+        write(experiment, run, evaluated, plots)
         about = {"forecast": forecast_losses(fitted), "calibration": calibration}
         if device == "cuda":
             about["cuda_peak_bytes"] = torch.cuda.max_memory_allocated()

@@ -49,6 +49,9 @@ def build_parser() -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
     parser.add_argument("--checkpoint", type=Path, metavar="F", help="a trained model, with --score")
+    parser.add_argument(
+        "--profile", metavar="NAME", help="with --score: how respiratory events are scored, of scoring_profiles.json"
+    )
     parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score, or folders")
     return parser
 
@@ -64,7 +67,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.resume and args.out and not args.set:
         raise DataError("--resume with --out scores a trained model otherwise; say how with --set")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
-        raise DataError("--score uses the checkpoint's config; only --out and --device go with it")
+        raise DataError("--score uses the checkpoint's config; only --out, --profile and --device go with it")
+    if args.profile and not args.score:
+        raise DataError('--profile goes with --score; in a config it is events.profile: --set events.profile="NAME"')
 
 
 def command(args: argparse.Namespace) -> str:
@@ -74,9 +79,10 @@ def command(args: argparse.Namespace) -> str:
     check_arguments(args)
     device = resolve_device(args.device)
     if args.score:
-        from reports.scoring import score_files
+        from reports.scoring import score_files, scored_answer
 
-        return str(score_files(args.checkpoint, args.score, args.out or default_root(OUT, "scored"), device))
+        root = args.out or default_root(OUT, "scored")
+        return scored_answer(score_files(args.checkpoint, args.score, root, device, args.profile))
     from experiment import resume, run_all, try_all
 
     with process_group(device) as rank:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from config import load_profile
 from data_loader import Scaler
 from detection import thresholds
 from detection.anomaly_scores import Scorer, Scores, envelope_drop, fit_calibration, series_baselines
@@ -103,6 +104,12 @@ class Detector:
             "amplitude baseline": low_range,
             "AASM-like rule": envelope_drop(airflow, self.spans.amplitude, max(reference, 1)),
         }
+
+    def use_profile(self, profile: str) -> None:
+        """Score respiratory events by another profile; DataError if there is none of this name."""
+        load_profile(profile)
+        events = self.config.events.model_copy(update={"profile": profile})
+        self.config = self.config.model_copy(update={"events": events})
 
     def new_forecaster(self) -> Forecaster:
         """Return the model as it is now, ready to go along recordings."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from config import ExperimentConfig
+from config import ExperimentConfig, load_profile
 from detection.anomaly_scores import resolve_weights
 from detection.comparisons import FORECAST_SHARE, Spans
 from detection.forecasts import BURN_INS_PER_BLOCK, MIN_BURN_IN
@@ -54,6 +54,7 @@ class ResolvedConfig:
             "transient_error": max(self.warm_up + spans.near, spans.transient),
             "level": spans.level,
         }
+        steps["pace"] = steps["amplitude_drop"]
         return {name: count for name, count in steps.items() if self.weights[name].any()}
 
 
@@ -63,9 +64,10 @@ def resolve(
     """Return a config resolved for data of some channels at a rate.
 
     Raises: ValueError with the key, what was found and what would be right, if they do not fit together or scoring
-        would need more than MAX_BYTES.
+        would need more than MAX_BYTES. DataError if there is no such profile.
     """
     config = config.in_seconds(rate_hz)
+    load_profile(config.events.profile)
     model, score = config.model, config.score
 
     def steps(seconds: float, least: int = 1) -> int:

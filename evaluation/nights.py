@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from config import BREATHING
+from config import BREATHING, ScoringProfile
 from detection.breathing_events import (
     AFTER_S,
     APNEAS,
@@ -27,6 +28,7 @@ from detection.breathing_events import (
     UNCLASSIFIED,
     BreathingEvent,
     periodic_breathing,
+    respiratory_events,
 )
 from detection.desaturation import DEEP, ROUNDING
 from detection.events import FoundEvent
@@ -39,13 +41,46 @@ PROMINENCE = 0.3                         # of the expected range, by which a bre
 LEAST_BREATHS = 10                       # for a rate
 
 
+@dataclass(frozen=True)
 class NightPart:
     """One segment: times (T,) in s, values and what was expected of their range (T, C), and its admitted events."""
 
-    def __init__(
-        self, t: np.ndarray, values: np.ndarray, expected: np.ndarray, events: Sequence[BreathingEvent]
-    ) -> None:
-        self.t, self.values, self.expected, self.events = t, values, expected, list(events)
+    t: np.ndarray
+    values: np.ndarray
+    expected: np.ndarray
+    events: Sequence[BreathingEvent]
+
+
+@dataclass(frozen=True)
+class ScoredNight:
+    """One recording of breathing: its respiratory events, the rejected candidates, periodic breathing, its numbers."""
+
+    events: list[BreathingEvent]
+    rejected: list[BreathingEvent]
+    periodic: list[tuple[float, float]]          # spans, first and last time in s
+    summary: NightSummary
+
+
+def score_night(
+    recording: str, steps: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    channels: Mapping[str, str], desaturations: Sequence[FoundEvent], rate_hz: float, profile: ScoringProfile,
+) -> ScoredNight:  # fmt: skip
+    """Return the respiratory events of one recording, and its numbers.
+
+    Args:
+        steps: of each segment in time order: times (T,), values and what was expected of their range (T, C), and
+            score (T,).
+        channels: what each of the C channels measures, by its name.
+        desaturations: of the recording.
+    """
+    parts, rejected = [], []
+    for t, values, expected, score in steps:
+        events, others = respiratory_events(t, values, expected, channels, score, profile)
+        parts.append(NightPart(t, values, expected, events))
+        rejected += others
+    summary = summarize_night(recording, parts, list(channels.values()), desaturations, rate_hz)
+    events = [event for part in parts for event in part.events]
+    return ScoredNight(events, rejected, [s for part in parts for s in periodic_breathing(part.events)], summary)
 
 
 def summarize_night(
@@ -65,6 +100,8 @@ def summarize_night(
     start_s, end_s = parts[0].t[0], parts[-1].t[-1] + 1 / rate_hz
     hours = float(end_s - start_s) / 3600
     breathing_hours, oximetry_hours = (_hours(parts, columns, rate_hz) for columns in (breathing, oximeter))
+    has_belts = "airflow" in measures and _hours(parts, _columns(measures, "effort"), rate_hz) > 0
+    belt_hours = breathing_hours if has_belts else 0.0                   # without, no apnea has one of these kinds
     events = [event for part in parts for event in part.events]
     count = {kind: sum(event.kind == kind for event in events) for kind in (*APNEAS, HYPOPNEA)}
     low, high = _interval(len(events))
@@ -81,9 +118,9 @@ def summarize_night(
         ahi=_per(len(events), breathing_hours),
         ahi_low=_per(low, breathing_hours),
         ahi_high=_per(high, breathing_hours),
-        central_index=_per(count[CENTRAL], breathing_hours),
-        obstructive_index=_per(count[OBSTRUCTIVE], breathing_hours),
-        mixed_index=_per(count[MIXED], breathing_hours),
+        central_index=_per(count[CENTRAL], belt_hours),
+        obstructive_index=_per(count[OBSTRUCTIVE], belt_hours),
+        mixed_index=_per(count[MIXED], belt_hours),
         unclassified_index=_per(count[UNCLASSIFIED], breathing_hours),
         hypopnea_index=_per(count[HYPOPNEA], breathing_hours),
         longest_event_s=max((event.duration_s for event in events), default=math.nan),

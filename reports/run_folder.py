@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import Field
 
 from config import Section, read_json, validate
-from evaluation.results import LSTM, DetectorMetrics, RunMetrics
+from evaluation.results import LSTM, DetectorMetrics, NightSummary, RunMetrics
 from recordings.windowing import Meta
 from utils import DataError, atomic_path, git_commit, only_run_here, versions, write_json, write_text
 
@@ -30,6 +30,9 @@ HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
 EXPLAINED = ("overlaps", "component", "contributions")  # of an event, after the columns above
 LABELS = ("recording", "start_s", "end_s", "kind", "found_by")
+RESPIRATORY = ("recording", "kind", "start_s", "end_s", "duration_s", "reduction", "baseline_reduction", "effort",
+               "desaturation", "desaturation_delay_s", "confidence", "channel")
+MATCHED = ("profile", "matched_label", "iou", "is_false")       # of a respiratory event, after the columns above
 STAMPS = ("start_timestamp", "end_timestamp")
 SIGNALS = ("t", "values", "forecast", "score", "threshold")
 MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)   # of files of a run
@@ -45,6 +48,8 @@ class RunFolder:
         self.metrics, self.run, self.data = root / "metrics.json", root / "run.json", root / "data.json"
         self.history, self.scores = root / "history.csv", root / "scores.csv"
         self.events, self.labels = root / "events.csv", root / "labels.csv"
+        self.respiratory_events, self.rejected_events = root / "respiratory_events.csv", root / "rejected_events.csv"
+        self.nights = root / "nights.csv"
         self.free_response = root / "plots" / "free_response.png"
         self.signals, self.plots, self.report = root / "signals.npz", root / "plots", root / "report.html"
 
@@ -159,6 +164,9 @@ class RunFiles:
     _signals: zipfile.ZipFile | None
     events: list[Mapping[str, Any]] = field(default_factory=list)
     labels: list[Mapping[str, Any]] = field(default_factory=list)
+    respiratory: list[Mapping[str, Any]] = field(default_factory=list)
+    rejected: list[Mapping[str, Any]] = field(default_factory=list)
+    nights: list[NightSummary] = field(default_factory=list)
     recordings: list[Mapping[str, Any]] = field(default_factory=list)
 
     def add_scores(self, part: Mapping[str, Any]) -> None:
@@ -198,6 +206,8 @@ def run_files(run: RunFolder, timestamps: bool = False, signals: bool = True) ->
             yield files
         write_events(run, files.events, timestamps)
         write_labels(run, files.labels, timestamps)
+        if files.nights:
+            write_nights(run, files)
 
 
 def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
@@ -217,6 +227,17 @@ def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: 
     """Write `labels.csv`, one row a labelled event; found_by is lstm, signal_loss or empty."""
     frame = pd.DataFrame(rows, columns=[*LABELS, *(STAMPS if timestamps else ())])
     write_text(run.labels, frame.round({"start_s": 3, "end_s": 3}).to_csv(index=False))
+
+
+def write_nights(run: RunFolder, files: RunFiles) -> None:
+    """Write respiratory events, rejected candidates and nights: `NightSummary`, one row a recording."""
+    for path, rows, more in (
+        (run.respiratory_events, files.respiratory, MATCHED), (run.rejected_events, files.rejected, ("reason",))
+    ):  # fmt: skip
+        frame = pd.DataFrame(rows, columns=[*RESPIRATORY, *more])
+        write_text(path, frame.round(3).to_csv(index=False))
+    nights = pd.DataFrame([night.model_dump() for night in files.nights])
+    write_text(run.nights, nights.round(4).to_csv(index=False))
 
 
 def write_data(run: RunFolder, facts: Mapping[str, Any], recordings: Sequence[Mapping[str, Any]]) -> None:
@@ -266,7 +287,7 @@ def markdown(table: Table) -> str:
 
 def results_table(results: Sequence[RunMetrics]) -> str:
     """Return the results of one or more seeds in Markdown: at the deployed threshold, then over all thresholds."""
-    tables = deployed_rows(results), free_response_rows(results)
+    tables = deployed_rows(results), free_response_rows(results), respiratory_rows(results)
     return "\n\n".join(markdown(table) for table in tables if len(table) > 1)
 
 
@@ -301,6 +322,22 @@ def free_response_rows(results: Sequence[RunMetrics]) -> Table:
             curves = [one.free_response for one in seeds]
             recalls = zip(*(curve.kinds.get(kind, curve.recall) for curve in curves), strict=True)
             table.append([f"{kind}: {name}", str(events), *map(_percent, recalls)])
+    return table
+
+
+def respiratory_rows(results: Sequence[RunMetrics]) -> Table:
+    """Return how respiratory events fit the labelled ones, one row; the header alone where none are labelled."""
+    seeds = [result.respiratory for result in results if result.respiratory]
+    table = [["respiratory events by profile", "labelled", "found", "F1 at IoU 0.2", "at 0.5", "onset error, s",
+              "duration error, s", "AHI bias", "mean absolute error"]]  # fmt: skip
+    if seeds:
+        numbers = [
+            _number([one.found for one in seeds], 0),
+            *(_number([one.f1[least] for one in seeds]) for least in seeds[0].f1),
+            *(_number([getattr(one, name) for one in seeds], 1) for name in
+              ("onset_error_s", "duration_error_s", "ahi_bias", "ahi_mae")),
+        ]  # fmt: skip
+        table.append([seeds[0].profile, str(seeds[0].labelled), *numbers])
     return table
 
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from config import BREATHING, DatasetConfig, check_name
 from detection.checkpoint import load_calibrated, recorded_data
 from detection.detector import Detector
-from evaluation.results import LSTM, FoundCounts, RunMetrics, write_metrics
+from evaluation.nights import ScoredNight
+from evaluation.results import LSTM, FoundCounts, RunMetrics, read_metrics, write_metrics
 from evaluation.scored_recording import ScoredRecording
 from recordings import preprocessing
 from recordings.nab_series import read_series
@@ -35,8 +36,17 @@ from reports.findings import (
     recordings_as_seen,
     write_findings,
 )
+from reports.nights import add_nights, nights_of, nights_table, with_nights
 from reports.page import write_report
-from reports.run_folder import RunFolder, at_work_in, run_files, write_data, write_run
+from reports.run_folder import (
+    RunFolder,
+    at_work_in,
+    markdown,
+    respiratory_rows,
+    run_files,
+    write_data,
+    write_run,
+)
 from utils import DataError, log_to_file, sha256_of, write_json
 
 log = logging.getLogger(__name__)
@@ -57,7 +67,9 @@ class ToScore:
     filled: list[str]
 
 
-def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str) -> Path:
+def score_files(
+    checkpoint: Path, files: Sequence[Path], root: Path, device: str, profile: str | None = None
+) -> Path:
     """Score raw recordings with a trained model; no training data needed. Returns the run folder.
 
     Every file is read and checked before the folder is made. Then the files are read again and scored a few at
@@ -65,6 +77,8 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
     """
     began = time.perf_counter()
     state, detector = load_calibrated(checkpoint, device)
+    if profile is not None:
+        detector.use_profile(profile)
     paths, data, steps = files_to_score(files), recorded_data(state, detector, checkpoint.name), {}
 
     def read(name: str, file: Path) -> ToScore:
@@ -90,6 +104,13 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
     return root
 
 
+def scored_answer(root: Path) -> str:
+    """Return what is printed of scored recordings: the nights in numbers, how they fit their labels, the folder."""
+    metrics = read_metrics(RunFolder(root).metrics)
+    tables = [respiratory_rows([metrics]), *([nights_table(metrics.nights)] if metrics.nights else [])]
+    return "\n\n".join([*(markdown(table) for table in tables if len(table) > 1), str(root)])
+
+
 @contextlib.contextmanager
 def _marked(root: Path) -> Iterator[None]:
     """Mark a folder as one of a scoring that is not over; the mark stays if it is cut off."""
@@ -112,6 +133,7 @@ def _score_in_groups(
     simulated, fault_kinds = bool(state["data"].get("simulated")), state["data"].get("fault_kinds", [])
     chance, filled = RandomScores(detector, sum(steps.values())), []
     labelled: dict[str, list[ScoredRecording]] = {}
+    nights: dict[str, ScoredNight] = {}
     counts = {"labelled_recordings": 0, "events": 0, "faults": 0}
     with (
         run_files(run, timestamps=bool(state.get("series"))) as files,
@@ -125,6 +147,9 @@ def _score_in_groups(
             seen = recordings_as_seen(detector, segments, scored, events, chance)
             findings = Findings(detector, segments, scored, seen[LSTM], simulated, fault_kinds)
             write_findings(files, findings)
+            found = nights_of(findings)
+            add_nights(files, findings, found)
+            nights |= found
             for recording in findings.recordings:
                 draw_recording(run, findings, recording)
                 counts["events"] += len(recording.found)
@@ -139,7 +164,7 @@ def _score_in_groups(
     dataset, buffer = detector.config.dataset.name, state.get("vus_buffer_steps")
     results = compute_metrics(detector, dataset, simulated, fault_kinds, seen, buffer)
     found = FoundCounts(recordings=len(paths), hours=sum(steps.values()) / detector.rate_hz / 3600, **counts)
-    return results.model_copy(update={"found": found})
+    return with_nights(results.model_copy(update={"found": found}), labelled[LSTM], nights)
 
 
 def _scored_facts(

@@ -36,8 +36,10 @@ def test_indices_are_an_hour_of_measured_breathing():
     night = summary(part(events=events, flow=flow))
     assert (night.hours, night.breathing_hours, night.oximetry_hours) == (2.0, 1.5, 2.0)
     assert night.lost_percent == 25.0 and (night.apneas, night.hypopneas) == (2, 1)
-    assert night.ahi == 2.0 and night.central_index == night.hypopnea_index == pytest.approx(2 / 3)
-    assert night.mixed_index == night.unclassified_index == 0.0 and night.longest_event_s == 31.0
+    assert night.ahi == 2.0 and night.hypopnea_index == pytest.approx(2 / 3) and night.longest_event_s == 31.0
+    assert night.unclassified_index == 0.0 and math.isnan(night.central_index)       # no belt tells the kinds
+    belt = summary(part(events=events, flow=flow), measures=("airflow", "effort"))
+    assert belt.central_index == belt.obstructive_index == pytest.approx(2 / 3) and belt.mixed_index == 0.0
     assert night.breaths_per_min == 12.0
 
 
