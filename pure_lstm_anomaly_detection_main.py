@@ -49,7 +49,7 @@ def build_parser() -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
     parser.add_argument("--checkpoint", type=Path, metavar="F", help="a trained model, with --score")
-    parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score, or folders")
+    parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="recordings to score, folders, cards")
     return parser
 
 
@@ -74,9 +74,13 @@ def command(args: argparse.Namespace) -> str:
     check_arguments(args)
     device = resolve_device(args.device)
     if args.score:
-        from reports.scoring import score_files
+        from reports.scoring import NotAllScored, score_files
 
-        return str(score_files(args.checkpoint, args.score, args.out or default_root(OUT, "scored"), device))
+        try:
+            return str(score_files(args.checkpoint, args.score, args.out or default_root(OUT, "scored"), device))
+        except NotAllScored as error:
+            print(error.root)
+            raise
     from experiment import resume, run_all, try_all
 
     with process_group(device) as rank:

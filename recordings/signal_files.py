@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from recordings import wfdb_records
+from recordings import resmed_card, wfdb_records
 from recordings.edf import is_edf, read_edf
 from recordings.signals import SignalFile, check_file
 
@@ -17,8 +17,8 @@ WFDB_SUFFIXES = (".hea",)
 
 
 def is_signal_file(path: Path) -> bool:
-    """Return whether this module reads the file: EDF and BDF by its content, whatever its suffix."""
-    return path.suffix.lower() in (*EDF_SUFFIXES, *WFDB_SUFFIXES) or is_edf(path)
+    """Return whether this module reads what is there: EDF and BDF by content, a night of a card by its files' names."""
+    return path.suffix.lower() in (*EDF_SUFFIXES, *WFDB_SUFFIXES) or is_edf(path) or resmed_card.is_night(path)
 
 
 def read_signals(
@@ -31,6 +31,8 @@ def read_signals(
     Raises: NoSamples if the file is sound, but no recording; DataError if it cannot be read without doubt, or a
         wanted signal is missing.
     """
+    if resmed_card.is_night(path):
+        return resmed_card.read_night(path, wanted)
     check_file(path)
     wanted = None if wanted is None else list(wanted)
     if path.suffix.lower() in WFDB_SUFFIXES and not is_edf(path):
@@ -39,5 +41,7 @@ def read_signals(
 
 
 def companions(path: Path, annotators: Sequence[str] | None = None) -> list[Path]:
-    """Return the files that are read besides `path`: a WFDB record's signals and annotations."""
+    """Return the files that are read besides `path`: those of a night, a WFDB record's signals and annotations."""
+    if resmed_card.is_night(path):
+        return resmed_card.files_of(path)
     return wfdb_records.companions(path, annotators) if path.suffix.lower() in WFDB_SUFFIXES else []

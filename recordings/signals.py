@@ -22,10 +22,10 @@ class NoSamples(DataError):
 class Signal:
     """Times (n,) in s from the recording's start, strictly increasing, and values (n,), NaN = missing.
 
-    resolution: the distance of two digital levels, in the signal's unit.
+    unit: as the file has it, "" = none; None where there is no file. resolution: the distance of two digital levels.
     """
 
-    unit: str
+    unit: str | None
     t: np.ndarray
     values: np.ndarray
     resolution: float

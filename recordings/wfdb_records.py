@@ -86,6 +86,13 @@ def companions(path: Path, annotators: Sequence[str] | None = None) -> list[Path
     return [*files, *_annotation_files(path, annotators)]
 
 
+def segment_names(path: Path) -> set[str]:
+    """Return the names of the segments that a header lists; none if it is not that of several segments."""
+    lines = [line.split() for line in path.read_text("latin-1").splitlines() if not line.startswith("#")]
+    lines = [words for words in lines if words]
+    return {words[0] for words in lines[1:]} if lines and "/" in lines[0][0] else set()
+
+
 # ---- headers --------------------------------------------------------------------------------
 
 
