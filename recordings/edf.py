@@ -374,9 +374,10 @@ def _record_starts(header: Header, onsets: np.ndarray, notes: list[str]) -> np.n
         return None
     unknown = np.flatnonzero(~np.isfinite(starts))
     if len(unknown):
-        raise DataError(f"{where}: record {unknown[0] + 1} has no time; expected one in a recording with gaps (EDF+D)")
+        place = f"record {unknown[0] + 1}"
+        raise DataError(f"{where}: {place} has no time; expected one in a recording with gaps, {header.kind}")
     if off_s.max() <= half_step_s:
-        notes.append("EDF+D without gaps")
+        notes.append(f"{header.kind} without gaps")
         return None
     overlap = np.flatnonzero(np.diff(starts) < record_s - half_step_s)
     if len(overlap):
@@ -387,7 +388,7 @@ def _record_starts(header: Header, onsets: np.ndarray, notes: list[str]) -> np.n
         )
     gaps_s = np.diff(starts) - record_s
     gaps_s = gaps_s[gaps_s > half_step_s]
-    notes.append(f"EDF+D: {counted(len(gaps_s), 'gap')} between records, {gaps_s.sum():g} s in total")
+    notes.append(f"{header.kind}: {counted(len(gaps_s), 'gap')} between records, {gaps_s.sum():g} s in total")
     return starts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -69,17 +70,15 @@ def unique_names(labels: Sequence[str]) -> list[str]:
     """Return a distinct name for each signal.
 
     A label that occurs once is the name; others get `.1`, `.2` and so on, whatever no label in the file has taken.
-    An empty label is `signal 3`, by its place.
+    An empty label becomes `signal 3`, by its place.
     """
-    labels = [label or f"signal {place}" for place, label in enumerate(labels, start=1)]
     counts, taken, names = Counter(labels), set(labels), []
-    numbers = dict.fromkeys(labels, 0)
-    for label in labels:
-        name = label
-        while counts[label] > 1 and name in taken:
-            numbers[label] += 1
-            name = f"{label}.{numbers[label]}"
-        taken.add(name)
+    for place, label in enumerate(labels, start=1):
+        name = base = label or f"signal {place}"
+        if counts[label] > 1 or not label:
+            choices = itertools.chain([] if label else [base], (f"{base}.{number}" for number in itertools.count(1)))
+            name = next(choice for choice in choices if choice not in taken)
+            taken.add(name)
         names.append(name)
     return names
 
