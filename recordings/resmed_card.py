@@ -116,33 +116,35 @@ def read_night(night: Path, wanted: Sequence[str] | None = None) -> SignalFile:
         read, if sessions overlap, or a wanted channel is unknown.
     """
     headers, notes = _headers(night, wanted)
-    filled = {file: header for file, header in headers.items() if header.records and header.signals}
-    empty = [file.name for file, header in headers.items() if _kind(file) not in EVENTS and file not in filled]
+    events = {file: header for file, header in headers.items() if _kind(file) in EVENTS}
+    filled = {file: header for file, header in headers.items() if file not in events and header.records}
     if not filled:
         raise NoSamples(f"{night.name}: no samples in its {counted(len(headers), 'file')}; leave this night out")
-    for file, header in headers.items():
-        if header.start is None and (file in filled or _kind(file) in EVENTS):
+    for file, header in (filled | events).items():
+        if header.start is None:
             raise DataError(f"{file.name}: its header has no start; expected one, to join the sessions of a night")
     parts = _Parts(min(header.start for header in filled.values()), notes=notes)
     for file, header in filled.items():
         _add_signals(parts, file, header, wanted)
-    for file, header in headers.items():
-        if _kind(file) in EVENTS:
-            _add_events(parts, header, _kind(file))
-    left_out = [f"the checksums in {CHECKSUM}", *([f"files of 0 records ({', '.join(empty)})"] if empty else [])]
-    parts.notes.append(f"left out: {' and '.join(left_out)}")
-    _note_events_without_duration(parts)
-    signals = {name: _joined(night, name, pieces) for name, pieces in parts.signals.items()}
-    for name in wanted or ():
-        if name not in signals and not any(name in kind for kind in CHANNELS.values()):
-            raise DataError(f"{night.name}: no channel {name!r}; the night has {', '.join(_names_in(filled))}")
-        signals.setdefault(name, Signal(None, np.empty(0), np.empty(0), 0.0))
-    sessions = sum(_kind(file) == "BRP" for file in filled)
-    about = f"night of a ResMed card, {counted(sessions, 'session')}, started {parts.origin}"
+    for file, header in events.items():
+        _add_events(parts, header, _kind(file))
+    _note_what_is_missing(parts, headers, filled)
+    signals = {name: _joined(night, name, parts.signals.pop(name)) for name in list(parts.signals)}
+    if wanted is not None:
+        signals = {name: signals.get(name) or _absent(night, name, filled) for name in wanted}
     rows = all_times(list(signals.values()))
     _check_length(night, rows)
-    signals = {name: signals[name] for name in wanted} if wanted is not None else signals
+    sessions = sum(_kind(file) == "BRP" for file in filled)
+    about = f"night of a ResMed card, {counted(sessions, 'session')}, started {parts.origin}"
     return SignalFile(about, signals, parts.annotations, parts.notes, parts.origin, rows)
+
+
+def _absent(night: Path, name: str, headers: dict[Path, Header]) -> Signal:
+    """Return an empty signal for a channel that other nights may have; raise DataError if no night can."""
+    if any(name in kind for kind in CHANNELS.values()):
+        return Signal(None, np.empty(0), np.empty(0), 0.0)
+    found = dict.fromkeys(name for file, header in headers.items() for name in _labels_of(header, _kind(file)))
+    raise DataError(f"{night.name}: no channel {name!r}; the night has {', '.join(found)}")
 
 
 def _kind(file: Path) -> str:
@@ -179,10 +181,6 @@ def _labels_of(header: Header, kind: str) -> dict[str, str]:
         channel = _channel_of(name, kind)
         found[name if channel in found else channel] = name
     return found
-
-
-def _names_in(headers: dict[Path, Header]) -> list[str]:
-    return list(dict.fromkeys(name for file, header in headers.items() for name in _labels_of(header, _kind(file))))
 
 
 def _add_signals(parts: _Parts, file: Path, header: Header, wanted: Sequence[str] | None) -> None:
@@ -246,7 +244,14 @@ def _add_events(parts: _Parts, header: Header, kind: str) -> None:
             parts.annotations.append(Annotation(at_s, one.duration_s or None, one.text, is_end=True))
 
 
-def _note_events_without_duration(parts: _Parts) -> None:
+def _note_what_is_missing(parts: _Parts, headers: dict[Path, Header], filled: dict[Path, Header]) -> None:
+    """Note once what is left out of a night, and which events the device stored no duration of."""
+    empty = [file.name for file in headers if file not in filled and _kind(file) not in EVENTS]
+    has_checksums = any(channel.label == CHECKSUM for header in filled.values() for channel in header.channels)
+    left_out = [f"the checksums in {CHECKSUM}"] if has_checksums else []
+    left_out += [f"files of 0 records ({', '.join(empty)})"] if empty else []
+    if left_out:
+        parts.notes.append(f"left out: {' and '.join(left_out)}")
     found = Counter(one.text for one in parts.annotations if one.duration_s is None)
     if found:
         kinds = ", ".join(f"{text!r} ({count})" for text, count in found.items())
