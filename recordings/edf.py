@@ -115,6 +115,8 @@ def read_edf(path: Path, wanted: list[str] | None = None) -> SignalFile:
         names = unique_names(labels)
         notes += [f"{name!r} is not read: {c.fault}" for name, c in zip(names, signals, strict=True) if c.fault]
         indices = {name: k for k, name in enumerate(names) if not signals[k].fault}
+        if not indices:
+            raise DataError(f"{path.name}: no signal can be read: {names[0]!r}: {signals[0].fault}")
     else:
         indices = indices_of(wanted, labels, path.name)
     for name, k in indices.items():

@@ -37,6 +37,7 @@ def recordings_in(folder: Path) -> list[Path]:
     segments = {name for path in found if path.suffix.lower() in WFDB_SUFFIXES for name in segment_names(path)}
     found = [path for path in found if path.suffix.lower() not in WFDB_SUFFIXES or path.stem not in segments]
     left_out = [path.name for path in files if path not in found and not _belongs_to_wfdb(path, files)]
+    left_out += [f"{path.name}/" for path in paths if path.is_dir()]
     if left_out:
         log.info("%s: left out, as they are no recordings: %s", folder, listed(left_out))
     if not found:

@@ -36,6 +36,7 @@ CHANNELS = {
     "SA2": {"spo2": ("spo2",), "pulse": ("pulse", "puls", "pouls", "pols")},
 }  # fmt: skip
 CHANNELS["SAD"] = CHANNELS["SA2"]
+LABELLED = {"40ms": "BRP", "2s": "PLD", "1s": "SA2"}                  # the end of a label -> the kind of its file
 EVENTS = ("EVE", "CSL")
 MEASURED_BY = {"airflow": "flow", "oximetry": "spo2"}                # what a channel measures -> the card's channel
 LONGEST_NIGHT_S, CLOCK_S = 36 * 3600, 2.0                            # clocks of sessions are in whole seconds
@@ -93,11 +94,15 @@ def channel_for(name: str, measures: str) -> str:
     """Return the card's channel for a dataset's channel, by its name or source, or else by what it measures.
 
     A card names its channels by what they are, a dataset may call them otherwise: `flow_lpm`, which measures airflow,
-    is `flow`; `mask_pressure_cmh2o` begins as `mask_pressure` does. A name that fits nothing is returned as it is.
+    is `flow`; `mask_pressure_cmh2o` begins as `mask_pressure` does. The labels in the files, such as Press.40ms, are
+    known as well. A name that fits nothing is returned as it is.
     """
     known = [channel for kind in CHANNELS.values() for channel in kind]
+    kind = LABELLED.get(name.rpartition(".")[2])
     if name in known:
         return name
+    if kind and _channel_of(name, kind) in CHANNELS[kind]:
+        return _channel_of(name, kind)
     if measures in MEASURED_BY:
         return MEASURED_BY[measures]
     alike = [channel for channel in known if re.match(rf"{channel}(?![a-z0-9])[^a-z0-9]", name.lower())]

@@ -94,6 +94,12 @@ def test_a_fault_of_another_signal_leaves_the_wanted_one(tmp_path, other, fault)
         read_edf(path, ["SpO2"])
 
 
+def test_a_file_in_which_no_signal_has_a_scale_says_why(tmp_path):
+    content = edf_bytes([signal("Flow", FLOW, 25, physical_min=0, physical_max=0)])
+    with pytest.raises(DataError, match="^a.edf: no signal can be read: 'Flow': its physical minimum and maximum are"):
+        read(tmp_path / "a.edf", content)
+
+
 def test_decimal_commas_are_read_and_thousands_are_not_taken_for_them(tmp_path):
     limits = {"physical_min": "-327,67", "physical_max": "327,67"}
     found = read(tmp_path / "a.edf", edf_bytes([signal("Flow", FLOW, 25, **limits)]))

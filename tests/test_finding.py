@@ -61,7 +61,7 @@ def test_a_folder_holds_every_format_whatever_its_case(folder, caplog):
     caplog.set_level(logging.INFO)
     assert {path.name for path in recordings_in(folder)} == {*tables, *signals}
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.endswith("left out, as they are no recordings: README, notes.txt, scan.pdf")
+    assert line.endswith("left out, as they are no recordings: README, notes.txt, scan.pdf, inner/")
 
 
 def test_a_wfdb_record_of_segments_is_one_recording(folder, caplog):

@@ -230,7 +230,7 @@ def test_one_channel_alone(home, tmp_path):
 
 
 def test_an_edf_and_its_annotations_score_like_the_csv_of_the_same_values(home, run, tmp_path):
-    pyedflib = pytest.importorskip("pyedflib", reason="pip install -r requirements-formats.txt")
+    pyedflib = pytest.importorskip("pyedflib", reason="pip install -r requirements-dev.txt")
     frame = pd.read_csv(home / "raw" / "three.csv")
     edf, csv = tmp_path / "edf" / "three.edf", tmp_path / "csv" / "three.csv"
     for path in (edf, csv):

@@ -231,7 +231,9 @@ def test_the_card_of_another_maker_is_one_line_that_says_what_is_supported(tmp_p
         ("mask_pressure_cmh2o", "other", "mask_pressure"), ("mask_pressure_2s", "other", "mask_pressure_2s"),
         ("leak_lpm", "other", "leak"), ("spo2_pct", "oximetry", "spo2"),
         ("flow_limitation", "other", "flow_limitation"),
-        ("thorax", "effort", "thorax"), ("leakage", "other", "leakage"),
+        ("thorax", "effort", "thorax"), ("leakage", "other", "leakage"), ("Press.40ms", "other", "mask_pressure"),
+        ("Press.2s", "other", "therapy_pressure"), ("SpO2.1s", "other", "spo2"), ("Flow.40ms", "airflow", "flow"),
+        ("Unknown.2s", "other", "Unknown.2s"),
     ],
 )  # fmt: skip
 def test_a_channel_of_a_dataset_finds_that_of_the_card(name, measures, channel):

@@ -18,7 +18,7 @@ from recordings.signal_files import companions, read_signals
 from recordings.signals import NoSamples
 from utils import DataError, sha256_of
 
-pyedflib = pytest.importorskip("pyedflib", reason="pip install -r requirements-formats.txt")
+pyedflib = pytest.importorskip("pyedflib", reason="pip install -r requirements-dev.txt")
 wfdb = pytest.importorskip("wfdb", reason="pip install -r requirements-formats.txt")
 
 RATES = {"flow": 25.0, "belt": 12.5, "spo2": 1.0}
