@@ -38,12 +38,13 @@ def recordings_in(folder: Path) -> list[Path]:
     found = [path for path in found if path.suffix.lower() not in WFDB_SUFFIXES or path.stem not in segments]
     left_out = [path.name for path in files if path not in found and not _belongs_to_wfdb(path, files)]
     left_out += [f"{path.name}/" for path in paths if path.is_dir()]
-    if left_out:
-        log.info("%s: left out, as they are no recordings: %s", folder, listed(left_out))
     if not found:
         cards = [path.name for path in paths if path.is_dir() and resmed_card.nights_in(path)]
         hint = f"; name one of the cards in it: {listed(cards)}" if cards else ""
-        raise DataError(f"{folder}: no recording in this folder; expected files *{' or *'.join(FORMATS)}{hint}")
+        formats = f"a ResMed card or files *{' or *'.join(FORMATS)}"
+        raise DataError(f"{folder}: no recording in this folder; expected {formats}{hint}")
+    if left_out:
+        log.info("%s: left out, as they are no recordings: %s", folder, listed(left_out))
     return found
 
 

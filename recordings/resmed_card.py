@@ -70,7 +70,7 @@ def nights_in(folder: Path) -> dict[str, Path]:
 
 def check_supported(folder: Path) -> None:
     """Raise DataError if a folder is the card of another maker."""
-    names = {path.name.lower() for path in folder.iterdir()}
+    names = {path.name.lower() for path in (folder, *folder.iterdir())}
     maker = {
         "Philips": {"p-series"} & names or {name for name in names if re.fullmatch(r"\d+\.00[0-9]", name)},
         "Loewenstein": {"config.pscfg", "therapy.psdat", "config.pcfg", "therapy.pdat", "wm_data.tdf"} & names,

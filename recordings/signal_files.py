@@ -10,7 +10,8 @@ from pathlib import Path
 
 from recordings import resmed_card, wfdb_records
 from recordings.edf import is_edf, read_edf
-from recordings.signals import SignalFile, check_file
+from recordings.signals import NoSamples, SignalFile, check_file
+from utils import DataError
 
 EDF_SUFFIXES = (".edf", ".bdf", ".rec")
 WFDB_SUFFIXES = (".hea",)
@@ -37,7 +38,14 @@ def read_signals(
     wanted = None if wanted is None else list(wanted)
     if path.suffix.lower() in WFDB_SUFFIXES and not is_edf(path):
         return wfdb_records.read_wfdb(path, wanted, annotators)
-    return read_edf(path, wanted)
+    try:
+        return read_edf(path, wanted)
+    except NoSamples:
+        raise
+    except DataError as error:
+        if wanted is None or not resmed_card.FILE.fullmatch(path.name):
+            raise
+        raise DataError(f"{error}; name its folder to read the night of the card as a whole") from None
 
 
 def companions(path: Path, annotators: Sequence[str] | None = None) -> list[Path]:

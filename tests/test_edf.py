@@ -5,12 +5,15 @@ from collections import Counter
 from datetime import datetime
 
 import numpy as np
+import pandas as pd
 import pytest
 from edf_files import edf_bytes, signal, tal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from config import DatasetConfig
 from recordings.edf import is_edf, read_edf
+from recordings.preprocessing import load_recording, on_grid
 from recordings.reading import Dialect, name_of, read_recording
 from recordings.signals import NoSamples, indices_of, unique_names
 from utils import ROOT, DataError
@@ -278,3 +281,23 @@ def test_the_cases_of_edf_are_read(tmp_path):
         recording = read_recording(CASES / "edf_annotation_outside" / f"{name}.edf", ["Flow"], Dialect())
         assert [(e.start_s, e.end_s) for e in recording.annotations if e.label == "apnea"] == spans
         assert any(line.startswith("1 annotation ") for line in recording.notes)
+
+
+def test_a_recording_with_gaps_gives_the_windows_of_its_csv(tmp_path):
+    onsets = np.r_[0:60, 90:150] * 1.0
+    flow = np.round(3000 * np.sin(np.arange(120 * 25) / 16)).astype(int)
+    content = edf_bytes([signal("flow", flow, 25)], [(100, 10, "apnea")], onsets=onsets, reserved="EDF+D")
+    (tmp_path / "edf.edf").write_bytes(content)
+    t = (onsets[:, None] + np.arange(25) / 25).ravel()
+    pd.DataFrame({"t_s": t, "flow": flow / 100}).to_csv(tmp_path / "csv.csv", index=False)
+    (tmp_path / "csv.events.csv").write_text("start_s,end_s,label\n100,110,apnea\n")
+    data = DatasetConfig(
+        description="x", raw_dir=".", raw_hint="x", rate_hz=5.0, split={"train": ["a"], "val": ["b"], "test": ["c"]},
+        channels={"flow": {"unit": "L/min", "measures": "airflow", "rate_hz": 25.0}}, labels={"apnea": "apnea"},
+    )  # fmt: skip
+    one, other = (
+        on_grid(load_recording(tmp_path / f"{name}.{name}", name, data), data, []) for name in ("edf", "csv")
+    )
+    np.testing.assert_allclose(one.values, other.values, atol=1e-9)
+    np.testing.assert_array_equal(one.label, other.label)
+    assert np.isnan(one.values[310:440]).all() and len(one) == 750

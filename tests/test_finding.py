@@ -89,7 +89,7 @@ def test_a_text_is_a_table_if_it_ends_in_numbers(folder, text, is_table, encodin
 
 
 def test_a_folder_without_recordings_names_the_formats(folder):
-    with pytest.raises(DataError, match=r"no recording in this folder; expected files \*.csv or .* or \*.hea$"):
+    with pytest.raises(DataError, match=r"no recording in this folder; expected a ResMed card or files .*\*.hea$"):
         recordings_in(folder)
 
 

@@ -285,6 +285,13 @@ def test_a_night_that_is_not_on_the_card_is_one_line(card, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_of_a_card_alone_refers_to_its_night(card):
+    file = next(card.rglob("*_BRP.edf"))
+    assert list(read_recording(file).channels) == ["Flow.40ms", "Press.40ms"]
+    with pytest.raises(DataError, match="no signal 'flow'; the file has .*; name its folder to read the night of the"):
+        read_recording(file, ["flow"])
+
+
 def test_inspect_describes_every_night(card, capsys):
     assert collected_data_preprocess.main(["--inspect", str(card)]) == 0
     out = capsys.readouterr().out

@@ -436,7 +436,7 @@ FAULTS = [
     *of(
         "raw CSV, --inspect", "collected_data_preprocess --inspect",
         ("an unknown suffix", "raw/one.xlsx", "one.xlsx"),
-        ("a folder", "raw", "raw"),
+        ("a folder without recordings", "nab", "nab"),
     ),
     *of(
         "events file", f"collected_data_preprocess {PREPROCESS} tiny --out out",
