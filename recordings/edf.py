@@ -350,7 +350,7 @@ def read_annotations(header: Header) -> tuple[np.ndarray, list[Annotation], list
                 lasts = (match[2] or b"").replace(b",", b".").strip(b".")
                 texts = [_annotation_text(text) for text in match[3].split(b"\x14")]
                 found += [Annotation(at_s, float(lasts) if lasts else None, text) for text in texts if text]
-    notes = [f"{counted(unreadable, 'annotation')} cannot be read and are left out"] if unreadable else []
+    notes = [f"unreadable and left out: {counted(unreadable, 'annotation')}"] if unreadable else []
     return onsets, found, notes
 
 

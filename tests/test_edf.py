@@ -215,7 +215,7 @@ def test_odd_annotations_are_read_or_counted(tmp_path):
     found = read(tmp_path / "a.edf", edf_bytes(signals(), notes))
     annotations = [(a.at_s, a.duration_s, a.text) for a in found.annotations]
     expected = [(1, 2, "a"), (1, 2, "b"), (2.5, 1.5, "c"), (4, None, "e"), (5, 1, "é")]
-    assert annotations == expected and found.notes == ["1 annotation cannot be read and are left out"]
+    assert annotations == expected and found.notes == ["unreadable and left out: 1 annotation"]
 
 
 # ---- files without samples ------------------------------------------------------------------
