@@ -99,11 +99,11 @@ def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
         simulator.write_sessions(raw, **(unfinished or {}))
     if not raw.is_dir():
         raise DataError(f"{name}: no folder {dataset.raw_dir}; {dataset.raw_hint}")
-    if nights := resmed_card.nights_in(raw):
-        return _nights_of(name, dataset, nights)
     files = {n: raw / dataset.file_pattern.replace("{name}", n) for n in dataset.split.names}
     for file in files.values():
         if not file.is_file():
+            if nights := resmed_card.nights_in(raw):
+                return _nights_of(name, dataset, nights)
             raise DataError(f"{name}: {file.name} is not in {dataset.raw_dir}; {dataset.raw_hint}")
     return files
 
@@ -320,7 +320,7 @@ def inspect(given: Sequence[Path], dataset: DatasetConfig | None) -> None:
     empty: list[Path] = []
     for path in given:
         in_folder = path.is_dir() and not resmed_card.is_night(path)
-        for file in recordings_in(path) if in_folder else [path]:
+        for file in recordings_in(path) if path.is_dir() else [path]:
             if len(given) > 1 and reading.name_of(file).endswith(".events"):
                 continue
             try:

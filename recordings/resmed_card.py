@@ -60,6 +60,7 @@ def is_night(path: Path) -> bool:
 
 def nights_in(folder: Path) -> dict[str, Path]:
     """Return the nights of a card, of its DATALOG folder, or the one that the folder is, by name; none = no card."""
+    folder = folder if folder.name.strip(".") else folder.resolve()          # "." has no name
     if is_night(folder):
         return {folder.name: folder}
     inner = [path for path in folder.iterdir() if path.name.upper() == LOG and path.is_dir()]

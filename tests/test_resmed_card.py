@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -187,7 +188,7 @@ def test_a_session_that_is_cut_off_is_read_with_a_note(tmp_path):
     assert f"{last.name}: cut off: 19 of 20 records are complete and are read" in recording.notes
 
 
-def test_nights_are_found_on_a_card_in_its_log_and_alone(tmp_path):
+def test_nights_are_found_on_a_card_in_its_log_and_alone(tmp_path, monkeypatch):
     first = write_card(tmp_path, START)
     second = write_card(tmp_path, START + timedelta(days=1, hours=1))        # begins after midnight
     both = {"20240330": first, "20240331": second}
@@ -195,6 +196,8 @@ def test_nights_are_found_on_a_card_in_its_log_and_alone(tmp_path):
     assert resmed_card.nights_in(second) == {"20240331": second}
     (tmp_path / "x").mkdir()
     assert resmed_card.nights_in(tmp_path / "x") == {}
+    monkeypatch.chdir(second)
+    assert list(resmed_card.nights_in(Path("."))) == ["20240331"]
 
 
 def test_a_folder_of_many_nights_and_one_of_none_are_refused(tmp_path):
@@ -275,6 +278,17 @@ def test_a_dataset_takes_a_card_whose_nights_are_named_by_date(card, tmp_path, c
     test = pd.read_csv(tmp_path / "out" / "nights" / "test.csv", dtype={"recording": str})
     assert set(test["recording"]) == {"20240331"} and test["flow_lpm"].abs().max() > 20
     assert "20240330: flow_lpm: converted from L/s to L/min" in meta["notes"]
+
+
+def test_sessions_of_a_night_may_still_be_files_of_their_own(card, tmp_path):
+    first, second = sorted(next(card.rglob("20240330")).glob("*_BRP.edf"))
+    names = [file.name.removesuffix("_BRP.edf") for file in (first, second)]
+    entry = entry_of(
+        raw_dir=f"card/DATALOG/{first.parent.name}", file_pattern="{name}_BRP.edf",
+        split={"train": names[:1], "test": names[1:], "val_fraction": 0.4},
+        channels={"flow_lpm": FLOW | {"source": "Flow.40ms"}},
+    )  # fmt: skip
+    assert preprocess(tmp_path, entry) == 0
 
 
 def test_a_night_that_is_not_on_the_card_is_one_line(card, tmp_path, capsys):
