@@ -26,7 +26,7 @@ def build_parser() -> ArgumentParser:
         "--out", type=Path, default=ROOT / "datasets" / "collected-known-anomaly", metavar="DIR",
         help="where the dataset's folder is written (default: %(default)s)",
     )  # fmt: skip
-    add("--inspect", type=Path, nargs="+", metavar="FILE", help="only describe these recordings")
+    add("--inspect", type=Path, nargs="+", metavar="FILE", help="only describe these files, folders, cards")
     add("--force", action="store_true", help="write the CSVs again even if they are up to date")
     add("--list", action="store_true", help="list the datasets of the config")
     return parser

@@ -391,7 +391,7 @@ class DatasetConfig(Section):
 
     description: str = Field(description="what the recordings are, one sentence")
     simulated: bool = Field(False, description="whether everything made from it is marked as simulated")
-    raw_dir: str = Field(description="folder of the raw recordings, relative to dataset_config.json")
+    raw_dir: str = Field(description="folder of the raw recordings, or a card, relative to dataset_config.json")
     raw_hint: str = Field(description="what to put there, or the command that makes it")
     file_pattern: str = Field("{name}.csv", description="file of a recording; {name} is replaced")
     time_column: str = Field("t_s", description="CSV: seconds from the start, or timestamps")
@@ -403,7 +403,9 @@ class DatasetConfig(Section):
     annotators: list[Name] | None = Field(
         None, description="WFDB: suffixes of the annotation files; null = those of the known ones that exist"
     )
-    annotation_s: Duration = Field(0.0, ge=0, description="EDF, WFDB: how long an annotation without a duration lasts")
+    annotation_s: Duration = Field(
+        0.0, ge=0, description="EDF, WFDB, cards: how long an annotation without a duration lasts"
+    )
     channels: dict[Name, ChannelConfig] = Field(min_length=1)
     rate_hz: float = Field(gt=0, le=1e4, description="of the common grid")
     delay_s: Duration = Field(0.8, ge=0, le=60, description="delay of the causal filters, charged to the score")

@@ -52,7 +52,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--profile", metavar="NAME", help="with --score: how respiratory events are scored, of scoring_profiles.json"
     )
-    parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score, or folders")
+    parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="recordings to score, folders, cards")
     return parser
 
 
@@ -79,10 +79,14 @@ def command(args: argparse.Namespace) -> str:
     check_arguments(args)
     device = resolve_device(args.device)
     if args.score:
-        from reports.scoring import score_files, scored_answer
+        from reports.scoring import NotAllScored, score_files, scored_answer
 
         root = args.out or default_root(OUT, "scored")
-        return scored_answer(score_files(args.checkpoint, args.score, root, device, args.profile))
+        try:
+            return scored_answer(score_files(args.checkpoint, args.score, root, device, args.profile))
+        except NotAllScored as error:
+            print(scored_answer(error.root))
+            raise
     from experiment import resume, run_all, try_all
 
     with process_group(device) as rank:

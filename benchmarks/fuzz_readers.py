@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 import tests.helpers.tiny as tiny
+from tests.helpers import edf_files
 
 Read = Callable[[Path], Any]
 Case = tuple[dict[str, bytes], Read]
@@ -47,25 +49,58 @@ def events(folder: Path) -> Case:
     return {"a.events.csv": content}, lambda home: read_events(home / "a.events.csv", 60.0, None)
 
 
-def edf(folder: Path, suffix: str = "edf") -> Case:
-    import pyedflib
-
+def edf(folder: Path, bdf: bool = False, gaps: bool = False) -> Case:
     from recordings.reading import describe, read_recording
 
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = pyedflib.FILETYPE_EDFPLUS if suffix == "edf" else pyedflib.FILETYPE_BDFPLUS
-    with pyedflib.EdfWriter(str(folder / f"a.{suffix}"), 2, kind) as file:
-        for k, rate in enumerate((25, 5)):
-            about = {"label": f"ch{k}", "dimension": "uV", "sample_frequency": rate, "physical_max": 100.0}
-            limits = {"physical_min": -100.0, "digital_max": 32767, "digital_min": -32768}
-            file.setSignalHeader(k, {**about, **limits, "transducer": "", "prefilter": ""})
-        file.writeSamples([50 * np.sin(np.arange(500) / 5), 50 * np.cos(np.arange(100) / 5)])
-        file.writeAnnotation(3.0, 2.0, "apnea")
-    return files_in(folder, f"a.{suffix}"), lambda home: describe(read_recording(home / f"a.{suffix}"))
+    steps = np.arange(500)
+    parts = [edf_files.signal("ch0", 5000 * np.sin(steps / 5), 25, "uV"), edf_files.signal("ch1", steps[:100], 5, "uV")]
+    onsets = np.arange(20) + 30.0 * (np.arange(20) > 9) if gaps else None
+    kind = {"reserved": "BDF+D" if bdf else "EDF+D"} if gaps else {}
+    content = edf_files.edf_bytes(parts, [(3.0, 2.0, "apnea")], onsets=onsets, bdf=bdf, **kind)
+    return {"a.rec": content}, lambda home: describe(read_recording(home / "a.rec"))
 
 
 def bdf(folder: Path) -> Case:
-    return edf(folder, "bdf")
+    return edf(folder, bdf=True)
+
+
+def edf_with_gaps(folder: Path) -> Case:
+    return edf(folder, gaps=True)
+
+
+def card(folder: Path) -> Case:
+    from recordings.finding import recordings_in
+    from recordings.reading import Dialect, describe, read_recording
+
+    night = edf_files.write_card(folder, datetime(2024, 3, 30, 23, 55), [(120, [(40, 60)]), (60, [(20, 35)])])
+    edf_files.write_empty(night, datetime(2024, 3, 31, 3, 0))
+
+    def read(home: Path) -> None:
+        for one in recordings_in(home):
+            describe(read_recording(one, None, Dialect(annotation_s=10.0)))
+            read_recording(one, ["flow", "spo2"], allow_dead=True)
+
+    return files_in(folder), read
+
+
+def segments(folder: Path) -> Case:
+    """A WFDB record of two segments with a gap between."""
+    import wfdb
+
+    from recordings.finding import recordings_in
+    from recordings.reading import describe, read_recording
+
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"fs": 25, "units": ["L", "mV"], "sig_name": ["flow", "ecg"], "fmt": ["16", "16"], "write_dir": str(folder)}
+    for name in ("a_1", "a_2"):
+        wfdb.wrsamp(name, p_signal=np.sin(np.arange(100)[:, None] / 5) * [1.0, 2.0], **about)
+    (folder / "a.hea").write_text("a/3 2 25 250\na_1 100\n~ 50\na_2 100\n")
+
+    def read(home: Path) -> None:
+        for one in recordings_in(home):
+            describe(read_recording(one))
+
+    return files_in(folder), read
 
 
 def wfdb(folder: Path) -> Case:
@@ -264,7 +299,8 @@ def journal(folder: Path) -> Case:
 
 
 READERS: dict[str, Callable[[Path], Case]] = {
-    "table": table, "events": events, "EDF": edf, "BDF": bdf, "WFDB": wfdb, "dataset config": dataset_config,
+    "table": table, "events": events, "EDF": edf, "BDF": bdf, "EDF+D": edf_with_gaps,
+    "ResMed card": card, "WFDB": wfdb, "WFDB segments": segments, "dataset config": dataset_config,
     "experiment and grid": experiment, "windowed CSV": windowed, "checkpoint": checkpoint, "training": training,
     "stream lines": stream, "stream state": state, "NAB": nab, "report": report, "journal": journal,
 }  # fmt: skip

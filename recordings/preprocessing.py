@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from config import DatasetConfig
-from recordings import reading, simulator
+from recordings import reading, resmed_card, simulator
+from recordings.finding import left_out_line, listed, recordings_in
 from recordings.reading import Dialect, Event, Recording, Samples
 from recordings.resampling import grid_of, significant, to_grid
 from recordings.signal_files import companions
+from recordings.signals import NoSamples
 from recordings.units import doubts_about_breathing, factor_between, is_known, is_unspecified
 from recordings.windowing import (
     SPLITS,
@@ -100,8 +102,19 @@ def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
     files = {n: raw / dataset.file_pattern.replace("{name}", n) for n in dataset.split.names}
     for file in files.values():
         if not file.is_file():
+            if nights := resmed_card.nights_in(raw):
+                return _nights_of(name, dataset, nights)
             raise DataError(f"{name}: {file.name} is not in {dataset.raw_dir}; {dataset.raw_hint}")
     return files
+
+
+def _nights_of(name: str, dataset: DatasetConfig, nights: dict[str, Path]) -> dict[str, Path]:
+    """Return the folder of each night that the split names by its date."""
+    for night in dataset.split.names:
+        if night not in nights:
+            there = listed(sorted(nights))
+            raise DataError(f"{name}: no night {night!r} on the card {dataset.raw_dir}; expected of {there}, see split")
+    return {night: nights[night] for night in dataset.split.names}
 
 
 def _events_file(name: str, file: Path) -> Path:
@@ -111,11 +124,15 @@ def _events_file(name: str, file: Path) -> Path:
 
 def _sources(files: dict[str, Path], dataset: DatasetConfig) -> dict[str, str]:
     """Return the SHA-256 of every file that is read: recordings, their companion files, events."""
-    read = list(files.values())
-    for name, file in files.items():
-        read += companions(file, dataset.annotators)
-        read += [events_file] if (events_file := _events_file(name, file)).is_file() else []
+    read = [one for name, file in files.items() for one in files_read(name, file, dataset)]
     return {file.name: sha256_of(file) for file in dict.fromkeys(read)}
+
+
+def files_read(name: str, file: Path, dataset: DatasetConfig | None) -> list[Path]:
+    """Return all files that are read for a recording: its own, those that belong to it, its events."""
+    events_file = _events_file(name, file)
+    own = [] if file.is_dir() else [file]                            # the night of a card is a folder
+    return [*own, *companions(file, dataset and dataset.annotators), *([events_file] if events_file.is_file() else [])]
 
 
 # ---- reading --------------------------------------------------------------------------------
@@ -127,10 +144,10 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead:
     Args:
         allow_dead: accept channels that have no value or are constant.
     """
-    sources = {name: channel.source or name for name, channel in dataset.channels.items()}
+    sources = _sources_of_channels(file, dataset)
     names = list(dict.fromkeys(sources.values()))
     raw = reading.read_recording(
-        file, names, _dialect(dataset), sentinels=_sentinels(dataset), name=name, allow_dead=allow_dead
+        file, names, _dialect(dataset), sentinels=_sentinels(file, dataset), name=name, allow_dead=allow_dead
     )
     channels = {
         channel: _in_unit(raw.channels[source], channel, dataset.channels[channel].unit, raw)
@@ -149,9 +166,18 @@ def _dialect(dataset: DatasetConfig) -> Dialect:
     return Dialect(**{entry.name: getattr(dataset, entry.name) for entry in fields(Dialect)})
 
 
-def _sentinels(dataset: DatasetConfig) -> dict[str, list[float]]:
+def _sources_of_channels(file: Path, dataset: DatasetConfig) -> dict[str, str]:
+    """Return each channel's name in the raw file; the night of a card has names of its own."""
+    named = {name: channel.source or name for name, channel in dataset.channels.items()}
+    if not resmed_card.is_night(file):
+        return named
+    return {name: resmed_card.channel_for(source, dataset.channels[name].measures) for name, source in named.items()}
+
+
+def _sentinels(file: Path, dataset: DatasetConfig) -> dict[str, list[float]]:
     """Return the sentinel values of each channel by its name in the raw file."""
-    return {channel.source or name: list(channel.sentinels) for name, channel in dataset.channels.items()}
+    sources = _sources_of_channels(file, dataset)
+    return {sources[name]: list(channel.sentinels) for name, channel in dataset.channels.items()}
 
 
 def _in_unit(samples: Samples, name: str, declared: str, recording: Recording) -> Samples:
@@ -285,19 +311,26 @@ def _note_dropped(segment: Segment, steps: np.ndarray, reason: str, dropped: lis
 # ---- inspecting -----------------------------------------------------------------------------
 
 
-def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
-    """Print a description of each file; events files are described with their recordings.
+def inspect(given: Sequence[Path], dataset: DatasetConfig | None) -> None:
+    """Print a description of each file, or of each recording in a folder; events files belong to their recordings.
 
     Raises: DataError on the first file that cannot be read, after all others are described.
     """
     errors: list[DataError] = []
-    for file in files:
-        if len(files) > 1 and reading.name_of(file).endswith(".events"):
-            continue
-        try:
-            print(plain_text("\n".join(_describe(file, dataset))))
-        except DataError as error:
-            errors.append(error)
+    empty: list[Path] = []
+    for path in given:
+        in_folder = path.is_dir() and not resmed_card.is_night(path)
+        for file in recordings_in(path) if path.is_dir() else [path]:
+            if len(given) > 1 and reading.name_of(file).endswith(".events"):
+                continue
+            try:
+                print(plain_text("\n".join(_describe(file, dataset))))
+            except NoSamples as error:
+                empty.append(file) if in_folder else errors.append(error)
+            except DataError as error:
+                errors.append(error)
+    if empty:
+        print(plain_text(left_out_line(empty)))
     for error in errors[1:]:
         log.error("%s", error)
     if errors:
@@ -305,7 +338,7 @@ def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
 
 
 def _describe(file: Path, dataset: DatasetConfig | None) -> list[str]:
-    dialect, sentinels = (_dialect(dataset), _sentinels(dataset)) if dataset else (reading.DETECT, {})
+    dialect, sentinels = (_dialect(dataset), _sentinels(file, dataset)) if dataset else (reading.DETECT, {})
     recording = reading.read_recording(file, None, dialect, sentinels=sentinels)
     events_file = _events_file(recording.name, file)
     if events_file.exists():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recordings import signal_files, tables
+from recordings.signals import Annotation
 from utils import DataError, counted
 
 if TYPE_CHECKING:
@@ -381,23 +382,36 @@ def _check_times(t: np.ndarray, path: Path, first_row: int) -> None:
 
 
 def _read_signal_file(path: Path, channels: list[str] | None, dialect: Dialect) -> tuple[Recording, dict[str, float]]:
-    """Return the recording of an EDF or WFDB file, with times from its start, and each channel's resolution."""
+    """Return the recording of a signal file, with times from its start, and each channel's resolution."""
     read = signal_files.read_signals(path, channels, dialect.annotators)
-    longest = max((len(signal.values) for signal in read.signals.values()), default=0)
-    if longest < 2:
-        raise DataError(f"{path.name}: {counted(longest, 'sample')}; expected at least 2")
-    times: dict[tuple[float, int], np.ndarray] = {}                  # shared by signals of the same rate
-    found = {}
-    for name, signal in read.signals.items():
-        key = (signal.rate_hz, len(signal.values))
-        times.setdefault(key, np.arange(len(signal.values)) / signal.rate_hz)
-        found[name] = Samples(times[key], signal.values, signal.unit)
-    t = next(times for times in times.values() if len(times) == longest)
-    annotations = []
-    for note in sorted(read.annotations, key=lambda note: note.start_s):
-        duration_s = note.duration_s
-        if duration_s is None:
-            duration_s = min(dialect.annotation_s, max(float(t[-1]) - note.start_s, 0.0))
-        annotations.append(Event(note.start_s, note.start_s + duration_s, note.text))
+    longest = max((signal.t for signal in read.signals.values()), key=len, default=np.empty(0))
+    t = longest if read.t is None else read.t
+    if len(t) < 2:
+        raise DataError(f"{path.name}: {counted(len(t), 'sample')}; expected at least 2")
+    found = {name: Samples(signal.t, signal.values, signal.unit) for name, signal in read.signals.items()}
     resolution = {name: signal.resolution for name, signal in read.signals.items()}
-    return Recording("", path, t, found, [], read.format, annotations), resolution
+    notes = list(read.notes)
+    recording = Recording("", path, t, found, [], read.format, [], notes, read.start)
+    spans = [(*note.span(dialect.annotation_s), note) for note in read.annotations]
+    recording.annotations.extend(_annotations_within(spans, recording))
+    return recording, resolution
+
+
+def _annotations_within(spans: list[tuple[float, float, Annotation]], recording: Recording) -> list[Event]:
+    """Return a file's annotations as events within its recording; note those that had to be cut or left out."""
+    first_s, last_s, end_s = float(recording.t[0]), float(recording.t[-1]), recording.end_s
+    events, cut, outside = [], [], []
+    for start_s, stop_s, note in sorted(spans, key=lambda span: span[0]):
+        if note.duration_s is None:
+            stop_s = min(stop_s, max(last_s, start_s))               # how long it lasts is a convention
+        if stop_s < first_s or start_s > end_s:
+            outside.append(note)
+            continue
+        if start_s < math.floor(first_s) or stop_s > end_s + 1.0:
+            cut.append(note)
+        events.append(Event(max(start_s, first_s), min(stop_s, end_s), note.text))
+    for notes, what in ((cut, "cut to the recording"), (outside, "outside the recording, left out")):
+        if notes:
+            found = f"the first {notes[0].text[:40]!r} at {notes[0].at_s:g} s"
+            recording.notes.append(f"{counted(len(notes), 'annotation')} {what}: {found}")
+    return events

@@ -23,8 +23,11 @@ from evaluation.nights import ScoredNight
 from evaluation.results import LSTM, FoundCounts, RunMetrics, read_metrics, write_metrics
 from evaluation.scored_recording import ScoredRecording
 from recordings import preprocessing
+from recordings.finding import left_out_line, recordings_in
 from recordings.nab_series import read_series
 from recordings.reading import Recording, name_of
+from recordings.resmed_card import has_events, is_night, nights_in
+from recordings.signals import NoSamples
 from recordings.windowing import EventMeta, Segment, segments_where
 from reports.findings import (
     Findings,
@@ -47,14 +50,22 @@ from reports.run_folder import (
     write_data,
     write_run,
 )
-from utils import DataError, log_to_file, sha256_of, write_json
+from utils import DataError, counted, log_to_file, sha256_of, write_json
 
 log = logging.getLogger(__name__)
 
 MARK = ".scoring"                        # in a folder, until all of it is there
-SCORED_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".edf", ".bdf", ".hea")     # of recordings in a folder
 TOGETHER = 16                           # recordings that are scored together, and
 STEPS_AT_ONCE = 200_000                  # their steps, at most: bounds the memory
+
+
+class NotAllScored(DataError):
+    """Some recordings of a folder could not be read; the others are scored in the run folder `root`."""
+
+    def __init__(self, root: Path, refused: Sequence[str], asked: int) -> None:
+        more = f" (and {len(refused) - 1} more, see the log)" if refused[1:] else ""
+        super().__init__(f"{len(refused)} of {counted(asked, 'recording')} not scored: {refused[0]}{more}")
+        self.root = root
 
 
 @dataclass(frozen=True)
@@ -74,18 +85,21 @@ def score_files(
 
     Every file is read and checked before the folder is made. Then the files are read again and scored a few at
     a time: memory holds those few, and of labelled recordings the scores, which the numbers are made from.
+
+    Raises: DataError if a file that is named cannot be read, or none can; NotAllScored, when all others are scored,
+        if one of a folder or of a pattern cannot.
     """
     began = time.perf_counter()
     state, detector = load_calibrated(checkpoint, device)
     if profile is not None:
         detector.use_profile(profile)
-    paths, data, steps = files_to_score(files), recorded_data(state, detector, checkpoint.name), {}
+    paths, data = files_to_score(files), recorded_data(state, detector, checkpoint.name)
 
     def read(name: str, file: Path) -> ToScore:
         return _recording_to_score(name, file, data, detector) if data else _series_to_score(name, file, detector)
 
-    for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
-        steps[name] = sum(len(segment) for segment in read(name, file).segments)
+    steps, refused = _check(paths, files, read)
+    asked, paths = len(steps) + len(refused), {name: paths[name] for name in steps}
     run, checked = RunFolder(root), time.perf_counter()
     again = is_cut_off(run)
     with at_work_in(root, new=not again), _marked(root), log_to_file(run.log):
@@ -93,7 +107,9 @@ def score_files(
             log.warning("%s: a scoring was cut off here; it starts over", root)
         log.info("scoring %d recordings with %s on %s", len(paths), checkpoint, device)
         clear_pictures(run)
-        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read)
+        for line in refused:
+            log.error("not scored: %s", line)
+        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read, refused)
         ended = time.perf_counter()
         seconds = {"checking": checked - began, "scoring and reporting": ended - checked, "total": ended - began}
         write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
@@ -101,6 +117,8 @@ def score_files(
         draw_free_response(run, results)
         write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
         write_report(run.root)
+    if refused:
+        raise NotAllScored(root, refused, asked)
     return root
 
 
@@ -109,6 +127,28 @@ def scored_answer(root: Path) -> str:
     metrics = read_metrics(RunFolder(root).metrics)
     tables = [respiratory_rows([metrics]), *([nights_table(metrics.nights)] if metrics.nights else [])]
     return "\n\n".join([*(markdown(table) for table in tables if len(table) > 1), str(root)])
+
+
+def _check(
+    paths: dict[str, Path], given: Sequence[Path], read: Callable[[str, Path], ToScore]
+) -> tuple[dict[str, int], list[str]]:
+    """Return the steps of each recording that can be scored, and why others of a folder or pattern cannot."""
+    steps, refused, empty = {}, [], []
+    for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
+        try:
+            steps[name] = sum(len(segment) for segment in read(name, file).segments)
+        except DataError as error:
+            if file in given:
+                raise
+            if isinstance(error, NoSamples):
+                empty.append(file)
+            else:
+                refused.append(str(error))
+    if empty:
+        log.info("%s", left_out_line(empty))
+    if not steps:
+        raise DataError(refused[0] if refused else left_out_line(empty))
+    return steps, refused
 
 
 @contextlib.contextmanager
@@ -127,7 +167,7 @@ def is_cut_off(run: RunFolder) -> bool:
 
 def _score_in_groups(
     run: RunFolder, state: dict[str, Any], detector: Detector, checkpoint: Path, paths: dict[str, Path],
-    steps: dict[str, int], read: Callable[[str, Path], ToScore],
+    steps: dict[str, int], read: Callable[[str, Path], ToScore], refused: Sequence[str],
 ) -> RunMetrics:  # fmt: skip
     """Score, write and draw recordings group by group; return their metrics."""
     simulated, fault_kinds = bool(state["data"].get("simulated")), state["data"].get("fault_kinds", [])
@@ -159,7 +199,7 @@ def _score_in_groups(
             for name, several in seen.items():
                 labelled.setdefault(name, []).extend(r for r in several if r.is_labelled)
             filled += [line for part in parts.values() for line in part.filled]
-    write_data(run, _scored_facts(state, detector, checkpoint, paths, steps, filled), files.recordings)
+    write_data(run, _scored_facts(state, detector, checkpoint, paths, steps, filled, refused), files.recordings)
     seen = labelled if any(recording.labelled for recording in labelled[LSTM]) else {}
     dataset, buffer = detector.config.dataset.name, state.get("vus_buffer_steps")
     results = compute_metrics(detector, dataset, simulated, fault_kinds, seen, buffer)
@@ -169,11 +209,12 @@ def _score_in_groups(
 
 def _scored_facts(
     state: dict[str, Any], detector: Detector, checkpoint: Path, paths: dict[str, Path], steps: dict[str, int],
-    filled: list[str],
+    filled: list[str], refused: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Return what `data.json` says of scored recordings."""
     data, rate = state["data"], detector.rate_hz
-    own = data.get("channels", {})
+    own, dataset = data.get("channels", {}), recorded_data(state, detector, checkpoint.name)
+    read = dict.fromkeys(one for name, file in paths.items() for one in preprocessing.files_read(name, file, dataset))
     total = sum(steps.values())
     return {
         "dataset": detector.config.dataset.name,
@@ -190,8 +231,8 @@ def _scored_facts(
         "splits": {"test": {"recordings": len(paths), "steps": total, "hours": total / rate / 3600}},
         "dropped": [],
         "filled": filled,
-        "notes": [],
-        "sources": {str(file): sha256_of(file) for file in [*paths.values(), checkpoint]},
+        "notes": [f"not scored: {line}" for line in refused],
+        "sources": {str(file): sha256_of(file) for file in [*read, checkpoint]},
     }
 
 
@@ -208,21 +249,21 @@ def groups_of(steps: dict[str, int]) -> Iterator[list[str]]:
 
 
 def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
-    """Return the files that --score names, by the names of their recordings: files, folders and patterns.
+    """Return the files that --score names, by the names of their recordings: files, folders, cards and patterns.
 
-    Files of events stand beside recordings and are none themselves.
+    Files of events stand beside recordings and are none themselves. A night of a card is its folder.
 
     Raises: DataError if something leads to no file, or two files to one name.
     """
     found: dict[str, Path] = {}
     for path in given:
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.name.endswith(SCORED_SUFFIXES))
-            missing = f"{path}: no recording in this folder; expected files *{' or *'.join(SCORED_SUFFIXES)}"
+            files, missing = recordings_in(path), ""
         elif path.exists() or not any(letter in str(path) for letter in "*?["):
             files, missing = [path], f"{path}: a file of labelled events, no recording"
         else:
             files = sorted(Path(name) for name in glob.glob(str(path)))
+            files = [one for file in files for one in (nights_in(file).values() if file.is_dir() else [file])]
             missing = f"{path}: no file matches this pattern"
         files = [file for file in files if not name_of(file).endswith(".events")]
         if not files and path.is_file() and len(given) > 1:
@@ -250,7 +291,8 @@ def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: De
     segments = segments_where(segment, segment.label >= 0)
     if not segments:
         raise DataError(f"{file.name}: no channel of the model has a value long enough to be used")
-    is_labelled = bool(recording.events) or file.with_name(f"{name}.events.csv").is_file()
+    is_scored = is_night(file) and has_events(file)                  # by the device, which may have found nothing
+    is_labelled = bool(recording.events) or file.with_name(f"{name}.events.csv").is_file() or is_scored
     return ToScore(file, segments, preprocessing.labelled_events(recording) if is_labelled else None, filled)
 
 

@@ -230,7 +230,7 @@ def test_one_channel_alone(home, tmp_path):
 
 
 def test_an_edf_and_its_annotations_score_like_the_csv_of_the_same_values(home, run, tmp_path):
-    pyedflib = pytest.importorskip("pyedflib", reason="pip install -r requirements-formats.txt")
+    pyedflib = pytest.importorskip("pyedflib", reason="pip install -r requirements-dev.txt")
     frame = pd.read_csv(home / "raw" / "three.csv")
     edf, csv = tmp_path / "edf" / "three.edf", tmp_path / "csv" / "three.csv"
     for path in (edf, csv):
@@ -531,7 +531,7 @@ def test_files_that_cannot_be_scored_are_refused(home, run, tmp_path, capsys):
     assert "two files have the same name" in score(tmp_path / "three.csv", home / "raw" / "three.csv")
     assert "night_*.csv: no file matches this pattern" in score(tmp_path / "night_*.csv")
     (tmp_path / "empty").mkdir()
-    assert "no recording in this folder; expected files *.csv" in score(tmp_path / "empty")
+    assert "no recording in this folder; expected a ResMed card or files *.csv" in score(tmp_path / "empty")
     assert "a file of labelled events, no recording" in score(home / "raw" / "three.events.csv")
     good = [home / "raw" / f"{name}.csv" for name in ("one", "two", "four")]
     assert "three.csv" in score(*good, tmp_path / "three.csv")               # one that is unreadable stops all

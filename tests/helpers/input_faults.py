@@ -129,6 +129,11 @@ def make_project(root: Path) -> Path:
 # ---- how files are spoilt -------------------------------------------------------------------
 
 
+def overlapping(content: bytes) -> bytes:
+    """Return an EDF+ as one with gaps, whose second record starts too early."""
+    return content.replace(b"EDF+C", b"EDF+D").replace(b"+1\x14", b"+0\x14", 1)
+
+
 def put(path: str, content: str | bytes) -> Make:
     """Write a file of that content."""
 
@@ -431,7 +436,7 @@ FAULTS = [
     *of(
         "raw CSV, --inspect", "collected_data_preprocess --inspect",
         ("an unknown suffix", "raw/one.xlsx", "one.xlsx"),
-        ("a folder", "raw", "raw"),
+        ("a folder without recordings", "nab", "nab"),
     ),
     *of(
         "events file", f"collected_data_preprocess {PREPROCESS} tiny --out out",
@@ -451,13 +456,13 @@ FAULTS = [
     ),
     *of(
         "EDF", f"collected_data_preprocess {PREPROCESS} edf --out out",
-        ("cut off", cut("raw/night.edf"), "night.edf"),
         ("empty", put("raw/night.edf", ""), "night.edf"),
         ("a CSV named .edf", lambda root: shutil.copy(root / ONE, root / "raw/night.edf"), "night.edf"),
         ("a header alone", cut("raw/night.edf", 0.03), "night.edf"),
         ("a signal called differently", edit("raw/night.edf", "flow_lpm", "Flow    "), "night.edf", "flow_lpm"),
         ("another unit", edit("raw/night.edf", "L/min ", "cmH2O "), "night.edf", "flow_lpm"),
-        ("recordings with gaps, EDF+D", edit("raw/night.edf", "EDF+C", "EDF+D"), "night.edf"),
+        ("records that overlap, EDF+D", change("raw/night.edf", overlapping), "night.edf", "record 2"),
+        ("one number for both limits", change("raw/night.edf", lambda c: c.replace(b"-64", b"64 ")), "night.edf"),
         ("a record duration of 0 s", change("raw/night.edf", lambda c: c[:244] + b"0       " + c[252:]), "night.edf"),
         ("another rate than declared", data("edf.channels.flow_lpm.rate_hz", 100.0), "night.edf", "rate_hz"),
         ("a folder", folder("raw/night.edf"), "night.edf"),
