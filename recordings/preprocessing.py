@@ -182,8 +182,8 @@ def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:
         if abs(measured / declared - 1) > RATE_TOLERANCE:
             raise DataError(
                 f"{recording.path.name}: channel {name!r} has {measured:.4g} samples a second, but {declared:g} are "
-                f"declared; correct channels.{name}.rate_hz in dataset_config.json, or the times if they are not in "
-                "seconds; a trained model accepts only recordings with its own rates"
+                f"declared; correct channels.{name}.rate_hz in dataset_config.json, or set time_unit if the times are "
+                "not in seconds; a trained model accepts only recordings with its own rates"
             )
 
 
