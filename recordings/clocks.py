@@ -325,7 +325,7 @@ class Stamps:
         """The first timestamp, if it has a date and it is certain which one."""
         if len(self.formats) != 1:
             return None
-        stamp = self._datetime(self.first, self.formats[0])
+        stamp = self.read(self.first, self.formats[0])
         return stamp.replace(tzinfo=stamp.tzinfo or self.zone) if isinstance(stamp, datetime) else None
 
     @property
@@ -333,23 +333,24 @@ class Stamps:
         """Whether the clock may be set forward or back by an hour without a word."""
         return self.zone is None and not self.has_zone
 
-    def _datetime(self, text: str, way: str) -> datetime | timedelta | None:
+    def read(self, text: str, way: str) -> datetime | timedelta | None:
+        """Return a timestamp in a format, or a time of day or since the start; None if it has another format."""
         variants = (way,) if way in self.declared else variants_of(way)
         return next((stamp for variant in variants if (stamp := datetime_of(text, variant)) is not None), None)
 
     def _is_aware(self, text: str, way: str) -> bool:
-        stamp = self._datetime(text, way)
+        stamp = self.read(text, way)
         return isinstance(stamp, datetime) and stamp.tzinfo is not None
 
     def _microseconds(self, text: str, way: str) -> int | None:
-        stamp = self._datetime(text, way)
+        stamp = self.read(text, way)
         if isinstance(stamp, timedelta):
-            return self._continued(stamp // timedelta(microseconds=1), way)
+            return self._continued(_microseconds_of(stamp), way)
         if stamp is None or (self.first and (stamp.tzinfo is not None) != self.has_zone):
             return None                                              # with a zone, or without, as the first one
         if stamp.tzinfo is None and self.zone is not None:
             return self._in_zone(stamp)
-        return (stamp - (UNIX if stamp.tzinfo else UNIX.replace(tzinfo=None))) // timedelta(microseconds=1)
+        return _microseconds_of(stamp)
 
     def _continued(self, us: int, way: str) -> int:
         """Return a time of day that goes on where it begins again, at midnight."""
@@ -364,13 +365,13 @@ class Stamps:
         both = [stamp.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
         if both[0].astimezone(self.zone).replace(tzinfo=None) != stamp:
             return None                                              # in an hour that is left out
-        us = (stamp - UNIX.replace(tzinfo=None)) // timedelta(microseconds=1)
+        us = _microseconds_of(stamp)
         if both[0] == both[1]:
             self.ambiguous_us, self.second = NO_TIME, False
         else:
             self.second = self.second or us < self.ambiguous_us
             self.ambiguous_us = us
-        return (both[self.second] - UNIX) // timedelta(microseconds=1)
+        return _microseconds_of(both[self.second])
 
     def state_dict(self) -> dict[str, object]:
         """Return what a later process needs to resume: the first timestamp, and the last one with its distance."""
@@ -388,7 +389,7 @@ class Stamps:
         if self.take(state["first"]) is None or not formats or not set(formats) <= set(self.formats):
             raise ValueError(f"formats are {formats!r:.60}; expected those of {state['first']!r:.40}")
         self.formats, self.passed_us, self.text = formats, int(state["passed_us"]), state["last"]
-        stamp = self._datetime(self.text, formats[0])
+        stamp = self.read(self.text, formats[0])
         if stamp is None:
             raise ValueError(f"last is {self.text!r:.40}; expected a timestamp")
         if self.zone is not None and isinstance(stamp, datetime) and stamp.tzinfo is None:
@@ -408,11 +409,12 @@ def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[n
 
     Raises: DataError if the order of day and month matters and is not certain, or time_format is none.
     """
-    texts = texts.str.strip()
-    if texts.iloc[0][:1] in ("'", '"', "["):
-        texts = texts.str.strip("'\"[]").str.strip()
-    formats = (keys.time_format,) if keys.time_format else formats_of(texts.iloc[0])
-    read = {way: _column(texts, way, where, keys) for way in formats}
+    stamps = Stamps(keys)
+    if keys.time_format:
+        _check_format(keys.time_format, where)
+    first = clean(str(texts.iloc[0]))
+    formats = stamps.declared or formats_of(first)
+    read = {way: _column(texts, way, first, stamps) for way in formats}
     since = {way: (us - us[0]) / 1e6 for way, us in read.items() if (us != NO_TIME).all()}
     if not since:
         best = min(read.values(), key=lambda us: (us == NO_TIME).sum(), default=np.full(len(texts), NO_TIME))
@@ -422,30 +424,114 @@ def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[n
     way, t = next(iter(kept.items()))
     if any(not np.array_equal(t, other) for other in kept.values()):
         raise DataError(
-            f"{where}: time {texts.iloc[0]!r}: day or month first? set time_format in dataset_config.json, such as "
-            f"{way!r}"
+            f"{where}: time {first!r}: day or month first? set time_format in dataset_config.json, such as {way!r}"
         )
-    stamps = Stamps(keys)
-    stamps.take(texts.iloc[0])
+    stamps.take(first)
     stamps.formats = tuple(kept)
     return t, stamps.start
 
 
-def _column(texts: pd.Series, way: str, where: str, keys: TimeKeys) -> np.ndarray:
-    """Return timestamps in one format as microseconds (n,), int64, NO_TIME for one in another format."""
+def _check_format(time_format: str, where: str) -> None:
+    """Raise DataError if strptime does not know the format."""
+    try:
+        datetime.strptime("", time_format)
+    except ValueError as error:
+        if "does not match" not in str(error):
+            raise DataError(f"{where}: time_format {time_format!r} in dataset_config.json: {error}") from None
+
+
+def _column(texts: pd.Series, way: str, first: str, stamps: Stamps) -> np.ndarray:
+    """Return timestamps in one format as microseconds (n,), int64, NO_TIME for one in another format.
+
+    Mostly all have their digits at the same places, or are ISO 8601, which numpy and pandas read at once: strptime
+    takes ten seconds for a night.
+    """
+    us = _iso_column(texts) if way == ISO else _by_places(texts, way, first)
+    if us is None or (us == NO_TIME).any():
+        us = np.array([_microseconds_of(stamps.read(clean(text), way)) for text in texts], np.int64)
+    if not is_dated(way) and (us != NO_TIME).all():
+        us = continue_after(us, period_of(way, first))
+    if is_dated(way) and stamps.zone is not None and (us != NO_TIME).all() and stamps.read(first, way).tzinfo is None:
+        us = _in_zone(us, str(stamps.zone))
+    return us
+
+
+def _microseconds_of(stamp: datetime | timedelta | None) -> int:
+    """Return a timestamp in microseconds since 1970, in UTC if it has a zone, or a time since the start."""
+    if stamp is None:
+        return NO_TIME
+    if isinstance(stamp, datetime):
+        stamp = stamp - (UNIX if stamp.tzinfo else UNIX.replace(tzinfo=None))
+    return stamp // timedelta(microseconds=1)
+
+
+def _iso_column(texts: pd.Series) -> np.ndarray:
+    """Return timestamps in ISO 8601 as microseconds (n,), in UTC; NO_TIME for another format."""
     import pandas as pd
 
-    if way == ELAPSED:
-        clock = texts.str.replace(",", ".", regex=False)
-        clock = clock.where(clock.str.fullmatch(ELAPSED_LIKE.pattern), "")
-        clock = clock.where(clock.str.count(":") > 1, "0:" + clock)
-        us = _microseconds(pd.to_timedelta(clock, errors="coerce"))
-    else:
-        us = _microseconds(_datetimes(texts, way, where, declared=way == keys.time_format, zone=keys.time_zone))
-    if not is_dated(way) and (us != NO_TIME).all():
-        us = us if way == ELAPSED else us % round(DAY_S * 1e6)       # strptime adds a date
-        us = continue_after(us, period_of(way, texts.iloc[0]))
-    return us
+    stamps = pd.to_datetime(texts, errors="coerce", utc=True, format="ISO8601")
+    return stamps.to_numpy(dtype="datetime64[us]").view(np.int64)
+
+
+def _by_places(texts: pd.Series, way: str, first: str) -> np.ndarray | None:
+    """Return timestamps as microseconds (n,) if all have digits where the first one has them; None if not."""
+    places = _places_of(first, "%H:%M:%S.%f" if way == ELAPSED else way)
+    try:
+        letters = np.asarray(texts, dtype="S")                       # (n,) of the longest one's width
+    except UnicodeEncodeError:
+        return None
+    width = letters.dtype.itemsize
+    if places is None or width != len(first):
+        return None
+    chars = letters.view(np.uint8).reshape(len(letters), width)      # (n, width)
+    is_digit = np.zeros(width, bool)
+    for start, end in places.values():
+        is_digit[start:end] = True
+    digits = chars - np.uint8(ord("0"))                              # wraps around below "0"
+    if (chars[:, ~is_digit] != chars[0, ~is_digit]).any() or (digits[:, is_digit] > 9).any():
+        return None
+    fields = {}
+    for name, (start, end) in places.items():
+        fields[name] = digits[:, start:end].astype(np.int64) @ 10 ** np.arange(end - start - 1, -1, -1)
+    return _microseconds_of_fields(fields, places)
+
+
+def _places_of(text: str, way: str) -> dict[str, tuple[int, int]] | None:
+    """Return the first and last place of each number of a timestamp by its directive; None if it has other parts."""
+    places, at = {}, 0
+    for directive, literal in re.findall(r"%(.)|(.)", way):
+        if literal and at < len(text) and text[at] == literal or at == len(text):
+            at += 1
+            continue
+        least, most = {"Y": (4, 4), "y": (2, 2), "f": (1, 6), "H": (1, 3)}.get(directive, (1, 2))
+        digits = re.match(rf"\d{{{least},{most}}}", text[at:]) if directive and directive in "YmdHMSfy" else None
+        if digits is None or directive in places:
+            return None
+        places[directive] = (at, at + digits.end())
+        at += digits.end()
+    return places if at >= len(text) else None
+
+
+def _microseconds_of_fields(fields: dict[str, np.ndarray], places: dict[str, tuple[int, int]]) -> np.ndarray | None:
+    """Return the numbers of timestamps, (n,) each by its directive, as microseconds; None if one is out of range."""
+    zero = np.zeros(len(next(iter(fields.values()))), np.int64)
+    hour, minute, second, part = (fields.get(name, zero) for name in "HMSf")
+    if (minute > 59).any() or (second > 59).any() or ("d" in fields and (hour > 23).any()):
+        return None
+    part = part * 10 ** (6 - (places["f"][1] - places["f"][0])) if "f" in places else part
+    us = (3600 * hour + 60 * minute + second) * 1_000_000 + part
+    if not {"d", "m", "Y", "y"} & fields.keys():
+        return us
+    year, month, day = fields.get("Y"), fields.get("m"), fields.get("d")
+    if year is None and "y" in fields:
+        year = fields["y"] + np.where(fields["y"] < 69, 2000, 1900)  # as strptime does
+    if year is None or month is None or day is None or (month < 1).any() or (month > 12).any() or (day < 1).any():
+        return None
+    months = (12 * (year - 1970) + month - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1)
+    if (days.astype("datetime64[M]") != months).any():
+        return None
+    return days.astype(np.int64) * round(DAY_S * 1e6) + us
 
 
 def continue_after(us: np.ndarray, period_us: int) -> np.ndarray:
@@ -454,52 +540,22 @@ def continue_after(us: np.ndarray, period_us: int) -> np.ndarray:
     return us + period_us * np.r_[0, np.cumsum(steps < -period_us / 2)]
 
 
-def _microseconds(stamps: pd.Series) -> np.ndarray:
-    """Return datetimes or timedeltas as microseconds (n,), int64; NO_TIME for NaT."""
-    kind = "datetime64[us]" if stamps.dtype.kind == "M" else "timedelta64[us]"
-    return stamps.to_numpy(dtype=kind).view(np.int64)
-
-
-def _datetimes(texts: pd.Series, way: str, where: str, declared: bool, zone: str | None) -> pd.Series:
-    """Return timestamps in one format as datetimes in UTC or without a zone; NaT for those in another one."""
+def _in_zone(us: np.ndarray, zone: str) -> np.ndarray:
+    """Return local times in microseconds (n,) in UTC; of an hour that comes twice, the second one after a jump back."""
     import pandas as pd
 
-    try:
-        if way == ISO:
-            stamps = pd.to_datetime(texts, errors="coerce", utc=True, format="ISO8601")
-            if stamps.isna().any():
-                stamps = pd.to_datetime(texts.str.replace(",", ".", regex=False), errors="coerce", utc=True,
-                                        format="ISO8601")  # fmt: skip
-        else:
-            stamps = pd.to_datetime(texts, errors="coerce", utc=True, format=way)
-            for variant in () if declared else variants_of(way)[1:]:
-                if (rest := stamps.isna()).any():
-                    stamps[rest] = pd.to_datetime(texts[rest], errors="coerce", utc=True, format=variant)
-    except ValueError as error:
-        raise DataError(f"{where}: time_format {way!r} in dataset_config.json: {error}") from None
-    return stamps if zone is None or not is_dated(way) or _has_zone(texts.iloc[0], way) else _in_zone(stamps, zone)
-
-
-def _has_zone(text: str, way: str) -> bool:
-    stamp = datetime_of(text, way)
-    return isinstance(stamp, datetime) and stamp.tzinfo is not None
-
-
-def _in_zone(stamps: pd.Series, zone: str) -> pd.Series:
-    """Return local times in UTC; those of the hour that comes twice are of the second one after a jump back."""
-    local = stamps.dt.tz_localize(None)
+    local = pd.Series(us.view("datetime64[us]"))
     both = [
         local.dt.tz_localize(zone, ambiguous=np.full(len(local), first), nonexistent="NaT").dt.tz_convert("UTC")
         for first in (True, False)
     ]
-    ambiguous = (both[0] != both[1]).to_numpy() & both[0].notna().to_numpy()
-    back = np.r_[False, np.diff(local.to_numpy()) < np.timedelta64(0)] & ambiguous
-    runs = np.cumsum(~ambiguous)                                     # the same within a run of ambiguous times
-    backs = np.cumsum(back)
-    before = np.zeros(runs.max() + 1, int)
-    np.maximum.at(before, runs[~ambiguous], backs[~ambiguous])       # jumps before a run
-    second = ambiguous & (backs > before[runs])
-    return both[0].where(~second, both[1])
+    first_us, second_us = (one.to_numpy(dtype="datetime64[us]").view(np.int64) for one in both)
+    ambiguous = first_us != second_us
+    back = np.r_[False, np.diff(us) < 0] & ambiguous
+    runs, backs = np.cumsum(~ambiguous), np.cumsum(back)             # runs: the same within a run of ambiguous times
+    before = np.zeros(runs.max() + 1, np.int64)
+    np.maximum.at(before, runs[~ambiguous], backs[~ambiguous])       # jumps back before a run
+    return np.where(ambiguous & (backs > before[runs]), second_us, first_us)
 
 
 # ---- rules for the seconds ------------------------------------------------------------------
