@@ -93,9 +93,10 @@ def unit_of_numbers(first: float, step: float, where: str) -> tuple[float, datet
         if days[0] <= first < days[1] and 0 < step < 1 / FASTEST_HZ:
             return DAY_S, origin
     if abs(first) > LONGEST_S or 0 < step < 1 / FASTEST_HZ:
+        apart = f", {step:.3g} apart," if step else ""
         raise DataError(
-            f"{where}: times such as {first:.15g}, {step:.3g} apart, cannot be seconds; set time_unit in "
-            'dataset_config.json, such as "ms", "1/256 s" or "d" (days)'
+            f"{where}: times such as {first:.15g}{apart} cannot be seconds; set time_unit in dataset_config.json, "
+            'such as "ms", "1/256 s" or "d" (days)'
         )
     return 1.0, None
 
@@ -328,10 +329,20 @@ class Stamps:
         stamp = self.read(self.first, self.formats[0])
         return stamp.replace(tzinfo=stamp.tzinfo or self.zone) if isinstance(stamp, datetime) else None
 
-    @property
-    def is_local(self) -> bool:
-        """Whether the clock may be set forward or back by an hour without a word."""
-        return self.zone is None and not self.has_zone
+    def at(self, t: float) -> str:
+        """Return the clock at t seconds after the first timestamp, in ISO 8601 or as time of day; "" if not certain."""
+        if len(self.formats) != 1:
+            return ""
+        start, zone = self.start, self.zone
+        try:
+            if start is None:
+                midnight = UNIX + timedelta(microseconds=self.origin[self.formats[0]])
+                return (midnight + timedelta(seconds=t)).time().isoformat("milliseconds")
+            if zone is not None and not self.has_zone:               # seconds are not those of the wall clock
+                return (start.astimezone(UTC) + timedelta(seconds=t)).astimezone(zone).isoformat(" ", "milliseconds")
+            return (start + timedelta(seconds=t)).isoformat(" ", "milliseconds")
+        except OverflowError:                                        # after the year 9999
+            return ""
 
     def read(self, text: str, way: str) -> datetime | timedelta | None:
         """Return a timestamp in a format, or a time of day or since the start; None if it has another format."""
@@ -475,7 +486,7 @@ def _iso_column(texts: pd.Series) -> np.ndarray:
 
 def _by_places(texts: pd.Series, way: str, first: str) -> np.ndarray | None:
     """Return timestamps as microseconds (n,) if all have digits where the first one has them; None if not."""
-    places = _places_of(first, "%H:%M:%S.%f" if way == ELAPSED else way)
+    places = _places_of(first, way)
     try:
         letters = np.asarray(texts, dtype="S")                       # (n,) of the longest one's width
     except UnicodeEncodeError:
@@ -493,17 +504,20 @@ def _by_places(texts: pd.Series, way: str, first: str) -> np.ndarray | None:
     fields = {}
     for name, (start, end) in places.items():
         fields[name] = digits[:, start:end].astype(np.int64) @ 10 ** np.arange(end - start - 1, -1, -1)
+    if way != ELAPSED and "H" in fields and (fields["H"] > 23).any():
+        return None
     return _microseconds_of_fields(fields, places)
 
 
 def _places_of(text: str, way: str) -> dict[str, tuple[int, int]] | None:
     """Return the first and last place of each number of a timestamp by its directive; None if it has other parts."""
     places, at = {}, 0
-    for directive, literal in re.findall(r"%(.)|(.)", way):
-        if literal and at < len(text) and text[at] == literal or at == len(text):
+    widths = {"Y": (4, 4), "y": (2, 2), "f": (1, 6), "H": (1, 3 if way == ELAPSED else 2)}
+    for directive, literal in re.findall(r"%(.)|(.)", "%H:%M:%S.%f" if way == ELAPSED else way):
+        if at == len(text) or (literal and text[at] in (literal, ",") and literal in (text[at], ".")):
             at += 1
             continue
-        least, most = {"Y": (4, 4), "y": (2, 2), "f": (1, 6), "H": (1, 3)}.get(directive, (1, 2))
+        least, most = widths.get(directive, (1, 2))
         digits = re.match(rf"\d{{{least},{most}}}", text[at:]) if directive and directive in "YmdHMSfy" else None
         if digits is None or directive in places:
             return None
@@ -516,7 +530,7 @@ def _microseconds_of_fields(fields: dict[str, np.ndarray], places: dict[str, tup
     """Return the numbers of timestamps, (n,) each by its directive, as microseconds; None if one is out of range."""
     zero = np.zeros(len(next(iter(fields.values()))), np.int64)
     hour, minute, second, part = (fields.get(name, zero) for name in "HMSf")
-    if (minute > 59).any() or (second > 59).any() or ("d" in fields and (hour > 23).any()):
+    if (minute > 59).any() or (second > 59).any():
         return None
     part = part * 10 ** (6 - (places["f"][1] - places["f"][0])) if "f" in places else part
     us = (3600 * hour + 60 * minute + second) * 1_000_000 + part

@@ -130,7 +130,7 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead:
     sources = {name: channel.source or name for name, channel in dataset.channels.items()}
     names = list(dict.fromkeys(sources.values()))
     raw = reading.read_recording(
-        file, names, _dialect(dataset), sentinels=_sentinels(dataset), name=name, allow_dead=allow_dead
+        file, names, dialect_of(dataset), sentinels=_sentinels(dataset), name=name, allow_dead=allow_dead
     )
     channels = {
         channel: _in_unit(raw.channels[source], channel, dataset.channels[channel].unit, raw)
@@ -145,7 +145,8 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead:
     return replace(recording, events=sorted(events, key=lambda event: event.start_s))
 
 
-def _dialect(dataset: DatasetConfig) -> Dialect:
+def dialect_of(dataset: DatasetConfig) -> Dialect:
+    """Return how a dataset's files are written, as far as it is declared."""
     return Dialect(**{entry.name: getattr(dataset, entry.name) for entry in fields(Dialect)})
 
 
@@ -197,7 +198,7 @@ def _read_events(recording: Recording, dataset: DatasetConfig) -> list[Event]:
     if file.exists():
         if listed:
             recording.notes.append(f"events read from {file.name}, not from dataset_config.json")
-        return reading.read_events(file, end, dataset.labels, _dialect(dataset), start_s=start)
+        return reading.read_events(file, end, dataset.labels, dialect_of(dataset), start_s=start)
     if listed is not None:
         known = [Event(e.start_s, e.end_s, e.label) for e in listed]
         where = f"dataset_config.json: events.{name}"
@@ -305,7 +306,7 @@ def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
 
 
 def _describe(file: Path, dataset: DatasetConfig | None) -> list[str]:
-    dialect, sentinels = (_dialect(dataset), _sentinels(dataset)) if dataset else (reading.DETECT, {})
+    dialect, sentinels = (dialect_of(dataset), _sentinels(dataset)) if dataset else (reading.DETECT, {})
     recording = reading.read_recording(file, None, dialect, sentinels=sentinels)
     events_file = _events_file(recording.name, file)
     if events_file.exists():

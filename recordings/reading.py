@@ -70,7 +70,8 @@ class Recording:
 
     format: a description of the file format. annotations: those contained in the file, not checked
     yet. notes: what a user should know about how the file was read. start: the clock at time 0 as the
-    file states it, with a zone only if the file has one; None if the file has no clock.
+    file states it, with a zone only if the file has one; None if the file has no clock. time_column: its name in a
+    table. resolution: by channel, the smallest difference of values that the file can store; 0 = any.
     """
 
     name: str
@@ -82,6 +83,8 @@ class Recording:
     annotations: list[Event] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     start: datetime | None = None
+    time_column: str | None = None
+    resolution: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -151,7 +154,7 @@ def read_recording(
     """
     read = _read_signal_file if signal_files.is_signal_file(path) else _read_table
     recording, resolution = read(path, channels, dialect)
-    recording = replace(recording, name=name or name_of(path))
+    recording = replace(recording, name=name or name_of(path), resolution=resolution)
     for channel, samples in list(recording.channels.items()):
         present = np.isfinite(samples.values)
         for sentinel in (sentinels or {}).get(channel, []):
@@ -348,7 +351,8 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     layout = replace(layout, decimal=frame.attrs["decimal"])
     where = f"time in {time!r}" if time is not None else f"{layout.rate_hz:g} rows a second"
     text = f"{tables.describe_layout(layout)}, {where}"
-    return Recording("", path, t, found, [], text, [], notes, start), dict.fromkeys(used, 0.0)
+    recording = Recording("", path, t, found, [], text, [], notes, start, time)
+    return recording, dict.fromkeys(used, 0.0)
 
 
 def time_column_of(layout: Layout, declared: str | None, is_dataset: bool) -> str | None:
