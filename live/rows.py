@@ -20,7 +20,9 @@ from typing import Any, BinaryIO
 from recordings.cells import DecimalSigns, is_missing, is_number
 from recordings.clocks import timestamp_of, unit_s_in
 from recordings.layouts import (
+    COMMENTS,
     DELIMITERS,
+    FACT,
     SURE_ROWS,
     Layout,
     fitted,
@@ -241,7 +243,8 @@ class Rows:
             self._use_layout()
             return []
         cells = [cell.strip().strip("'\"") for cell in re.split(r"[,;\t|]", line[:LONGEST])]
-        is_wrong = self.dialect.names is None and any(name in cells for name in self.wanted) and "=" not in line
+        is_before = len(cells) == 1 or line.lstrip().startswith(COMMENTS) or bool(FACT.match(line))
+        is_wrong = self.dialect.names is None and not is_before and any(name in cells for name in self.wanted)
         samples = list(itertools.takewhile(_is_sample, (line for line in reversed(self.head) if line.strip())))
         others = sum(bool(line.strip()) for line in self.head) - len(samples)
         if not is_wrong and len(samples) <= max(SURE_ROWS, others) and len(self.head) < HEAD_LINES:

@@ -111,9 +111,13 @@ def may_be_compact(first: float) -> bool:
     return first >= 1e4 and compact_seconds(np.array([first])) is not None
 
 
-def compact_seconds(numbers: np.ndarray) -> np.ndarray | None:
-    """Return numbers (n,) such as 220500.04 as seconds of a day; None if one of them is no clock time."""
-    numbers = numbers / 1000 if numbers[0] >= 1e6 else numbers        # 220500040: with milliseconds
+def compact_seconds(numbers: np.ndarray, first: float | None = None) -> np.ndarray | None:
+    """Return numbers (n,) such as 220500.04 as seconds of a day; None if one of them is no clock time.
+
+    Args:
+        first: the first number of the recording, if it is not that of `numbers`: 220500040 has milliseconds.
+    """
+    numbers = numbers / 1000 if (numbers[0] if first is None else first) >= 1e6 else numbers
     whole = np.floor(numbers + 1e-7)
     hour, minute, second = whole // 10_000, whole // 100 % 100, whole % 100
     if not ((numbers >= 0) & (hour < 24) & (minute < 60) & (second < 60)).all():

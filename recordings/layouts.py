@@ -21,6 +21,7 @@ from utils import DataError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "blanks"}
 COMMENTS = ("#", "%", "//")                                          # that a line before the header may begin with
+FACT = re.compile(r"[A-Za-z][\w ]*=\t")                              # LabChart: Interval=, ChannelTitle=
 SURE_ROWS = 3                                                        # of numbers, without a header before them
 RATES = (                                                            # in the lines before the header
     (re.compile(r"sampl\w*[ _-]?(?:rate|freq\w*)[^\d\n]{0,16}([\d.]+)", re.IGNORECASE), False),
@@ -153,7 +154,9 @@ def layout_of_lines(
         preamble += [line for number, line in rows if number <= keys.skip_rows]
         rows = [(number, line) for number, line in rows if number > keys.skip_rows]
     comments = keys.comment or COMMENTS
-    while rows and rows[0][1].lstrip().startswith(comments) and not _holds(rows[0][1], wanted, keys):
+    while rows and (rows[0][1].lstrip().startswith(comments) or FACT.match(rows[0][1])):
+        if _holds(rows[0][1], wanted, keys):
+            break
         preamble.append(rows.pop(0)[1])
     if keys.comment:
         rows = [(number, line.partition(keys.comment)[0]) for number, line in rows]
@@ -188,7 +191,7 @@ def _layout(
     units = [unit_in(name) for name in names]
     if len(table) > after and after == 1 and is_units_row(fitted(table[1][1], len(names)), len(names), bool(preamble)):
         below = [clean(cell).strip("()[] ") for cell in table[1][1]]
-        units = [unit if is_missing(b) else b for unit, b in zip(units, below, strict=False)]
+        units = [unit if is_missing(b) or is_datum(b) else b for unit, b in zip(units, below, strict=False)]
         after = 2
     head = [fitted(cells, len(names)) for _, cells, _ in table[after:]]
     first_row = table[after][0] if len(table) > after else table[-1][2] + 1

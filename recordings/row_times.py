@@ -40,6 +40,7 @@ class RowTimes:
         self.kind = "stamps" if keys.time_format else ""             # or numbers, compact; "" = not known
         self.waiting: list[Row] = []           # numbers that decide nothing yet, and their rows
         self.first_us, self.last_us = NO_TIME, NO_TIME               # of clock times that are numbers
+        self.first_number = 0.0
 
     def take(self, text: str, number: float | None, row: list[float]) -> list[Row] | None:
         """Take a row; return the rows whose times are known now. None if the time cannot be read.
@@ -74,7 +75,7 @@ class RowTimes:
         if self.kind == "numbers":
             return self.spread.take(scaled(number, self.unit_s), row)
         if self.kind == "compact":
-            if compact_seconds(np.array([number])) is None:
+            if compact_seconds(np.array([number]), self.first_number) is None:
                 return []
             return self.spread.take(self._clock(number), row)
         self.waiting.append((number, row))
@@ -102,6 +103,7 @@ class RowTimes:
         if not self.waiting:
             return []
         self.kind, waiting, self.waiting = kind, self.waiting, []
+        self.first_number = waiting[0][0]
         if kind == "numbers" and self.unit_s is None:
             step = waiting[1][0] - waiting[0][0] if len(waiting) > 1 else 0.0
             try:
@@ -113,7 +115,8 @@ class RowTimes:
 
     def _clock(self, number: float) -> float:
         """Return a clock time as seconds from the first; it may pass midnight."""
-        us, day_us = round(float(compact_seconds(np.array([number]))[0]) * 1e6), round(DAY_S * 1e6)
+        day_us = round(DAY_S * 1e6)
+        us = round(float(compact_seconds(np.array([number]), self.first_number)[0]) * 1e6)
         if self.first_us == NO_TIME:
             self.first_us = self.last_us = us
         us += self.last_us // day_us * day_us
@@ -123,7 +126,7 @@ class RowTimes:
 
     def state_dict(self) -> dict[str, object]:
         """Return what a later process needs to resume."""
-        plain = {name: getattr(self, name) for name in ("kind", "waiting", "first_us", "last_us")}
+        plain = {name: getattr(self, name) for name in ("kind", "waiting", "first_us", "last_us", "first_number")}
         unit_s = -1.0 if self.unit_s is None else self.unit_s
         return plain | {"unit_s": unit_s, "stamps": self.stamps.state_dict(), "spread": self.spread.state_dict()}
 
@@ -133,6 +136,7 @@ class RowTimes:
             raise ValueError(f"kind of times is {state['kind']!r:.40}")
         self.kind, self.waiting = state["kind"], checked_rows(state["waiting"])
         self.first_us, self.last_us = int(state["first_us"]), int(state["last_us"])
+        self.first_number = float(state["first_number"])
         self.unit_s = float(state["unit_s"]) if state["unit_s"] > 0 else None
         self.stamps.load_state_dict(state["stamps"])
         self.spread.load_state_dict(state["spread"])
