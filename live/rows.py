@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from recordings.cells import DecimalSigns, is_missing, is_number
+from recordings.cells import DecimalSigns, is_missing, is_number, without_thousands
 from recordings.clocks import timestamp_of, unit_s_in
 from recordings.layouts import (
     COMMENTS,
@@ -377,6 +377,8 @@ class Rows:
     def _number(self, text: str) -> float | None:
         """Return a cell as a number; None if it is none, or is a word for a missing one."""
         decimal = self.decimal or "."
+        if self.dialect.decimal is not None:
+            text = without_thousands(text.strip(), decimal)
         if is_number(text, decimal):
             return float(text.replace(",", "."))
         return math.inf * (-1) ** text.strip().startswith("-") if text.strip().lower().lstrip("+-") == "inf" else None

@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 NUMBER = re.compile(r"\s*[+-]?(\d*)([.,]?)(\d*)([eE][+-]?\d+)?\s*")
+# by the decimal sign: 1.234 or 1.234,5 where it is a comma
+THOUSANDS = {
+    sign: re.compile(rf"[+-]?[1-9]\d{{0,2}}(\{other}\d{{3}})+(\{sign}\d*)?") for sign, other in ((",", "."), (".", ","))
+}
 # in lower case; the empty cell is one of them
 MISSING = frozenset(
     {"", "-", "--", "---", "?", "*", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none", "nil"}
@@ -22,6 +26,14 @@ def is_number(text: str, decimal: str | None) -> bool:
 def is_missing(text: str, more: Iterable[str] = ()) -> bool:
     """Return whether a cell holds no value: it is empty, one of the usual words, or one of `more`."""
     return text.strip().lower() in MISSING or text.strip() in more
+
+
+def without_thousands(text: str, decimal: str) -> str:
+    """Return a number without its thousands separators; another text as it is.
+
+    Only a decimal sign that is declared makes it certain that they are none.
+    """
+    return text.replace("." if decimal == "," else ",", "") if THOUSANDS[decimal].fullmatch(text) else text
 
 
 @dataclass

@@ -86,7 +86,9 @@ def test_declared_delimiter_and_decimal_are_not_detected(write):
     assert read_recording(two, ["flow,x"], Dialect(delimiter=";")).channels["flow,x"].values.tolist() == [1.5, 2.5]
     assert "decimal '.'" in refusal(write("t_s;flow\n0;1,5\n1;2,5\n"), ["flow"], decimal=".")
     mixed = write("t_s;flow\n0;0,5\n1;1.234\n")
-    assert "'1.234'; expected a number with decimal ','" in refusal(mixed, ["flow"], decimal=",")
+    assert read_recording(mixed, ["flow"], Dialect(decimal=",")).channels["flow"].values.tolist() == [0.5, 1234]
+    wrong = write("t_s;flow\n0;0,5\n1;1.23\n")
+    assert "'1.23'; expected a number with decimal ','" in refusal(wrong, ["flow"], decimal=",")
 
 
 def test_a_decimal_sign_that_changes_later_is_reported_with_its_row(write):

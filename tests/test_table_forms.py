@@ -206,6 +206,16 @@ def test_a_doubt_is_refused_by_the_name_of_the_key(tmp_path, text, expected):
     assert expected in message and "drop" not in message and "sort" not in message
 
 
+@pytest.mark.parametrize(("decimal", "cell"), [(",", "1.202"), (",", "1.202,5"), (".", "1,202"), (".", "1,202,333.25")])
+def test_a_declared_decimal_sign_settles_thousands(tmp_path, decimal, cell):
+    (tmp_path / "one.csv").write_text(f"{COUNTS}999;{cell}\n")
+    dialect = Dialect(decimal=decimal)
+    rows = Rows("t_s", ["flow"], InputWarnings(), dialect=dialect)
+    live = [row for line in f"{COUNTS}999;{cell}".split("\n") for row in rows.take(line)]
+    value = float(cell.replace("." if decimal == "," else ",", "").replace(",", "."))
+    assert read_recording(tmp_path / "one.csv", None, dialect).channels["flow"].values[-1] == live[-1][1][0] == value
+
+
 def test_a_proof_of_the_decimal_sign_anywhere_settles_it(tmp_path):
     counts = "".join(f"{k};{k}\n" for k in range(500))
     for text, value in (("1.202\n501;0.5", 1.202), ("1,202\n501;0,5", 1.202)):
