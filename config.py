@@ -14,6 +14,7 @@ import re
 import types
 import typing
 import unicodedata
+import zoneinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -398,8 +399,25 @@ class DatasetConfig(Section):
     time_format: str | None = Field(
         None, min_length=1, description="CSV: format of timestamps for strptime, such as %d.%m.%Y %H:%M:%S,%f"
     )
-    delimiter: Literal[",", ";", "\t"] | None = Field(None, description="CSV: between two cells; null = detect it")
+    time_unit: str | None = Field(
+        None, description="CSV: unit of times that are numbers: s, ms, us, ns, min, h, d or 1/256 s; null = detect it"
+    )
+    time_zone: str | None = Field(
+        None, description="CSV: zone of clock times, such as Europe/Berlin, in which they pass changes of the clock"
+    )
+    row_rate_hz: float | None = Field(None, gt=0, le=1e4, description="CSV without a time column: rows a second")
+    delimiter: Literal[",", ";", "\t", "|", " "] | None = Field(
+        None, description="CSV: between two cells, a blank for any number of them; null = detect it"
+    )
     decimal: Literal[".", ","] | None = Field(None, description="CSV: the decimal sign; null = detect it")
+    skip_rows: int | None = Field(None, ge=0, le=150, description="CSV: lines before the header; null = detect it")
+    comment: str | None = Field(
+        None, min_length=1, max_length=1, description="CSV: sign after which the rest of a line is not read"
+    )
+    names: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        None, min_length=1, description="CSV: names of the columns, where the file has no header, or instead of it"
+    )
+    missing: list[str] = Field([], description="CSV: words that mean 'no value', besides usual ones such as -- and n/a")
     annotators: list[Name] | None = Field(
         None, description="WFDB: suffixes of the annotation files; null = those of the known ones that exist"
     )
@@ -422,6 +440,23 @@ class DatasetConfig(Section):
     )
     fault_kinds: list[Name] = Field([], description="kinds that mean missing signal, looked for in the mask")
     events: dict[Name, list[KnownEvent]] = Field({}, description="known anomalies of recordings without an events file")
+
+    @field_validator("time_unit")
+    @classmethod
+    def _check_unit(cls, unit: str | None) -> str | None:
+        if unit is not None and not re.fullmatch(r"s|ms|us|ns|min|h|d|1/[1-9]\d* ?s", unit):
+            raise ValueError(f"time_unit is {_shown(unit)}; expected s, ms, us, ns, min, h, d or such as 1/256 s")
+        return unit
+
+    @field_validator("time_zone")
+    @classmethod
+    def _check_zone(cls, zone: str | None) -> str | None:
+        if zone is not None:
+            try:
+                zoneinfo.ZoneInfo(zone)
+            except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError):
+                raise ValueError(f"time_zone is {_shown(zone)}; expected a name such as Europe/Berlin or UTC") from None
+        return zone
 
     @model_validator(mode="after")
     def _check(self) -> DatasetConfig:

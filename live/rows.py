@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
+import re
 import select
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from recordings.cells import DecimalSigns, is_missing, is_number, without_thousands
+from recordings.clocks import timestamp_of, unit_s_in
+from recordings.layouts import (
+    COMMENTS,
+    DELIMITERS,
+    FACT,
+    SURE_ROWS,
+    Layout,
+    fitted,
+    header_of,
+    is_data,
+    is_units_row,
+    layout_of_lines,
+    split,
+)
+from recordings.reading import DETECT, Dialect, time_column_of
+from recordings.row_times import Row, RowTimes
 from recordings.stateful import checked_like
-from recordings.tables import is_number, timestamp_of
+from recordings.tables import HEAD_LINES
+from recordings.units import factor_between, is_unspecified
 from utils import DataError, plain_text
 
 CHUNK, LONGEST = 1 << 16, 1 << 16        # bytes read at once, and kept of a line
@@ -26,7 +46,8 @@ RESET_S = 10.0                           # rows of an earlier time are a new rec
 OVERLAP_S = 600.0                        # after a restart, rows of so long before its state are skipped
 RATE_TOLERANCE = 0.2                     # of a channel's rate
 RATE_INTERVALS = 50                      # of a channel, whose median gives its rate
-Row = tuple[float, list[float]]          # time in s, a value a channel, NaN = none
+UTF_16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}        # marks at the start of a file
+LONGEST_DOUBT = 10_000                   # rows that wait for a number that shows the decimal sign
 
 
 class InputWarnings:
@@ -57,6 +78,7 @@ def read_lines(
         stopped: whether to stop; asked before each line.
     """
     rest, cut, place = b"", 0, file.tell() if follow else 0          # cut: bytes dropped of a line that is too long
+    encoding = _encoding_of(follow)
     while not stopped():
         if follow is None and not _is_ready(file):
             yield None, place
@@ -64,7 +86,7 @@ def read_lines(
         chunk = os.read(file.fileno(), CHUNK)
         if not chunk and follow is None:
             if rest:
-                yield _text(rest), place + len(rest) + cut
+                yield _text(rest, encoding), place + len(rest) + cut
             return
         if not chunk:
             if follow.is_file() and follow.stat().st_size < place + len(rest) + cut:
@@ -73,12 +95,14 @@ def read_lines(
             yield None, place
             time.sleep(WAIT_S)
             continue
-        *lines, rest = (rest + chunk).split(b"\n")
+        if not place and not rest and chunk[:2] in UTF_16:
+            encoding = UTF_16[chunk[:2]]
+        *lines, rest = _split_lines(rest + chunk, encoding)
         for line in lines:
             if stopped():
                 return
-            place, cut = place + len(line) + 1 + cut, 0
-            yield _text(line), place
+            place, cut = place + len(line) + cut, 0
+            yield _text(line, encoding), place
         cut += max(len(rest) - LONGEST, 0)                           # too long for a row: it will be refused
         rest = rest[:LONGEST]
 
@@ -90,18 +114,40 @@ def _is_ready(file: BinaryIO) -> bool:
         return True
 
 
-def _text(line: bytes) -> str:
-    return line.decode("utf-8", errors="replace").rstrip("\r")
+def _encoding_of(follow: Path | None) -> str:
+    """Return the encoding of a file that is followed, maybe from a place within it."""
+    mark = b""
+    if follow is not None:
+        with follow.open("rb") as file:
+            mark = file.read(2)
+    return UTF_16.get(mark, "utf-8")
+
+
+def _split_lines(data: bytes, encoding: str) -> list[bytes]:
+    """Return lines with their ends, and last what follows them; a line ends as in a file, with CR, LF or both."""
+    if encoding != "utf-8":
+        end = "\n".encode(encoding)
+        *lines, rest = data.split(end)
+        return [*(line + end for line in lines), rest]
+    lines = data.splitlines(keepends=True)
+    return lines if lines and not lines[-1].endswith((b"\n", b"\r")) else [*lines, b""]
+
+
+def _text(line: bytes, encoding: str) -> str:
+    return line.decode(encoding, errors="replace").rstrip("\r\n")
 
 
 class Rows:
-    """Lines to rows; lines that cannot be read are reported and skipped.
+    """Lines to rows, by the rules by which files are read; lines that cannot be read are reported and skipped.
 
     Args:
         time_column: of seconds or timestamps; the first row decides.
         channels: their columns, in the order of the values.
         series: whether the rows are those of a series, which are counted: their times are kept as written.
-        layout: how the lines are written, as far as it is declared: delimiter, decimal, time_format.
+        dialect: how the lines are written, as far as it is declared.
+        units: of the values that are returned, for each channel; "" = as the lines have them.
+        sentinels: for each channel, the values in the unit of the lines that mean "no measurement".
+        rate_hz: rows a second; 0 = not known.
     """
 
     def __init__(
@@ -110,94 +156,232 @@ class Rows:
         channels: Sequence[str],
         input_warnings: InputWarnings,
         series: bool = False,
-        layout: Mapping[str, str | None] | None = None,
+        dialect: Dialect = DETECT,
+        units: Sequence[str] = (),
+        sentinels: Sequence[Sequence[float]] = (),
+        rate_hz: float = 0.0,
     ) -> None:
         self.time_column, self.channels, self.input_warnings = time_column, list(channels), input_warnings
-        self.header, self.columns, self.delimiter = "", [], ","
-        self.layout, self.series = dict(layout or {}), series
-        self.stamped: bool | None = None                             # whether times are timestamps; None = not known
-        self.origin: datetime | None = None                          # the first timestamp
-        self.line_number, self.written = 0, ""                       # written: the last time of a series
+        self.dialect, self.series = dialect, series
+        self.wanted = [time_column, *self.channels]
+        self.units = list(units) or [""] * len(self.channels)
+        self.sentinels = [list(values) for values in sentinels] or [[] for _ in self.channels]
+        self.rate_hz = rate_hz
+        self.head: list[str] = []                                    # the lines before the samples
+        self.layout: Layout | None = None                            # as soon as the head has been understood
+        self.at_first_row, self.units_line = True, ""                # whether the next line may be one of units
+        self.decimal, self.signs = dialect.decimal, DecimalSigns()   # decimal: None = no number has shown it
+        self.doubtful: list[list[str]] = []                          # rows that wait for the decimal sign
+        self.line_number, self.counted, self.written = 0, 0, ""      # written: the last time of a series
+        self.times = RowTimes(dialect.times, None, rate_hz)
 
-    def take(self, line: str) -> Row | None:
-        """Return the row of a line; None for a header, a blank line, or one that cannot be read.
+    def take(self, line: str) -> list[Row]:
+        """Return the rows that a line completes: one as a rule, none for a line of the head or one that is not read.
 
-        Raises: DataError if a header lacks the time or a channel.
+        Raises: DataError if the header lacks the time or a channel, or if it is not certain how to read the rows.
         """
         self.line_number += 1
         line = line.removeprefix("\ufeff")                           # byte order mark, also of an appended file
-        if not self.header:
-            self.use_header(line)
-            return None
-        if not line or line == self.header:
-            return None
-        cells = _cells(line, self.delimiter)
-        if self.time_column in cells:                                # the recorder was started again
-            self.use_header(line)
-            return None
-        if len(cells) != self.width:
-            self._warn("lines of another length", f"cells: {len(cells)}; expected {self.width}: {self.header[:80]}")
-            return None
-        t = self._time(cells[self.columns[0]].strip())
-        if t is None:
-            return None
-        return t, [self._value(cells[k], name) for k, name in zip(self.columns[1:], self.channels, strict=True)]
+        if self.layout is None:
+            return self._take_head(line)
+        if not line.strip() or self.is_head(line):
+            return []
+        if self.at_first_row:
+            self.at_first_row = False
+            self._use_first_row(self._cells(line))
+        cells = self._cells(line)
+        if self.time_column in [cell.strip() for cell in cells]:     # the recorder was started again
+            self.layout, self.head, self.units_line = None, [], ""
+            return self._take_head(line)
+        return self._take_cells(cells)
 
-    def use_header(self, header: str) -> None:
-        """Take the names of the columns.
+    def is_head(self, line: str) -> bool:
+        """Return whether a line is one before the samples, new or again: a header, text above it, units below it."""
+        line = line.removeprefix("\ufeff")
+        if self.layout is None:
+            return not _is_sample(line)
+        if line == self.units_line or (line in self.head and not _is_sample(line)):
+            return True
+        if not self.at_first_row or not line.strip():
+            return False
+        if not is_units_row(fitted(self._cells(line), self.width), self.width, bool(self.layout.preamble)):
+            return False
+        self.head.append(line)
+        self._use_layout()
+        self.units_line, self.at_first_row = line, False
+        return True
 
-        Raises: DataError if the time or a channel is not among them.
+    @property
+    def is_waiting(self) -> bool:
+        """Whether lines have been taken that may be rows still."""
+        return bool(self.doubtful or self.times.is_waiting or (self.layout is None and self.head))
+
+    def end_head(self) -> list[Row]:
+        """Return the rows of a table without a header whose first lines are all there is.
+
+        Raises: DataError if there is no header, and no names are declared.
         """
-        self.delimiter = self.layout.get("delimiter") or max(",;\t", key=header.count)
-        self.comma = (self.layout.get("decimal") or ("." if self.delimiter == "," else ",")) == ","
-        names = [name.strip() for name in _cells(header, self.delimiter)]
-        wanted = [self.time_column, *self.channels]
-        for name in wanted:
-            if names.count(name) != 1:
-                found = "twice" if name in names else "not"
+        return self._begin() if self.layout is None and any(line.strip() for line in self.head) else []
+
+    def rest(self) -> list[Row]:
+        """Return the rows that still wait when the input is over.
+
+        Raises: DataError if there was no header, or no number that shows the decimal sign.
+        """
+        rows = self.end_head()
+        if self.doubtful:
+            raise DataError(f"ambiguous numbers such as {self.signs.examples}; set decimal in dataset_config.json")
+        return [*rows, *self.times.rest()]
+
+    # ---- the head -----------------------------------------------------------------------
+
+    def _take_head(self, line: str) -> list[Row]:
+        """Take a line before the samples; return the rows that a table without a header has begun with."""
+        self.head.append(line)
+        if header_of([line], self.dialect.layout, self.wanted) is not None:
+            self.at_first_row = True
+            self._use_layout()
+            return []
+        cells = [cell.strip().strip("'\"") for cell in re.split(r"[,;\t|]", line[:LONGEST])]
+        is_before = len(cells) == 1 or line.lstrip().startswith(COMMENTS) or bool(FACT.match(line))
+        is_wrong = self.dialect.names is None and not is_before and any(name in cells for name in self.wanted)
+        samples = list(itertools.takewhile(_is_sample, (line for line in reversed(self.head) if line.strip())))
+        others = sum(bool(line.strip()) for line in self.head) - len(samples)
+        if not is_wrong and len(samples) <= max(SURE_ROWS, others) and len(self.head) < HEAD_LINES:
+            return []
+        return self._begin()
+
+    def _begin(self) -> list[Row]:
+        """Understand the head, of which the last lines are samples; return their rows."""
+        lines = self.head
+        self._use_layout()
+        self.at_first_row = False
+        first = self.layout.first_row - 1
+        self.head = lines[:first]
+        rows = [line for line in lines[first:] if line.strip()]
+        if rows:
+            self._use_first_row(self._cells(rows[0]))
+        return [row for line in rows for row in self._take_cells(self._cells(line))]
+
+    def _use_layout(self) -> None:
+        """Understand the lines before the samples. Raises: DataError if the time or a channel is not in them."""
+        keys = self.dialect.layout
+        layout = layout_of_lines([line + "\n" for line in self.head], "the input", keys, self.wanted)
+        time = time_column_of(layout, self.time_column, True)
+        for name in ([] if time is None else [time]) + self.channels:
+            if layout.index(name) is None:
+                found = "twice" if layout.names.count(name) > 1 else "not"
+                place, line = next((k, line) for k, line in enumerate(self.head, start=1) if line.strip())
                 raise DataError(
-                    f"line {self.line_number}: column {name!r} is {found} in {header[:80]!r}; expected a header with "
-                    f"{', '.join(wanted)}"
+                    f"line {self.line_number - len(self.head) + place}: column {name!r} is {found} in {line[:80]!r}; "
+                    f"expected a header with {', '.join(self.wanted)}"
                 )
-        self.header, self.width, self.columns = header, len(names), [names.index(name) for name in wanted]
+        self.layout, self.width = layout, len(layout.names)
+        self.columns = [layout.index(name) for name in self.channels]
+        self.time_index, self.date_index = None if time is None else layout.index(time), None
+        self.factors = [self._factor(k) for k in range(len(self.channels))]
+        if time is not None and not self.times.kind and not self.times.waiting:
+            stated = unit_s_in(time, layout.units[self.time_index])
+            self.times = RowTimes(self.dialect.times, stated, self.rate_hz)
 
-    def _time(self, text: str) -> float | None:
-        """Return a time in s, of timestamps since the first one; None if it cannot be read."""
-        time_format = self.layout.get("time_format")
+    def _factor(self, k: int) -> float:
+        """Return what the values of a channel are multiplied with, for its unit. Raises: DataError for another one."""
+        have, want = self.layout.units[self.columns[k]], self.units[k]
+        if not have or have == want or is_unspecified(have) or is_unspecified(want):
+            return 1.0
+        factor = factor_between(have, want)
+        if factor is None:
+            raise DataError(
+                f"line {self.line_number}: channel {self.channels[k]!r} is in {have!r}; expected {want!r}, or a unit "
+                "that converts to it"
+            )
+        return factor
+
+    def _use_first_row(self, cells: list[str]) -> None:
+        """Find out from the first row whether a column of dates belongs to the times of day."""
+        if self.time_index is not None:
+            first = replace(self.layout, head=[fitted(cells, self.width)])
+            self.date_index = first.date_of(self.time_index)
+
+    # ---- samples ------------------------------------------------------------------------
+
+    def _cells(self, line: str) -> list[str]:
+        if self.dialect.comment:
+            line = line.partition(self.dialect.comment)[0]
+        try:
+            return split(line, self.layout.delimiter, self.layout.quote)
+        except csv.Error:                                            # not CSV: it will be refused
+            return line.split(self.layout.delimiter)
+
+    def _take_cells(self, cells: list[str]) -> list[Row]:
+        cells = fitted(cells, self.width)
+        if len(cells) != self.width:
+            expected = f"{self.width}: {','.join(self.layout.names)[:80]}"
+            self._warn("lines of another length", f"cells: {len(cells)}; expected {expected}")
+            return []
+        if self.decimal is None and not self._shows_decimal(cells):
+            self.doubtful.append(cells)
+            if len(self.doubtful) < LONGEST_DOUBT:
+                return []
+            self.rest()
+        rows, self.doubtful = [*self.doubtful, cells], []
+        return [row for cells in rows for row in self._timed(cells)]
+
+    def _shows_decimal(self, cells: list[str]) -> bool:
+        """Return whether a row can be read: no number so far leaves the decimal sign open."""
+        self.signs.take(cells)
+        if self.signs.seen:
+            self.decimal = self.signs.sign(self.layout.delimiter)
+        return self.decimal is not None or not self.signs.seen
+
+    def _timed(self, cells: list[str]) -> list[Row]:
+        """Return the rows that are complete with the cells of a further one."""
+        self.counted += 1
+        values = [self._value(cells[column], k) for k, column in enumerate(self.columns)]
+        if self.time_index is None:
+            return [((self.counted - 1) / self.layout.rate_hz, values)]
+        text = cells[self.time_index].strip()
         if self.series:
-            known = timestamp_of(text, time_format) is not None or is_number(text, ".")
-            self.written = text if known else ""                     # it is written into the output
-            if not known:
-                self._warn_of_time(text, "a timestamp or a number")
-            return 0.0
+            return [(self._time_of_series(text), values)]
+        if self.date_index is not None:
+            text = f"{cells[self.date_index].strip()} {text}"
+        number = self._number(text) if self.date_index is None else None
         try:
-            if not self.stamped:
-                t = self._number(text)
-                if math.isfinite(t):
-                    self.stamped = False
-                    return t
-        except ValueError:
-            if self.stamped is None and timestamp_of(text, time_format) is not None:
-                self.stamped = True
-        stamp = timestamp_of(text, time_format) if self.stamped else None
-        try:
-            self.origin = self.origin or stamp
-            return (stamp - self.origin).total_seconds()
-        except TypeError:                                            # no timestamp, or one without the others' zone
-            wanted = "a timestamp like the first one" if self.stamped else "seconds, or timestamps throughout"
+            rows = self.times.take(text, number, values)
+        except DataError as error:
+            self._warn("times that cannot be read", str(error))
+            return []
+        if rows is None:
+            is_stamped = self.times.kind == "stamps"
+            wanted = "a timestamp like the first one" if is_stamped else "seconds, or timestamps throughout"
             self._warn_of_time(text, wanted)
-            return None
+        return rows or []
 
-    def _value(self, text: str, name: str) -> float:
-        try:
-            return self._number(text)
-        except ValueError:
-            if text and not text.isspace():
-                self._warn("values that are not numbers", f"{name} is {text[:40]!r}; expected a number")
+    def _time_of_series(self, text: str) -> float:
+        is_known = timestamp_of(text, self.dialect.time_format) is not None or is_number(text, ".")
+        self.written = text if is_known else ""                      # it is written into the output
+        if not is_known:
+            self._warn_of_time(text, "a timestamp or a number")
+        return 0.0
+
+    def _value(self, text: str, k: int) -> float:
+        number = self._number(text)
+        if number is None:
+            if not is_missing(text, self.dialect.missing):
+                self._warn("values that are not numbers", f"{self.channels[k]} is {text[:40]!r}; expected a number")
             return math.nan
+        if any(math.isclose(number, sentinel, rel_tol=1e-6, abs_tol=1e-9) for sentinel in self.sentinels[k]):
+            return math.nan
+        return number * self.factors[k]
 
-    def _number(self, text: str) -> float:
-        return float(text.replace(",", ".") if self.comma else text)
+    def _number(self, text: str) -> float | None:
+        """Return a cell as a number; None if it is none, or is a word for a missing one."""
+        decimal = self.decimal or "."
+        if self.dialect.decimal is not None:
+            text = without_thousands(text.strip(), decimal)
+        if is_number(text, decimal):
+            return float(text.replace(",", "."))
+        return math.inf * (-1) ** text.strip().startswith("-") if text.strip().lower().lstrip("+-") == "inf" else None
 
     def _warn_of_time(self, text: str, wanted: str) -> None:
         self._warn("times that cannot be read", f"time {text[:40]!r}; expected {wanted}")
@@ -206,36 +390,42 @@ class Rows:
         self.input_warnings.warn(kind, f"line {self.line_number}: {message}")
 
     def timestamp(self, t: float) -> str:
-        """Return a time in s as a timestamp; "" where the input has seconds."""
-        if self.origin is None:
+        """Return a time in s as a timestamp, or a time of day; "" where the input has seconds."""
+        if self.series:
             return self.written
-        try:
-            return (self.origin + timedelta(seconds=t)).isoformat(sep=" ", timespec="milliseconds")
-        except OverflowError:                                        # after the year 9999
-            return ""
+        return self.times.stamps.at(t) if self.times.kind == "stamps" else ""
+
+    # ---- state --------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later process needs to resume."""
-        state = {name: getattr(self, name) for name in ("header", "stamped", "line_number", "written")}
-        return state | {"origin": self.origin.isoformat() if self.origin else ""}
+        names = ("head", "units_line", "line_number", "counted", "written", "doubtful")
+        plain = {name: getattr(self, name) for name in names}
+        signs = {"decimal": self.decimal or "", "seen": dict(self.signs.seen), "proven": sorted(self.signs.proven)}
+        first = {"begun": self.layout is not None, "at_first_row": self.at_first_row}
+        first |= {"date_index": -1 if self.layout is None or self.date_index is None else self.date_index}
+        return plain | signs | first | {"times": self.times.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a `state_dict()`."""
-        expected = {"header": "", "line_number": 0, "written": ""}
-        header, self.line_number, self.written = (checked_like(expected[name], state[name], name) for name in expected)
-        if header:
-            self.use_header(header)
-        self.stamped = None if state["stamped"] is None else checked_like(False, state["stamped"], "stamped")
-        self.origin = datetime.fromisoformat(state["origin"]) if state["origin"] else None
+        """Resume from a `state_dict()`. Raises: DataError or ValueError if it does not fit."""
+        expected = {"line_number": 0, "counted": 0, "written": "", "units_line": "", "at_first_row": True}
+        for name, like in expected.items():
+            setattr(self, name, checked_like(like, state[name], name))
+        self.head = [checked_like("", line, "head") for line in state["head"]]
+        if state["begun"]:
+            at_first_row = self.at_first_row
+            self._use_layout()
+            self.at_first_row = at_first_row
+            self.date_index = state["date_index"] if 0 <= state["date_index"] < self.width else None
+        self.decimal = state["decimal"] or None
+        self.signs = DecimalSigns(dict(state["seen"]), set(state["proven"]))
+        self.doubtful = [[checked_like("", cell, "a cell") for cell in cells] for cells in state["doubtful"]]
+        self.times.load_state_dict(state["times"])
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    if '"' in line:
-        try:
-            return next(csv.reader([line], delimiter=delimiter))
-        except csv.Error:                                            # not CSV: it will be refused
-            pass
-    return line.split(delimiter)
+def _is_sample(line: str) -> bool:
+    """Return whether a line is a row of samples with some delimiter."""
+    return len(line) < LONGEST and any(is_data(line.split(delimiter)) for delimiter in DELIMITERS)
 
 
 class Clock:
@@ -296,6 +486,18 @@ class Clock:
         rows, self.earlier, self.last_s, self.unconfirmed = self.earlier, [], t, None
         self.input_warnings.warn("clocks set back", f"clock set back to {rows[0][0]:g} s: a new recording begins")
         return rows, True
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether lines have been taken that may be rows still."""
+        return bool(self.doubtful or self.times.is_waiting or (self.layout is None and self.head))
+
+    def end_head(self) -> list[Row]:
+        """Return the rows of a table without a header whose first lines are all there is.
+
+        Raises: DataError if there is no header, and no names are declared.
+        """
+        return self._begin() if self.layout is None and any(line.strip() for line in self.head) else []
 
     def rest(self) -> list[Row]:
         """Return the row that still waits for confirmation when the input ends."""

@@ -16,14 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from utils import DataError, only_writer_of, sha256_of, signals_to_stop
+from utils import DataError, counted, only_writer_of, sha256_of, signals_to_stop
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from live.detection import EventChange, LiveDetection, Step
     from live.rows import Clock, InputWarnings, RateCheck, Rows
     from reports.plots import LivePlot
 
-FORMAT = 2                               # of a state file
+FORMAT = 3                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
 FIRST = 200                              # characters of the first line that identify an input
 TAIL = 400                               # last bytes written that identify an output
@@ -179,19 +179,21 @@ class Stream:
         self.live, self.rows, self.clock, self.rates = live, rows, clock, rates
         self.first, self.taken = "", 0                           # first line after the header; lines since then
         self.at_start, self.to_skip = True, 0                    # before that line; lines to skip after a restart
-        self.any_row = False                                     # whether a line was a row
+        self.any_row, self.any_step = False, False               # whether a line was a row, and a row made a step
 
     def take(self, line: str) -> list[Step | EventChange]:
         """Return the steps and events that a line completes."""
         if self._taken_before(line):
             return []
-        row = self.rows.take(line)
-        if row is None:
-            return []
+        found = [one for row in self.rows.take(line) for one in self._take_row(*row)]
+        self.any_step = self.any_step or bool(found)
+        return found
+
+    def _take_row(self, t: float, values: list[float]) -> list[Step | EventChange]:
         self.any_row = True
         if self.rows.series:                                     # every row is a step, whatever its time
-            return self.live.push(*row)
-        rows, is_new_recording = self.clock.take(*row)
+            return self.live.push(t, values)
+        rows, is_new_recording = self.clock.take(t, values)
         found: list[Step | EventChange] = []
         if is_new_recording:
             found += self.live.finish()
@@ -204,7 +206,7 @@ class Stream:
 
     def _taken_before(self, line: str) -> bool:
         """Return whether a line was taken before a restart, if the input begins as it did then."""
-        if not line or self.rows.header in ("", line.removeprefix("\ufeff")):
+        if not line.strip() or self.rows.is_head(line):
             return False
         if not self.taken:
             self.first = line[:FIRST]
@@ -220,9 +222,31 @@ class Stream:
         self.taken += 1
         return False
 
+    def check_any_row(self, where: str) -> None:
+        """Raise DataError if there were lines of samples and none was a row."""
+        if self.taken and not self.any_row and not self.rows.is_waiting:
+            raise DataError(f"{where}: no row could be read; the lines above say why")
+
+    def check_any_step(self, where: str) -> None:
+        """Raise DataError if the input is over without a step."""
+        self.check_any_row(where)
+        if not self.any_step:
+            what = f"{counted(self.taken, 'line')} of samples" if self.taken else "no line of samples"
+            raise DataError(f"{where}: {what}, and no step; expected some seconds of samples, with a header")
+
+    def end_head(self) -> list[Step | EventChange]:
+        """Return the steps of rows without a header that were too few to be sure of.
+
+        Raises: DataError if there is no header, and no names are declared.
+        """
+        return [one for row in self.rows.end_head() for one in self._take_row(*row)]
+
     def finish(self) -> list[Step | EventChange]:
         """Return the remaining steps and events at the end of the input."""
-        return [found for row in self.clock.rest() for found in self.live.push(*row)] + self.live.finish()
+        found = [one for row in self.rows.rest() for one in self._take_row(*row)]
+        found += [one for row in self.clock.rest() for one in self.live.push(*row)] + self.live.finish()
+        self.any_step = self.any_step or bool(found)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later process needs to resume."""
@@ -236,9 +260,9 @@ class Stream:
         for name in ("live", "rows", "clock"):
             getattr(self, name).load_state_dict(state[name])
         self.first, self.taken = (checked_like(getattr(self, name), state[name], name) for name in ("first", "taken"))
-        self.any_row = self.taken > 0
+        self.any_row = self.any_step = self.taken > 0
         if not self.taken:
-            self.rows.line_number = 0                            # a header alone, which comes again
+            self.rows.line_number = 0                            # a head alone, which comes again
 
 
 def new_stream(checkpoint: Path, device: str, input_warnings: InputWarnings) -> Stream:
@@ -249,6 +273,7 @@ def new_stream(checkpoint: Path, device: str, input_warnings: InputWarnings) -> 
     from detection.checkpoint import load_calibrated, recorded_data
     from live.detection import LiveDetection
     from live.rows import Clock, RateCheck, Rows
+    from recordings.preprocessing import dialect_of
 
     state, detector = load_calibrated(checkpoint, device)
     data = recorded_data(state, detector, checkpoint.name)
@@ -257,10 +282,15 @@ def new_stream(checkpoint: Path, device: str, input_warnings: InputWarnings) -> 
         return Stream(LiveDetection(detector, data), rows, Clock(input_warnings))
     rates_hz = [data.channels[name].rate_hz for name in detector.channels]
     columns = [data.channels[name].source or name for name in detector.channels]
-    layout = {key: getattr(data, key) for key in ("delimiter", "decimal", "time_format")}
+    about = {
+        "dialect": dialect_of(data),
+        "units": [data.channels[name].unit for name in detector.channels],
+        "sentinels": [data.channels[name].sentinels for name in detector.channels],
+        "rate_hz": max(rates_hz),
+    }
     return Stream(
         LiveDetection(detector, data),
-        Rows(data.time_column, columns, input_warnings, layout=layout),
+        Rows(data.time_column, columns, input_warnings, **about),
         Clock(input_warnings, 1 / max(rates_hz)),
         RateCheck(detector.channels, rates_hz, input_warnings),
     )
@@ -317,11 +347,18 @@ def watch(
             with contextlib.closing(output), noted_signals() as signals:
                 lines = read_lines(source, follow, lambda: bool(signals), stream.rows.input_warnings)
                 place = _take_lines(stream, lines, output, save, window)
-                if not signals and stream.taken and not stream.any_row:
-                    raise DataError(f"{follow or 'stdin'}: no row could be read; the lines above say why")
+                where, found = str(follow or "stdin"), []
+                if state is None:
+                    found = stream.finish()
+                    if not signals:
+                        stream.check_any_step(where)
+                elif not signals:
+                    found = stream.end_head()
+                    stream.check_any_row(where)
                 output.begin()
+                output.write(found)
                 save(first_place if place is None else place)
-                if not (signals and state):                      # with a state, a later process continues
+                if state and not signals:                        # after a signal, a later process continues
                     output.write(stream.finish())
         except OSError as error:
             if error.filename is None:                           # a full disk names no file
@@ -356,7 +393,7 @@ def _take_lines(
     for line, place in lines:
         if line is not None:
             found = stream.take(line)
-            if not output.begun:                                 # not before the header has been checked
+            if not output.begun and (found or stream.rows.layout is not None):     # the header has been checked
                 if not found:
                     save(place)
                 output.begin()

@@ -147,7 +147,7 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead:
     sources = _sources_of_channels(file, dataset)
     names = list(dict.fromkeys(sources.values()))
     raw = reading.read_recording(
-        file, names, _dialect(dataset), sentinels=_sentinels(file, dataset), name=name, allow_dead=allow_dead
+        file, names, dialect_of(dataset), sentinels=_sentinels(file, dataset), name=name, allow_dead=allow_dead
     )
     channels = {
         channel: _in_unit(raw.channels[source], channel, dataset.channels[channel].unit, raw)
@@ -162,7 +162,8 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead:
     return replace(recording, events=sorted(events, key=lambda event: event.start_s))
 
 
-def _dialect(dataset: DatasetConfig) -> Dialect:
+def dialect_of(dataset: DatasetConfig) -> Dialect:
+    """Return how a dataset's files are written, as far as it is declared."""
     return Dialect(**{entry.name: getattr(dataset, entry.name) for entry in fields(Dialect)})
 
 
@@ -208,8 +209,8 @@ def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:
         if abs(measured / declared - 1) > RATE_TOLERANCE:
             raise DataError(
                 f"{recording.path.name}: channel {name!r} has {measured:.4g} samples a second, but {declared:g} are "
-                f"declared; correct channels.{name}.rate_hz in dataset_config.json, or the times if they are not in "
-                "seconds; a trained model accepts only recordings with its own rates"
+                f"declared; correct channels.{name}.rate_hz in dataset_config.json, or set time_unit if the times are "
+                "not in seconds; a trained model accepts only recordings with its own rates"
             )
 
 
@@ -223,7 +224,7 @@ def _read_events(recording: Recording, dataset: DatasetConfig) -> list[Event]:
     if file.exists():
         if listed:
             recording.notes.append(f"events read from {file.name}, not from dataset_config.json")
-        return reading.read_events(file, end, dataset.labels, _dialect(dataset), start_s=start)
+        return reading.read_events(file, end, dataset.labels, dialect_of(dataset), start_s=start)
     if listed is not None:
         known = [Event(e.start_s, e.end_s, e.label) for e in listed]
         where = f"dataset_config.json: events.{name}"
@@ -338,7 +339,7 @@ def inspect(given: Sequence[Path], dataset: DatasetConfig | None) -> None:
 
 
 def _describe(file: Path, dataset: DatasetConfig | None) -> list[str]:
-    dialect, sentinels = (_dialect(dataset), _sentinels(file, dataset)) if dataset else (reading.DETECT, {})
+    dialect, sentinels = (dialect_of(dataset), _sentinels(file, dataset)) if dataset else (reading.DETECT, {})
     recording = reading.read_recording(file, None, dialect, sentinels=sentinels)
     events_file = _events_file(recording.name, file)
     if events_file.exists():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recordings import signal_files, tables
+from recordings.cells import is_missing, is_number
+from recordings.clocks import (
+    TimeKeys,
+    clock_changes,
+    is_compact_date,
+    is_date,
+    number_seconds,
+    seconds_of,
+    spread_seconds,
+    unit_s_in,
+    unit_s_of,
+    without_clock_changes,
+)
+from recordings.layouts import Layout, LayoutKeys, is_time
 from recordings.signals import Annotation
 from utils import DataError, counted
 
@@ -29,6 +43,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 MAX_VALUE = 1e30                                                     # of a measurement, in any unit
 MAX_NAMES = 20                                                       # of columns listed in an error message
 TIME_COLUMN = "t_s"                                                  # unless another one is declared
+SLOWEST_HZ = 0.1                                                     # of rows whose times in seconds are not doubted
 MIN_GAP_S, MIN_FLATLINE_S = 0.5, 2.0                                 # the shortest ones that `describe` reports
 
 
@@ -56,7 +71,8 @@ class Recording:
 
     format: a description of the file format. annotations: those contained in the file, not checked
     yet. notes: what a user should know about how the file was read. start: the clock at time 0 as the
-    file states it, with a zone only if the file has one; None if the file has no clock.
+    file states it, with a zone only if the file has one; None if the file has no clock. time_column: its name in a
+    table. resolution: by channel, the smallest difference of values that the file can store; 0 = any.
     """
 
     name: str
@@ -68,6 +84,8 @@ class Recording:
     annotations: list[Event] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     start: datetime | None = None
+    time_column: str | None = None
+    resolution: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -83,17 +101,34 @@ class Recording:
 class Dialect:
     """How a dataset's files are written, where the files leave it open; None = detect it.
 
-    Tables: the time column (None = `t_s`, or else the first one), delimiter, decimal sign and the
-    `strptime` format of times. Signal files: the annotators of WFDB, and how long an annotation
-    without a duration lasts.
+    Tables: the time column (None = `t_s`, or else the first one), the `strptime` format of times, the unit of times
+    that are numbers, the zone of clock times, rows a second without a time column, and what `LayoutKeys` holds. Signal
+    files: the annotators of WFDB, and how long an annotation without a duration lasts.
     """
 
     time_column: str | None = None
     delimiter: str | None = None
     decimal: str | None = None
     time_format: str | None = None
+    time_unit: str | None = None
+    time_zone: str | None = None
+    row_rate_hz: float | None = None
+    skip_rows: int | None = None
+    comment: str | None = None
+    names: Sequence[str] | None = None
+    missing: Sequence[str] = ()
     annotators: Sequence[str] | None = None
     annotation_s: float = 0.0
+
+    @property
+    def layout(self) -> LayoutKeys:
+        """What is declared of how tables are written."""
+        return LayoutKeys(**{entry.name: getattr(self, entry.name) for entry in fields(LayoutKeys)})
+
+    @property
+    def times(self) -> TimeKeys:
+        """What is declared of the times of tables."""
+        return TimeKeys(self.time_format, self.time_unit, self.time_zone)
 
 
 DETECT = Dialect()
@@ -120,7 +155,7 @@ def read_recording(
     """
     read = _read_signal_file if signal_files.is_signal_file(path) else _read_table
     recording, resolution = read(path, channels, dialect)
-    recording = replace(recording, name=name or name_of(path))
+    recording = replace(recording, name=name or name_of(path), resolution=resolution)
     for channel, samples in list(recording.channels.items()):
         present = np.isfinite(samples.values)
         for sentinel in (sentinels or {}).get(channel, []):
@@ -231,8 +266,16 @@ def describe(recording: Recording, labels: Mapping[str, str] | None = None) -> l
 
 
 def measured_rate(t: np.ndarray) -> float:
-    """Return the sampling rate in Hz: one over the median distance of the samples' times (n,)."""
-    return float(1.0 / np.median(np.diff(t))) if len(t) > 1 else float("nan")
+    """Return the sampling rate in Hz of samples at times (n,): one over their mean distance, without gaps.
+
+    The median would take the rounding of the times for the rate: 32 Hz in whole milliseconds are mostly 31 ms apart.
+    """
+    if len(t) < 2:
+        return float("nan")
+    steps = np.diff(t)
+    usual = np.median(steps)
+    regular = steps[(steps >= 0.5 * usual) & (steps <= 1.5 * usual)]
+    return float(1.0 / np.mean(regular)) if usual > 0 and len(regular) else float("nan")
 
 
 def _describe_channel(name: str, samples: Samples) -> list[str]:
@@ -292,23 +335,78 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     if plain.suffix.lower() not in TABLE_SUFFIXES:
         formats = (*TABLE_SUFFIXES, "one of these with .gz", *signal_files.EDF_SUFFIXES, *signal_files.WFDB_SUFFIXES)
         raise DataError(f"{path.name}: unknown format {path.suffix!r}; expected {', '.join(formats)}")
-    layout = tables.layout_of(path, dialect.delimiter, dialect.decimal)
-    default = TIME_COLUMN if TIME_COLUMN in layout.names or channels is not None else layout.names[0]
-    time = dialect.time_column or default
-    missing = [c for c in (time, *(channels or [])) if c not in layout.names]
+    wanted = () if channels is None else (dialect.time_column or TIME_COLUMN, *channels)
+    layout = tables.layout_of(path, keys=dialect.layout, wanted=wanted)
+    time, notes = time_column_of(layout, dialect.time_column, channels is not None), []
+    missing = [c for c in (time, *(channels or [])) if c is not None and layout.index(c) is None]
     if missing:
+        if (count := layout.names.count(missing[0])) > 1:
+            raise DataError(f"{path.name}: {count} columns are called {missing[0]!r}; rename them")
         hint = "see time_column" if missing[0] == time else "a sensor that was not recorded needs an empty column"
         raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {_listed(layout.names)}; {hint}")
-    notes: list[str] = []
-    wanted = _usable_columns(layout, time, notes) if channels is None else channels
-    numeric = dialect.time_format is None and _is_numeric(layout, time)
-    frame = tables.read_columns(path, layout, [time, *wanted] if numeric else wanted, () if numeric else [time])
+    used = _usable_columns(layout, time, notes) if channels is None else channels
+    if layout.preamble and layout.first_row > 2:
+        notes.append(f"rows 1 to {layout.first_row - 1} are no samples")
+    t, start, frame = _times_and_columns(path, layout, time, used, dialect.times, notes)
+    found = {c: Samples(t, frame[c].to_numpy(), layout.units[layout.index(c)] or None) for c in used}
+    layout = replace(layout, decimal=frame.attrs["decimal"])
+    where = f"time in {time!r}" if time is not None else f"{layout.rate_hz:g} rows a second"
+    text = f"{tables.describe_layout(layout)}, {where}"
+    recording = Recording("", path, t, found, [], text, [], notes, start, time)
+    return recording, dict.fromkeys(used, 0.0)
+
+
+def time_column_of(layout: Layout, declared: str | None, is_dataset: bool) -> str | None:
+    """Return the name of the time column; None if there is none, but a rate of rows.
+
+    Args:
+        declared: None = not declared. is_dataset: whether the columns are those of a dataset.
+    """
+    if layout.keys.row_rate_hz is not None:
+        return None
+    if declared is not None and layout.index(declared) is not None:
+        return declared
+    if TIME_COLUMN in layout.names:
+        return TIME_COLUMN
+    if layout.rate_hz is not None and (is_dataset or not is_time(layout, 0)):
+        return None
+    if is_dataset or declared is not None:
+        return declared or TIME_COLUMN
+    if layout.head and is_date(layout.column(0)[0]):                 # and its time of day in another one
+        times = [k for k in range(len(layout.names)) if layout.column(k) and layout.date_of(k) == 0]
+        return layout.names[times[0]] if times else layout.names[0]
+    return layout.names[0]
+
+
+def _times_and_columns(
+    path: Path, layout: Layout, time: str | None, channels: Sequence[str], keys: TimeKeys, notes: list[str]
+) -> tuple[np.ndarray, datetime | None, pd.DataFrame]:
+    """Return the rows' times (n,) in s, the clock at 0 s if the file states it, and the channels' columns."""
+    date = None if time is None else layout.date_of(layout.index(time))
+    texts = [] if time is None or _is_number_column(layout, time, keys) else [time]
+    texts += [] if date is None or not texts else [layout.names[date]]
+    numbers = [] if time is None or texts else [time]
+    frame = tables.read_columns(path, layout, list(dict.fromkeys([*numbers, *channels])), texts)
     if len(frame) < 2:
         raise DataError(f"{path.name}: {counted(len(frame), 'row')} of samples; expected at least 2")
-    t = frame[time].to_numpy() if numeric else _read_timestamps(frame[time], path, layout, dialect.time_format)
-    _check_times(t, path, layout.first_row)
-    found = {channel: Samples(t, frame[channel].to_numpy()) for channel in wanted}
-    return Recording("", path, t, found, [], f"{layout}, time in {time!r}", [], notes), dict.fromkeys(wanted, 0.0)
+    if time is None:
+        t, start = np.arange(len(frame)) / layout.rate_hz, layout.start
+    elif numbers:
+        t, start = _read_numbers(frame[time].to_numpy(), time, path, layout, keys, notes)
+    else:
+        stamps = frame[time] if date is None else frame[layout.names[date]].str.strip() + " " + frame[time].str.strip()
+        t, start = _read_timestamps(stamps, path, layout, keys)
+    if time is not None:
+        is_local = bool(texts) and (start is None or start.tzinfo is None)
+        t = _checked_times(t, path, layout.first_row, keys, is_local, notes)
+    return t, start, frame
+
+
+def _is_number_column(layout: Layout, time: str, keys: TimeKeys) -> bool:
+    """Return whether times are numbers, and none such as 20240330235500."""
+    cells = layout.column(layout.index(time))
+    compact = bool(cells) and keys.time_unit is None and is_compact_date(cells[0])
+    return keys.time_format is None and not compact and _is_numeric(layout, layout.index(time))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -316,54 +414,115 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
 
 
-def _usable_columns(layout: tables.Layout, time: str, notes: list[str]) -> list[str]:
+def _usable_columns(layout: Layout, time: str | None, notes: list[str]) -> list[str]:
     """Return the columns whose first rows are mostly numeric, or empty; note the others."""
     usable = []
+    date = None if time is None else layout.date_of(layout.index(time))
     for index, name in enumerate(layout.names):
         if layout.names.count(name) > 1 or not name:
             notes.append(f"column {index + 1} is not read: its name {name!r} is empty or not unique")
-        elif name != time and _is_numeric(layout, name):
+        elif name != time and _is_numeric(layout, index):
             usable.append(name)
-        elif name != time:
-            cells = [row[index] for row in layout.head if index < len(row)]
-            text = next(cell for cell in cells if cell.strip() and not tables.is_number(cell, layout.decimal))
+        elif name != time and index != date:
+            text = next(cell for cell in _values(layout, index) if not is_number(cell, layout.decimal))
             notes.append(f"column {name!r} is not read: it holds {text!r}, not a number")
     return usable
 
 
-def _is_numeric(layout: tables.Layout, name: str) -> bool:
-    """Return whether most of the non-empty cells in the first rows of a column are numbers."""
-    index = layout.names.index(name)
-    cells = [row[index] for row in layout.head if index < len(row) and row[index].strip()]
-    return 2 * sum(tables.is_number(cell, layout.decimal) for cell in cells) >= len(cells)
+def _values(layout: Layout, index: int) -> list[str]:
+    """Return the cells of a column in the first rows that hold a value."""
+    return [cell for cell in layout.column(index) if not is_missing(cell, layout.keys.missing)]
 
 
-def _read_timestamps(column: pd.Series, path: Path, layout: tables.Layout, time_format: str | None) -> np.ndarray:
-    """Return a column of timestamps as seconds from the first one (n,)."""
-    empty = np.flatnonzero(column.isna().to_numpy())
-    if len(empty):
-        raise DataError(f"{path.name}: row {empty[0] + layout.first_row}: the time is empty or infinite")
-    t = tables.seconds_of(column, path.name, time_format)
+def _is_numeric(layout: Layout, index: int) -> bool:
+    """Return whether most of these cells are numbers."""
+    cells = _values(layout, index)
+    return 2 * sum(is_number(cell, layout.decimal) for cell in cells) >= len(cells)
+
+
+def _read_numbers(
+    numbers: np.ndarray, name: str, path: Path, layout: Layout, keys: TimeKeys, notes: list[str]
+) -> tuple[np.ndarray, datetime | None]:
+    """Return a column of times that are numbers (n,) in seconds, and the clock at 0 s if they state one."""
+    _check_not_empty(np.isfinite(numbers), path, layout.first_row)
+    stated = unit_s_in(name, layout.units[layout.index(name)])
+    unit_s = unit_s_of(keys.time_unit) if keys.time_unit else stated
+    t, start, unit_s = number_seconds(numbers, path.name, unit_s)
+    if keys.time_unit is None and unit_s not in (1.0, None):
+        notes.append(f"times such as {numbers[0]:.15g} are read in units of {unit_s:.6g} s")
+    if unit_s is None:
+        notes.append(f"times such as {numbers[0]:.15g} are read as clock times, HHMMSS")
+    if unit_s == 1.0 and stated is None and keys.time_unit is None and measured_rate(t) < SLOWEST_HZ:
+        notes.append(f"{measured_rate(t):.3g} rows a second; if the times are not in seconds, set time_unit")
+    return t, start
+
+
+def _read_timestamps(
+    column: pd.Series, path: Path, layout: Layout, keys: TimeKeys
+) -> tuple[np.ndarray, datetime | None]:
+    """Return a column of timestamps as seconds from the first one (n,), and the first one if it has a date."""
+    _check_not_empty(column.notna().to_numpy(), path, layout.first_row)
+    t, start = seconds_of(column, path.name, keys)
     unreadable = np.flatnonzero(~np.isfinite(t))
     if len(unreadable):
-        expected = "seconds or a timestamp such as 2024-05-01 22:30:00.04"
-        if time_format is not None:
-            expected = f"the time_format {time_format!r}"
+        expected = "seconds or a timestamp such as 2024-05-01 22:30:00.04; time_format names any other format"
+        if keys.time_format is not None:
+            expected = f"the time_format {keys.time_format!r}"
+        elif unreadable[0]:
+            expected = f"a timestamp like the first one, {column.iloc[0]!r}"
         row, found = unreadable[0] + layout.first_row, column.iloc[unreadable[0]]
         raise DataError(f"{path.name}: row {row}: time {found!r}; expected {expected}")
+    return t, start
+
+
+def _check_not_empty(present: np.ndarray, path: Path, first_row: int) -> None:
+    empty = np.flatnonzero(~present)
+    if len(empty):
+        raise DataError(f"{path.name}: row {empty[0] + first_row}: the time is empty or infinite")
+
+
+def _checked_times(
+    t: np.ndarray, path: Path, first_row: int, keys: TimeKeys, is_local: bool, notes: list[str]
+) -> np.ndarray:
+    """Return the rows' times (n,), those of whole seconds spread within them.
+
+    Raises: DataError unless they increase, without an extreme jump or one of exactly an hour of a local clock.
+    """
+    if (spread := spread_seconds(t)) is not None:
+        rate = len(t) / (t[-1] - t[0] + 1)
+        notes.append(f"{rate:.4g} rows have the time of one second, on average: they are spread evenly within it")
+        t = spread
+    changes = clock_changes(t) if is_local else ()
+    if len(changes):
+        t = _settled_clock(t, changes, path, first_row, keys, notes)
+    _check_times(t, path, first_row)
     return t
 
 
+def _settled_clock(
+    t: np.ndarray, rows: np.ndarray, path: Path, first_row: int, keys: TimeKeys, notes: list[str]
+) -> np.ndarray:
+    """Return times of day (n,) without changes of the clock if the zone is declared; others are refused without it."""
+    if keys.time_zone is None:
+        row = rows[0]
+        way = "back" if t[row] < t[row - 1] else "forward"
+        raise DataError(
+            f"{path.name}: row {row + first_row}: the clock is set {way} by exactly an hour; set time_zone in "
+            'dataset_config.json, such as "Europe/Berlin" (or "UTC" if the clock was not changed)'
+        )
+    if keys.time_zone.upper() in ("UTC", "GMT", "ETC/UTC"):
+        return t
+    notes.append(f"the clock changes by an hour at row {rows[0] + first_row}, as clocks of {keys.time_zone} do")
+    return without_clock_changes(t, rows)
+
+
 def _check_times(t: np.ndarray, path: Path, first_row: int) -> None:
-    """Raise DataError unless the rows' times (n,) are finite and increase, without an extreme jump."""
-    empty = np.flatnonzero(~np.isfinite(t))
-    if len(empty):
-        raise DataError(f"{path.name}: row {empty[0] + first_row}: the time is empty or infinite")
+    """Raise DataError unless the rows' times (n,) increase, without an extreme jump."""
     step_s = np.diff(t)
     not_increasing = np.flatnonzero(step_s <= 0)
     if len(not_increasing):
         row = not_increasing[0] + 1
-        what, hint = "goes backwards", "sort the rows by time"
+        what, hint = "goes backwards", "expected increasing times"
         if t[row] == t[row - 1]:
             what, hint = "repeats", "expected increasing times, with fractions of a second if needed"
         raise DataError(

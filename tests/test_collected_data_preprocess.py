@@ -313,7 +313,7 @@ def test_a_mistake_leaves_what_was_made_before(project):
         ("rate_hz", "5", "rate_hz is '5'; expected a number"),
         ("rate_hz", -1, "rate_hz is -1; expected greater than 0"),
         ("split", [], "split is []; expected an object"),
-        ("delimiter", "|", "delimiter is '|'; expected ',', ';' or '\\t'"),
+        ("delimiter", ":", "delimiter is ':'; expected ',', ';', '\\t', '|' or ' '"),
         ("annotators", ["../night"], "annotators.0 is '../night'; expected a plain name: no path"),
         ("annotation_s", -1, "annotation_s is -1; expected greater than or equal to 0"),
         ("normal_margin_s", 1e9, None),

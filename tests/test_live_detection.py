@@ -10,7 +10,7 @@ import tiny
 from config import DatasetConfig
 from detection.checkpoint import detector_from, load_checkpoint
 from live.detection import EventChange, LiveDetection, Step
-from live.stream import load_state, save_state
+from live.stream import FORMAT, load_state, save_state
 from reports import scoring
 
 pytestmark = pytest.mark.slow
@@ -118,7 +118,7 @@ def test_a_saved_and_loaded_state_resumes_bit_for_bit(case, found, share, tmp_pa
     at = round(share * len(case.rows))
     first, second = case.live(), case.live()
     before = [one for row in case.rows[:at] for one in first.push(*row)]
-    save_state(tmp_path / "state", {"format": 2, "checkpoint": "", "stream": first.state_dict()})
+    save_state(tmp_path / "state", {"format": FORMAT, "checkpoint": "", "stream": first.state_dict()})
     second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
     after = [one for row in case.rows[at:] for one in second.push(*row)] + second.finish()
     assert same([*before, *after], found)

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from live.rows import CHUNK, JUMP_S, LONGEST, RESET_S, Clock, InputWarnings, RateCheck, Rows, read_lines
+from recordings.reading import Dialect
 from utils import DataError
 
 CHANNELS = ("flow", "belt")
@@ -14,13 +15,13 @@ HEADER = "t_s,flow,belt"
 
 def make_rows(header=HEADER, series=False):
     rows = Rows("t_s", CHANNELS, InputWarnings(), series)
-    assert rows.take(header) is None
+    assert rows.take(header) == []
     return rows
 
 
 def taken(rows, *lines):
     """Return the rows of lines, NaN as None."""
-    found = [rows.take(line) for line in lines]
+    found = [row for line in lines for row in rows.take(line) or [None]]
     return [row and (row[0], [None if math.isnan(value) else value for value in row[1]]) for row in found]
 
 
@@ -65,7 +66,7 @@ def test_a_muted_warning_is_not_counted(capsys):
 )
 def test_a_header_of_any_usual_form_is_read(header):
     rows = make_rows(header)
-    line = rows.delimiter.join(["1.5", "2", ""])
+    line = rows.layout.delimiter.join(["1.5", "2", ""])
     assert taken(rows, line) == [(1.5, [2, None])]
 
 
@@ -80,17 +81,15 @@ def test_columns_are_found_by_name_and_others_are_ignored():
         ("t_s,flow", "line 1: column 'belt' is not in 't_s,flow'; expected a header with t_s, flow, belt"),
         ("time,flow,belt", "line 1: column 't_s' is not in"),
         ("t_s,flow,belt,flow", "line 1: column 'flow' is twice in"),
-        ("", "line 1: column 't_s' is not in ''"),
-        ("0.0,1,2", "line 1: column 't_s' is not in '0.0,1,2'"),
+        ("0.0,1,2", "the input: row 1 holds only numbers or times: a header is missing; set names in"),
         ("\x00\x01\ufffd\ufffd", "line 1: column 't_s' is not in"),
-        ("t_s\rflow\rbelt", "line 1: column 't_s' is not in"),
-        ('t_s,"flow\r",belt\rx', "line 1: "),
-        ("x" * 10**6, "line 1: column 't_s' is not in 'xxx"),
+        ('t_s,"flow\r",belt\rx', "the input: not a readable CSV: new-line character seen"),
+        ("x" * 10**6, "the input: not a readable CSV: field larger than field limit"),
     ],
 )
 def test_a_wrong_header_is_one_line_with_what_is_expected(header, expected):
     with pytest.raises(DataError) as error:
-        make_rows(header)
+        make_rows(header).rest()
     message = str(error.value)
     assert message.startswith(expected) and "\n" not in message and "\r" not in message and len(message) < 250
 
@@ -435,25 +434,27 @@ def test_stopping_leaves_the_remaining_lines(tmp_path):
 # ---- what a dataset declares ----------------------------------------------------------------
 
 
-def test_a_comma_is_the_decimal_sign_unless_it_separates_cells():
-    rows = Rows("t_s", CHANNELS, InputWarnings())
-    assert rows.take("t_s;flow;belt") is None
-    assert rows.take("0,04;-1,5;2") == (0.04, [-1.5, 2.0])
-    quoted = Rows("t_s", CHANNELS, InputWarnings(), layout={"decimal": ",", "delimiter": ",", "time_format": None})
-    quoted.take("t_s,flow,belt")
-    assert quoted.take('"0,04","-1,5",2') == (0.04, [-1.5, 2.0])
+def test_the_decimal_sign_is_the_one_that_numbers_show():
+    rows = make_rows("t_s;flow;belt")
+    assert rows.take("0,04;-1,5;2") == [(0.04, [-1.5, 2.0])]
+    assert make_rows().take('"0,04","-1,5",2') == [(0.04, [-1.5, 2.0])]
+    doubtful = make_rows("t_s;flow;belt")
+    assert taken(doubtful, "1;100;2", "2;1.001;3") == [(1, [100, 2]), None]
+    assert taken(doubtful, "3;1.002;4", "4;0.5;5") == [None, (2, [1.001, 3]), (3, [1.002, 4]), (4, [0.5, 5])]
+    with pytest.raises(DataError, match="ambiguous numbers such as 1.001; set decimal in dataset_config.json"):
+        taken(thousands := make_rows("t_s;flow;belt"), "1;999;2", "2;1.001;3") and thousands.rest()
 
 
 def test_timestamps_are_read_as_declared_or_day_first_with_points():
-    declared = Rows("t_s", CHANNELS, InputWarnings(), layout={"time_format": "%m/%d/%Y %H:%M:%S"})
+    declared = Rows("t_s", CHANNELS, InputWarnings(), dialect=Dialect(time_format="%m/%d/%Y %H:%M:%S"))
     pointed = Rows("t_s", CHANNELS, InputWarnings())
     for rows, first, second in (
         (declared, "12/31/2024 23:59:59", "01/01/2025 00:00:01"),
         (pointed, "31.12.2024 23:59:59,5", "01.01.2025 00:00:01,5"),
     ):
         rows.take("t_s;flow;belt")
-        assert rows.take(f"{first};1;2")[0] == 0.0
-        assert rows.take(f"{second};1;2")[0] == 2.0
+        assert rows.take(f"{first};1;2")[0][0] == 0.0
+        assert rows.take(f"{second};1;2")[0][0] == 2.0
 
 
 def test_rows_at_a_long_usual_distance_are_not_jumps():

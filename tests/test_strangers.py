@@ -70,7 +70,7 @@ STREAM = "stream/live"
     [
         ("place", -1), ("place", "0"), ("bytes", 1.5), ("tail", "0x"), ("tail", 7),
         ("stream/taken", "many"), ("stream/first", 7),
-        ("stream/rows/header", 3), ("stream/rows/stamped", "no"), ("stream/rows/origin", "soon"),
+        ("stream/rows/head", 3), ("stream/rows/times/kind", "no"), ("stream/rows/times/stamps/formats", 5),
         ("stream/clock/last_s", "late"), ("stream/clock/earlier", [[1.0]]), ("stream/clock/unconfirmed", [1.0, "x"]),
         (f"{STREAM}/grid/next", "abc"), (f"{STREAM}/grid/next", 10**400), (f"{STREAM}/grid/repeats", []),
         (f"{STREAM}/grid/channels/0/pending", [[1, "x"]]), (f"{STREAM}/grid/channels/0/window", torch.zeros(2)),

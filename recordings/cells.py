@@ -1,0 +1,63 @@
+"""Cells of tables: numbers, their decimal sign, and words that mean that there is no value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+NUMBER = re.compile(r"\s*[+-]?(\d*)([.,]?)(\d*)([eE][+-]?\d+)?\s*")
+# by the decimal sign: 1.234 or 1.234,5 where it is a comma
+THOUSANDS = {
+    sign: re.compile(rf"[+-]?[1-9]\d{{0,2}}(\{other}\d{{3}})+(\{sign}\d*)?") for sign, other in ((",", "."), (".", ","))
+}
+# in lower case; the empty cell is one of them
+MISSING = frozenset(
+    {"", "-", "--", "---", "?", "*", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none", "nil"}
+)
+
+
+def is_number(text: str, decimal: str | None) -> bool:
+    """Return whether a cell is a number with this decimal sign; None = with either."""
+    found = NUMBER.fullmatch(text)
+    return bool(found and (found[1] or found[3]) and (decimal is None or found[2] in ("", decimal)))
+
+
+def is_missing(text: str, more: Iterable[str] = ()) -> bool:
+    """Return whether a cell holds no value: it is empty, one of the usual words, or one of `more`."""
+    return text.strip().lower() in MISSING or text.strip() in more
+
+
+def without_thousands(text: str, decimal: str) -> str:
+    """Return a number without its thousands separators; another text as it is.
+
+    Only a decimal sign that is declared makes it certain that they are none.
+    """
+    return text.replace("." if decimal == "," else ",", "") if THOUSANDS[decimal].fullmatch(text) else text
+
+
+@dataclass
+class DecimalSigns:
+    """The decimal signs that numbers show: 1,234 alone may be a fraction or thousands, 0,5 is a fraction."""
+
+    seen: dict[str, str] = field(default_factory=dict)               # sign -> a number that has it
+    proven: set[str] = field(default_factory=set)
+
+    def take(self, cells: Iterable[str]) -> None:
+        """Look at further cells."""
+        for cell in cells:
+            found = NUMBER.fullmatch(cell)
+            if found and found[2] and (found[1] or found[3]):
+                self.seen[found[2]] = cell.strip()
+                if len(found[3]) != 3 or len(found[1]) > 3 or found[1].startswith("0") or not found[1]:
+                    self.proven.add(found[2])
+
+    def sign(self, delimiter: str) -> str | None:
+        """Return the decimal sign; None if the cells leave it open. Between commas, a bare point is one."""
+        if delimiter == "," and "," not in self.seen:
+            return "."
+        return next(iter(self.proven)) if len(self.proven) == 1 else None
+
+    @property
+    def examples(self) -> str:
+        return " and ".join(self.seen.values())

@@ -1,0 +1,434 @@
+"""How a table is written, found in its first lines: lines before the header, delimiter, names, units, missing words.
+
+What is certain is detected; what is not is an error that names the key of dataset_config.json that settles it. Files
+and live rows are read by the same rules. Rows are counted as in an editor: the first line is row 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from recordings.cells import MISSING, DecimalSigns, is_missing, is_number
+from recordings.clocks import TIME_ALONE, clean, is_date, is_stamp, unit_s_in, unit_s_of
+from recordings.units import is_known
+from utils import DataError
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "blanks"}
+COMMENTS = ("#", "%", "//")                                          # that a line before the header may begin with
+FACT = re.compile(r"[A-Za-z][\w ]*=\t")                              # LabChart: Interval=, ChannelTitle=
+SURE_ROWS = 3                                                        # of numbers, without a header before them
+RATES = (                                                            # in the lines before the header
+    (re.compile(r"sampl\w*[ _-]?(?:rate|freq\w*)[^\d\n]{0,16}([\d.]+)", re.IGNORECASE), False),
+    (re.compile(r"(?m)^\W*rate[^\d\n]{1,6}([\d.]+) ?(?:hz|$)", re.IGNORECASE), False),
+    (re.compile(r"([\d.]+) samples?/s(?:ec|econd)?", re.IGNORECASE), False),
+    (re.compile(r"([\d.]+) msec/sample", re.IGNORECASE), 1e3),
+    (re.compile(r"interval[^\d\n]{1,4}([\d.]+) ?s\b", re.IGNORECASE), 1.0),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LayoutKeys:
+    """What a dataset declares of how its tables are written; None = detect it.
+
+    skip_rows: lines before the header. comment: what the lines, or ends of lines, begin with that are not read.
+    names: of the columns, instead of a header's. missing: words that mean "no value", besides the usual ones.
+    row_rate_hz: rows a second of a table without a time column.
+    """
+
+    delimiter: str | None = None
+    decimal: str | None = None
+    skip_rows: int | None = None
+    comment: str | None = None
+    names: Sequence[str] | None = None
+    missing: Sequence[str] = ()
+    row_rate_hz: float | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a table is written.
+
+    decimal: None = its first rows leave it open. names: of the columns. units: of the columns, "" = not stated.
+    head: the first rows. first_row: the row number of head[0]. quote: around cells. preamble: the lines before the
+    header. rate_hz: rows a second that the file states, or the dataset. start: the clock at the first row as the
+    lines before the header state it. keys: what was declared.
+    """
+
+    delimiter: str
+    decimal: str | None
+    names: list[str]
+    units: list[str]
+    head: list[list[str]]
+    first_row: int
+    quote: str = '"'
+    encoding: str = "utf-8-sig"
+    preamble: list[str] = field(default_factory=list)
+    rate_hz: float | None = None
+    start: datetime | None = None
+    keys: LayoutKeys = LayoutKeys()
+
+    def __str__(self) -> str:
+        return f"separated by {DELIMITERS[self.delimiter]}, decimal {self.decimal or '.'!r}"
+
+    def index(self, name: str) -> int | None:
+        """Return the column of a name, also of `flow` for `flow [L/s]`; None if there is none, or two."""
+        for names in (self.names, [bare_name(name) for name in self.names]):
+            if names.count(name) == 1:
+                return names.index(name)
+        return None
+
+    def column(self, index: int) -> list[str]:
+        """Return the cells of a column in the first rows."""
+        return [row[index] for row in self.head if index < len(row)]
+
+    def date_of(self, time: int) -> int | None:
+        """Return the column of dates that belongs to a column of times of day; None if there is none, or several."""
+        times = self.column(time)
+        if not times or not TIME_ALONE.fullmatch(clean(times[0])):
+            return None
+        others = [k for k in range(len(self.names)) if k != time and self.column(k)]
+        dates = [k for k in others if all(map(is_date, self.column(k)))]
+        return dates[0] if len(dates) == 1 else None
+
+
+def bare_name(name: str) -> str:
+    """Return the name of a column without the unit behind it, `flow` for `flow [L/s]`; the name itself without one."""
+    return name.partition("[")[0].partition("(")[0].strip() if unit_in(name) else name
+
+
+def unit_in(name: str) -> str:
+    """Return the known unit in brackets in the name of a column; "" if there is none."""
+    found = re.match(r"[^\[(]*\S\s*[\[(]([^\])]*)[\])]", name)
+    return found[1] if found and (is_known(found[1]) or unit_s_of(found[1]) is not None) else ""
+
+
+def is_datum(cell: str) -> bool:
+    """Return whether a cell is what a sample has: a number with any decimal sign, a timestamp, a date."""
+    return is_number(cell, None) or is_stamp(cell) or is_date(cell)
+
+
+def is_data(cells: Sequence[str]) -> bool:
+    """Return whether cells are a row of samples: the first one is a datum, as are at least half of all."""
+    full = [cell for cell in cells if not is_missing(cell)]
+    return bool(full) and is_datum(full[0]) and 2 * sum(map(is_datum, full)) >= len(full)
+
+
+def split(line: str, delimiter: str, quote: str = '"') -> list[str]:
+    """Return the cells of a line, without what a delimiter at its end adds. Raises: csv.Error if it is no CSV."""
+    if delimiter == " ":
+        return line.split()
+    if quote not in line:
+        return line.rstrip("\r\n").split(delimiter)
+    return next(csv.reader([line], delimiter=delimiter, quotechar=quote), [])
+
+
+def fitted(cells: list[str], width: int) -> list[str]:
+    """Return cells without an empty one after the last column, which a delimiter at the end of the row makes."""
+    return cells[:width] if len(cells) == width + 1 and not cells[width].strip() else cells
+
+
+# ---- the first lines ------------------------------------------------------------------------
+
+
+def layout_of_lines(
+    lines: Sequence[str], where: str, keys: LayoutKeys = LayoutKeys(), wanted: Sequence[str] = ()
+) -> Layout:
+    """Return how a table is written.
+
+    Args:
+        lines: its first lines, with their ends.
+        wanted: columns that are looked for, by which a header is known; the first is the time.
+    Raises: DataError if there is no header, or if it is ambiguous how the lines are to be read.
+    """
+    rows = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    preamble: list[str] = []
+    if rows and (declared := re.fullmatch(r'"?sep=(.)"?', rows[0][1].strip("\r\n"))):     # written by Excel
+        rows, keys = rows[1:], replace(keys, delimiter=keys.delimiter or declared[1])
+    if keys.skip_rows:
+        preamble += [line for number, line in rows if number <= keys.skip_rows]
+        rows = [(number, line) for number, line in rows if number > keys.skip_rows]
+    comments = keys.comment or COMMENTS
+    while rows and (rows[0][1].lstrip().startswith(comments) or FACT.match(rows[0][1])):
+        if _holds(rows[0][1], wanted, keys):
+            break
+        preamble.append(rows.pop(0)[1])
+    if keys.comment:
+        rows = [(number, line.partition(keys.comment)[0]) for number, line in rows]
+        rows = [(number, line) for number, line in rows if line.strip()]
+    if not rows:
+        raise DataError(f"{where}: empty file; expected a header and rows of samples")
+    quote = "'" if rows[0][1].lstrip().startswith("'") else '"'
+    try:
+        return _layout(rows, where, keys, wanted, quote, preamble)
+    except csv.Error as error:
+        raise DataError(f"{where}: not a readable CSV: {error}") from None
+
+
+def _layout(
+    rows: list[tuple[int, str]], where: str, keys: LayoutKeys, wanted: Sequence[str], quote: str, preamble: list[str]
+) -> Layout:
+    found = header_of([line for _, line in rows], keys, wanted, quote)
+    if found is None:
+        found = _body_of([line for _, line in rows], where, keys, quote)
+    first, delimiter = found
+    preamble = [*preamble, *(line for _, line in rows[:first])]
+    table = _table_rows(rows[first:], delimiter, quote)
+    cells, after = table[0][1], 1
+    if delimiter != " " and len(cells) > 1 and not cells[-1].strip() and is_data(cells):
+        cells = cells[:-1]
+    names = [name.strip().strip("'\"") for name in cells]
+    if is_data(cells):
+        names, after = _names_without_header(cells, table, where, keys, preamble), 0
+        after += 2 * (_empatica(table, len(cells)) is not None)
+    elif keys.names is not None:
+        names = _declared_names(keys.names, cells, where)
+    units = [unit_in(name) for name in names]
+    if len(table) > after and after == 1 and is_units_row(fitted(table[1][1], len(names)), len(names), bool(preamble)):
+        below = [clean(cell).strip("()[] ") for cell in table[1][1]]
+        units = [unit if is_missing(b) or is_datum(b) else b for unit, b in zip(units, below, strict=False)]
+        after = 2
+    head = [fitted(cells, len(names)) for _, cells, _ in table[after:]]
+    first_row = table[after][0] if len(table) > after else table[-1][2] + 1
+    decimal = keys.decimal or _sign_of(head, delimiter, names)
+    rate_hz, start = keys.row_rate_hz or _rate_in(preamble), _start_in(preamble)
+    if after == 2 and (stated := _empatica(table, len(names))) is not None and is_data(table[0][1]):
+        start, rate_hz = stated
+    return Layout(delimiter, decimal, names, [*units, *[""] * (len(names) - len(units))], head, first_row, quote,
+                  preamble=preamble, rate_hz=rate_hz, start=start, keys=keys)  # fmt: skip
+
+
+def _table_rows(rows: list[tuple[int, str]], delimiter: str, quote: str) -> list[tuple[int, list[str], int]]:
+    """Return records as number of their first line, cells, and number of their last line."""
+    if delimiter == " ":
+        return [(number, line.split(), number) for number, line in rows]
+    reader = csv.reader([line for _, line in rows], delimiter=delimiter, quotechar=quote)
+    table, begun = [], 0
+    for cells in reader:
+        table.append((rows[begun][0], cells, rows[reader.line_num - 1][0]))
+        begun = reader.line_num
+    return table
+
+
+def header_of(
+    lines: Sequence[str], keys: LayoutKeys, wanted: Sequence[str], quote: str = '"'
+) -> tuple[int, str] | None:
+    """Return which line is the header, as it has all wanted names, and its delimiter; None if none has them.
+
+    A file that states its rate needs no time column, the first of the wanted ones.
+    """
+    if not wanted or keys.names is not None:
+        return None
+    for names in (wanted, wanted[1:]) if keys.row_rate_hz else (wanted,):
+        for number, line in enumerate(lines):
+            for delimiter in [keys.delimiter] if keys.delimiter else DELIMITERS:
+                try:
+                    cells = [cell.strip().strip("'\"") for cell in split(line, delimiter, quote)]
+                except csv.Error:
+                    continue
+                if names and all(name in cells or name in map(bare_name, cells) for name in names):
+                    return number, delimiter
+    return None
+
+
+def _holds(line: str, wanted: Sequence[str], keys: LayoutKeys) -> bool:
+    """Return whether a line that begins like a comment is the header: `#t_s` is wanted."""
+    return bool(wanted) and header_of([line], keys, wanted) is not None
+
+
+def is_units_row(cells: Sequence[str], width: int, after_preamble: bool = False) -> bool:
+    """Return whether the row after the header is no row of samples: units, or AcqKnowledge's numbers of samples."""
+    full = [clean(cell) for cell in cells if cell.strip()]
+    if len(cells) != width or not full:
+        return False
+    if after_preamble and not cells[0].strip():
+        return True
+    texts = [cell for cell in full if cell.lower() not in MISSING]
+    units = [cell for cell in texts if is_known(cell.strip("()[] ")) or _is_time_unit(cell)]
+    return bool(units) and not any(map(is_datum, full))
+
+
+def _is_time_unit(cell: str) -> bool:
+    text = cell.strip("()[] ").lower()
+    return unit_s_of(text) is not None or bool(re.fullmatch(r"[hmsdy]{1,4}([:./ -][hmsdy]{1,4})+", text))
+
+
+# ---- delimiter and first line of the table --------------------------------------------------
+
+
+def _body_of(lines: list[str], where: str, keys: LayoutKeys, quote: str) -> tuple[int, str]:
+    """Return the first line of the table and its delimiter."""
+    delimiters = [keys.delimiter] if keys.delimiter else list(DELIMITERS)
+    widths = {d: _widths(lines, d, quote) for d in delimiters}
+    usual = {d: Counter(w[len(w) // 2 :]).most_common(1)[0][0] for d, w in widths.items()}
+    regular = [d for d in delimiters if usual[d] > 1 and _is_regular(widths[d], usual[d])]
+    if " " in regular and len(regular) > 1:
+        regular.remove(" ")
+    begins = {d: _begin(widths[d], usual[d]) for d in regular}
+    is_quoted = lines[0].count(quote) % 2 == 1                       # a header over two lines
+    if len(lines) > 2 and regular and min(begins.values()) > 0 and not is_quoted:
+        best = max(regular, key=lambda d: (_share_of_data(lines[begins[d] :], d, quote), usual[d]))
+        if _share_of_data(lines[begins[best] + 1 :], best, quote) > 0.5:
+            return begins[best], best
+    if not regular and len(lines) > SURE_ROWS and all(is_number(line, None) for line in lines[-SURE_ROWS:]):
+        numbers = [number for number, line in enumerate(lines) if not is_number(line, None)]
+        if len(numbers) and max(numbers) > 0:
+            return max(numbers), ","
+    return 0, keys.delimiter or _delimiter_of(lines, where, quote)
+
+
+def _widths(lines: list[str], delimiter: str, quote: str) -> list[int]:
+    """Return the number of cells of each line, without an empty one at its end."""
+    found = []
+    for line in lines:
+        cells = split(line.rstrip("\r\n"), delimiter, quote)
+        found.append(len(cells) - (len(cells) > 1 and not cells[-1].strip()))
+    return found
+
+
+def _is_regular(widths: list[int], usual: int) -> bool:
+    body = widths[len(widths) // 2 :]
+    return body.count(usual) >= 0.9 * len(body)
+
+
+def _begin(widths: list[int], usual: int) -> int:
+    """Return the first of the lines from which on all have the usual width, but for a few far down."""
+    others = [number for number, width in enumerate(widths) if width < usual and number < len(widths) // 2]
+    return max(others, default=-1) + 1
+
+
+def _share_of_data(lines: list[str], delimiter: str, quote: str) -> float:
+    cells = [cell for line in lines for cell in split(line, delimiter, quote) if not is_missing(cell)]
+    return sum(map(is_datum, cells)) / max(len(cells), 1)
+
+
+def _delimiter_of(lines: list[str], where: str, quote: str) -> str:
+    """Return the delimiter that splits the header; if several do, the one that gives all rows the same width."""
+    widths = {d: [len(row) for row in _split_all(lines, d, quote)] for d in DELIMITERS}
+    possible = [d for d in DELIMITERS if widths[d][0] > 1 and d != " "]
+    if len(possible) > 1:
+        regular = [d for d in possible if len(set(widths[d])) == 1]
+        if len(regular) != 1:
+            names = " or ".join(DELIMITERS[d] for d in possible)
+            raise DataError(f"{where}: row 1: separated by {names}? set delimiter in dataset_config.json")
+        return regular[0]
+    if not possible and widths[" "][0] > 1 and len(lines) > 1 and len(set(widths[" "])) == 1:
+        return " "
+    return possible[0] if possible else ","
+
+
+def _split_all(lines: list[str], delimiter: str, quote: str) -> list[list[str]]:
+    if delimiter == " ":
+        return [line.split() for line in lines]
+    return list(csv.reader(lines, delimiter=delimiter, quotechar=quote))
+
+
+def is_time(layout: Layout, index: int) -> bool:
+    """Return whether a column is the time of rows whose rate is stated elsewhere: a counter of samples is none."""
+    cells = layout.column(index)
+    if cells and is_stamp(cells[0]):
+        return True
+    try:
+        first, second = (float(cell.replace(",", ".")) for cell in cells[:2])
+    except ValueError:
+        return False
+    unit_s = unit_s_in(layout.names[index], layout.units[index])
+    units_s = (1.0, 1e-3, 60.0) if unit_s is None else (unit_s,)
+    return any(abs((second - first) * unit_s * layout.rate_hz - 1) < 0.1 for unit_s in units_s)
+
+
+# ---- what stands before the table -----------------------------------------------------------
+
+
+def _declared_names(names: Sequence[str], cells: list[str], where: str) -> list[str]:
+    if len(names) != len(cells):
+        raise DataError(f"{where}: names in dataset_config.json has {len(names)} columns; the file has {len(cells)}")
+    return list(names)
+
+
+def _names_without_header(
+    cells: list[str], table: list[tuple[int, list[str], int]], where: str, keys: LayoutKeys, preamble: list[str]
+) -> list[str]:
+    """Return the names of columns that have no header: those declared, or those that the lines before them state."""
+    if keys.names is not None:
+        return _declared_names(keys.names, cells, where)
+    stated = _names_in(preamble, len(cells))
+    if stated is not None:
+        return stated
+    if _empatica(table, len(cells)) is not None:
+        return ["value"] if len(cells) == 1 else [f"value_{k + 1}" for k in range(len(cells))]
+    raise DataError(
+        f"{where}: row {table[0][0]} holds only numbers or times: a header is missing; set names in "
+        f'dataset_config.json, such as {json.dumps(["t_s", *[f"channel_{k}" for k in range(1, len(cells))]][:4])}'
+    )
+
+
+def _names_in(preamble: list[str], width: int) -> list[str] | None:
+    """Return the names of so many columns that lines before the table state; None if they state none."""
+    text = "".join(preamble)
+    found: list[str] = []
+    for line in preamble:
+        body = line.strip().lstrip("#%/ ").strip()
+        if match := re.match(r"(?:labels|column ?names|columns|channel ?titles?|signal id) ?:?= ?(.*)|"
+                             r"signal id: ?(.*)", body, re.IGNORECASE):  # fmt: skip
+            names = re.split(r"[,;\t]", (match[1] or match[2] or "").strip("[]\t "))
+            found = [re.split(r"[\\/]", name.strip().strip("'\""))[-1] for name in names if name.strip()]
+    if columns := re.search(r'"column": ?(\[[^\]]*\])', text):       # OpenSignals
+        found = [str(name) for name in json.loads(columns[1])]
+    if len(found) == width:
+        return found
+    if found and len(found) == width - 1:
+        return ["time", *found]
+    if preamble and preamble[-1].lstrip().startswith(COMMENTS):      # numpy.savetxt writes its header so
+        body = preamble[-1].strip().lstrip("#%/ ")
+        for delimiter in DELIMITERS:
+            names = [name.strip() for name in split(body, delimiter)]
+            if len(names) == width and not any(map(is_datum, names)) and all(names) and ":" not in body:
+                return names
+    return None
+
+
+def _rate_in(preamble: list[str]) -> float | None:
+    """Return the rows a second that lines before the table state; None if they state none, or several."""
+    text, found = "".join(preamble).replace('"', ""), set()
+    for pattern, interval in RATES:
+        for number in pattern.findall(text):
+            if number.strip(".") and number.count(".") < 2 and float(number) > 0:
+                found.add(interval / float(number) if interval else float(number))
+    return found.pop() if len(found) == 1 else None
+
+
+def _start_in(preamble: list[str]) -> datetime | None:
+    """Return the clock at the first row that OpenSignals states."""
+    text = "".join(preamble)
+    date, time = (re.search(rf'"{name}": ?"([^"]*)"', text) for name in ("date", "time"))
+    try:
+        day = datetime.strptime(date[1], "%Y-%m-%d")
+        return datetime.combine(day, datetime.strptime(time[1].partition(".")[0], "%H:%M:%S").time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _empatica(table: list[tuple[int, list[str], int]], width: int) -> tuple[datetime, float] | None:
+    """Return start and rate of a table of Empatica, whose first two rows they are, in each column; None of others."""
+    if len(table) < 4:
+        return None
+    (start, *starts), (rate, *rates) = ([cell.strip() for cell in fitted(table[k][1], width)] for k in (0, 1))
+    if not (is_number(start, ".") and is_number(rate, ".") and {start} >= {*starts} and {rate} >= {*rates}):
+        return None
+    if not (1e9 <= float(start) < 4.1e9 and 0 < float(rate) <= 1e4) or is_number(table[2][1][0], ".") is False:
+        return None
+    if float(table[2][1][0]) >= 1e9 or "".join(table[2][1]) == "".join(table[1][1]):
+        return None
+    return datetime.fromtimestamp(float(start), UTC), float(rate)
+
+
+def _sign_of(head: list[list[str]], delimiter: str, names: list[str]) -> str | None:
+    signs = DecimalSigns()
+    signs.take(cell for row in head for cell in row)
+    return signs.sign(delimiter)

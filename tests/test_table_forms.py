@@ -1,0 +1,245 @@
+"""Tables as devices and programs write them: what a file gives, and what its lines give one by one."""
+
+import json
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from config import DatasetConfig
+from live.rows import InputWarnings, Rows, read_lines
+from recordings.preprocessing import dialect_of, load_recording
+from recordings.reading import Dialect, describe, measured_rate, read_recording
+from utils import DataError
+
+RATE_HZ, N = 25.0, 2000                                              # 80 s: past a minute
+T = np.arange(N) / RATE_HZ
+FLOW = np.round(30 * np.sin(T), 3)
+BASE = {
+    "description": "made by a test", "raw_dir": ".", "raw_hint": "-", "rate_hz": 5.0,
+    "channels": {"flow": {"unit": "L/min", "rate_hz": RATE_HZ}},
+    "split": {"train": ["one"], "val_fraction": 0.3, "test_fraction": 0.3},
+}  # fmt: skip
+START = np.datetime64("2024-03-30T23:59:20", "us")
+STAMPS = [stamp.item() for stamp in START + (T * 1e6).round().astype("timedelta64[us]")]
+
+
+def stamped(pattern, digits=3):
+    """Return the times of the rows in a strptime format, fractions of a second with so many digits."""
+    return [stamp.strftime(pattern.replace("%f", f"{stamp.microsecond:06d}"[:digits])) for stamp in STAMPS]
+
+
+def table(times, delimiter=",", decimal=".", header="t_s,flow", before="", end="\n", tail="", quote="", scale=1.0):
+    """Return the text of a table of times and flow."""
+    values = [f"{value / scale:.6g}".replace(".", decimal) for value in FLOW]
+    lines = [header.replace(",", delimiter)] if header else []
+    lines += [delimiter.join(f"{quote}{cell}{quote}" for cell in row) + tail for row in zip(times, values, strict=True)]
+    return before + end.join(lines) + end
+
+
+SECONDS = [f"{t:.2f}" for t in T]
+COMMA = [text.replace(".", ",") for text in SECONDS]
+COUNTS = "t_s;flow\n" + "".join(f"{k};{k}\n" for k in range(999))
+WHOLE = stamped("%Y-%m-%d %H:%M:%S")
+LOCAL = [stamp.strftime("2024-03-31T%H:%M:%S.%f") for stamp in
+         ((np.datetime64("2024-03-31T01:59:20", "us") + (T * 1e6).astype("timedelta64[us]")
+           + np.where(T >= 40, np.timedelta64(1, "h"), np.timedelta64(0, "h"))).astype(object))]
+AUTUMN = [stamp.strftime("%d.%m.%Y %H:%M:%S.%f") for stamp in
+          ((np.datetime64("2024-10-27T02:59:20", "us") + (T * 1e6).astype("timedelta64[us]")
+            - np.where(T >= 40, np.timedelta64(1, "h"), np.timedelta64(0, "h"))).astype(object))]
+FORMS = {
+    "comma": (table(SECONDS), {}),
+    "semicolon": (table(COMMA, ";", ","), {}),
+    "tab": (table(SECONDS, "\t"), {}),
+    "bar": (table(SECONDS, "|"), {}),
+    "blanks": (table(SECONDS, "  "), {}),
+    "trailing": (table(SECONDS, tail=","), {}),
+    "quoted": (table(COMMA, ",", ",", quote='"'), {}),
+    "CR": (table(SECONDS, end="\r"), {}),
+    "CRLF": (table(SECONDS, end="\r\n"), {}),
+    "sep line": (table(SECONDS, ";", before="sep=;\r\n"), {}),
+    "title": (table(SECONDS, before="Night of 3 May\nSubject: 7\n\n"), {}),
+    "hash lines": (table(SECONDS, before="# device 3\n# Firmware: 1.2, beta\n"), {}),
+    "savetxt": (table(SECONDS, header="", before="# t_s,flow\n"), {}),
+    "skip_rows": (table(SECONDS, before="a,b\nc,d\n"), {"skip_rows": 2}),
+    "comment": (table(SECONDS, tail=" % ok"), {"comment": "%"}),
+    "names": (table(SECONDS, header=""), {"names": ["t_s", "flow"]}),
+    "units row": (table(SECONDS, header="t_s,flow\ns,L/s", scale=60.0), {}),
+    "units in the header": (table(SECONDS, header="t_s,flow [L/s]", scale=60.0), {}),
+    "units row of ms": (table([f"{1000 * t:.0f}" for t in T], header="t_s,flow\nms,L/min"), {}),
+    "row rate": ("flow\n" + "".join(f"{value}\n" for value in FLOW), {"row_rate_hz": RATE_HZ}),
+    "BioSPPy": ("# Sampling Rate (Hz):= 25.00\n# Labels:= flow\n" + "".join(f"{value}\n" for value in FLOW), {}),
+    "OpenSignals": ('# OpenSignals\n# {"00:11": {"column": ["nSeq", "flow"], "sampling rate": 25, '
+                    '"time": "23:57:00.0", "date": "2026-5-10"}}\n# EndOfHeader\n'
+                    + "".join(f"{k % 16}\t{value}\t\n" for k, value in enumerate(FLOW)), {}),
+    "LabChart": (table(SECONDS, "\t", header="", before="Interval=\t0.04 s\nChannelTitle=\tflow\nRange=\t10 V\n"),
+                 {"time_column": "time"}),
+    "AcqKnowledge": ("rec.acq\n40 msec/sample\n1 channels\nflow\nL/min\nmin\tflow\n\t2000\n"
+                     + "".join(f"{t / 60:.9f}\t{v}\t\n" for t, v in zip(T, FLOW, strict=True)), {"time_column": "min"}),
+    "SOMNOmedics": (table(stamped("%d.%m.%Y %H:%M:%S,%f"), "; ", header="",
+                          before="Signal ID: FlowD\\flow\nStart Time: 30-03-2024\n\nUnit: \nData:\n"),
+                    {"time_column": "time"}),
+    "Empatica": ("1711843160.00\n25.000000\n" + "".join(f"{value}\n" for value in FLOW), {"names": ["flow"]}),
+    "rdsamp": ("'Elapsed time','flow'\n'hh:mm:ss.mmm','L/min'\n"
+               + "".join(f"'0:{t // 60:02.0f}:{t % 60:06.3f}',{v}\n" for t, v in zip(T, FLOW, strict=True)),
+               {"time_column": "Elapsed time"}),
+    "date and time": (table([f"{a},{b}" for a, b in zip(stamped("%d.%m.%Y"), stamped("%H:%M:%S.%f"), strict=True)],
+                            header="Datum,t_s,flow"), {}),
+    "HHMMSS": (table(stamped("%H%M%S.%f")), {}),
+    "HHMMSSmmm": (table([f"{text:}" for text in stamped("%H%M%S%f")]), {}),
+    "YYYYMMDDHHMMSS": (table(stamped("%Y%m%d%H%M%S.%f")), {}),
+    "epoch ms": (table([f"{1711843160000 + 1000 * t:.0f}" for t in T]), {}),
+    "epoch us": (table([f"{1711843160000000 + 1e6 * t:.0f}" for t in T]), {}),
+    "ticks": (table([f"{455285099520 + 256 * t:.2f}" for t in T], header="t [s/256],flow"),
+              {"time_column": "t [s/256]"}),
+    "time_unit": (table([f"{1000 * t:.0f}" for t in T]), {"time_unit": "ms"}),
+    "Excel days": (table([f"{45381.9995 + t / 86400:.10f}" for t in T]), {}),
+    "whole seconds": (table(WHOLE), {}),
+    "whole seconds, cut": ("t_s,flow\n" + "\n".join(table(WHOLE).split("\n")[10:1990]), {}),
+    "times of day": (table(stamped("%H:%M:%S.%f")), {}),
+    "AM and PM": (table(stamped("%I:%M:%S.%f %p")), {}),
+    "US dates": (table(stamped("%m/%d/%Y %I:%M:%S.%f %p")), {}),
+    "two-digit years": (table(stamped("%d/%m/%y %H:%M:%S.%f")), {}),
+    "Viatom": (table(stamped("%H:%M:%S %b %d %Y")), {}),
+    "O2 ring": (table([f'"{text}"' for text in stamped("%I:%M:%S%p %b %d, %Y")]), {}),
+    "time_format": (table(stamped("%y.%m.%d_%H:%M:%S.%f"), header="t_s,flow"), {"time_format": "%y.%m.%d_%H:%M:%S.%f"}),
+    "summer time": (table(LOCAL), {"time_zone": "Europe/Berlin"}),
+    "winter time": (table(AUTUMN), {"time_zone": "Europe/Berlin"}),
+    "missing words": (table(SECONDS).replace("\n1.00,", "\n1.00,--#").replace("\n2.00,", "\n2.00,N/A#")
+                      .replace("\n3.00,", "\n3.00,off#"), {"missing": ["off"]}),
+}  # fmt: skip
+FORMS["missing words"] = ("".join(line.partition("#")[0] + "\n" for line in FORMS["missing words"][0].split("\n")),
+                          FORMS["missing words"][1])  # fmt: skip
+FORMS["blanks"] = (FORMS["blanks"][0].replace("t_s  flow", "t_s flow"), {})
+FORMS["UTF-16"] = (FORMS["comma"][0], {})
+
+
+@pytest.fixture
+def form(request, tmp_path):
+    """Return the file of a form and its dataset."""
+    text, keys = FORMS[request.param]
+    path = tmp_path / "one.csv"
+    path.write_bytes(text.encode("utf-16" if request.param == "UTF-16" else "utf-8"))
+    return path, DatasetConfig(**BASE | keys)
+
+
+def live_rows(path, data):
+    """Return the times and values of a file that is fed line by line."""
+    rows = Rows(data.time_column, ["flow"], InputWarnings(), dialect=dialect_of(data), units=["L/min"], rate_hz=RATE_HZ)
+    with path.open("rb") as file:
+        found = [row for line, _ in read_lines(file, None, lambda: False, InputWarnings()) if line is not None
+                 for row in rows.take(line)]  # fmt: skip
+    found += rows.rest()
+    return np.array([t for t, _ in found]), np.array([values[0] for _, values in found])
+
+
+@pytest.mark.parametrize("form", FORMS, indirect=True)
+def test_a_table_of_any_form_is_read_as_it_is_meant(form):
+    path, data = form
+    recording = load_recording(path, "one", data)
+    t, flow = recording.t, recording.channels["flow"]
+    cut = 9 if len(t) == 1980 else 0
+    np.testing.assert_allclose(t - t[0], T[cut : cut + len(t)] - T[cut], atol=0.001)
+    assert len(t) in (N, 1980) and measured_rate(t) == pytest.approx(RATE_HZ, rel=1e-3)
+    expected = dict(zip(np.round(T[cut:] - T[cut], 2).tolist(), FLOW[cut:], strict=True))
+    found = [expected[value] for value in np.round(flow.t - t[0], 2).tolist()]
+    np.testing.assert_allclose(flow.values, found, atol=2e-3)
+    assert len(flow.t) == len(t) - 3 * (data.missing == ["off"])
+
+
+@pytest.mark.parametrize("form", FORMS, indirect=True)
+def test_lines_one_by_one_give_the_rows_of_the_file(form, capsys):
+    path, data = form
+    recording = load_recording(path, "one", data)
+    t, flow = live_rows(path, data)
+    np.testing.assert_array_equal(t, recording.t)
+    present = np.isfinite(flow)
+    np.testing.assert_array_equal(t[present], recording.channels["flow"].t)
+    np.testing.assert_allclose(flow[present], recording.channels["flow"].values, rtol=1e-12)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["HHMMSS", "times of day", "whole seconds", "winter time", "units row", "semicolon"],
+                         indirect=True)  # fmt: skip
+@pytest.mark.parametrize("at", [1, 2, 30, 990, 1100])
+def test_rows_resume_from_their_state_in_any_form(form, at):
+    path, data = form
+    lines = path.read_text().splitlines()
+
+    def rows():
+        return Rows(data.time_column, ["flow"], InputWarnings(), dialect=dialect_of(data), rate_hz=RATE_HZ)
+
+    whole, first, second = rows(), rows(), rows()
+    expected = [row for line in lines for row in whole.take(line)] + whole.rest()
+    found = [row for line in lines[:at] for row in first.take(line)]
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    found += [row for line in lines[at:] for row in second.take(line)] + second.rest()
+    assert found == expected
+
+
+def refusal(tmp_path, text, **keys):
+    (tmp_path / "one.csv").write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_recording(tmp_path / "one.csv", None, Dialect(**keys))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (table(SECONDS, header=""), "row 1 holds only numbers or times: a header is missing; set names in"),
+        (table(WHOLE, header=""), "row 1 holds only numbers or times: a header is missing; set names in"),
+        (table(LOCAL), "row 1002: the clock is set forward by exactly an hour; set time_zone in"),
+        (table(AUTUMN), "row 1002: the clock is set back by exactly an hour; set time_zone in"),
+        (table([f"{45528509952 + 256 * k}" for k in range(N)]), ", 256 apart, cannot be seconds; set time_unit"),
+        (table([f"{1e-5 * k:.5f}" for k in range(N)]), "apart, cannot be seconds; set time_unit"),
+        ("t_s,flow\n" + "".join(f"{10_000 + 100 * k},{k % 7}\n" for k in range(59)), "clock times or seconds? set"),
+        (COUNTS + "999;1.202\n", "row 1001: ambiguous numbers such as 1.202; set decimal"),
+        (COUNTS + "999;1,202\n", "row 1001: ambiguous numbers such as 1,202; set decimal"),
+        ("t_s,flow\n2024-05-01 10:00:00,1\n2024-05-01 10:00:00,2\n", "time repeats"),
+        ("t_s,flow\nWed 1 May,1\nThu 2 May,2\n", "time_format names any other format"),
+    ],
+)  # fmt: skip
+def test_a_doubt_is_refused_by_the_name_of_the_key(tmp_path, text, expected):
+    message = refusal(tmp_path, text)
+    assert expected in message and "drop" not in message and "sort" not in message
+
+
+@pytest.mark.parametrize(("decimal", "cell"), [(",", "1.202"), (",", "1.202,5"), (".", "1,202"), (".", "1,202,333.25")])
+def test_a_declared_decimal_sign_settles_thousands(tmp_path, decimal, cell):
+    (tmp_path / "one.csv").write_text(f"{COUNTS}999;{cell}\n")
+    dialect = Dialect(decimal=decimal)
+    rows = Rows("t_s", ["flow"], InputWarnings(), dialect=dialect)
+    live = [row for line in f"{COUNTS}999;{cell}".split("\n") for row in rows.take(line)]
+    value = float(cell.replace("." if decimal == "," else ",", "").replace(",", "."))
+    assert read_recording(tmp_path / "one.csv", None, dialect).channels["flow"].values[-1] == live[-1][1][0] == value
+
+
+def test_a_proof_of_the_decimal_sign_anywhere_settles_it(tmp_path):
+    counts = "".join(f"{k};{k}\n" for k in range(500))
+    for text, value in (("1.202\n501;0.5", 1.202), ("1,202\n501;0,5", 1.202)):
+        (tmp_path / "one.csv").write_text(f"t_s;flow\n{counts}500;{text}\n")
+        assert read_recording(tmp_path / "one.csv").channels["flow"].values[500] == value
+
+
+@pytest.mark.parametrize(("rate_hz", "digits"), [(32, 3), (128, 3), (256, 3), (25, 2)])
+def test_a_rate_rounded_by_the_stamps_is_read_as_what_it_is(tmp_path, rate_hz, digits):
+    rows = "".join(f"{k / rate_hz:.{digits}f},{k % 7}\n" for k in range(3000))
+    (tmp_path / "one.csv").write_text("t_s,flow\n" + rows)
+    assert f"flow: {rate_hz} Hz" in "\n".join(describe(read_recording(tmp_path / "one.csv")))
+
+
+@pytest.mark.parametrize(
+    ("times", "start"),
+    [
+        (stamped("%Y-%m-%dT%H:%M:%S.%f"), datetime(2024, 3, 30, 23, 59, 20)),
+        (stamped("%d.%m.%Y %H:%M:%S,%f"), datetime(2024, 3, 30, 23, 59, 20)),
+        (stamped("%d/%m/%y %H:%M:%S.%f"), datetime(2024, 3, 30, 23, 59, 20)),
+        (stamped("%H:%M:%S.%f"), None),
+        (SECONDS, None),
+    ],
+)
+def test_the_clock_at_the_first_row_is_kept(tmp_path, times, start):
+    (tmp_path / "one.csv").write_text(table(times, "\t"))
+    assert read_recording(tmp_path / "one.csv").start == start
