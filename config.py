@@ -318,6 +318,7 @@ class ChannelConfig(Section):
     unit: Unit = Field(description="physical unit, as printed on plots")
     measures: Measured = Field("other", description="airflow, effort (a belt), oximetry (SpO2 in %), or other")
     source: str | None = Field(None, min_length=1, description="column or signal in the raw file; null = the name")
+    source_unit: Unit | None = Field(None, description="its unit in the raw file; null = what the file says, or `unit`")
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
     low_pass_hz: float | None = Field(None, gt=0, description="cut-off frequency before resampling")
     sentinels: list[float] = Field([], description="values that mean 'no measurement'")

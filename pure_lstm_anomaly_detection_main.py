@@ -50,6 +50,15 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
     parser.add_argument("--checkpoint", type=Path, metavar="F", help="a trained model, with --score")
     parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="raw recordings to score, or folders")
+    parser.add_argument(
+        "--channel", action="append", default=[], metavar="NAME=COLUMN[:UNIT]",
+        help="with --score: what the files call a channel of the model, and its unit where they do not say",
+    )  # fmt: skip
+    parser.add_argument("--time-column", metavar="NAME", help="with --score: the time column of the files")
+    parser.add_argument("--time-format", metavar="F", help="with --score: format of their timestamps, for strptime")
+    parser.add_argument(
+        "--map-label", action="append", default=[], metavar="LABEL=KIND", help="with --score: the kind of a label"
+    )
     return parser
 
 
@@ -63,6 +72,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError("--resume takes its config from the run's folder; only --set, --out and --device go with it")
     if args.resume and args.out and not args.set:
         raise DataError("--resume with --out scores a trained model otherwise; say how with --set")
+    if not args.score and (args.channel or args.map_label or args.time_column or args.time_format):
+        raise DataError("--channel, --time-column, --time-format and --map-label go with --score")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
         raise DataError("--score uses the checkpoint's config; only --out and --device go with it")
 
@@ -74,9 +85,12 @@ def command(args: argparse.Namespace) -> str:
     check_arguments(args)
     device = resolve_device(args.device)
     if args.score:
-        from reports.scoring import score_files
+        from reports.scoring import FileNames, score_files
 
-        return str(score_files(args.checkpoint, args.score, args.out or default_root(OUT, "scored"), device))
+        names = FileNames.parsed(
+            args.channel, args.map_label, time_column=args.time_column, time_format=args.time_format
+        )
+        return str(score_files(args.checkpoint, args.score, args.out or default_root(OUT, "scored"), device, names))
     from experiment import resume, run_all, try_all
 
     with process_group(device) as rank:

@@ -253,7 +253,8 @@ def new_stream(checkpoint: Path, device: str, input_warnings: InputWarnings) -> 
     state, detector = load_calibrated(checkpoint, device)
     data = recorded_data(state, detector, checkpoint.name)
     if data is None:
-        rows = Rows("timestamp", detector.channels, input_warnings, series=True)
+        time_column = state["data"].get("time_column", "timestamp")
+        rows = Rows(time_column, detector.channels, input_warnings, series=True)
         return Stream(LiveDetection(detector, data), rows, Clock(input_warnings))
     rates_hz = [data.channels[name].rate_hz for name in detector.channels]
     columns = [data.channels[name].source or name for name in detector.channels]

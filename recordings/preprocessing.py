@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import DatasetConfig
+from config import ChannelConfig, DatasetConfig
 from recordings import reading, simulator
 from recordings.reading import Dialect, Event, Recording, Samples
 from recordings.resampling import grid_of, significant, to_grid
@@ -133,7 +133,7 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead:
         file, names, _dialect(dataset), sentinels=_sentinels(dataset), name=name, allow_dead=allow_dead
     )
     channels = {
-        channel: _in_unit(raw.channels[source], channel, dataset.channels[channel].unit, raw)
+        channel: _in_unit(raw.channels[source], channel, dataset.channels[channel], raw)
         for channel, source in sources.items()
     }
     recording = replace(raw, channels=channels)
@@ -154,8 +154,10 @@ def _sentinels(dataset: DatasetConfig) -> dict[str, list[float]]:
     return {channel.source or name: list(channel.sentinels) for name, channel in dataset.channels.items()}
 
 
-def _in_unit(samples: Samples, name: str, declared: str, recording: Recording) -> Samples:
+def _in_unit(samples: Samples, name: str, channel: ChannelConfig, recording: Recording) -> Samples:
     """Return samples in the declared unit; note a conversion, or a unit that is not specified on one side."""
+    declared = channel.unit
+    samples = replace(samples, unit=channel.source_unit or samples.unit)
     if samples.unit is None or samples.unit == declared:
         return samples
     if is_unspecified(samples.unit) or is_unspecified(declared):

@@ -9,8 +9,8 @@ import contextlib
 import glob
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from evaluation.scored_recording import ScoredRecording
 from recordings import preprocessing
 from recordings.nab_series import read_series
 from recordings.reading import Recording, name_of
+from recordings.series_files import SeriesColumns
+from recordings.units import is_known
 from recordings.windowing import EventMeta, Segment, segments_where
 from reports.findings import (
     Findings,
@@ -57,7 +59,65 @@ class ToScore:
     filled: list[str]
 
 
-def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str) -> Path:
+@dataclass(frozen=True)
+class FileNames:
+    """What files call otherwise than the model: channel -> (column or signal, its unit or None), label -> kind."""
+
+    channels: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    time_column: str | None = None
+    time_format: str | None = None
+
+    @classmethod
+    def parsed(cls, channels: Sequence[str], labels: Sequence[str], **times: str | None) -> FileNames:
+        """Return what `NAME=COLUMN`, `NAME=COLUMN:UNIT` and `LABEL=KIND` say.
+
+        Raises: DataError naming the option that cannot be read.
+        """
+        columns = {}
+        for text in channels:
+            name, column = _pair("--channel", text, "flow=Flow or flow=Flow:L/s")
+            column, mark, unit = (column, "", "") if not is_known(column.rpartition(":")[2]) else column.rpartition(":")
+            columns[name] = (column, unit) if mark else (column or unit, None)
+        kinds = dict(_pair("--map-label", text, '"A. Central"=central_apnea') for text in labels)
+        for kind in kinds.values():
+            check_name(kind, "--map-label: kind")
+        return cls(columns, kinds, **times)
+
+    def check(self, known: Sequence[str]) -> None:
+        """Raise DataError if a channel is none of the model's."""
+        unknown = [name for name in self.channels if name not in known]
+        if unknown:
+            raise DataError(f"--channel {unknown[0]}: not a channel of the model; it has {', '.join(known)}")
+
+    def dataset(self, data: DatasetConfig) -> DatasetConfig:
+        """Return what the model knows of recordings, with the names and units of the files."""
+        channels = dict(data.channels)
+        for name, (source, unit) in self.channels.items():
+            channels[name] = channels[name].model_copy(update={"source": source, "source_unit": unit})
+        changed = {"channels": channels, "labels": {**data.labels, **self.labels}}
+        times = {"time_column": self.time_column, "time_format": self.time_format}
+        return data.model_copy(update=changed | {key: value for key, value in times.items() if value})
+
+    def series(self, data: Mapping[str, Any], channels: Sequence[str]) -> SeriesColumns:
+        """Return the columns of a series that has the model's channels."""
+        written = {key: data.get(key) for key in ("delimiter", "decimal")}
+        written["time_format"] = self.time_format or data.get("time_format")
+        columns = {name: column for name, (column, _) in self.channels.items()}
+        usual = data.get("time_column") or SeriesColumns.usual_time
+        return SeriesColumns(self.time_column, usual, columns, channels, **written)
+
+
+def _pair(option: str, text: str, example: str) -> tuple[str, str]:
+    name, mark, value = text.rpartition("=") if option == "--map-label" else text.partition("=")
+    if not (name and mark and value):
+        raise DataError(f"{option} {text}: expected such as {option} {example}")
+    return name, value
+
+
+def score_files(
+    checkpoint: Path, files: Sequence[Path], root: Path, device: str, names: FileNames | None = None
+) -> Path:
     """Score raw recordings with a trained model; no training data needed. Returns the run folder.
 
     Every file is read and checked before the folder is made. Then the files are read again and scored a few at
@@ -66,9 +126,14 @@ def score_files(checkpoint: Path, files: Sequence[Path], root: Path, device: str
     began = time.perf_counter()
     state, detector = load_calibrated(checkpoint, device)
     paths, data, steps = files_to_score(files), recorded_data(state, detector, checkpoint.name), {}
+    names = names or FileNames()
+    names.check(detector.channels)
+    data, columns = data and names.dataset(data), names.series(state["data"], detector.channels)
 
     def read(name: str, file: Path) -> ToScore:
-        return _recording_to_score(name, file, data, detector) if data else _series_to_score(name, file, detector)
+        if data is None:
+            return _series_to_score(name, file, columns, detector)
+        return _recording_to_score(name, file, data, detector)
 
     for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
         steps[name] = sum(len(segment) for segment in read(name, file).segments)
@@ -245,9 +310,9 @@ def _without_dead(recording: Recording, data: DatasetConfig, filled: list[str]) 
     return replace(recording, channels=channels)
 
 
-def _series_to_score(name: str, file: Path, detector: Detector) -> ToScore:
-    """Return a series of `timestamp,value` rows as one segment without labels."""
-    series = read_series(file, name)
+def _series_to_score(name: str, file: Path, columns: SeriesColumns, detector: Detector) -> ToScore:
+    """Return a series of rows as one segment without labels."""
+    series = read_series(file, name, columns)
     if not 0.8 < series.period_s * detector.rate_hz < 1.25:
         raise DataError(
             f"{file.name}: a row every {series.period_s:g} s, but the model was trained on a row every "

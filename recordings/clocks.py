@@ -1,0 +1,78 @@
+"""Clock times: texts to dates and times of day, and back to the one way in which results show them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pandas as pd
+
+DATE_TIME = (
+    r"(?P<a>\d{1,2})(?P<mark>[./-])(?P<b>\d{1,2})(?P=mark)(?P<year>\d{4})"
+    r"(?:[ T,]+(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?(?:\s?(?P<half>[AaPp])[Mm])?)?"
+)
+TIME_OF_DAY = (
+    r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?(?:\s?(?P<half>[AaPp])[Mm])?"
+)
+EPOCH = r"\d{10}(?:\.\d+)?|\d{13}"       # seconds, or milliseconds, since 1970
+DAY_S = 86400.0
+
+
+def readings_of(texts: pd.Series, time_format: str | None = None) -> list[pd.Series]:
+    """Return each way in which texts can be dates with times (n,), NaT where one is none; two if day or month is first.
+
+    Accepted are ISO 8601, `31.12.2024 23:59:59,5`, dates with slashes or dashes in either order, also with AM and PM,
+    seconds and milliseconds since 1970, or `time_format` alone if it is given.
+
+    Raises: ValueError if the texts have several time zones, or the format is none.
+    """
+    texts = texts.str.strip()
+    if time_format is not None:
+        return [_naive(pd.to_datetime(texts, format=time_format, errors="coerce"))]
+    first = next((text for text in texts if isinstance(text, str) and text), "")
+    if pd.Series([first]).str.fullmatch(EPOCH).item():
+        numbers = pd.to_numeric(texts.where(texts.str.fullmatch(EPOCH).eq(True)))
+        return [pd.to_datetime(numbers * (1.0 if numbers.max() > 1e11 else 1e3), unit="ms")]
+    parts = texts.str.extract(f"^{DATE_TIME}$")
+    if parts["year"].isna().all():
+        return [_naive(pd.to_datetime(texts.str.replace(",", ".", regex=False), format="ISO8601", errors="coerce"))]
+    orders = [("a", "b")] if (parts["mark"] == ".").any() else [("a", "b"), ("b", "a")]
+    seconds = _seconds_of(parts.fillna({"hour": "0", "minute": "0"}))
+    dates = [pd.to_datetime(parts["year"] + "-" + parts[month].str.zfill(2) + "-" + parts[day].str.zfill(2),
+                            format="%Y-%m-%d", errors="coerce") for day, month in orders]  # fmt: skip
+    found = [date + pd.to_timedelta(seconds, unit="s") for date in dates]
+    complete = [one for one in found if one.notna().all()]
+    if not complete:
+        return [min(found, key=lambda one: one.isna().sum())]
+    return complete[:1] if len(complete) == 2 and complete[0].equals(complete[1]) else complete
+
+
+def times_of_day(texts: pd.Series) -> np.ndarray:
+    """Return texts such as `22:30:15,5`, `22:30` or `10:30 PM` as seconds from midnight (n,), NaN where one is none."""
+    return _seconds_of(texts.str.strip().str.extract(f"^{TIME_OF_DAY}$"))
+
+
+def clock_at(start: datetime | None, seconds: float) -> str:
+    """Return the clock `seconds` after a start, such as `2024-03-30 23:59:59.500`; "" without a start."""
+    if start is None or not np.isfinite(seconds):
+        return ""
+    try:
+        return (start + timedelta(seconds=round(seconds, 3))).isoformat(sep=" ", timespec="milliseconds")
+    except OverflowError:                                            # outside the years 1 to 9999
+        return ""
+
+
+def _seconds_of(parts: pd.DataFrame) -> np.ndarray:
+    """Return hour, minute, second and half of day, as texts, in seconds from midnight (n,)."""
+    second = parts["second"].str.replace(",", ".", regex=False).fillna("0")
+    hour, minute, second = (pd.to_numeric(part).to_numpy(float) for part in (parts["hour"], parts["minute"], second))
+    half = parts["half"].str.lower().to_numpy(object)
+    has_half = pd.notna(half)
+    hour = np.where(has_half, hour % 12 + 12 * (half == "p"), hour)
+    inside = (hour < 24) & (minute < 60) & (second < 61)
+    return np.where(inside, 3600 * hour + 60 * minute + second, np.nan)
+
+
+def _naive(stamps: pd.Series) -> pd.Series:
+    """Return the clock as it is written, without its zone."""
+    return stamps.dt.tz_localize(None) if stamps.dt.tz is not None else stamps
