@@ -406,6 +406,9 @@ class DatasetConfig(Section):
     early_onset_s: dict[Name, Annotated[Duration, Field(ge=0)]] = Field(
         {}, description="kind -> how long before its labelled start it may begin, where devices store only the end"
     )
+    event_columns: dict[Literal["start", "end", "duration", "label"], str] = Field(
+        {}, description="events files: what their columns are called, where that is not one of the usual names"
+    )
     fault_kinds: list[Name] = Field([], description="kinds that mean missing signal, looked for in the mask")
     events: dict[Name, list[KnownEvent]] = Field({}, description="known anomalies of recordings without an events file")
 

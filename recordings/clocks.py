@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 
 import numpy as np
 import pandas as pd
@@ -16,26 +16,29 @@ TIME_OF_DAY = (
 )
 EPOCH = r"\d{10}(?:\.\d+)?|\d{13}"       # seconds, or milliseconds, since 1970
 DAY_S = 86400.0
+NO_DATE = datetime(1900, 1, 1)           # the date of a time of day alone, as of strptime
 
 
-def readings_of(texts: pd.Series, time_format: str | None = None) -> list[pd.Series]:
+def readings_of(texts: pd.Series, time_format: str | None = None, zone: tzinfo | None = None) -> list[pd.Series]:
     """Return each way in which texts can be dates with times (n,), NaT where one is none; two if day or month is first.
 
     Accepted are ISO 8601, `31.12.2024 23:59:59,5`, dates with slashes or dashes in either order, also with AM and PM,
-    seconds and milliseconds since 1970, or `time_format` alone if it is given.
+    seconds and milliseconds since 1970, or `time_format` alone if it is given. The clock is the one that is written,
+    without its zone; with `zone`, times of another zone are converted to that one.
 
     Raises: ValueError if the texts have several time zones, or the format is none.
     """
     texts = texts.str.strip()
     if time_format is not None:
-        return [_naive(pd.to_datetime(texts, format=time_format, errors="coerce"))]
+        return [_naive(pd.to_datetime(texts, format=time_format, errors="coerce"), zone)]
     first = next((text for text in texts if isinstance(text, str) and text), "")
     if pd.Series([first]).str.fullmatch(EPOCH).item():
         numbers = pd.to_numeric(texts.where(texts.str.fullmatch(EPOCH).eq(True)))
         return [pd.to_datetime(numbers * (1.0 if numbers.max() > 1e11 else 1e3), unit="ms")]
     parts = texts.str.extract(f"^{DATE_TIME}$")
     if parts["year"].isna().all():
-        return [_naive(pd.to_datetime(texts.str.replace(",", ".", regex=False), format="ISO8601", errors="coerce"))]
+        plain = texts.str.replace(",", ".", regex=False)
+        return [_naive(pd.to_datetime(plain, format="ISO8601", errors="coerce"), zone)]
     orders = [("a", "b")] if (parts["mark"] == ".").any() else [("a", "b"), ("b", "a")]
     seconds = _seconds_of(parts.fillna({"hour": "0", "minute": "0"}))
     dates = [pd.to_datetime(parts["year"] + "-" + parts[month].str.zfill(2) + "-" + parts[day].str.zfill(2),
@@ -52,12 +55,39 @@ def times_of_day(texts: pd.Series) -> np.ndarray:
     return _seconds_of(texts.str.strip().str.extract(f"^{TIME_OF_DAY}$"))
 
 
+def start_of(texts: pd.Series, time_format: str | None = None) -> datetime | None:
+    """Return the clock of the first of a recording's timestamps; on NO_DATE where the date is missing, or not certain.
+
+    Args:
+        texts: some of them; more of them tell better whether day or month comes first.
+    """
+    if time_format is None and np.isfinite(seconds := times_of_day(texts.iloc[:1])[0]):
+        return NO_DATE + timedelta(seconds=float(seconds))
+    try:
+        readings = readings_of(texts, time_format)
+    except ValueError:
+        return None
+    if pd.isna(readings[0].iloc[0]):
+        return None
+    first = readings[0].iloc[0].to_pydatetime()
+    return datetime.combine(NO_DATE, first.time()) if len(readings) > 1 else first
+
+
+def has_date(clock: datetime) -> bool:
+    """Return whether a clock has a date, not the time of day alone."""
+    return clock.date() != NO_DATE.date()
+
+
 def clock_at(start: datetime | None, seconds: float) -> str:
-    """Return the clock `seconds` after a start, such as `2024-03-30 23:59:59.500`; "" without a start."""
+    """Return the clock `seconds` after a start, such as `2024-03-30 23:59:59.500`; "" without a start.
+
+    Of a start without a date, the time of day alone.
+    """
     if start is None or not np.isfinite(seconds):
         return ""
     try:
-        return (start + timedelta(seconds=round(seconds, 3))).isoformat(sep=" ", timespec="milliseconds")
+        text = (start + timedelta(seconds=round(float(seconds), 3))).isoformat(sep=" ", timespec="milliseconds")
+        return text if has_date(start) else text.partition(" ")[2]
     except OverflowError:                                            # outside the years 1 to 9999
         return ""
 
@@ -73,6 +103,7 @@ def _seconds_of(parts: pd.DataFrame) -> np.ndarray:
     return np.where(inside, 3600 * hour + 60 * minute + second, np.nan)
 
 
-def _naive(stamps: pd.Series) -> pd.Series:
-    """Return the clock as it is written, without its zone."""
-    return stamps.dt.tz_localize(None) if stamps.dt.tz is not None else stamps
+def _naive(stamps: pd.Series, zone: tzinfo | None) -> pd.Series:
+    if stamps.dt.tz is None:
+        return stamps
+    return (stamps.dt.tz_convert(zone) if zone else stamps).dt.tz_localize(None)

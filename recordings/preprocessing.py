@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from config import ChannelConfig, DatasetConfig
-from recordings import reading, simulator
+from recordings import event_files, reading, simulator
+from recordings.event_files import TimeAxis
 from recordings.reading import Dialect, Event, Recording, Samples
 from recordings.resampling import grid_of, significant, to_grid
 from recordings.signal_files import companions
@@ -104,28 +105,27 @@ def _raw_files(name: str, dataset: DatasetConfig, raw: Path) -> dict[str, Path]:
     return files
 
 
-def _events_file(name: str, file: Path) -> Path:
-    """Return the path of a recording's events file, which need not exist."""
-    return file.with_name(f"{name}.events.csv")
-
-
 def _sources(files: dict[str, Path], dataset: DatasetConfig) -> dict[str, str]:
     """Return the SHA-256 of every file that is read: recordings, their companion files, events."""
     read = list(files.values())
     for name, file in files.items():
         read += companions(file, dataset.annotators)
-        read += [events_file] if (events_file := _events_file(name, file)).is_file() else []
+        events_file = event_files.file_of(file, name)
+        read += [events_file] if events_file is not None and events_file.is_file() else []
     return {file.name: sha256_of(file) for file in dict.fromkeys(read)}
 
 
 # ---- reading --------------------------------------------------------------------------------
 
 
-def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead: bool = False) -> Recording:
+def load_recording(
+    file: Path, name: str, dataset: DatasetConfig, *, allow_dead: bool = False, own_kinds: bool = False
+) -> Recording:
     """Read one raw recording of a dataset, in the declared units, with its events and their labels mapped to kinds.
 
     Args:
         allow_dead: accept channels that have no value or are constant.
+        own_kinds: whether an unknown label in an events file is a kind of its own; else it is an error.
     """
     sources = {name: channel.source or name for name, channel in dataset.channels.items()}
     names = list(dict.fromkeys(sources.values()))
@@ -138,7 +138,7 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead:
     }
     recording = replace(raw, channels=channels)
     _check_rates(recording, dataset)
-    events, first_s = _read_events(recording, dataset), float(recording.t[0])
+    events, first_s = _read_events(recording, dataset, own_kinds), float(recording.t[0])
     for place, event in enumerate(events):
         onset_s = event.start_s - dataset.early_onset_s.get(event.label, 0.0)
         events[place] = replace(event, start_s=min(max(onset_s, first_s), event.start_s))
@@ -189,32 +189,52 @@ def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:
             )
 
 
-def _read_events(recording: Recording, dataset: DatasetConfig) -> list[Event]:
-    """Return the labelled events from the events file, else from dataset_config.json, else from the recording itself.
+def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool = False) -> list[Event]:
+    """Return the labelled events from a file beside it, else from dataset_config.json, else from the recording itself.
 
-    Annotations in the recording are events if their label is in the dataset's labels; the others are noted.
+    Annotations are events if their label is in the dataset's labels; the others are noted.
     """
-    name, start, end = recording.name, float(recording.t[0]), recording.end_s
-    file, listed = _events_file(name, recording.path), dataset.events.get(name)
-    if file.exists():
-        if listed:
-            recording.notes.append(f"events read from {file.name}, not from dataset_config.json")
-        return reading.read_events(file, end, dataset.labels, _dialect(dataset), start_s=start)
-    if listed is not None:
+    name, axis, dialect = recording.name, axis_of(recording), _dialect(dataset)
+    file, listed = event_files.file_of(recording.path, name), dataset.events.get(name)
+    if file is not None and listed:
+        recording.notes.append(f"events read from {file.name}, not from dataset_config.json")
+    if file is not None and event_files.is_table(file, name):
+        own: dict[str, str] = {}
+        events = event_files.read_events(
+            file, axis.end_s, dataset.labels, dialect, start_s=axis.start_s, clock=axis.clock,
+            columns=dataset.event_columns, own_kinds=own if own_kinds else None,
+        )  # fmt: skip
+        recording.notes.extend(
+            f"{file.name}: label {label!r} is not one of the model's; its events are of the kind {kind!r}; "
+            "--map-label maps it to another"
+            for label, kind in own.items()
+        )
+        return events
+    if file is None and listed is not None:
         known = [Event(e.start_s, e.end_s, e.label) for e in listed]
         where = f"dataset_config.json: events.{name}"
-        return reading.check_events(known, end, dataset.labels, where, start_s=start)
+        return event_files.check_events(known, axis.end_s, dataset.labels, where, start_s=axis.start_s)
+    annotations, place = recording.annotations, f"{recording.path.name}: annotations"
+    if file is not None:
+        found = event_files.read_annotations(file, axis, dialect)
+        annotations, place = event_files.clipped(found, axis, recording.notes, file.name), file.name
     events, others = [], []
-    for number, note in enumerate(recording.annotations, start=1):
+    for number, note in enumerate(annotations, start=1):
         if note.label not in dataset.labels:
             others.append(note.label)
             continue
-        where = f"{recording.path.name}: annotations"
-        events += reading.check_events([note], end, dataset.labels, where, first_row=number, start_s=start)
+        events += event_files.check_events(
+            [note], axis.end_s, dataset.labels, place, first_row=number, start_s=axis.start_s
+        )
     if others:
         found = ", ".join(f"{label!r} ({count})" for label, count in Counter(others).most_common())
         recording.notes.append(f"{counted(len(others), 'annotation')} not in labels, not used as events: {found}")
     return events
+
+
+def axis_of(recording: Recording) -> TimeAxis:
+    """Return what event files need to know of a recording's time."""
+    return TimeAxis(float(recording.t[0]), recording.end_s, recording.start)
 
 
 def labelled_events(recording: Recording) -> list[EventMeta]:
@@ -294,7 +314,7 @@ def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
     """
     errors: list[DataError] = []
     for file in files:
-        if len(files) > 1 and reading.name_of(file).endswith(".events"):
+        if len(files) > 1 and reading.name_of(file).endswith(event_files.NAME_ENDS):
             continue
         try:
             print(plain_text("\n".join(_describe(file, dataset))))
@@ -309,8 +329,11 @@ def inspect(files: Sequence[Path], dataset: DatasetConfig | None) -> None:
 def _describe(file: Path, dataset: DatasetConfig | None) -> list[str]:
     dialect, sentinels = (_dialect(dataset), _sentinels(dataset)) if dataset else (reading.DETECT, {})
     recording = reading.read_recording(file, None, dialect, sentinels=sentinels)
-    events_file = _events_file(recording.name, file)
-    if events_file.exists():
-        start, end = float(recording.t[0]), recording.end_s
-        recording.events.extend(reading.read_events(events_file, end, None, dialect, start_s=start))
+    events_file, axis = event_files.file_of(file, recording.name), axis_of(recording)
+    if events_file is not None and event_files.is_table(events_file, recording.name):
+        times = {"start_s": axis.start_s, "clock": axis.clock, "columns": dataset and dataset.event_columns}
+        recording.events.extend(event_files.read_events(events_file, axis.end_s, None, dialect, **times))
+    elif events_file is not None:
+        found = event_files.read_annotations(events_file, axis, dialect)
+        recording.annotations.extend(event_files.clipped(found, axis, recording.notes, events_file.name))
     return reading.describe(recording, dataset.labels if dataset else None)

@@ -7,7 +7,6 @@ file, or a WFDB record. The last two contain units, and annotations that may be 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,17 +16,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recordings import signal_files, tables
+from recordings import clocks, signal_files, tables
 from utils import DataError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EVENT_COLUMNS = ("start_s", "end_s", "label")
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 MAX_VALUE = 1e30                                                     # of a measurement, in any unit
 MAX_NAMES = 20                                                       # of columns listed in an error message
 TIME_COLUMN = "t_s"                                                  # unless another one is declared
+CLOCK_ROWS = 10_000                                                  # between two rows that tell day from month
 MIN_GAP_S, MIN_FLATLINE_S = 0.5, 2.0                                 # the shortest ones that `describe` reports
 
 
@@ -155,58 +154,6 @@ def name_of(path: Path) -> str:
     return name.stem if name.suffix.lower() in known else name.name
 
 
-def read_events(
-    path: Path,
-    end_s: float,
-    labels: Mapping[str, str] | None = None,
-    dialect: Dialect = DETECT,
-    *,
-    start_s: float = 0.0,
-) -> list[Event]:
-    """Read an events file, `start_s,end_s,label`, with labels mapped to kinds where a map is given.
-
-    Args:
-        end_s, start_s: last and first time of the recording.
-    Raises: DataError naming file and row if an event ends before it starts, lies outside the
-        recording, or has a label that is not in the map.
-    """
-    layout = tables.layout_of(path, dialect.delimiter, dialect.decimal)
-    missing = [c for c in EVENT_COLUMNS if c not in layout.names]
-    if missing:
-        raise DataError(f"{path.name}: no column {missing[0]!r}; expected {','.join(EVENT_COLUMNS)}")
-    frame = tables.read_columns(path, layout, ["start_s", "end_s"], ["label"])
-    rows = zip(frame["start_s"].tolist(), frame["end_s"].tolist(), frame["label"].fillna(""), strict=True)
-    events = [Event(start, end, label) for start, end, label in rows]
-    return check_events(events, end_s, labels, path.name, first_row=layout.first_row, start_s=start_s)
-
-
-def check_events(
-    events: list[Event],
-    end_s: float,
-    labels: Mapping[str, str] | None,
-    where: str,
-    first_row: int = 1,
-    start_s: float = 0.0,
-) -> list[Event]:
-    """Return the events in time order, with labels mapped to kinds; DataError on the first invalid one."""
-    checked = []
-    for row, event in enumerate(events, start=first_row):
-        place = f"{where}: row {row}: event {event.start_s:g} to {event.end_s:g} s"
-        if not np.isfinite([event.start_s, event.end_s]).all():
-            raise DataError(f"{place}: start and end must be numbers")
-        if event.end_s < event.start_s:
-            raise DataError(f"{place} ends before it starts; swap start_s and end_s")
-        if event.start_s < math.floor(start_s) or event.end_s > end_s + 1.0:
-            raise DataError(f"{place} lies outside the recording, {start_s:g} to {end_s:g} s")
-        if labels is not None and event.label not in labels:
-            raise DataError(
-                f"{where}: row {row}: label {event.label!r} is not in the dataset's labels; "
-                f"expected one of {', '.join(labels) or '(none)'}"
-            )
-        checked.append(replace(event, label=labels[event.label]) if labels is not None else event)
-    return sorted(checked, key=lambda event: event.start_s)
-
-
 def describe(recording: Recording, labels: Mapping[str, str] | None = None) -> list[str]:
     """Return lines of text on a recording: channels, rates, gaps, flatlines, events.
 
@@ -307,7 +254,10 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     t = frame[time].to_numpy() if numeric else _read_timestamps(frame[time], path, layout, dialect.time_format)
     _check_times(t, path, layout.first_row)
     found = {channel: Samples(t, frame[channel].to_numpy()) for channel in wanted}
-    return Recording("", path, t, found, [], f"{layout}, time in {time!r}", [], notes), dict.fromkeys(wanted, 0.0)
+    start = None if numeric else clocks.start_of(frame[time].iloc[[0, *range(len(frame) - 1, 0, -CLOCK_ROWS)]],
+                                                 dialect.time_format)  # fmt: skip
+    recording = Recording("", path, t, found, [], f"{layout}, time in {time!r}", [], notes, start)
+    return recording, dict.fromkeys(wanted, 0.0)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -400,4 +350,4 @@ def _read_signal_file(path: Path, channels: list[str] | None, dialect: Dialect) 
             duration_s = min(dialect.annotation_s, max(float(t[-1]) - note.start_s, 0.0))
         annotations.append(Event(note.start_s, note.start_s + duration_s, note.text))
     resolution = {name: signal.resolution for name, signal in read.signals.items()}
-    return Recording("", path, t, found, [], read.format, annotations), resolution
+    return Recording("", path, t, found, [], read.format, annotations, start=read.start), resolution

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,6 +56,7 @@ class SignalFile:
     format: str
     signals: dict[str, Signal]
     annotations: list[Annotation]
+    start: datetime | None = None
 
 
 def is_signal_file(path: Path) -> bool:
@@ -143,7 +145,8 @@ def _read_edf(path: Path, wanted: Sequence[str] | None) -> SignalFile:
             for start, duration, text in zip(*file.readAnnotations(), strict=True)
         ]
         kind = ("EDF", "EDF+", "BDF", "BDF+")[file.filetype]
-        return SignalFile(f"{kind}, started {file.getStartdatetime()}", signals, annotations)
+        start = file.getStartdatetime()
+        return SignalFile(f"{kind}, started {start}", signals, annotations, start)
 
 
 def _edf_signal(file: Any, index: int) -> Signal:
@@ -194,7 +197,7 @@ def _read_wfdb(path: Path, wanted: Sequence[str] | None, annotators: Sequence[st
         }
     annotations = [a for file in _annotation_files(path, annotators) for a in _wfdb_annotations(file, header.fs)]
     started = f", started {header.base_time}" if header.base_time else ""
-    return SignalFile(f"WFDB{started}", signals, annotations)
+    return SignalFile(f"WFDB{started}", signals, annotations, header.base_datetime)
 
 
 def _wfdb_header(path: Path) -> Any:

@@ -21,7 +21,7 @@ from detection.checkpoint import load_calibrated, recorded_data
 from detection.detector import Detector
 from evaluation.results import LSTM, FoundCounts, RunMetrics, write_metrics
 from evaluation.scored_recording import ScoredRecording
-from recordings import preprocessing
+from recordings import event_files, preprocessing
 from recordings.nab_series import read_series
 from recordings.reading import Recording, name_of
 from recordings.series_files import SeriesColumns
@@ -264,7 +264,7 @@ def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
         else:
             files = sorted(Path(name) for name in glob.glob(str(path)))
             missing = f"{path}: no file matches this pattern"
-        files = [file for file in files if not name_of(file).endswith(".events")]
+        files = [file for file in files if not name_of(file).endswith(event_files.NAME_ENDS)]
         if not files and path.is_file() and len(given) > 1:
             continue
         if not files:
@@ -283,14 +283,15 @@ def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
 def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: Detector) -> ToScore:
     """Return a raw recording on the detector's grid; its events are known if their file is beside it."""
     filled: list[str] = []
-    recording = _without_dead(preprocessing.load_recording(file, name, data, allow_dead=True), data, filled)
+    read = preprocessing.load_recording(file, name, data, allow_dead=True, own_kinds=True)
+    recording = _without_dead(read, data, filled)
     _check_length(file, recording.duration_s, detector)
     filled += [f"{name}: {note}" for note in recording.notes]
     segment = preprocessing.on_grid(recording, data, filled)
     segments = segments_where(segment, segment.label >= 0)
     if not segments:
         raise DataError(f"{file.name}: no channel of the model has a value long enough to be used")
-    is_labelled = bool(recording.events) or file.with_name(f"{name}.events.csv").is_file()
+    is_labelled = bool(recording.events) or event_files.file_of(file, name) is not None
     return ToScore(file, segments, preprocessing.labelled_events(recording) if is_labelled else None, filled)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recordings.reading import Dialect, describe, read_events, read_recording
+from recordings.event_files import read_events
+from recordings.reading import Dialect, describe, read_recording
 from recordings.tables import is_number, layout_of, seconds_of
 from utils import DataError
 

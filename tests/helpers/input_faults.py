@@ -441,7 +441,7 @@ FAULTS = [
         ("before the beginning", events("-30,-10,apnea\n"), "row 2"),
         ("a label that is not in the config", events("90,110,Apnoe\n"), "row 2", "Apnoe"),
         ("no label", events("90,110,\n"), "row 2"),
-        ("other columns", put(EVENTS, "onset,duration,description\n90,20,apnea\n"), "three.events.csv"),
+        ("other columns", put(EVENTS, "first,last,what\n90,20,apnea\n"), "three.events.csv", "start"),
         ("a column twice", put(EVENTS, "start_s,end_s,label,label\n90,110,apnea,apnea\n"), "label"),
         ("clock times", events("22:30:10,22:30:40,apnea\n"), "row 2"),
         ("a NaN", events("NaN,110,apnea\n"), "row 2"),
