@@ -48,7 +48,9 @@ from reports.findings import (
 )
 from reports.page import write_report
 from reports.run_folder import (
+    CLOCKS,
     RUNS,
+    STAMPS,
     RunFolder,
     at_work_in,
     dataset_facts,
@@ -300,7 +302,9 @@ def evaluate(experiment: Experiment, detector: Detector) -> Evaluated:
     rows = None if meta.series is None else meta.series.rows
     facts = (meta.dataset, meta.simulated, meta.fault_kinds)
     metrics = compute_metrics(detector, *facts, seen, experiment.vus_buffer, rows)
-    return Evaluated(Findings(detector, segments, scored, seen[LSTM], *facts[1:]), metrics)
+    starts = {name: start for name in meta.starts if (start := meta.start_of(name))}
+    has_clock = any(segment.recording in starts for segment in segments)
+    return Evaluated(Findings(detector, segments, scored, seen[LSTM], *facts[1:], starts, has_clock), metrics)
 
 
 def untrained_detector(experiment: Experiment, device: str) -> Detector:
@@ -316,7 +320,8 @@ def untrained_detector(experiment: Experiment, device: str) -> Detector:
 def write(experiment: Experiment, run: RunFolder, findings: Findings, plots: bool) -> None:
     """Write scores, events, facts on the data and, for `plots`, signals and pictures into a run folder."""
     meta = experiment.dataset.meta
-    with run_files(run, timestamps=meta.series is not None, signals=plots) as files:
+    times = STAMPS if meta.series is not None else CLOCKS if findings.has_clock else ()
+    with run_files(run, times, signals=plots) as files:
         write_findings(files, findings)
     write_data(run, dataset_facts(meta, experiment.dataset.channels), files.recordings)
     if plots:

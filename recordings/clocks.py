@@ -86,10 +86,25 @@ def clock_at(start: datetime | None, seconds: float) -> str:
     if start is None or not np.isfinite(seconds):
         return ""
     try:
-        text = (start + timedelta(seconds=round(float(seconds), 3))).isoformat(sep=" ", timespec="milliseconds")
+        at = start.replace(tzinfo=None) + timedelta(seconds=round(float(seconds), 3))
+        text = at.isoformat(sep=" ", timespec="milliseconds")
         return text if has_date(start) else text.partition(" ")[2]
     except OverflowError:                                            # outside the years 1 to 9999
         return ""
+
+
+def clocks_at(start: datetime | None, t: np.ndarray) -> np.ndarray:
+    """Return the clocks at times t (n,) in s after a start, as `clock_at` gives them."""
+    if start is None:
+        return np.full(len(t), "", dtype=object)
+    zero = np.datetime64(start.replace(tzinfo=None), "ms")
+    texts = np.datetime_as_string(zero + np.round(1000 * t).astype("timedelta64[ms]"), unit="ms")
+    return np.array([text.replace("T", " ") if has_date(start) else text[11:] for text in texts.tolist()], dtype=object)
+
+
+def seconds_of_day(clock: datetime) -> float:
+    """Return the seconds from midnight to a clock."""
+    return (clock - clock.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
 
 
 def _seconds_of(parts: pd.DataFrame) -> np.ndarray:

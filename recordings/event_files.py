@@ -248,7 +248,7 @@ def _on_axis(of_day: np.ndarray, zero: datetime, axis: TimeAxis, where: str, fir
             "write dates as well"
         )
     middle = (axis.start_s + axis.end_s) / 2
-    seconds = of_day - (zero - zero.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
+    seconds = of_day - clocks.seconds_of_day(zero)
     return seconds + clocks.DAY_S * np.round((middle - seconds) / clocks.DAY_S)       # the nearest day
 
 

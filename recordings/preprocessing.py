@@ -57,6 +57,7 @@ def preprocess_recordings(name: str, dataset: DatasetConfig, base: Path, out: Pa
     dropped: list[str] = []
     filled: list[str] = []
     notes: list[str] = []
+    starts: dict[str, str] = {}
     for recording_name, file in tqdm(files.items(), desc="recordings", disable=None):
         recording = load_recording(file, recording_name, dataset)
         segment = on_grid(recording, dataset, filled)
@@ -64,12 +65,14 @@ def preprocess_recordings(name: str, dataset: DatasetConfig, base: Path, out: Pa
             splits[split] += segments
         events[recording_name] = labelled_events(recording)
         notes += [f"{recording_name}: {note}" for note in recording.notes]
+        starts |= {recording_name: recording.start.isoformat()} if recording.start else {}
     same = {"description", "simulated", "rate_hz", "window_s", "guard_s", "delay_s", "fault_kinds"}
     facts = dataset.model_dump(include=same) | {
         "dataset": name,
         "channels": {channel: entry.unit for channel, entry in dataset.channels.items()},
         "measures": {channel: entry.measures for channel, entry in dataset.channels.items()},
         "events": events,
+        "starts": starts,
         "dropped": dropped,
         "filled": filled,
         "notes": notes,

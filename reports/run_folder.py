@@ -30,7 +30,8 @@ HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
 EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
 EXPLAINED = ("overlaps", "component", "contributions")  # of an event, after the columns above
 LABELS = ("recording", "start_s", "end_s", "kind", "found_by")
-STAMPS = ("start_timestamp", "end_timestamp")
+STAMPS = ("start_timestamp", "end_timestamp")       # of rows of series, as they are written
+CLOCKS = ("start_clock", "end_clock")               # of recordings that have a clock
 SIGNALS = ("t", "values", "forecast", "score", "threshold")
 MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)   # of files of a run
 LONG_NAME = 100                             # bytes; a longer name is cut in the names of pictures
@@ -181,11 +182,11 @@ class RunFiles:
 
 
 @contextlib.contextmanager
-def run_files(run: RunFolder, timestamps: bool = False, signals: bool = True) -> Iterator[RunFiles]:
+def run_files(run: RunFolder, times: Sequence[str] = (), signals: bool = True) -> Iterator[RunFiles]:
     """Give the files of what was found; all of them are there if the block succeeds, else none is touched.
 
     Args:
-        timestamps: whether events and labels carry those of a series.
+        times: further columns of events and labels: STAMPS of series, CLOCKS of recordings that have a clock.
         signals: whether `signals.npz` is written, which a page is made from.
     """
     with contextlib.ExitStack() as renamed:
@@ -196,26 +197,26 @@ def run_files(run: RunFolder, timestamps: bool = False, signals: bool = True) ->
             archive = open_files.enter_context(zipfile.ZipFile(packed, "w")) if packed else None
             files = RunFiles(text, archive)
             yield files
-        write_events(run, files.events, timestamps)
-        write_labels(run, files.labels, timestamps)
+        write_events(run, files.events, times)
+        write_labels(run, files.labels, times)
 
 
-def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
+def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], times: Sequence[str] = ()) -> None:
     """Write `events.csv`, one row a found event.
 
     Args:
         rows: event (FoundEvent), matched_label ("" = none, or another event counts for it), found_by, overlaps (a
-            label's kind, "" = false), what it is due to (component, contributions), and, of a series, two timestamps.
+            label's kind, "" = false), what it is due to (component, contributions), and the columns of `times`.
     """
-    columns = [*EVENTS, *EXPLAINED, *(STAMPS if timestamps else ())]
+    columns = [*EVENTS, *EXPLAINED, *times]
     digits = {"start_s": 3, "end_s": 3, "peak_score": 4, "peak_t_s": 3}
     frame = pd.DataFrame([vars(row["event"]) | dict(row) for row in rows], columns=columns).round(digits)
     write_text(run.events, frame.to_csv(index=False))
 
 
-def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
+def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], times: Sequence[str] = ()) -> None:
     """Write `labels.csv`, one row a labelled event; found_by is lstm, signal_loss or empty."""
-    frame = pd.DataFrame(rows, columns=[*LABELS, *(STAMPS if timestamps else ())])
+    frame = pd.DataFrame(rows, columns=[*LABELS, *times])
     write_text(run.labels, frame.round({"start_s": 3, "end_s": 3}).to_csv(index=False))
 
 

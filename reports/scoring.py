@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from reports.findings import (
     write_findings,
 )
 from reports.page import write_report
-from reports.run_folder import RunFolder, at_work_in, run_files, write_data, write_run
+from reports.run_folder import CLOCKS, STAMPS, RunFolder, at_work_in, run_files, write_data, write_run
 from utils import DataError, log_to_file, sha256_of, write_json
 
 log = logging.getLogger(__name__)
@@ -51,12 +52,13 @@ STEPS_AT_ONCE = 200_000                  # their steps, at most: bounds the memo
 
 @dataclass(frozen=True)
 class ToScore:
-    """A file to score: its segments, its labelled events (None = nobody looked), what was filled in it."""
+    """A file to score: segments, labelled events (None = nobody looked), what was filled in it, its clock at time 0."""
 
     file: Path
     segments: list[Segment]
     events: list[EventMeta] | None
     filled: list[str]
+    start: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,11 @@ def score_files(
             return _series_to_score(name, file, columns, detector)
         return _recording_to_score(name, file, data, detector)
 
+    has_clock = False
     for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
-        steps[name] = sum(len(segment) for segment in read(name, file).segments)
+        part = read(name, file)
+        steps[name] = sum(len(segment) for segment in part.segments)
+        has_clock |= part.start is not None
     run, checked = RunFolder(root), time.perf_counter()
     again = is_cut_off(run)
     with at_work_in(root, new=not again), _marked(root), log_to_file(run.log):
@@ -144,7 +149,7 @@ def score_files(
             log.warning("%s: a scoring was cut off here; it starts over", root)
         log.info("scoring %d recordings with %s on %s", len(paths), checkpoint, device)
         clear_pictures(run)
-        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read)
+        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read, has_clock)
         ended = time.perf_counter()
         seconds = {"checking": checked - began, "scoring and reporting": ended - checked, "total": ended - began}
         write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
@@ -171,15 +176,16 @@ def is_cut_off(run: RunFolder) -> bool:
 
 def _score_in_groups(
     run: RunFolder, state: dict[str, Any], detector: Detector, checkpoint: Path, paths: dict[str, Path],
-    steps: dict[str, int], read: Callable[[str, Path], ToScore],
+    steps: dict[str, int], read: Callable[[str, Path], ToScore], has_clock: bool,
 ) -> RunMetrics:  # fmt: skip
     """Score, write and draw recordings group by group; return their metrics."""
     simulated, fault_kinds = bool(state["data"].get("simulated")), state["data"].get("fault_kinds", [])
     chance, filled = RandomScores(detector, sum(steps.values())), []
     labelled: dict[str, list[ScoredRecording]] = {}
     counts = {"labelled_recordings": 0, "events": 0, "faults": 0}
+    times = STAMPS if state.get("series") else CLOCKS if has_clock else ()
     with (
-        run_files(run, timestamps=bool(state.get("series"))) as files,
+        run_files(run, times) as files,
         tqdm(total=len(paths), desc="recordings", unit="recording", disable=None) as bar,
     ):
         for names in groups_of(steps):
@@ -188,7 +194,8 @@ def _score_in_groups(
             scored = detector.detect([segment.values for segment in segments])
             events = {name: part.events for name, part in parts.items() if part.events is not None}
             seen = recordings_as_seen(detector, segments, scored, events, chance)
-            findings = Findings(detector, segments, scored, seen[LSTM], simulated, fault_kinds)
+            starts = {name: part.start for name, part in parts.items() if part.start}
+            findings = Findings(detector, segments, scored, seen[LSTM], simulated, fault_kinds, starts, has_clock)
             write_findings(files, findings)
             for recording in findings.recordings:
                 draw_recording(run, findings, recording)
@@ -292,7 +299,8 @@ def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: De
     if not segments:
         raise DataError(f"{file.name}: no channel of the model has a value long enough to be used")
     is_labelled = bool(recording.events) or event_files.file_of(file, name) is not None
-    return ToScore(file, segments, preprocessing.labelled_events(recording) if is_labelled else None, filled)
+    events = preprocessing.labelled_events(recording) if is_labelled else None
+    return ToScore(file, segments, events, filled, recording.start)
 
 
 def _without_dead(recording: Recording, data: DatasetConfig, filled: list[str]) -> Recording:
