@@ -14,6 +14,8 @@ hold other series. A file needs a column of timestamps and one of values, or sev
 from __future__ import annotations
 
 import argparse
+import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,9 @@ from utils import ROOT, ArgumentParser, DataError, run_cli, setup_logging
 if TYPE_CHECKING:
     from recordings.nab_files import SeriesFile
 
+log = logging.getLogger(__name__)
+
+OUT = ROOT / "datasets" / "NAB-known-anomaly"
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 
 
@@ -43,7 +48,7 @@ def build_parser() -> ArgumentParser:
     add("--decimal", choices=(".", ","), help="the decimal sign (default: detect it)")
     add("--dataset-config", type=Path, default=DATASET_CONFIG, metavar="F", help="file whose entry NAB is used")
     add(
-        "--out", type=Path, default=ROOT / "datasets" / "NAB-known-anomaly", metavar="DIR",
+        "--out", type=Path, default=OUT, metavar="DIR",
         help="where a folder for each series is written (default: %(default)s)",
     )  # fmt: skip
     add(
@@ -118,6 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for source in tqdm(sources, desc="series", unit="series", disable=None):
             preprocess_series(source, config, args.out, columns, args.force)
         print(args.out)
+        datasets = "" if args.out.resolve() == OUT else f" --datasets {shlex.quote(str(args.out))}"
+        log.info(
+            "train on one: python pure_lstm_anomaly_detection_main.py --config pure_lstm_config_NAB_fast.json "
+            "--dataset %s%s", shlex.quote(sources[0].name), datasets,
+        )  # fmt: skip
         return 0
 
     return run_cli(body)

@@ -27,6 +27,7 @@ MAX_VALUE = 1e30                                                     # of a meas
 MAX_NAMES = 20                                                       # of columns listed in an error message
 TIME_COLUMN = "t_s"                                                  # unless another one is declared
 CLOCK_ROWS = 10_000                                                  # between two rows that tell day from month
+COARSE = 150                                                         # levels, of which fewer say nothing by repeating
 MIN_GAP_S, MIN_FLATLINE_S = 0.5, 2.0                                 # the shortest ones that `describe` reports
 
 
@@ -54,7 +55,7 @@ class Recording:
 
     format: a description of the file format. annotations: those contained in the file, not checked
     yet. notes: what a user should know about how the file was read. start: the clock at time 0 as the
-    file states it, with a zone only if the file has one; None if the file has no clock.
+    file states it, with a zone only if the file has one; None if the file has no clock. time_column: of a table.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Recording:
     annotations: list[Event] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     start: datetime | None = None
+    time_column: str | None = None
 
     @property
     def duration_s(self) -> float:
@@ -160,9 +162,10 @@ def describe(recording: Recording, labels: Mapping[str, str] | None = None) -> l
     Args:
         labels: the dataset's, to report for each annotation whether it is an event.
     """
+    at = clocks.clock_at(recording.start, float(recording.t[0]))
     lines = [
         f"{recording.path.name}: {counted(len(recording.t), 'row')}, {recording.duration_s:.2f} s "
-        f"({recording.duration_s / 3600:.2f} h), time from {recording.t[0]:g} s",
+        f"({recording.duration_s / 3600:.2f} h), time from {recording.t[0]:g} s" + (f", clock {at}" if at else ""),
         f"  {recording.format}",
     ]
     for name, samples in recording.channels.items():
@@ -198,6 +201,8 @@ def _describe_channel(name: str, samples: Samples) -> list[str]:
             f"    {counted(len(gaps), 'gap')}, {step_s[gaps].sum():.1f} s in total, the longest "
             f"{step_s[longest]:.1f} s at {t[longest]:.1f} s"
         )
+    if _is_coarse(values):                                           # SpO2 in whole per cent repeats by nature
+        return lines
     runs = equal_runs(values)
     duration_s, level = (runs[:, 1] - runs[:, 0]) / rate, values[runs[:, 0]]
     for kind, place, found in (
@@ -211,6 +216,11 @@ def _describe_channel(name: str, samples: Samples) -> list[str]:
                 f"the first at {t[runs[found][0, 0]]:.1f} s"
             )
     return lines
+
+
+def _is_coarse(values: np.ndarray) -> bool:
+    """Return whether a channel's values (n,) are few whole numbers, as of an oximeter or a pulse."""
+    return bool(np.ptp(values) < COARSE and np.array_equal(values, np.round(values)) and np.ptp(values) > 0)
 
 
 def _describe_annotations(annotations: Sequence[Event], labels: Mapping[str, str] | None) -> list[str]:
@@ -256,7 +266,7 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     found = {channel: Samples(t, frame[channel].to_numpy()) for channel in wanted}
     start = None if numeric else clocks.start_of(frame[time].iloc[[0, *range(len(frame) - 1, 0, -CLOCK_ROWS)]],
                                                  dialect.time_format)  # fmt: skip
-    recording = Recording("", path, t, found, [], f"{layout}, time in {time!r}", [], notes, start)
+    recording = Recording("", path, t, found, [], f"{layout}, time in {time!r}", [], notes, start, time)
     return recording, dict.fromkeys(wanted, 0.0)
 
 
