@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime, timedelta, tzinfo
 
 import numpy as np
@@ -63,6 +64,10 @@ def start_of(texts: pd.Series, time_format: str | None = None) -> datetime | Non
     """
     if time_format is None and np.isfinite(seconds := times_of_day(texts.iloc[:1])[0]):
         return NO_DATE + timedelta(seconds=float(seconds))
+    with contextlib.suppress(ValueError):
+        stamp = datetime.fromisoformat(texts.iloc[0].strip().replace(",", "."))
+        if time_format is None and stamp.tzinfo is not None:
+            return stamp
     try:
         readings = readings_of(texts, time_format)
     except ValueError:
@@ -81,13 +86,12 @@ def has_date(clock: datetime) -> bool:
 def clock_at(start: datetime | None, seconds: float) -> str:
     """Return the clock `seconds` after a start, such as `2024-03-30 23:59:59.500`; "" without a start.
 
-    Of a start without a date, the time of day alone.
+    With the zone of the start, if it has one; of a start without a date, the time of day alone.
     """
     if start is None or not np.isfinite(seconds):
         return ""
     try:
-        at = start.replace(tzinfo=None) + timedelta(seconds=round(float(seconds), 3))
-        text = at.isoformat(sep=" ", timespec="milliseconds")
+        text = (start + timedelta(seconds=round(float(seconds), 3))).isoformat(sep=" ", timespec="milliseconds")
         return text if has_date(start) else text.partition(" ")[2]
     except OverflowError:                                            # outside the years 1 to 9999
         return ""
@@ -98,8 +102,14 @@ def clocks_at(start: datetime | None, t: np.ndarray) -> np.ndarray:
     if start is None:
         return np.full(len(t), "", dtype=object)
     zero = np.datetime64(start.replace(tzinfo=None), "ms")
-    texts = np.datetime_as_string(zero + np.round(1000 * t).astype("timedelta64[ms]"), unit="ms")
-    return np.array([text.replace("T", " ") if has_date(start) else text[11:] for text in texts.tolist()], dtype=object)
+    texts = np.datetime_as_string(zero + np.round(1000 * t).astype("timedelta64[ms]"), unit="ms").tolist()
+    zone = start.isoformat(timespec="milliseconds")[23:]
+    return np.array([text.replace("T", " ") + zone if has_date(start) else text[11:] for text in texts], dtype=object)
+
+
+def time_at(start: datetime | None, seconds: float) -> str:
+    """Return the time of day `seconds` after a start, such as `23:59:59`; "" without a start."""
+    return "" if start is None else f"{start + timedelta(seconds=float(seconds)):%H:%M:%S}"
 
 
 def seconds_of_day(clock: datetime) -> float:

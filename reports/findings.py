@@ -28,7 +28,7 @@ from detection.events import FoundEvent, fault_events, find_events
 from evaluation.detector_metrics import detector_metrics, fault_measures
 from evaluation.results import LSTM, RANDOM, UNTRAINED, CalibrationEvents, RunMetrics, ThresholdFacts
 from evaluation.scored_recording import ScoredRecording
-from recordings.clocks import clock_at, clocks_at
+from recordings.clocks import clock_at, clocks_at, time_at
 from recordings.windowing import EventMeta, Segment
 from reports.run_folder import AROUND_ROWS, AROUND_S, CLOCKS, STAMPS, RunFiles, RunFolder
 from trainers import Batches, Trainer
@@ -441,7 +441,7 @@ def _pictures(
     shown += [(s, e, "missed", f"missed {kind}") for s, e, kind, is_found in view.labelled if not is_found]
     close_ups = []
     for start_s, end_s, verdict, what in shown:
-        at = clock_at(view.start, start_s).rpartition(".")[0]
+        at = time_at(view.start, start_s)
         title = f"{name}: {what} at {stamps.get((name, start_s), f'{start_s:.1f} s')}" + (f", {at}" if at else "")
         close_ups.append((start_s - before_s, end_s + after_s, title, run.close_up(name, start_s, verdict)))
     return view, run.overview(name), close_ups

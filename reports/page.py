@@ -34,7 +34,7 @@ import pandas as pd
 
 from config import read_json
 from evaluation.results import LSTM, RANDOM, UNTRAINED, DetectorMetrics, KindMeasures, RunMetrics, read_metrics
-from recordings.clocks import clock_at, seconds_of_day
+from recordings.clocks import clock_at, seconds_of_day, time_at
 from reports.run_folder import (
     AROUND_ROWS,
     AROUND_S,
@@ -406,7 +406,7 @@ def _when(row: Mapping[str, Any], run: RunView, start: datetime | None) -> str:
     """Return when an event was: timestamps of rows, or time from the start, and the clock where there is one."""
     if run.is_series:
         return f"{row[STAMPS[0]]} to {row[STAMPS[1]]}"
-    first, last = (clock_at(start, row[name])[-12:-4] if start else "" for name in ("start_s", "end_s"))
+    first, last = (time_at(start, row[name]) for name in ("start_s", "end_s"))
     return f"{clock(row['start_s'], 1)} to {clock(row['end_s'], 1)}" + (f" ({first} to {last})" if start else "")
 
 

@@ -23,7 +23,7 @@ START = pd.Timestamp("2024-03-30 23:59:30")
     [
         (datetime(2024, 3, 30, 23, 59), 60.5, "2024-03-31 00:00:00.500"),
         (datetime(1900, 1, 1, 23, 59), 60.5, "00:00:00.500"),            # a time of day alone
-        (datetime.fromisoformat("2024-03-30T23:59:00+01:00"), 0, "2024-03-30 23:59:00.000"),
+        (datetime.fromisoformat("2024-03-30T23:59:00+01:00"), 0, "2024-03-30 23:59:00.000+01:00"),
         (None, 0, ""),
         (datetime(2024, 3, 30), np.nan, ""),
         (datetime(9999, 12, 31), 1e9, ""),
@@ -44,6 +44,7 @@ def test_a_clock_is_one_text_everywhere(start, seconds, expected):
         (["3/4/2024 11:59:30 PM"], datetime(1900, 1, 1, 23, 59, 30)),    # of two possible days, none
         (["3/4/2024 11:59:30 PM", "3/13/2024 11:59:30 PM"], datetime(2024, 3, 4, 23, 59, 30)),
         (["23:59:30"], datetime(1900, 1, 1, 23, 59, 30)),
+        (["2024-03-30T23:59:30+01:00"], datetime.fromisoformat("2024-03-30T23:59:30+01:00")),
         (["soon"], None),
     ],
 )

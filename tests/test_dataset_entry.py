@@ -111,7 +111,8 @@ def test_an_oximeter_in_whole_per_cent_is_not_flat(tmp_path):
 def test_the_hints_name_the_options_that_are_needed(tmp_path, capsys):
     files, config = write_tables(tmp_path), tmp_path / "my sets.json"
     assert run("--inspect", *files, "--write-entry", config, "nights") == 0
-    assert f"python collected_data_preprocess.py --dataset-config '{config}' --dataset nights" in capsys.readouterr().err
+    hint = f"python collected_data_preprocess.py --dataset-config '{config}' --dataset nights"
+    assert hint in capsys.readouterr().err
     assert run("--dataset-config", config, "--dataset", "nights", "--out", tmp_path / "out") == 0
     hint = f"python pure_lstm_anomaly_detection_main.py --dataset nights --datasets {tmp_path / 'out'}"
     assert hint in capsys.readouterr().err
