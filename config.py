@@ -332,6 +332,7 @@ class ChannelConfig(Section):
     unit: Unit = Field(description="physical unit, as printed on plots")
     measures: Measured = Field("other", description="airflow, effort (a belt), oximetry (SpO2 in %), or other")
     source: str | None = Field(None, min_length=1, description="column or signal in the raw file; null = the name")
+    source_unit: Unit | None = Field(None, description="its unit in the raw file; null = what the file says, or `unit`")
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
     low_pass_hz: float | None = Field(None, gt=0, description="cut-off frequency before resampling")
     sentinels: list[float] = Field([], description="values that mean 'no measurement'")
@@ -437,6 +438,9 @@ class DatasetConfig(Section):
     )
     early_onset_s: dict[Name, Annotated[Duration, Field(ge=0)]] = Field(
         {}, description="kind -> how long before its labelled start it may begin, where devices store only the end"
+    )
+    event_columns: dict[Literal["start", "end", "duration", "label"], str] = Field(
+        {}, description="events files: what their columns are called, where that is not one of the usual names"
     )
     fault_kinds: list[Name] = Field([], description="kinds that mean missing signal, looked for in the mask")
     events: dict[Name, list[KnownEvent]] = Field({}, description="known anomalies of recordings without an events file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import shlex
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config import DATASET_CONFIG, dataset_names
 from recordings import nab_files
 from recordings.windowing import SPLITS, Meta, ScalerMeta, Segment, read_meta, read_windows
-from utils import DataError, counted
+from utils import ROOT, DataError, counted
 
 FAMILIES = ("collected-known-anomaly", "NAB-known-anomaly")          # folders of datasets
 
@@ -68,16 +70,26 @@ def dataset_folder(name: str, datasets: Path) -> Path:
     """
     if members := nab_files.series_of(name):
         raise DataError(f"dataset {name!r} is a category of series; choose one of them, such as {members[0]}")
-    for family in FAMILIES:
-        if (datasets / family / name / "meta.json").is_file():
-            return datasets / family / name
-    command = f"collected_data_preprocess.py --dataset {name}"
-    if name in nab_files.series_names():
-        command = "data_preprocess_NAB.py" + ("" if name in nab_files.known_cause() else f" --series {name}")
-    made = [path.parent.name for family in FAMILIES for path in sorted((datasets / family).glob("*/meta.json"))]
+    for folder in (*(datasets / family / name for family in FAMILIES), datasets / name):
+        if (folder / "meta.json").is_file():
+            return folder
+    made = [path.parent.name for pattern in ("*/meta.json", "*/*/meta.json") for path in sorted(datasets.glob(pattern))]
     near = difflib.get_close_matches(name, made, 1)
     hint = f"did you mean {near[0]!r}? If not, create it" if near else "create it"
-    raise DataError(f"no windowed dataset {name!r} under {datasets}; {hint} first: python {command}")
+    raise DataError(f"no windowed dataset {name!r} under {datasets}; {hint} first: python {_command(name, datasets)}")
+
+
+def _command(name: str, datasets: Path) -> str:
+    """Return the command that prepares a dataset so that it is found in a folder of datasets."""
+    out = "" if datasets.resolve() == ROOT / "datasets" else f" --out {shlex.quote(str(datasets))}"
+    if name in nab_files.series_names():
+        return "data_preprocess_NAB.py" + ("" if name in nab_files.known_cause() else f" --series {name}") + out
+    if DATASET_CONFIG.is_file() and name in dataset_names(DATASET_CONFIG):
+        return f"collected_data_preprocess.py --dataset {name}{out}"
+    return (
+        f"collected_data_preprocess.py --dataset {name} --dataset-config FILE{out}, where FILE has its entry, or, of a "
+        f"series, data_preprocess_NAB.py --file {name}.csv{out}"
+    )
 
 
 def load_dataset(folder: Path, channels: Sequence[str] | None = None) -> Dataset:

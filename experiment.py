@@ -50,7 +50,9 @@ from reports.findings import (
 from reports.nights import add_nights, nights_of, with_nights
 from reports.page import write_report
 from reports.run_folder import (
+    CLOCKS,
     RUNS,
+    STAMPS,
     RunFolder,
     at_work_in,
     dataset_facts,
@@ -303,7 +305,9 @@ def evaluate(experiment: Experiment, detector: Detector) -> Evaluated:
     rows = None if meta.series is None else meta.series.rows
     facts = (meta.dataset, meta.simulated, meta.fault_kinds)
     metrics = compute_metrics(detector, *facts, seen, experiment.vus_buffer, rows)
-    findings = Findings(detector, segments, scored, seen[LSTM], *facts[1:])
+    starts = {name: start for name in meta.starts if (start := meta.start_of(name))}
+    has_clock = any(segment.recording in starts for segment in segments)
+    findings = Findings(detector, segments, scored, seen[LSTM], *facts[1:], starts, has_clock)
     nights = nights_of(findings)
     return Evaluated(findings, nights, with_nights(metrics, findings.recordings, nights))
 
@@ -321,7 +325,8 @@ def untrained_detector(experiment: Experiment, device: str) -> Detector:
 def write(experiment: Experiment, run: RunFolder, evaluated: Evaluated, plots: bool) -> None:
     """Write scores, events, facts on the data and, for `plots`, signals and pictures into a run folder."""
     meta, findings = experiment.dataset.meta, evaluated.findings
-    with run_files(run, timestamps=meta.series is not None, signals=plots) as files:
+    times = STAMPS if meta.series is not None else CLOCKS if findings.has_clock else ()
+    with run_files(run, times, signals=plots) as files:
         write_findings(files, findings)
         add_nights(files, findings, evaluated.nights)
     write_data(run, dataset_facts(meta, experiment.dataset.channels), files.recordings)

@@ -53,6 +53,15 @@ def build_parser() -> ArgumentParser:
         "--profile", metavar="NAME", help="with --score: how respiratory events are scored, of scoring_profiles.json"
     )
     parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="recordings to score, folders, cards")
+    parser.add_argument(
+        "--channel", action="append", default=[], metavar="NAME=COLUMN[:UNIT]",
+        help="with --score: what the files call a channel of the model, and its unit where they do not say",
+    )  # fmt: skip
+    parser.add_argument("--time-column", metavar="NAME", help="with --score: the time column of the files")
+    parser.add_argument("--time-format", metavar="F", help="with --score: format of their timestamps, for strptime")
+    parser.add_argument(
+        "--map-label", action="append", default=[], metavar="LABEL=KIND", help="with --score: the kind of a label"
+    )
     return parser
 
 
@@ -66,6 +75,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError("--resume takes its config from the run's folder; only --set, --out and --device go with it")
     if args.resume and args.out and not args.set:
         raise DataError("--resume with --out scores a trained model otherwise; say how with --set")
+    if not args.score and (args.channel or args.map_label or args.time_column or args.time_format):
+        raise DataError("--channel, --time-column, --time-format and --map-label go with --score")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
         raise DataError("--score uses the checkpoint's config; only --out, --profile and --device go with it")
     if args.profile and not args.score:
@@ -79,11 +90,13 @@ def command(args: argparse.Namespace) -> str:
     check_arguments(args)
     device = resolve_device(args.device)
     if args.score:
-        from reports.scoring import NotAllScored, score_files, scored_answer
+        from reports.scoring import FileNames, NotAllScored, score_files, scored_answer
 
         root = args.out or default_root(OUT, "scored")
+        times = {"time_column": args.time_column, "time_format": args.time_format}
+        names = FileNames.parsed(args.channel, args.map_label, **times)
         try:
-            return scored_answer(score_files(args.checkpoint, args.score, root, device, args.profile))
+            return scored_answer(score_files(args.checkpoint, args.score, root, device, names, args.profile))
         except NotAllScored as error:
             print(scored_answer(error.root))
             raise

@@ -43,7 +43,7 @@ def table(folder: Path) -> Case:
 
 
 def events(folder: Path) -> Case:
-    from recordings.reading import read_events
+    from recordings.event_files import read_events
 
     content = b"start_s,end_s,label\n1,2,cough\n3.5,9,central apnea\n"
     return {"a.events.csv": content}, lambda home: read_events(home / "a.events.csv", 60.0, None)

@@ -54,14 +54,14 @@ def plot_costliest(series: dict[str, NabSeries], scores: dict[str, np.ndarray], 
 
 def _draw(axes: Axes, series: NabSeries, alarms: np.ndarray) -> None:
     """Draw values, windows and the probationary period (both shaded), and the alarms that are graded."""
-    rows = np.arange(len(series.values))
-    axes.plot(rows, series.values, **plots.OBSERVED | {"linewidth": 0.6})
+    rows = np.arange(len(series.value))
+    axes.plot(rows, series.value, **plots.OBSERVED | {"linewidth": 0.6})
     axes.axvspan(0, probation(series), facecolor="#e8e8e8")
     inside = np.zeros(len(rows), dtype=bool)
     for first, last in series.windows:
         axes.axvspan(first, last, **plots.LABELLED[True])
         inside[first : last + 1] = True
-    top = series.values.max()
+    top = series.value.max()
     for right in (True, False):
         found = rows[alarms & (inside == right)]
         style = plots.FOUND[right]

@@ -177,6 +177,10 @@ class SeriesData(Section):
     fault_kinds: list[Name] = []
     channels: dict[str, dict[str, Any]] = {}
     delay_s: float = 0.0
+    time_column: str = "timestamp"
+    time_format: str | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
 
 
 class HistoryRow(Section):
@@ -296,8 +300,6 @@ def recorded_data(state: Mapping[str, Any], detector: Detector, where: str) -> D
     Raises: DataError naming the checkpoint.
     """
     if state.get("series"):
-        if len(detector.channels) > 1:
-            raise DataError(f"{where}: a series of {len(detector.channels)} channels; expected one")
         if "data" not in state:
             raise DataError(f"{where}: it does not say what it was trained on; it can be exported, no more")
         return None

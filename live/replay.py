@@ -100,14 +100,19 @@ def _undone_rounding(values: np.ndarray, resolution: float) -> np.ndarray:
 
 def _clock_of(recording: Recording, data: DatasetConfig | None) -> Callable[[float], str] | None:
     """Return what turns seconds into the recording's timestamps; None if it has none, or counts from another origin."""
-    start = recording.start
-    if start is None and data is not None and data.time_format:
+    from recordings.clocks import is_dated
+    from recordings.wall_clock import has_date
+
+    start, time_format = recording.start, data and data.time_format
+    if time_format and (start is None or (is_dated(time_format) and not has_date(start))):
         raise DataError(
             f"{recording.path.name}: its date and time are not known, so that the model's time_format cannot be kept; "
             "give the lines of the file itself to stream_detect.py"
         )
     if start is None or not 0 <= recording.t[0] < DAY_S or (data is not None and data.time_unit):
         return None
+    if not has_date(start) and not time_format:
+        return lambda t: (start + timedelta(seconds=t)).time().isoformat("microseconds")
     if start.tzinfo is None:
         return lambda t: _written(start + timedelta(seconds=t), data)
     return lambda t: _written((start.astimezone(UTC) + timedelta(seconds=t)).astimezone(start.tzinfo), data)

@@ -27,8 +27,9 @@ FORMAT = 3                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
 FIRST = 200                              # characters of the first line that identify an input
 TAIL = 400                               # last bytes written that identify an output
-COLUMNS = (
-    "kind", "t_s", "timestamp", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
+COLUMNS = (                              # clocks are those of a recording; rows of a series have a timestamp instead
+    "kind", "t_s", "clock", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
+    "start_clock", "end_clock",
 )  # fmt: skip
 
 
@@ -52,7 +53,8 @@ class Output:
         self.bytes, self.begun = (keep or 0) if path is not None else 0, False
         self.file: Any = sys.stdout.buffer if path is None else None         # a file is opened when output begins
         self.tail = bytes.fromhex(tail)
-        self.table = csv.DictWriter(SimpleNamespace(write=self._write), COLUMNS, lineterminator="\n")
+        columns = [("timestamp" if name == "clock" else name) for name in COLUMNS[:-2]] if rows.series else COLUMNS
+        self.table = csv.DictWriter(SimpleNamespace(write=self._write), columns, lineterminator="\n")
         if self.bytes:
             self._check_tail()
 
@@ -99,11 +101,14 @@ class Output:
 
     def _fields(self, one: Step | EventChange) -> dict[str, Any]:
         """Return the columns of a line; "" = no value."""
-        at = {"t_s": round(one.t_s, 6), "timestamp": self.rows.timestamp(one.t_s)}
+        clock, series = self.rows.timestamp, self.rows.series
+        at = {"t_s": round(one.t_s, 6), "timestamp" if series else "clock": clock(one.t_s)}
         if hasattr(one, "event"):
             event = one.event
             about = {"channel": event.channel, "start_s": round(event.start_s, 6)}
             about |= {"end_s": round(event.end_s, 6)} if one.change == "end" else {}
+            about |= {} if series else {f"{name}_clock": clock(about[f"{name}_s"]) for name in ("start", "end")
+                                        if f"{name}_s" in about}  # fmt: skip
             about |= {"peak_score": _rounded(event.peak_score), "found_by": one.found_by}
             return {"kind": f"event_{one.change}"} | at | about
         scored = {"score": _rounded(one.score), "threshold": _rounded(one.threshold), "alarm": int(one.alarm)}
@@ -278,7 +283,8 @@ def new_stream(checkpoint: Path, device: str, input_warnings: InputWarnings) -> 
     state, detector = load_calibrated(checkpoint, device)
     data = recorded_data(state, detector, checkpoint.name)
     if data is None:
-        rows = Rows("timestamp", detector.channels, input_warnings, series=True)
+        time_column = state["data"].get("time_column", "timestamp")
+        rows = Rows(time_column, detector.channels, input_warnings, series=True)
         return Stream(LiveDetection(detector, data), rows, Clock(input_warnings))
     rates_hz = [data.channels[name].rate_hz for name in detector.channels]
     columns = [data.channels[name].source or name for name in detector.channels]

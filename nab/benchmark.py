@@ -66,12 +66,12 @@ def read_benchmark(nab_root: Path) -> dict[str, NabSeries]:
         raise DataError(f"{nab_root / LABELS}: no series; expected NAB's own label file")
     benchmark = {name: read_labelled_series(nab_root, name, labels) for name in labels}
     for name, series in benchmark.items():
-        path, missing = nab_root / "data" / name, np.flatnonzero(np.isnan(series.values))
+        path, missing = nab_root / "data" / name, np.flatnonzero(np.isnan(series.value))
         if missing.size:
             found = counted(missing.size, "such row")
             raise DataError(f"{path}: row {missing[0] + 2}: no value ({found}); expected a number in each row")
         if probation(series) < BLOCKS_IN_PROBATION:
-            rows = counted(len(series.values), "row")
+            rows = counted(len(series.value), "row")
             least = next(n for n in range(10_000) if nab_probation(n) >= BLOCKS_IN_PROBATION)
             raise DataError(f"{path}: {rows}; expected at least {least}, to learn from the first 15 %")
     return benchmark
@@ -79,7 +79,7 @@ def read_benchmark(nab_root: Path) -> dict[str, NabSeries]:
 
 def probation(series: NabSeries) -> int:
     """Return the number of rows in the probationary period."""
-    return nab_probation(len(series.values))
+    return nab_probation(len(series.value))
 
 
 def rows_of_block(series: NabSeries, in_probation: int) -> int:
@@ -94,12 +94,12 @@ def scaled_blocks(series: NabSeries, in_probation: int = BLOCKS_IN_PROBATION) ->
     do not change earlier blocks. Extreme values are compressed, so that a single spike does not saturate a network.
     """
     rows, probationary = rows_of_block(series, in_probation), probation(series)
-    count = len(series.values) // rows
-    blocks = series.values[: count * rows].reshape(count, rows)
+    count = len(series.value) // rows
+    blocks = series.value[: count * rows].reshape(count, rows)
     means = blocks.mean(axis=1)
     known = means[: probationary // rows]
     center = np.median(known)
-    scale = max(known.std(), MIN_SPREAD * np.ptp(series.values[:probationary]), 1e-6 * abs(center), 1e-9)
+    scale = max(known.std(), MIN_SPREAD * np.ptp(series.value[:probationary]), 1e-6 * abs(center), 1e-9)
     scaled = np.stack([means - center, blocks.std(axis=1)], axis=1) / scale
     return np.sign(scaled) * LINEAR_UP_TO * np.log1p(np.abs(scaled) / LINEAR_UP_TO)
 
@@ -124,7 +124,7 @@ def forecast_scores(series: NabSeries, forecast: np.ndarray, setting: Setting) -
 
 def held_to_rows(series: NabSeries, block_scores: np.ndarray, in_probation: int) -> np.ndarray:
     """Return at each row (n,) the score of the newest complete block (K,); 0 before the first."""
-    newest_block = (np.arange(len(series.values)) + 1) // rows_of_block(series, in_probation) - 1
+    newest_block = (np.arange(len(series.value)) + 1) // rows_of_block(series, in_probation) - 1
     return np.where(newest_block >= 0, block_scores[newest_block], 0.0)
 
 
@@ -144,7 +144,7 @@ def detect(benchmark: Mapping[str, NabSeries], forecasts: Mapping[str, np.ndarra
     """
     found = {}
     for name, series in benchmark.items():
-        parts = [_zero_in_probation(series, overshoot_scores(overshoot(series.values)))] if with_range else []
+        parts = [_zero_in_probation(series, overshoot_scores(overshoot(series.value)))] if with_range else []
         if forecasts is not None:
             parts.append(forecast_scores(series, forecasts[name], setting))
         found[name] = keep_peaks(np.max(parts, axis=0), max(probation(series) // REFRACTORY_SHARE, 1))
@@ -205,7 +205,7 @@ def write_scores(
         category, _, file = name.partition("/")
         columns = {
             "timestamp": series.timestamps,
-            "value": series.values,
+            "value": series.value,
             "anomaly_score": scores[name] / (1 + scores[name]),
             "label": series.label,
         }

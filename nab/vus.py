@@ -101,13 +101,13 @@ MEANS = {"causal": causal, "offline": offline}
 
 def distance_to_median(series: NabSeries) -> np.ndarray:
     """Return |x - median of the probationary period| (n,), the amplitude baseline."""
-    return np.abs(series.values - np.median(series.values[: probation(series)]))
+    return np.abs(series.value - np.median(series.value[: probation(series)]))
 
 
 def vus_pr(series: NabSeries, scores: np.ndarray) -> float:
     """Return the VUS-PR of a series as in TSB-AD: without the first row, with its labels and buffer."""
     labels = series.label[1:] & series.label[:-1]
-    return vus(labels, scores[1:], suggest_buffer(series.values[1:]))[1]
+    return vus(labels, scores[1:], suggest_buffer(series.value[1:]))[1]
 
 
 def run_vus(nab_root: Path, out: Path, seeds: int) -> str:

@@ -1,7 +1,8 @@
-"""The files of the Numenta Anomaly Benchmark: a local copy, or downloaded once and checked.
+"""The files of the Numenta Anomaly Benchmark, a local copy or downloaded once and checked, and of one's own series.
 
 Files are downloaded from the pinned commit and checked against the SHA-256 sums in nab_manifest.json.
-A local copy may be another version; a warning is logged if it is.
+A local copy may be another version; a warning is logged if it is. A folder in NAB's layout may hold other
+series, in data/ and in labels/combined_windows.json.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from config import check_name
 from utils import DataError, counted, sha256_of
 
 if TYPE_CHECKING:
@@ -38,10 +41,50 @@ OFFLINE_HINT = f"--nab-root DIR reads a local copy ({CLONE})"
 
 # ---------------------------------------------------------------- names of the series
 
-def series_names() -> dict[str, str]:
-    """Return {name: path below data/} of all 58 series, such as `nyc_taxi`: `realKnownCause/nyc_taxi.csv`."""
+
+@dataclass(frozen=True)
+class SeriesFile:
+    """Where a series is read from; `path`: its name in the label file, `labels`: None = nothing is labelled."""
+
+    name: str
+    path: str
+    file: Path
+    labels: Path | None = None
+    is_nabs: bool = True
+
+
+def series_names(root: Path | None = None) -> dict[str, str]:
+    """Return {name: path below data/} of all 58 series, such as `nyc_taxi`: `realKnownCause/nyc_taxi.csv`.
+
+    Args:
+        root: a folder in NAB's layout, whose other series are appended.
+    """
     paths = [PurePosixPath(file).relative_to("data") for file in _manifest() if file.startswith("data/")]
-    return {path.stem: str(path) for path in paths}
+    return {path.stem: str(path) for path in paths} | (own_series(root) if root else {})
+
+
+def own_series(root: Path) -> dict[str, str]:
+    """Return {name: path below data/} of the series of a folder in NAB's layout that are not NAB's.
+
+    Raises: DataError if two have the same name.
+    """
+    known = series_names()
+    found: dict[str, str] = {}
+    try:
+        files = sorted((root / "data").rglob("*.[cC][sS][vV]"))
+    except OSError:                                              # said where the root is checked
+        return {}
+    for file in files:
+        path = file.relative_to(root / "data").as_posix()
+        if path in known.values():
+            continue
+        check_name(file.stem, f"{root}: the name of a series,")
+        other = found.get(file.stem) or known.get(file.stem)
+        if other:
+            whose = other if file.stem in found else f"NAB's {other}"
+            raise DataError(f"{root}: {path} has the name of {whose}; rename the file")
+        found[file.stem] = path
+    return found
 
 
 def series_of(category: str) -> list[str]:
@@ -54,12 +97,14 @@ def known_cause() -> list[str]:
     return series_of("realKnownCause")
 
 
-def find_series(text: str) -> str:
+def find_series(text: str, root: Path | None = None) -> str:
     """Return the name of a series given by name or by path below data/, with or without `.csv`.
 
+    Args:
+        root: a folder in NAB's layout that may hold other series; None = NAB's alone.
     Raises: DataError with the nearest names if there is no such series.
     """
-    names = series_names()
+    names = series_names(root)
     wanted = text.removesuffix(".csv")
     for name, path in names.items():
         if wanted in (name, path.removesuffix(".csv")):
@@ -68,7 +113,8 @@ def find_series(text: str) -> str:
     near = difflib.get_close_matches(wanted.rpartition("/")[2].lower(), by_lower)
     nearest = " or ".join(repr(by_lower[name]) for name in near)
     hint = f"did you mean {nearest}?" if near else f"data_preprocess_NAB.py --list lists the {len(names)} names"
-    raise DataError(f"series {text!r}: not in NAB; {hint}")
+    where = f"not below {root / 'data'}" if root and own_series(root) else "not in NAB"
+    raise DataError(f"series {text!r}: {where}; {hint}")
 
 
 # ---------------------------------------------------------------- files of the series
@@ -84,13 +130,24 @@ def local_files(names: Sequence[str], root: Path | None, cache: Path, base_url: 
     Returns: `root` or `cache`.
     Raises: DataError for an unknown series, a file missing in `root`, or a failed download with its URL and reason.
     """
-    paths = series_names()
-    files = list(dict.fromkeys([LABELS, *(f"data/{paths[find_series(name)]}" for name in names)]))
+    paths = series_names(root)
+    files = list(dict.fromkeys([LABELS, *(f"data/{paths[find_series(name, root)]}" for name in names)]))
     if root is not None:
+        if not any(file in _manifest() for file in files[1:]):       # one's own series alone; labels are optional
+            return root
         _check_local_copy(root, files)
         return root
     _fill_cache(cache, files, base_url or os.environ.get("NAB_BASE_URL") or BASE_URL)
     return cache
+
+
+def sources_of(names: Sequence[str], root: Path) -> list[SeriesFile]:
+    """Return where some series of a folder in NAB's layout are read from; log if its own ones have no labels."""
+    paths, own = series_names(root), own_series(root)
+    labels = root / LABELS if (root / LABELS).exists() else None
+    if labels is None:
+        log.warning("%s: no %s; nothing is labelled", root, LABELS)
+    return [SeriesFile(name, paths[name], root / "data" / paths[name], labels, name not in own) for name in names]
 
 
 def _check_local_copy(root: Path, files: list[str]) -> None:
@@ -104,7 +161,7 @@ def _check_local_copy(root: Path, files: list[str]) -> None:
         if missing:
             more = f" and {len(missing) - 1} more" if missing[1:] else ""
             raise DataError(f"{root}: no {missing[0]}{more}; expected NAB ({CLONE})")
-        changed = [file for file in files if not _is_intact(root, file)]
+        changed = [file for file in files if file in _manifest() and not _is_intact(root, file)]
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read ({error.strerror})") from error
     if changed:

@@ -11,11 +11,9 @@ import numpy as np
 import pandas as pd
 
 from config import NabConfig, read_json
-from recordings import tables
-from recordings.nab_files import LABELS, series_names
-from recordings.reading import MAX_VALUE
+from recordings.nab_files import LABELS, SeriesFile
+from recordings.series_files import DETECT, SeriesColumns, read_rows
 from recordings.windowing import (
-    TIMESTAMP_PATTERN,
     EventMeta,
     Segment,
     SeriesMeta,
@@ -28,7 +26,6 @@ from recordings.windowing import (
 )
 from utils import DataError, counted, sha256_of
 
-CHANNEL = "value"
 MAX_GUARD_SHARE = 0.1                    # of the normal rows: a short series keeps some to train on
 
 
@@ -43,8 +40,8 @@ class SeriesLabels(NamedTuple):
 class NabSeries:
     """A series and its label windows.
 
-    timestamps (n,) as text, times (n,) the same as datetime64, values (n,) with NaN = no value, windows (W, 2) of
-    first and last rows, both included.
+    timestamps (n,) as text, times (n,) the same as datetime64, values (n, C) with NaN = no value, windows (W, 2) of
+    first and last rows, both included. columns: channel -> its column in the file.
     """
 
     name: str
@@ -52,6 +49,13 @@ class NabSeries:
     times: np.ndarray
     values: np.ndarray
     windows: np.ndarray = field(default_factory=lambda: np.empty((0, 2), int))
+    columns: Mapping[str, str] = field(default_factory=lambda: {"value": "value"})
+    time_column: str = "timestamp"
+
+    @property
+    def value(self) -> np.ndarray:
+        """The values of the first channel (n,)."""
+        return self.values[:, 0]
 
     @property
     def period_s(self) -> float:
@@ -77,23 +81,30 @@ class NabSeries:
         """Return the rows [start, end)."""
         t = np.arange(start, end) * self.period_s
         rows = slice(start, end)
-        return Segment(self.name, t, self.values[rows, None], self.label[rows], self.timestamps[rows])
+        return Segment(self.name, t, self.values[rows], self.label[rows], self.timestamps[rows])
 
 
-def preprocess_series(name: str, config: NabConfig, root: Path, out: Path, force: bool = False) -> Path:
-    """Write the windowed CSVs of one series to `out/name`; return that folder.
+def preprocess_series(
+    source: SeriesFile, config: NabConfig, out: Path, columns: SeriesColumns = DETECT, force: bool = False
+) -> Path:
+    """Write the windowed CSVs of one series to `out/NAME`; return that folder.
 
     Args:
-        root: folder of NAB, with data/ and labels/.
+        columns: which columns are read; their names go into the dataset, for files that are scored later.
         force: write them again even if they are up to date.
     """
-    folder, path = out / name, series_names()[name]
-    sources = {file: sha256_of(root / file) for file in (f"data/{path}", LABELS)}
-    settings = {"name": name, **config.model_dump()}
-    fingerprint = dataset_fingerprint(settings, sources)
+    name, folder = source.name, out / source.name
+    files = {f"data/{source.path}": source.file} | ({LABELS: source.labels} if source.labels else {})
+    sources = {place: sha256_of(file) for place, file in files.items()}
+    fingerprint = dataset_fingerprint({"name": name, **config.model_dump(), **_given(columns)}, sources)
     if not force and is_current(folder, fingerprint):
         return folder
-    series = read_labelled_series(root, path, read_json(root / LABELS))
+    series = read_series(source.file, name, columns)
+    if source.labels:
+        labels = read_json(source.labels)
+        key, where = label_key(labels, source), LABELS if source.is_nabs else source.labels.name
+        windows = label_windows(labels, key, series.times, where, exact=source.is_nabs)
+        series = replace(series, windows=windows)
     period_s = series.period_s
     dropped: list[str] = []
     normal = _normal_rows(series, config)
@@ -103,12 +114,16 @@ def preprocess_series(name: str, config: NabConfig, root: Path, out: Path, force
         EventMeta(start_s=float(first * period_s), end_s=float(last * period_s), kind="anomaly")
         for first, last in series.windows
     ]
+    channels = dict.fromkeys(series.columns, config.units.get(name, ""))
+    settings = {**config.model_dump(), **_given(columns), "name": name, "time_column": series.time_column}
+    settings |= {"channels": {channel: {"source": column} for channel, column in series.columns.items()}}
+    settings |= {} if source.is_nabs else {"description": f"the series {source.path}"}
     facts = {
         "dataset": name,
-        "description": f"{path} of {config.description}",
-        "simulated": path.startswith("artificial"),
-        "channels": {CHANNEL: config.units.get(name, "")},
-        "measures": {CHANNEL: "other"},
+        "description": f"{source.path} of {config.description}" if source.is_nabs else settings["description"],
+        "simulated": source.is_nabs and source.path.startswith("artificial"),
+        "channels": channels,
+        "measures": dict.fromkeys(channels, "other"),
         "rate_hz": 1 / period_s,
         "window_s": config.window_rows * period_s,
         "guard_s": guard * period_s,
@@ -121,47 +136,29 @@ def preprocess_series(name: str, config: NabConfig, root: Path, out: Path, force
         "sources": sources,
         "fingerprint": fingerprint,
         "config": settings,
-        "series": SeriesMeta(path=path, rows=len(series.values)),
+        "series": SeriesMeta(path=source.path, rows=len(series.values)),
     }
     write_dataset(folder, splits, config.window_rows, facts)
     return folder
 
 
+def _given(columns: SeriesColumns) -> dict[str, Any]:
+    """Return what is declared of a series' columns, for its dataset."""
+    return {key: value for key, value in vars(columns).items() if value and value != getattr(DETECT, key)}
+
+
 # ---- reading --------------------------------------------------------------------------------
 
 
-def read_series(path: Path, name: str) -> NabSeries:
-    """Read a CSV `timestamp,value`, without label windows.
+def read_series(path: Path, name: str, columns: SeriesColumns = DETECT) -> NabSeries:
+    """Read a series from a CSV, without label windows.
 
     Raises: DataError naming file and row if a timestamp or a value cannot be read.
     """
-    tables.layout_of(path, ",", ".")                             # rejects files that are not text
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"{path.name}: not a readable CSV: {' '.join(str(error).split())}") from None
-    missing = [column for column in ("timestamp", CHANNEL) if column not in frame]
-    if missing:
-        raise DataError(f"{path.name}: no column {missing[0]!r}; expected timestamp,{CHANNEL}")
-    if len(frame) < 2:
-        raise DataError(f"{path.name}: {counted(len(frame), 'row')}; expected at least 2")
-    try:
-        times = pd.to_datetime(frame["timestamp"], errors="coerce", format="ISO8601")
-    except ValueError:
-        raise DataError(f"{path.name}: timestamps in several time zones; expected a single one, or none") from None
-    values = pd.to_numeric(frame[CHANNEL].replace("", "nan"), errors="coerce")
-    is_plain = frame["timestamp"].str.fullmatch(TIMESTAMP_PATTERN)
-    for column, unreadable, expected in (
-        ("timestamp", times.isna() | ~is_plain, "a timestamp such as 2014-04-01 00:05:00"),
-        (CHANNEL, values.isna() & ~frame[CHANNEL].str.lower().isin(["", "nan"]), "a number"),
-        (CHANNEL, values.abs() > MAX_VALUE, f"a number within ±{MAX_VALUE:g}"),
-    ):
-        if unreadable.any():
-            row = int(np.argmax(unreadable.to_numpy()))
-            raise DataError(f"{path.name}: row {row + 2}: {column} is {frame[column].iloc[row]!r}; expected {expected}")
-    if times.nunique() < 2:
-        raise DataError(f"{path.name}: all rows have the same timestamp; expected increasing timestamps")
-    return NabSeries(name, frame["timestamp"].to_numpy(dtype=object), times.to_numpy(), values.to_numpy(dtype=float))
+    rows = read_rows(path, columns)
+    return NabSeries(
+        name, rows.timestamps, rows.times, rows.values, columns=rows.columns, time_column=rows.time_column
+    )
 
 
 def read_labelled_series(root: Path, path: str, labels: Mapping[str, Any]) -> NabSeries:
@@ -175,34 +172,69 @@ def read_labelled_series(root: Path, path: str, labels: Mapping[str, Any]) -> Na
     return replace(series, windows=label_windows(labels, path, series.times))
 
 
-def label_windows(labels: Mapping[str, Any], path: str, times: np.ndarray) -> np.ndarray:
+def label_key(labels: Mapping[str, Any], source: SeriesFile) -> str:
+    """Return the key of a series in a file of label windows: its path; of one's own series also a name alone.
+
+    Raises: DataError if there is none, or several.
+    """
+    found = [key for key in labels if key == source.path]
+    if not found and not source.is_nabs:
+        found = [key for key in labels if PurePosixPath(key).name in (source.name, source.file.name)]
+    if len(found) == 1:
+        return found[0]
+    hint = "expected NAB's own label file" if source.is_nabs else "an empty list says that nothing is labelled"
+    raise DataError(f"{source.labels.name}: {len(found) or 'no'} entries {source.path!r}; {hint}")
+
+
+def label_windows(
+    labels: Mapping[str, Any], path: str, times: np.ndarray, where: str = LABELS, exact: bool = True
+) -> np.ndarray:
     """Return the label windows of a series as first and last rows (W, 2), both included, in order and disjoint.
 
     Args:
-        labels: the content of labels/combined_windows.json.
-        path: of the series below data/.
+        labels: the content of labels/combined_windows.json, or of a file like it, called `where`.
+        path: the key of the series in it.
         times: (n,) datetime64 of its rows; they may repeat, and need not increase.
-    Raises: DataError naming label file and series, if a window's end is not the timestamp of exactly one row.
+        exact: whether a window's end has to be the timestamp of exactly one row, as in NAB.
+    Raises: DataError naming label file and series, if a window's end is not, or lies outside the series.
     """
     if path not in labels:
-        raise DataError(f"{LABELS}: no entry {path!r}; expected NAB's own label file")
+        raise DataError(f"{where}: no entry {path!r}; expected NAB's own label file")
     ends = []
     try:
         for window in labels[path]:
             if not isinstance(window, list) or [type(end) for end in window] != [str, str]:
                 raise ValueError(f"a window is {window!r}; expected the timestamps of its first and last row")
-            for end in window:
-                matches = np.flatnonzero(times == pd.Timestamp(end).to_datetime64())
-                if matches.size != 1:
-                    found = counted(matches.size, "row")
-                    raise ValueError(f"the window end {end} is the timestamp of {found}; expected exactly one")
-                ends.append(matches[0])
+            ends.append(_rows_of_window(*window, times, exact))
     except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{LABELS}: {path}: {' '.join(str(error).split())}") from None
+        raise DataError(f"{where}: {path}: {' '.join(str(error).split())}") from None
     rows = np.reshape(np.array(ends, dtype=int), (-1, 2))
     if (np.diff(rows.ravel()) < 0).any() or (rows[1:, 0] == rows[:-1, 1]).any():
-        raise DataError(f"{LABELS}: {path}: rows {rows.tolist()}; expected windows in order, without overlap")
+        raise DataError(f"{where}: {path}: rows {rows.tolist()}; expected windows in order, without overlap")
     return rows
+
+
+def _rows_of_window(start: str, end: str, times: np.ndarray, exact: bool) -> tuple[int, int]:
+    """Return the first and last row in a window; unless `exact`, its ends may lie between two rows of the series.
+
+    Raises: ValueError if there is no such row, or it is not certain which one it is.
+    """
+    rows = []
+    exact |= bool((np.diff(times) < np.timedelta64(0)).any())            # out of order: between means nothing
+    for text, side in ((start, "left"), (end, "right")):
+        stamp = pd.Timestamp(text).tz_localize(None).to_datetime64()         # as it is written, like the rows
+        matches = np.flatnonzero(times == stamp)
+        if not exact and not times.min() <= stamp <= times.max():
+            span = f"{pd.Timestamp(times.min())} to {pd.Timestamp(times.max())}"
+            raise ValueError(f"the window end {text} lies outside the series, {span}")
+        if exact and matches.size != 1:
+            found = counted(matches.size, "row")
+            raise ValueError(f"the window end {text} is the timestamp of {found}; expected exactly one")
+        row = matches[0] if matches.size == 1 else np.searchsorted(times, stamp, side) - (side == "right")
+        rows.append(int(row))
+    if rows[1] < rows[0] and pd.Timestamp(start) <= pd.Timestamp(end):
+        raise ValueError(f"no row lies in the window {start} to {end}")
+    return rows[0], rows[1]
 
 
 # ---- splitting ------------------------------------------------------------------------------
@@ -271,7 +303,7 @@ def series_notes(series: NabSeries, train: Sequence[Segment]) -> list[str]:
         ("same timestamp as the previous row; kept", periods == 0),
         ("timestamp before that of the previous row; kept in place", periods < 0),
         ("after a gap of more than 1.5 periods", periods > 1.5),
-        ("no value; kept, marked as missing", np.isnan(series.values)),
+        ("no value; kept, marked as missing", np.isnan(series.values).any(axis=1)),
     ):
         if where.any():
             row = int(np.argmax(where))
@@ -280,8 +312,9 @@ def series_notes(series: NabSeries, train: Sequence[Segment]) -> list[str]:
     if (periods > 1.5).any():
         row = int(np.argmax(periods))
         notes.append(f"the longest gap is {periods[row]:.1f} periods, before row {row}, {series.timestamps[row]}")
-    values = np.concatenate([np.empty((0, 1)), *(segment.values for segment in train)])
-    known = values[np.isfinite(values)]
-    if len(known) and np.ptp(known) == 0:
-        notes.append(f"{CHANNEL} is constant at {values[0, 0]:g} in the training rows; it is scaled by 1")
+    for k, channel in enumerate(series.columns):
+        values = np.concatenate([np.empty(0), *(segment.values[:, k] for segment in train)])
+        known = values[np.isfinite(values)]
+        if len(known) and np.ptp(known) == 0:
+            notes.append(f"{channel} is constant at {known[0]:g} in the training rows; it is scaled by 1")
     return notes

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from config import DatasetConfig
-from recordings import reading, resmed_card, simulator
+from config import ChannelConfig, DatasetConfig
+from recordings import event_files, reading, resmed_card, simulator
+from recordings.event_files import TimeAxis
 from recordings.finding import left_out_line, listed, recordings_in
 from recordings.reading import Dialect, Event, Recording, Samples
 from recordings.resampling import grid_of, significant, to_grid
@@ -58,6 +59,7 @@ def preprocess_recordings(name: str, dataset: DatasetConfig, base: Path, out: Pa
     dropped: list[str] = []
     filled: list[str] = []
     notes: list[str] = []
+    starts: dict[str, str] = {}
     for recording_name, file in tqdm(files.items(), desc="recordings", disable=None):
         recording = load_recording(file, recording_name, dataset)
         segment = on_grid(recording, dataset, filled)
@@ -65,12 +67,14 @@ def preprocess_recordings(name: str, dataset: DatasetConfig, base: Path, out: Pa
             splits[split] += segments
         events[recording_name] = labelled_events(recording)
         notes += [f"{recording_name}: {note}" for note in recording.notes]
+        starts |= {recording_name: recording.start.isoformat()} if recording.start else {}
     same = {"description", "simulated", "rate_hz", "window_s", "guard_s", "delay_s", "fault_kinds"}
     facts = dataset.model_dump(include=same) | {
         "dataset": name,
         "channels": {channel: entry.unit for channel, entry in dataset.channels.items()},
         "measures": {channel: entry.measures for channel, entry in dataset.channels.items()},
         "events": events,
+        "starts": starts,
         "dropped": dropped,
         "filled": filled,
         "notes": notes,
@@ -117,11 +121,6 @@ def _nights_of(name: str, dataset: DatasetConfig, nights: dict[str, Path]) -> di
     return {night: nights[night] for night in dataset.split.names}
 
 
-def _events_file(name: str, file: Path) -> Path:
-    """Return the path of a recording's events file, which need not exist."""
-    return file.with_name(f"{name}.events.csv")
-
-
 def _sources(files: dict[str, Path], dataset: DatasetConfig) -> dict[str, str]:
     """Return the SHA-256 of every file that is read: recordings, their companion files, events."""
     read = [one for name, file in files.items() for one in files_read(name, file, dataset)]
@@ -130,19 +129,22 @@ def _sources(files: dict[str, Path], dataset: DatasetConfig) -> dict[str, str]:
 
 def files_read(name: str, file: Path, dataset: DatasetConfig | None) -> list[Path]:
     """Return all files that are read for a recording: its own, those that belong to it, its events."""
-    events_file = _events_file(name, file)
+    events_file = event_files.file_of(file, name)
     own = [] if file.is_dir() else [file]                            # the night of a card is a folder
-    return [*own, *companions(file, dataset and dataset.annotators), *([events_file] if events_file.is_file() else [])]
+    return [*own, *companions(file, dataset and dataset.annotators), *([events_file] if events_file else [])]
 
 
 # ---- reading --------------------------------------------------------------------------------
 
 
-def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead: bool = False) -> Recording:
+def load_recording(
+    file: Path, name: str, dataset: DatasetConfig, *, allow_dead: bool = False, own_kinds: bool = False
+) -> Recording:
     """Read one raw recording of a dataset, in the declared units, with its events and their labels mapped to kinds.
 
     Args:
         allow_dead: accept channels that have no value or are constant.
+        own_kinds: whether an unknown label in an events file is a kind of its own; else it is an error.
     """
     sources = _sources_of_channels(file, dataset)
     names = list(dict.fromkeys(sources.values()))
@@ -150,12 +152,12 @@ def load_recording(file: Path, name: str, dataset: DatasetConfig, *, allow_dead:
         file, names, dialect_of(dataset), sentinels=_sentinels(file, dataset), name=name, allow_dead=allow_dead
     )
     channels = {
-        channel: _in_unit(raw.channels[source], channel, dataset.channels[channel].unit, raw)
+        channel: _in_unit(raw.channels[source], channel, dataset.channels[channel], raw)
         for channel, source in sources.items()
     }
     recording = replace(raw, channels=channels)
     _check_rates(recording, dataset)
-    events, first_s = _read_events(recording, dataset), float(recording.t[0])
+    events, first_s = _read_events(recording, dataset, own_kinds), float(recording.t[0])
     for place, event in enumerate(events):
         onset_s = event.start_s - dataset.early_onset_s.get(event.label, 0.0)
         events[place] = replace(event, start_s=min(max(onset_s, first_s), event.start_s))
@@ -181,8 +183,10 @@ def _sentinels(file: Path, dataset: DatasetConfig) -> dict[str, list[float]]:
     return {sources[name]: list(channel.sentinels) for name, channel in dataset.channels.items()}
 
 
-def _in_unit(samples: Samples, name: str, declared: str, recording: Recording) -> Samples:
+def _in_unit(samples: Samples, name: str, channel: ChannelConfig, recording: Recording) -> Samples:
     """Return samples in the declared unit; note a conversion, or a unit that is not specified on one side."""
+    declared = channel.unit
+    samples = replace(samples, unit=channel.source_unit or samples.unit)
     if samples.unit is None or samples.unit == declared:
         return samples
     if is_unspecified(samples.unit) or is_unspecified(declared):
@@ -214,32 +218,52 @@ def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:
             )
 
 
-def _read_events(recording: Recording, dataset: DatasetConfig) -> list[Event]:
-    """Return the labelled events from the events file, else from dataset_config.json, else from the recording itself.
+def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool = False) -> list[Event]:
+    """Return the labelled events from a file beside it, else from dataset_config.json, else from the recording itself.
 
-    Annotations in the recording are events if their label is in the dataset's labels; the others are noted.
+    Annotations are events if their label is in the dataset's labels; the others are noted.
     """
-    name, start, end = recording.name, float(recording.t[0]), recording.end_s
-    file, listed = _events_file(name, recording.path), dataset.events.get(name)
-    if file.exists():
-        if listed:
-            recording.notes.append(f"events read from {file.name}, not from dataset_config.json")
-        return reading.read_events(file, end, dataset.labels, dialect_of(dataset), start_s=start)
-    if listed is not None:
+    name, axis, dialect = recording.name, axis_of(recording), dialect_of(dataset)
+    file, listed = event_files.file_of(recording.path, name), dataset.events.get(name)
+    if file is not None and listed:
+        recording.notes.append(f"events read from {file.name}, not from dataset_config.json")
+    if file is not None and event_files.is_table(file, name):
+        own: dict[str, str] = {}
+        events = event_files.read_events(
+            file, axis.end_s, dataset.labels, dialect, start_s=axis.start_s, clock=axis.clock,
+            columns=dataset.event_columns, own_kinds=own if own_kinds else None,
+        )  # fmt: skip
+        recording.notes.extend(
+            f"{file.name}: label {label!r} is not one of the model's; its events are of the kind {kind!r}; "
+            "--map-label maps it to another"
+            for label, kind in own.items()
+        )
+        return events
+    if file is None and listed is not None:
         known = [Event(e.start_s, e.end_s, e.label) for e in listed]
         where = f"dataset_config.json: events.{name}"
-        return reading.check_events(known, end, dataset.labels, where, start_s=start)
+        return event_files.check_events(known, axis.end_s, dataset.labels, where, start_s=axis.start_s)
+    annotations, place = recording.annotations, f"{recording.path.name}: annotations"
+    if file is not None:
+        found = event_files.read_annotations(file, axis, dialect)
+        annotations, place = event_files.clipped(found, axis, recording.notes, file.name), file.name
     events, others = [], []
-    for number, note in enumerate(recording.annotations, start=1):
+    for number, note in enumerate(annotations, start=1):
         if note.label not in dataset.labels:
             others.append(note.label)
             continue
-        where = f"{recording.path.name}: annotations"
-        events += reading.check_events([note], end, dataset.labels, where, first_row=number, start_s=start)
+        events += event_files.check_events(
+            [note], axis.end_s, dataset.labels, place, first_row=number, start_s=axis.start_s
+        )
     if others:
         found = ", ".join(f"{label!r} ({count})" for label, count in Counter(others).most_common())
         recording.notes.append(f"{counted(len(others), 'annotation')} not in labels, not used as events: {found}")
     return events
+
+
+def axis_of(recording: Recording) -> TimeAxis:
+    """Return what event files need to know of a recording's time."""
+    return TimeAxis(float(recording.t[0]), recording.end_s, recording.start)
 
 
 def labelled_events(recording: Recording) -> list[EventMeta]:
@@ -322,7 +346,7 @@ def inspect(given: Sequence[Path], dataset: DatasetConfig | None) -> None:
     for path in given:
         in_folder = path.is_dir() and not resmed_card.is_night(path)
         for file in recordings_in(path) if path.is_dir() else [path]:
-            if len(given) > 1 and reading.name_of(file).endswith(".events"):
+            if len(given) > 1 and reading.name_of(file).endswith(event_files.NAME_ENDS):
                 continue
             try:
                 print(plain_text("\n".join(_describe(file, dataset))))
@@ -341,8 +365,11 @@ def inspect(given: Sequence[Path], dataset: DatasetConfig | None) -> None:
 def _describe(file: Path, dataset: DatasetConfig | None) -> list[str]:
     dialect, sentinels = (dialect_of(dataset), _sentinels(file, dataset)) if dataset else (reading.DETECT, {})
     recording = reading.read_recording(file, None, dialect, sentinels=sentinels)
-    events_file = _events_file(recording.name, file)
-    if events_file.exists():
-        start, end = float(recording.t[0]), recording.end_s
-        recording.events.extend(reading.read_events(events_file, end, None, dialect, start_s=start))
+    events_file, axis = event_files.file_of(file, recording.name), axis_of(recording)
+    if events_file is not None and event_files.is_table(events_file, recording.name):
+        times = {"start_s": axis.start_s, "clock": axis.clock, "columns": dataset and dataset.event_columns}
+        recording.events.extend(event_files.read_events(events_file, axis.end_s, None, dialect, **times))
+    elif events_file is not None:
+        found = event_files.read_annotations(events_file, axis, dialect)
+        recording.annotations.extend(event_files.clipped(found, axis, recording.notes, events_file.name))
     return reading.describe(recording, dataset.labels if dataset else None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recordings import signal_files, tables
+from recordings import signal_files, tables, wall_clock
 from recordings.cells import is_missing, is_number
 from recordings.clocks import (
     TimeKeys,
@@ -38,12 +38,13 @@ from utils import DataError, counted
 if TYPE_CHECKING:
     import pandas as pd
 
-EVENT_COLUMNS = ("start_s", "end_s", "label")
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 MAX_VALUE = 1e30                                                     # of a measurement, in any unit
 MAX_NAMES = 20                                                       # of columns listed in an error message
 TIME_COLUMN = "t_s"                                                  # unless another one is declared
 SLOWEST_HZ = 0.1                                                     # of rows whose times in seconds are not doubted
+CLOCK_ROWS = 10_000                                                  # between two rows that tell day from month
+COARSE = 150                                                         # levels, of which fewer say nothing by repeating
 MIN_GAP_S, MIN_FLATLINE_S = 0.5, 2.0                                 # the shortest ones that `describe` reports
 
 
@@ -191,67 +192,16 @@ def name_of(path: Path) -> str:
     return name.stem if name.suffix.lower() in known else name.name
 
 
-def read_events(
-    path: Path,
-    end_s: float,
-    labels: Mapping[str, str] | None = None,
-    dialect: Dialect = DETECT,
-    *,
-    start_s: float = 0.0,
-) -> list[Event]:
-    """Read an events file, `start_s,end_s,label`, with labels mapped to kinds where a map is given.
-
-    Args:
-        end_s, start_s: last and first time of the recording.
-    Raises: DataError naming file and row if an event ends before it starts, lies outside the
-        recording, or has a label that is not in the map.
-    """
-    layout = tables.layout_of(path, dialect.delimiter, dialect.decimal)
-    missing = [c for c in EVENT_COLUMNS if c not in layout.names]
-    if missing:
-        raise DataError(f"{path.name}: no column {missing[0]!r}; expected {','.join(EVENT_COLUMNS)}")
-    frame = tables.read_columns(path, layout, ["start_s", "end_s"], ["label"])
-    rows = zip(frame["start_s"].tolist(), frame["end_s"].tolist(), frame["label"].fillna(""), strict=True)
-    events = [Event(start, end, label) for start, end, label in rows]
-    return check_events(events, end_s, labels, path.name, first_row=layout.first_row, start_s=start_s)
-
-
-def check_events(
-    events: list[Event],
-    end_s: float,
-    labels: Mapping[str, str] | None,
-    where: str,
-    first_row: int = 1,
-    start_s: float = 0.0,
-) -> list[Event]:
-    """Return the events in time order, with labels mapped to kinds; DataError on the first invalid one."""
-    checked = []
-    for row, event in enumerate(events, start=first_row):
-        place = f"{where}: row {row}: event {event.start_s:g} to {event.end_s:g} s"
-        if not np.isfinite([event.start_s, event.end_s]).all():
-            raise DataError(f"{place}: start and end must be numbers")
-        if event.end_s < event.start_s:
-            raise DataError(f"{place} ends before it starts; swap start_s and end_s")
-        if event.start_s < math.floor(start_s) or event.end_s > end_s + 1.0:
-            raise DataError(f"{place} lies outside the recording, {start_s:g} to {end_s:g} s")
-        if labels is not None and event.label not in labels:
-            raise DataError(
-                f"{where}: row {row}: label {event.label!r} is not in the dataset's labels; "
-                f"expected one of {', '.join(labels) or '(none)'}"
-            )
-        checked.append(replace(event, label=labels[event.label]) if labels is not None else event)
-    return sorted(checked, key=lambda event: event.start_s)
-
-
 def describe(recording: Recording, labels: Mapping[str, str] | None = None) -> list[str]:
     """Return lines of text on a recording: channels, rates, gaps, flatlines, events.
 
     Args:
         labels: the dataset's, to report for each annotation whether it is an event.
     """
+    at = wall_clock.clock_at(recording.start, float(recording.t[0]))
     lines = [
         f"{recording.path.name}: {counted(len(recording.t), 'row')}, {recording.duration_s:.2f} s "
-        f"({recording.duration_s / 3600:.2f} h), time from {recording.t[0]:g} s",
+        f"({recording.duration_s / 3600:.2f} h), time from {recording.t[0]:g} s" + (f", clock {at}" if at else ""),
         f"  {recording.format}",
     ]
     for name, samples in recording.channels.items():
@@ -295,6 +245,8 @@ def _describe_channel(name: str, samples: Samples) -> list[str]:
             f"    {counted(len(gaps), 'gap')}, {step_s[gaps].sum():.1f} s in total, the longest "
             f"{step_s[longest]:.1f} s at {t[longest]:.1f} s"
         )
+    if _is_coarse(values):                                           # SpO2 in whole per cent repeats by nature
+        return lines
     runs = equal_runs(values)
     duration_s, level = (runs[:, 1] - runs[:, 0]) / rate, values[runs[:, 0]]
     for kind, place, found in (
@@ -308,6 +260,11 @@ def _describe_channel(name: str, samples: Samples) -> list[str]:
                 f"the first at {t[runs[found][0, 0]]:.1f} s"
             )
     return lines
+
+
+def _is_coarse(values: np.ndarray) -> bool:
+    """Return whether a channel's values (n,) are few whole numbers, as of an oximeter or a pulse."""
+    return bool(np.ptp(values) < COARSE and np.array_equal(values, np.round(values)) and np.ptp(values) > 0)
 
 
 def _describe_annotations(annotations: Sequence[Event], labels: Mapping[str, str] | None) -> list[str]:
@@ -396,6 +353,8 @@ def _times_and_columns(
     else:
         stamps = frame[time] if date is None else frame[layout.names[date]].str.strip() + " " + frame[time].str.strip()
         t, start = _read_timestamps(stamps, path, layout, keys)
+        some = stamps.iloc[[0, *range(len(stamps) - 1, 0, -CLOCK_ROWS)]]
+        start = start or wall_clock.start_of(some, keys.time_format)
     if time is not None:
         is_local = bool(texts) and (start is None or start.tzinfo is None)
         t = _checked_times(t, path, layout.first_row, keys, is_local, notes)

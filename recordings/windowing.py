@@ -20,12 +20,13 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from config import Measured, Name, Section, Unit, check_name, read_json, validate
 from recordings import tables
@@ -121,8 +122,20 @@ class Meta(Section):
     sources: dict[str, str]                                          # file -> SHA-256
     fingerprint: str
     config: dict[str, Any]
+    starts: dict[str, str] = {}                                      # recording -> its clock at time 0, ISO 8601
     notes: list[str] = []                                            # peculiarities of the source
     series: SeriesMeta | None = None                                 # None = recordings
+
+    @field_validator("starts")
+    @classmethod
+    def _check_starts(cls, starts: dict[str, str]) -> dict[str, str]:
+        for start in starts.values():
+            datetime.fromisoformat(start)                            # a ValueError says what is wrong
+        return starts
+
+    def start_of(self, recording: str) -> datetime | None:
+        """Return the clock at time 0 of a recording; None if it has none."""
+        return datetime.fromisoformat(self.starts[recording]) if recording in self.starts else None
 
     @property
     def columns(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+TIMES_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 BUCKETS = 1000  # a line of more than twice as many steps is drawn as its envelope
 
 
@@ -45,3 +46,17 @@ def finite_range(y: np.ndarray, otherwise: tuple[float, float]) -> tuple[float, 
     """Return the least and greatest finite value, or `otherwise` if there is none."""
     finite = y[np.isfinite(y)]
     return (float(finite.min()), float(finite.max())) if len(finite) else otherwise
+
+
+def round_times(start_s: float, end_s: float, most: int) -> list[float]:
+    """Return round times between two, in s: multiples of a second, of minutes or of hours, about `most` of them."""
+    length = end_s - start_s
+    step = next((s for s in TIMES_S if length / s <= most), 86400.0 * max(np.ceil(length / 86400 / most), 1))
+    return [float(k * step) for k in range(int(np.ceil(start_s / step - 1e-9)), int(np.floor(end_s / step + 1e-9)) + 1)]
+
+
+def time_of_day(seconds: float, with_seconds: bool) -> str:
+    """Return seconds from midnight as hh:mm or hh:mm:ss."""
+    whole = round(seconds) % 86400
+    text = f"{whole // 3600:02d}:{whole // 60 % 60:02d}"
+    return f"{text}:{whole % 60:02d}" if with_seconds else text

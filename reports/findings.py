@@ -8,7 +8,8 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,9 @@ from detection.events import FoundEvent, fault_events, find_events
 from evaluation.detector_metrics import detector_metrics, fault_measures
 from evaluation.results import LSTM, RANDOM, UNTRAINED, CalibrationEvents, RunMetrics, ThresholdFacts
 from evaluation.scored_recording import ScoredRecording
+from recordings.wall_clock import clock_at, clocks_at, time_at
 from recordings.windowing import EventMeta, Segment
-from reports.run_folder import AROUND_ROWS, AROUND_S, STAMPS, RunFiles, RunFolder
+from reports.run_folder import AROUND_ROWS, AROUND_S, CLOCKS, STAMPS, RunFiles, RunFolder
 from trainers import Batches, Trainer
 
 if TYPE_CHECKING:                        # matplotlib is imported when something is drawn
@@ -57,6 +59,8 @@ class Findings:
     recordings: Sequence[ScoredRecording]
     simulated: bool
     fault_kinds: Sequence[str] = ()
+    starts: Mapping[str, datetime] = field(default_factory=dict)     # recording -> its clock at time 0
+    has_clock: bool = False                                          # whether any recording of the run has one
 
     @property
     def tolerance_s(self) -> float:
@@ -229,11 +233,13 @@ def _desaturations(name: str, segments: Sequence[Segment], detector: Detector) -
 def write_findings(files: RunFiles, findings: Findings) -> None:
     """Write scores and signals; add the events, the labelled ones and the recordings to their tables."""
     for segment, scored in zip(findings.segments, findings.scored, strict=True):
+        start = findings.starts.get(segment.recording)
         files.add_scores(
             {
                 "recording": segment.recording,
                 "t_s": segment.t,
                 **({} if segment.timestamp is None else {"timestamp": segment.timestamp}),
+                **({"clock": clocks_at(start, segment.t)} if findings.has_clock else {}),
                 "score": scored.score,
                 "threshold": scored.threshold,
                 "alarm": scored.alarm.astype(int),
@@ -248,7 +254,7 @@ def write_findings(files: RunFiles, findings: Findings) -> None:
         view = view_of(findings, recording)
         for (start_s, end_s, kind, _), by in zip(view.labelled, _found_by(findings, recording), strict=True):
             row = {"recording": recording.name, "start_s": start_s, "end_s": end_s, "kind": kind, "found_by": by}
-            files.labels.append(row | _stamped(stamps, recording.name, start_s, end_s))
+            files.labels.append(row | stamped(findings, stamps, recording.name, start_s, end_s))
         about = {
             "name": recording.name,
             "start_s": float(view.t[0]),
@@ -256,6 +262,7 @@ def write_findings(files: RunFiles, findings: Findings) -> None:
             "steps": len(view.t),
             "is_labelled": recording.is_labelled,
             "lead_s": view.lead_s,
+            **({"start": view.start.isoformat()} if view.start else {}),
         }
         drawn = ("values", "forecast", "score", "threshold")
         signals = {name: np.asarray(getattr(view, name), np.float32) for name in drawn}
@@ -279,7 +286,7 @@ def _event_rows(
             row["overlaps"] = row["matched_label"] or next(overlapped, "")
             row |= _explained(findings.detector.channels, recording, event, *due_to) if found_by == "lstm" else {}
             row |= {"component": depth_of(event), "contributions": ""} if found_by == "oximetry" else {}
-            yield row | _stamped(stamps, recording.name, event.start_s, event.end_s)
+            yield row | stamped(findings, stamps, recording.name, event.start_s, event.end_s)
 
 
 def _explained(
@@ -311,9 +318,13 @@ def _found_by(findings: Findings, recording: ScoredRecording) -> list[str]:
     ]
 
 
-def _stamped(
-    stamps: Mapping[tuple[str, float], str], recording: str, start_s: float, end_s: float
+def stamped(
+    findings: Findings, stamps: Mapping[tuple[str, float], str], recording: str, start_s: float, end_s: float
 ) -> dict[str, str | None]:
+    """Return the columns of an event's times besides the seconds: rows' timestamps, or the clock of a recording."""
+    if findings.has_clock:
+        start = findings.starts.get(recording)
+        return {name: clock_at(start, at) for name, at in zip(CLOCKS, (start_s, end_s), strict=True)}
     return {name: stamps.get((recording, at)) for name, at in zip(STAMPS, (start_s, end_s))} if stamps else {}
 
 
@@ -430,7 +441,8 @@ def _pictures(
     shown += [(s, e, "missed", f"missed {kind}") for s, e, kind, is_found in view.labelled if not is_found]
     close_ups = []
     for start_s, end_s, verdict, what in shown:
-        title = f"{name}: {what} at {stamps.get((name, start_s), f'{start_s:.1f} s')}"
+        at = time_at(view.start, start_s)
+        title = f"{name}: {what} at {stamps.get((name, start_s), f'{start_s:.1f} s')}" + (f", {at}" if at else "")
         close_ups.append((start_s - before_s, end_s + after_s, title, run.close_up(name, start_s, verdict)))
     return view, run.overview(name), close_ups
 
@@ -460,6 +472,8 @@ def view_of(findings: Findings, recording: ScoredRecording) -> RecordingView:
         faults=[(e.start_s, e.end_s, e.channel) for e in recording.faults],
         note="simulated data" if findings.simulated else "",
         gaps_missing=not is_series(findings.segments),
+        start=findings.starts.get(recording.name),
+        row_s=1 / detector.rate_hz if is_series(findings.segments) else None,
     )
 
 

@@ -15,7 +15,7 @@ from evaluation.nights import ScoredNight, score_night
 from evaluation.results import NightSummary, RespiratoryMeasures, RunMetrics
 from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta
-from reports.findings import Findings
+from reports.findings import Findings, stamped
 from reports.run_folder import RunFiles
 
 RESPIRATORY = (*APNEAS, HYPOPNEA)        # kinds that are counted one by one, found and labelled
@@ -53,8 +53,11 @@ def add_nights(files: RunFiles, findings: Findings, nights: Mapping[str, ScoredN
     profile = findings.detector.config.events.profile
     for recording in findings.recordings:
         if night := nights.get(recording.name):
-            files.respiratory += event_rows(recording, night, profile)
-            files.rejected += rejected_rows(recording.name, night)
+            for rows, table in (
+                (event_rows(recording, night, profile), files.respiratory),
+                (rejected_rows(recording.name, night), files.rejected),
+            ):
+                table += [row | stamped(findings, {}, recording.name, row["start_s"], row["end_s"]) for row in rows]
             files.nights.append(night.summary)
 
 

@@ -23,6 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,6 +34,7 @@ import pandas as pd
 
 from config import read_json
 from evaluation.results import LSTM, RANDOM, UNTRAINED, DetectorMetrics, KindMeasures, RunMetrics, read_metrics
+from recordings.wall_clock import clock_at, seconds_of_day, time_at
 from reports.run_folder import (
     AROUND_ROWS,
     AROUND_S,
@@ -52,7 +54,17 @@ from reports.run_folder import (
     read_runs,
     series_rows,
 )
-from reports.svg_figures import Panel, Span, Tick, clock, score_panel, signal_panel, ticks_of, time_ticks
+from reports.svg_figures import (
+    Panel,
+    Span,
+    Tick,
+    clock,
+    clock_ticks,
+    score_panel,
+    signal_panel,
+    ticks_of,
+    time_ticks,
+)
 from utils import ArgumentParser, DataError, counted, only_run_here, run_cli, write_text
 
 log = logging.getLogger(__name__)
@@ -266,7 +278,15 @@ class RecordingPage:
     @property
     def length(self) -> str:
         steps = self.about["steps"]
-        return f"{steps} rows" if self.run.is_series else f"{clock(steps / self.run.data['rate_hz'])} long"
+        if self.run.is_series:
+            return f"{steps} rows"
+        first, last = (clock_at(self.start, t).partition(".")[0] for t in (self.span.start_s, self.span.end_s))
+        return f"{clock(steps / self.run.data['rate_hz'])} long" + (f", {first} to {last}" if self.start else "")
+
+    @property
+    def start(self) -> datetime | None:
+        """The clock at time 0; None if the recording has none."""
+        return start_of(self.about)
 
     @property
     def findings(self) -> list[Finding]:
@@ -330,6 +350,8 @@ class RecordingPage:
             rate = self.run.data["rate_hz"]
             rows = ticks_of(span.start_s * rate, span.end_s * rate)
             return [Tick(span.percent(row / rate), f"row {text}") for row, text in rows if row >= 0]
+        if self.start is not None:
+            return clock_ticks(span, seconds_of_day(self.start))
         return [Tick(at, clock(t)) for at, t in time_ticks(span)]
 
     def words_on(self, finding: Finding) -> str:
@@ -350,8 +372,8 @@ def recordings_of(run: RunView) -> list[RecordingPage]:
 
     def finding(letter: str, verdict: str, row: Mapping[str, Any], kind: str, *about: str) -> Finding:
         counts[letter] += 1
-        ends = (row["start_s"], row["end_s"])
-        return Finding(f"{letter}{counts[letter]}", verdict, row["recording"], *ends, _when(row, run), kind, *about)
+        ends, when = (row["start_s"], row["end_s"]), _when(row, run, by_name[row["recording"]].start)
+        return Finding(f"{letter}{counts[letter]}", verdict, row["recording"], *ends, when, kind, *about)
 
     for row in run.events.to_dict("records"):
         recording, why = by_name[row["recording"]], COMPONENTS.get(row["component"], row["component"])
@@ -375,10 +397,17 @@ def recordings_of(run: RunView) -> list[RecordingPage]:
     return recordings
 
 
-def _when(row: Mapping[str, Any], run: RunView) -> str:
+def start_of(about: Mapping[str, Any]) -> datetime | None:
+    """Return the clock at time 0 of a recording in `data.json`; None if it has none."""
+    return datetime.fromisoformat(about["start"]) if about.get("start") else None
+
+
+def _when(row: Mapping[str, Any], run: RunView, start: datetime | None) -> str:
+    """Return when an event was: timestamps of rows, or time from the start, and the clock where there is one."""
     if run.is_series:
         return f"{row[STAMPS[0]]} to {row[STAMPS[1]]}"
-    return f"{clock(row['start_s'], 1)} to {clock(row['end_s'], 1)}"
+    first, last = (time_at(start, row[name]) for name in ("start_s", "end_s"))
+    return f"{clock(row['start_s'], 1)} to {clock(row['end_s'], 1)}" + (f" ({first} to {last})" if start else "")
 
 
 def _plain(kind: str) -> str:
@@ -392,11 +421,12 @@ def verdict_of(metrics: RunMetrics, is_series: bool) -> list[str]:
     """Return what a run amounts to, in sentences; the first one is the verdict."""
     if not metrics.detectors:
         found = metrics.found
-        amount = "rows of series" if is_series else "recordings"
+        amount = f"{found.hours:.1f} hours of {counted(found.recordings, 'recording')}"
+        if is_series:
+            amount = f"{found.hours * 3600 * metrics.rate_hz:.0f} rows of {found.recordings} series"
         per_hour = "" if is_series or not found.hours else f", {found.events / found.hours:.1f} an hour"
         return [
-            f"The LSTM found {counted(found.events, 'event')} in {found.hours:.1f} hours of "
-            f"{found.recordings} {amount}{per_hour}.",
+            f"The LSTM found {counted(found.events, 'event')} in {amount}{per_hour}.",
             "Nothing is labelled here: whether they are true, and what was missed, is not known.",
         ]
     first = _series_verdict(metrics.detectors) if is_series else _breathing_verdict(metrics)
@@ -552,7 +582,8 @@ def run_page(run: RunView) -> dict[str, Any]:
         "training": _training(run),
         "forecast": forecast_rows({run.data["dataset"]: [metrics]}) if metrics.forecast else None,
         "data": run.data,
-        "channels": _channel_table(run.data["channels"]),
+        "channels": _channel_table(run.data["channels"], run.is_series),
+        "row": duration_text(1 / run.data["rate_hz"]),
         "splits": _split_table(run.data),
         "description": run.data["description"][:1].upper() + run.data["description"][1:],
         "dropped": list(Counter(map(_reason, run.data["dropped"])).items()),
@@ -592,8 +623,13 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
     threshold = (f"threshold ({metrics.threshold.method})", f"{metrics.threshold.value:.2f}")
     if not metrics.detectors:
         found = metrics.found
-        facts = [("events found", str(found.events)), ("hours scored", f"{found.hours:.1f}")]
-        return [*facts, ("recordings", str(found.recordings)), ("faults", str(found.faults)), threshold]
+        rows = f"{found.hours * 3600 * metrics.rate_hz:.0f}"
+        amount = ("rows scored", rows) if run.is_series else ("hours scored", f"{found.hours:.1f}")
+        what = "series" if run.is_series else "recordings"
+        return [
+            ("events found", str(found.events)), amount, (what, str(found.recordings)), ("faults", str(found.faults)),
+            threshold,
+        ]  # fmt: skip
     lstm = metrics.detectors[LSTM]
     events = lstm.events
     facts = [
@@ -614,16 +650,25 @@ def _number(value: float, places: int) -> str:
     return "\N{EN DASH}" if math.isnan(value) else f"{value:.{places}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _channel_table(channels: Sequence[Mapping[str, Any]]) -> Table:
+def duration_text(seconds: float) -> str:
+    """Return a duration in its largest unit, such as `5 min` or `1 d`."""
+    units = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+    size, unit = next(((size, unit) for size, unit in units if seconds >= size), (1.0, "s"))
+    return f"{seconds / size:.4g} {unit}"
+
+
+def _channel_table(channels: Sequence[Mapping[str, Any]], is_series: bool) -> Table:
     rows = [[c["name"], c["unit"] or "none", c["measures"], f"{c['rate_hz']:.6g}"] for c in channels]
-    return [["channel", "unit", "measures", "own rate, 1/s"], *rows]
+    table = [["channel", "unit", "measures", "own rate, 1/s"], *rows]
+    return [row[:2] for row in table] if is_series else table
 
 
 def _split_table(data: Mapping[str, Any]) -> Table:
     names = {"train": "training", "val": "calibration"}
-    table = [["split", "series" if data["is_series"] else "recordings", "steps", "hours"]]
+    table = [["split", "series", "rows"] if data["is_series"] else ["split", "recordings", "steps", "hours"]]
     for name, split in data["splits"].items():
-        table.append([names.get(name, name), split["recordings"], split["steps"], f"{split['hours']:.2f}"])
+        hours = [] if data["is_series"] else [f"{split['hours']:.2f}"]
+        table.append([names.get(name, name), split["recordings"], split["steps"], *hours])
     return table
 
 

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from PIL import Image
 
 from evaluation.results import FreeResponse
-from reports.curves import BUCKETS, envelope, finite_range, margin_of, signal_range
+from recordings.wall_clock import clock_at, seconds_of_day
+from reports.curves import BUCKETS, envelope, finite_range, margin_of, round_times, signal_range, time_of_day
 from utils import DataError, atomic_path
 
 DPI = 80
@@ -76,7 +78,8 @@ class RecordingView:
     `forecast` (T, C) is what was expected `lead_s` before; NaN = missing in every array. `found` holds
     (start_s, end_s, is_true, channel), is_true None where nothing is labelled; `labelled` holds
     (start_s, end_s, kind, is_found); `faults` holds (start_s, end_s, channel). `gaps_missing`: whether
-    steps that are not there count as missing, or were used elsewhere, such as for training.
+    steps that are not there count as missing, or were used elsewhere, such as for training. `start`: the clock at
+    time 0, which the axis shows; `row_s`: of a series, the usual time of a row, whose axis counts rows.
     """
 
     name: str
@@ -93,6 +96,8 @@ class RecordingView:
     faults: Sequence[tuple[float, float, str]] = ()
     note: str = ""
     gaps_missing: bool = True
+    start: datetime | None = None
+    row_s: float | None = None
 
 
 def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") -> Figure:
@@ -138,7 +143,7 @@ def plot_recording(view: RecordingView) -> Figure:
 def plot_span(view: RecordingView, start_s: float, end_s: float, title: str) -> Figure:
     """Draw the part of a recording between two times, in s: signal and forecast, below score and threshold."""
     a, b = np.searchsorted(view.t, start_s), np.searchsorted(view.t, end_s, side="right")
-    scale, unit = _time_unit(end_s - start_s)
+    scale, unit = (view.row_s, "row") if view.row_s else _time_unit(end_s - start_s)
     heights = (*_panel_heights(len(view.channels)), 1.5)
     labelled, found = (_shown(marks, start_s, end_s) for marks in (view.labelled, view.found))
     kinds = [(s, e, kind) for s, e, kind, _ in labelled]
@@ -155,7 +160,9 @@ def plot_span(view: RecordingView, start_s: float, end_s: float, title: str) -> 
     _found_marks(bottom, found, scale)
     handles |= {LABELLED_TEXT[hit]: Patch(**LABELLED[hit]) for hit in LABELLED if hit in [s[3] for s in labelled]}
     handles |= {FOUND_TEXT[hit]: Patch(**FOUND[hit]) for hit in FOUND if hit in [s[2] for s in found]}
-    _time_axis((*panels, bottom), start_s / scale, end_s / scale, f"time [{unit}]")
+    _time_axis((*panels, bottom), start_s / scale, end_s / scale, "row" if view.row_s else f"time [{unit}]")
+    if view.start is not None:
+        _clock_axis(bottom, view.start, scale)
     _kind_names(panels[0] if panels else bottom, [(s / scale, e / scale, kind) for s, e, kind in kinds])
     _legend(figure, handles, 2)
     return figure
@@ -415,7 +422,7 @@ def _draw_channel(
     _line(axes, t / scale, observed, OBSERVED if close else OBSERVED | {"alpha": 0.65})  # shading shows through
     if close and np.isfinite(expected).any():
         _line(axes, t / scale, expected, FORECAST)
-        lead, unit = _time_unit(view.lead_s)
+        lead, unit = (view.row_s, "rows") if view.row_s else _time_unit(view.lead_s)
         handles[f"forecast {view.lead_s / lead:g} {unit} ahead"] = Line2D([], [], **FORECAST)
     _signal_limits(axes, observed, expected if close else observed)
     _label(axes, view.channels[k], view.units[k])
@@ -590,6 +597,16 @@ def _time_axis(panels: Sequence[Axes], first: float, last: float, label: str, in
     panels[-1].set_xticks(ticks[(ticks >= first) & (ticks <= last)])
     panels[-1].xaxis.set_major_formatter(FuncFormatter(_number))
     panels[-1].set_xlabel(label, fontsize=TEXT)
+
+
+def _clock_axis(axes: Axes, start: datetime, scale: float) -> None:
+    """Write the clock, hh:mm, below an axis of times in units of `scale` seconds from a start."""
+    zero_s = seconds_of_day(start)
+    first, last = (limit * scale for limit in axes.get_xlim())
+    times = round_times(first + zero_s, last + zero_s, 10)
+    with_seconds = any(t % 60 for t in times)
+    axes.set_xticks([(t - zero_s) / scale for t in times], [time_of_day(t, with_seconds) for t in times])
+    axes.set_xlabel(f"clock; the recording's time 0 is {clock_at(start, 0.0).partition('.')[0]}", fontsize=TEXT)
 
 
 def _signal_limits(axes: Axes, observed: np.ndarray, expected: np.ndarray) -> None:

@@ -33,7 +33,8 @@ LABELS = ("recording", "start_s", "end_s", "kind", "found_by")
 RESPIRATORY = ("recording", "kind", "start_s", "end_s", "duration_s", "reduction", "baseline_reduction", "effort",
                "desaturation", "desaturation_delay_s", "confidence", "channel")
 MATCHED = ("profile", "matched_label", "iou", "is_false")       # of a respiratory event, after the columns above
-STAMPS = ("start_timestamp", "end_timestamp")
+STAMPS = ("start_timestamp", "end_timestamp")       # of rows of series, as they are written
+CLOCKS = ("start_clock", "end_clock")               # of recordings that have a clock
 SIGNALS = ("t", "values", "forecast", "score", "threshold")
 MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)   # of files of a run
 LONG_NAME = 100                             # bytes; a longer name is cut in the names of pictures
@@ -189,11 +190,11 @@ class RunFiles:
 
 
 @contextlib.contextmanager
-def run_files(run: RunFolder, timestamps: bool = False, signals: bool = True) -> Iterator[RunFiles]:
+def run_files(run: RunFolder, times: Sequence[str] = (), signals: bool = True) -> Iterator[RunFiles]:
     """Give the files of what was found; all of them are there if the block succeeds, else none is touched.
 
     Args:
-        timestamps: whether events and labels carry those of a series.
+        times: further columns of events and labels: STAMPS of series, CLOCKS of recordings that have a clock.
         signals: whether `signals.npz` is written, which a page is made from.
     """
     with contextlib.ExitStack() as renamed:
@@ -204,37 +205,37 @@ def run_files(run: RunFolder, timestamps: bool = False, signals: bool = True) ->
             archive = open_files.enter_context(zipfile.ZipFile(packed, "w")) if packed else None
             files = RunFiles(text, archive)
             yield files
-        write_events(run, files.events, timestamps)
-        write_labels(run, files.labels, timestamps)
+        write_events(run, files.events, times)
+        write_labels(run, files.labels, times)
         if files.nights:
-            write_nights(run, files)
+            write_nights(run, files, times)
 
 
-def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
+def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], times: Sequence[str] = ()) -> None:
     """Write `events.csv`, one row a found event.
 
     Args:
         rows: event (FoundEvent), matched_label ("" = none, or another event counts for it), found_by, overlaps (a
-            label's kind, "" = false), what it is due to (component, contributions), and, of a series, two timestamps.
+            label's kind, "" = false), what it is due to (component, contributions), and the columns of `times`.
     """
-    columns = [*EVENTS, *EXPLAINED, *(STAMPS if timestamps else ())]
+    columns = [*EVENTS, *EXPLAINED, *times]
     digits = {"start_s": 3, "end_s": 3, "peak_score": 4, "peak_t_s": 3}
     frame = pd.DataFrame([vars(row["event"]) | dict(row) for row in rows], columns=columns).round(digits)
     write_text(run.events, frame.to_csv(index=False))
 
 
-def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], timestamps: bool = False) -> None:
+def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], times: Sequence[str] = ()) -> None:
     """Write `labels.csv`, one row a labelled event; found_by is lstm, signal_loss or empty."""
-    frame = pd.DataFrame(rows, columns=[*LABELS, *(STAMPS if timestamps else ())])
+    frame = pd.DataFrame(rows, columns=[*LABELS, *times])
     write_text(run.labels, frame.round({"start_s": 3, "end_s": 3}).to_csv(index=False))
 
 
-def write_nights(run: RunFolder, files: RunFiles) -> None:
+def write_nights(run: RunFolder, files: RunFiles, times: Sequence[str] = ()) -> None:
     """Write respiratory events, rejected candidates and nights: `NightSummary`, one row a recording."""
     for path, rows, more in (
         (run.respiratory_events, files.respiratory, MATCHED), (run.rejected_events, files.rejected, ("reason",))
     ):  # fmt: skip
-        frame = pd.DataFrame(rows, columns=[*RESPIRATORY, *more])
+        frame = pd.DataFrame(rows, columns=[*RESPIRATORY, *more, *times])
         write_text(path, frame.round(3).to_csv(index=False))
     nights = pd.DataFrame([night.model_dump() for night in files.nights])
     write_text(run.nights, nights.round(4).to_csv(index=False))

@@ -9,8 +9,9 @@ import contextlib
 import glob
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from detection.detector import Detector
 from evaluation.nights import ScoredNight
 from evaluation.results import LSTM, FoundCounts, RunMetrics, read_metrics, write_metrics
 from evaluation.scored_recording import ScoredRecording
-from recordings import preprocessing
+from recordings import event_files, preprocessing
 from recordings.finding import left_out_line, recordings_in
 from recordings.nab_series import read_series
 from recordings.reading import Recording, name_of
 from recordings.resmed_card import has_events, is_night, nights_in
+from recordings.series_files import SeriesColumns
 from recordings.signals import NoSamples
+from recordings.units import is_known
 from recordings.windowing import EventMeta, Segment, segments_where
 from reports.findings import (
     Findings,
@@ -42,6 +45,8 @@ from reports.findings import (
 from reports.nights import add_nights, nights_of, nights_table, with_nights
 from reports.page import write_report
 from reports.run_folder import (
+    CLOCKS,
+    STAMPS,
     RunFolder,
     at_work_in,
     markdown,
@@ -70,16 +75,74 @@ class NotAllScored(DataError):
 
 @dataclass(frozen=True)
 class ToScore:
-    """A file to score: its segments, its labelled events (None = nobody looked), what was filled in it."""
+    """A file to score: segments, labelled events (None = nobody looked), what was filled in it, its clock at time 0."""
 
     file: Path
     segments: list[Segment]
     events: list[EventMeta] | None
     filled: list[str]
+    start: datetime | None = None
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """What files call otherwise than the model: channel -> (column or signal, its unit or None), label -> kind."""
+
+    channels: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    time_column: str | None = None
+    time_format: str | None = None
+
+    @classmethod
+    def parsed(cls, channels: Sequence[str], labels: Sequence[str], **times: str | None) -> FileNames:
+        """Return what `NAME=COLUMN`, `NAME=COLUMN:UNIT` and `LABEL=KIND` say.
+
+        Raises: DataError naming the option that cannot be read.
+        """
+        columns = {}
+        for text in channels:
+            name, column = _pair("--channel", text, "flow=Flow or flow=Flow:L/s")
+            column, mark, unit = (column, "", "") if not is_known(column.rpartition(":")[2]) else column.rpartition(":")
+            columns[name] = (column, unit) if mark else (column or unit, None)
+        kinds = dict(_pair("--map-label", text, '"A. Central"=central_apnea') for text in labels)
+        for kind in kinds.values():
+            check_name(kind, "--map-label: kind")
+        return cls(columns, kinds, **times)
+
+    def check(self, known: Sequence[str]) -> None:
+        """Raise DataError if a channel is none of the model's."""
+        unknown = [name for name in self.channels if name not in known]
+        if unknown:
+            raise DataError(f"--channel {unknown[0]}: not a channel of the model; it has {', '.join(known)}")
+
+    def dataset(self, data: DatasetConfig) -> DatasetConfig:
+        """Return what the model knows of recordings, with the names and units of the files."""
+        channels = dict(data.channels)
+        for name, (source, unit) in self.channels.items():
+            channels[name] = channels[name].model_copy(update={"source": source, "source_unit": unit})
+        changed = {"channels": channels, "labels": {**data.labels, **self.labels}}
+        times = {"time_column": self.time_column, "time_format": self.time_format}
+        return data.model_copy(update=changed | {key: value for key, value in times.items() if value})
+
+    def series(self, data: Mapping[str, Any], channels: Sequence[str]) -> SeriesColumns:
+        """Return the columns of a series that has the model's channels."""
+        written = {key: data.get(key) for key in ("delimiter", "decimal")}
+        written["time_format"] = self.time_format or data.get("time_format")
+        columns = {name: column for name, (column, _) in self.channels.items()}
+        usual = data.get("time_column") or SeriesColumns.usual_time
+        return SeriesColumns(self.time_column, usual, columns, channels, **written)
+
+
+def _pair(option: str, text: str, example: str) -> tuple[str, str]:
+    name, mark, value = text.rpartition("=") if option == "--map-label" else text.partition("=")
+    if not (name and mark and value):
+        raise DataError(f"{option} {text}: expected such as {option} {example}")
+    return name, value
 
 
 def score_files(
-    checkpoint: Path, files: Sequence[Path], root: Path, device: str, profile: str | None = None
+    checkpoint: Path, files: Sequence[Path], root: Path, device: str, names: FileNames | None = None,
+    profile: str | None = None,
 ) -> Path:
     """Score raw recordings with a trained model; no training data needed. Returns the run folder.
 
@@ -94,11 +157,16 @@ def score_files(
     if profile is not None:
         detector.use_profile(profile)
     paths, data = files_to_score(files), recorded_data(state, detector, checkpoint.name)
+    names = names or FileNames()
+    names.check(detector.channels)
+    data, columns = data and names.dataset(data), names.series(state["data"], detector.channels)
 
     def read(name: str, file: Path) -> ToScore:
-        return _recording_to_score(name, file, data, detector) if data else _series_to_score(name, file, detector)
+        if data is None:
+            return _series_to_score(name, file, columns, detector)
+        return _recording_to_score(name, file, data, detector)
 
-    steps, refused = _check(paths, files, read)
+    steps, has_clock, refused = _check(paths, files, read)
     asked, paths = len(steps) + len(refused), {name: paths[name] for name in steps}
     run, checked = RunFolder(root), time.perf_counter()
     again = is_cut_off(run)
@@ -109,7 +177,7 @@ def score_files(
         clear_pictures(run)
         for line in refused:
             log.error("not scored: %s", line)
-        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read, refused)
+        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read, refused, has_clock)
         ended = time.perf_counter()
         seconds = {"checking": checked - began, "scoring and reporting": ended - checked, "total": ended - began}
         write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
@@ -131,12 +199,14 @@ def scored_answer(root: Path) -> str:
 
 def _check(
     paths: dict[str, Path], given: Sequence[Path], read: Callable[[str, Path], ToScore]
-) -> tuple[dict[str, int], list[str]]:
-    """Return the steps of each recording that can be scored, and why others of a folder or pattern cannot."""
-    steps, refused, empty = {}, [], []
+) -> tuple[dict[str, int], bool, list[str]]:
+    """Return the steps of each recording that can be scored, whether one has a clock, and why others cannot be."""
+    steps, has_clock, refused, empty = {}, False, [], []
     for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
         try:
-            steps[name] = sum(len(segment) for segment in read(name, file).segments)
+            part = read(name, file)
+            steps[name] = sum(len(segment) for segment in part.segments)
+            has_clock |= part.start is not None
         except DataError as error:
             if file in given:
                 raise
@@ -148,7 +218,7 @@ def _check(
         log.info("%s", left_out_line(empty))
     if not steps:
         raise DataError(refused[0] if refused else left_out_line(empty))
-    return steps, refused
+    return steps, has_clock, refused
 
 
 @contextlib.contextmanager
@@ -167,7 +237,7 @@ def is_cut_off(run: RunFolder) -> bool:
 
 def _score_in_groups(
     run: RunFolder, state: dict[str, Any], detector: Detector, checkpoint: Path, paths: dict[str, Path],
-    steps: dict[str, int], read: Callable[[str, Path], ToScore], refused: Sequence[str],
+    steps: dict[str, int], read: Callable[[str, Path], ToScore], refused: Sequence[str], has_clock: bool,
 ) -> RunMetrics:  # fmt: skip
     """Score, write and draw recordings group by group; return their metrics."""
     simulated, fault_kinds = bool(state["data"].get("simulated")), state["data"].get("fault_kinds", [])
@@ -175,8 +245,9 @@ def _score_in_groups(
     labelled: dict[str, list[ScoredRecording]] = {}
     nights: dict[str, ScoredNight] = {}
     counts = {"labelled_recordings": 0, "events": 0, "faults": 0}
+    times = STAMPS if state.get("series") else CLOCKS if has_clock else ()
     with (
-        run_files(run, timestamps=bool(state.get("series"))) as files,
+        run_files(run, times) as files,
         tqdm(total=len(paths), desc="recordings", unit="recording", disable=None) as bar,
     ):
         for names in groups_of(steps):
@@ -185,7 +256,8 @@ def _score_in_groups(
             scored = detector.detect([segment.values for segment in segments])
             events = {name: part.events for name, part in parts.items() if part.events is not None}
             seen = recordings_as_seen(detector, segments, scored, events, chance)
-            findings = Findings(detector, segments, scored, seen[LSTM], simulated, fault_kinds)
+            starts = {name: part.start for name, part in parts.items() if part.start}
+            findings = Findings(detector, segments, scored, seen[LSTM], simulated, fault_kinds, starts, has_clock)
             write_findings(files, findings)
             found = nights_of(findings)
             add_nights(files, findings, found)
@@ -265,7 +337,7 @@ def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
             files = sorted(Path(name) for name in glob.glob(str(path)))
             files = [one for file in files for one in (nights_in(file).values() if file.is_dir() else [file])]
             missing = f"{path}: no file matches this pattern"
-        files = [file for file in files if not name_of(file).endswith(".events")]
+        files = [file for file in files if not name_of(file).endswith(event_files.NAME_ENDS)]
         if not files and path.is_file() and len(given) > 1:
             continue
         if not files:
@@ -284,7 +356,8 @@ def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
 def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: Detector) -> ToScore:
     """Return a raw recording on the detector's grid; its events are known if their file is beside it."""
     filled: list[str] = []
-    recording = _without_dead(preprocessing.load_recording(file, name, data, allow_dead=True), data, filled)
+    read = preprocessing.load_recording(file, name, data, allow_dead=True, own_kinds=True)
+    recording = _without_dead(read, data, filled)
     _check_length(file, recording.duration_s, detector)
     filled += [f"{name}: {note}" for note in recording.notes]
     segment = preprocessing.on_grid(recording, data, filled)
@@ -292,8 +365,9 @@ def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: De
     if not segments:
         raise DataError(f"{file.name}: no channel of the model has a value long enough to be used")
     is_scored = is_night(file) and has_events(file)                  # by the device, which may have found nothing
-    is_labelled = bool(recording.events) or file.with_name(f"{name}.events.csv").is_file() or is_scored
-    return ToScore(file, segments, preprocessing.labelled_events(recording) if is_labelled else None, filled)
+    is_labelled = bool(recording.events) or event_files.file_of(file, name) is not None or is_scored
+    events = preprocessing.labelled_events(recording) if is_labelled else None
+    return ToScore(file, segments, events, filled, recording.start)
 
 
 def _without_dead(recording: Recording, data: DatasetConfig, filled: list[str]) -> Recording:
@@ -312,9 +386,9 @@ def _without_dead(recording: Recording, data: DatasetConfig, filled: list[str]) 
     return replace(recording, channels=channels)
 
 
-def _series_to_score(name: str, file: Path, detector: Detector) -> ToScore:
-    """Return a series of `timestamp,value` rows as one segment without labels."""
-    series = read_series(file, name)
+def _series_to_score(name: str, file: Path, columns: SeriesColumns, detector: Detector) -> ToScore:
+    """Return a series of rows as one segment without labels."""
+    series = read_series(file, name, columns)
     if not 0.8 < series.period_s * detector.rate_hz < 1.25:
         raise DataError(
             f"{file.name}: a row every {series.period_s:g} s, but the model was trained on a row every "

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.curves import envelope, margin_of, signal_range
+from reports.curves import envelope, margin_of, round_times, signal_range, time_of_day
 
 WIDTH, HEIGHT = 1000, 100                # of a panel's coordinates
 TOLERANCE = 1.0                          # of thinning, in coordinates
 BUCKETS = 360                            # of a whole recording
 MOST_RIGHT = 96.0                        # per cent: further right, a text would leave the page
-TIMES_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
 
 @dataclass(frozen=True)
@@ -180,12 +179,15 @@ def ticks_of(low: float, high: float) -> list[tuple[float, str]]:
 
 def time_ticks(span: Span, most: int = 7) -> list[tuple[float, float]]:
     """Return round times in a span, as (per cent, s)."""
-    length = span.end_s - span.start_s
-    step = next((s for s in TIMES_S if length / s <= most), 86400.0 * max(np.ceil(length / 86400 / most), 1))
-    first = int(np.ceil(span.start_s / step - 1e-9))
-    last = int(np.floor(span.end_s / step + 1e-9))
-    ticks = [(span.percent(k * step), k * step) for k in range(first, last + 1)]
+    ticks = [(span.percent(t), t) for t in round_times(span.start_s, span.end_s, most)]
     return [(at, t) for at, t in ticks if at <= MOST_RIGHT]
+
+
+def clock_ticks(span: Span, zero_s: float, most: int = 7) -> list[Tick]:
+    """Return round clock times in a span, where time 0 is `zero_s` after midnight."""
+    ticks = time_ticks(Span(span.start_s + zero_s, span.end_s + zero_s), most)
+    with_seconds = any(t % 60 for _, t in ticks)
+    return [Tick(at, time_of_day(t, with_seconds)) for at, t in ticks]
 
 
 def clock(t: float, digits: int = 0) -> str:

@@ -14,7 +14,7 @@ from recordings.nab_series import NabSeries
 def make_series(rows: int = 600) -> NabSeries:
     values = np.sin(np.arange(rows) / 7) + 0.1 * np.random.default_rng(0).normal(size=rows)
     values[300:341] += 5
-    return NabSeries("a", np.arange(rows).astype(str), np.arange(rows), values, np.array([[300, 340]]))
+    return NabSeries("a", np.arange(rows).astype(str), np.arange(rows), values[:, None], np.array([[300, 340]]))
 
 
 def make_errors(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +61,7 @@ def test_vus_pr_is_that_of_the_tsb_ad_file():
     scores = distance_to_median(series)
     labels = np.zeros(599, dtype=int)
     labels[300:340] = 1                                      # rows 301..340 of the series
-    expected = metrics.vus(labels, scores[1:], suggest_buffer(series.values[1:]))[1]
+    expected = metrics.vus(labels, scores[1:], suggest_buffer(series.value[1:]))[1]
     assert vus_pr(series, scores) == pytest.approx(expected)
     assert expected > 0.9
 
@@ -73,7 +73,7 @@ def test_the_table_has_series_and_means(tmp_path, capsys, monkeypatch):
     zeros = lambda blocks, seed, options: {name: np.zeros((len(v), 10, 2)) for name, v in blocks.items()}  # noqa: E731
     monkeypatch.setattr(vus, "lstm_forecasts", zeros)
     for name in names:
-        values = make_series(rows).values
+        values = make_series(rows).value
         times = pd.date_range("2020-01-01", periods=rows, freq="5min").strftime("%Y-%m-%d %H:%M:%S")
         path = tmp_path / "NAB" / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -144,7 +144,7 @@ def test_simulated_data_is_said_before_anything_else(tmp_path):
 def test_without_labels_nothing_is_called_true_or_false(tmp_path):
     text, page = page_of(make_run(tmp_path / "run", labelled=False, scored=True))
     check_sound(text, page)
-    assert "The LSTM found 2 events in 0.5 hours of 1 recordings, 4.0 an hour." in page.words
+    assert "The LSTM found 2 events in 0.5 hours of 1 recording, 4.0 an hour." in page.words
     assert "Nothing is labelled here" in page.words and "2 found" in page.words
     for word in ("false alarm", "labelled, missed", "as labelled", "free response", "Training"):
         assert word not in page.words

@@ -9,6 +9,7 @@ from detection.events import FoundEvent
 from evaluation.results import AreaMeasures, DetectorMetrics, EventMeasures, FreeResponse, KindMeasures, RunMetrics
 from reports.run_folder import (
     HISTORY,
+    STAMPS,
     RunFolder,
     default_root,
     new_run,
@@ -138,7 +139,7 @@ def test_events_of_a_series_carry_timestamps(tmp_path):
     stamps = {"start_timestamp": "2014-04-01 00:00:00", "end_timestamp": "2014-04-01 00:25:00"}
     event = FoundEvent("taxi", 0.0, 1500.0, 4.25, 300.0, "value")
     row = {"event": event, "matched_label": "anomaly", "found_by": "lstm"} | stamps
-    write_events(RunFolder(tmp_path), [row], timestamps=True)
+    write_events(RunFolder(tmp_path), [row], STAMPS)
     assert pd.read_csv(tmp_path / "events.csv")[list(stamps)].iloc[0].tolist() == list(stamps.values())
 
 

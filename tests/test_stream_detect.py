@@ -108,8 +108,8 @@ def test_json_lines_hold_the_same(expected):
     lines = [json.loads(line) for line in expected["live.jsonl"].splitlines()]
     found = table(expected["live.csv"])
     assert [line["kind"] for line in lines] == found["kind"].tolist()
-    again = pd.DataFrame(lines, columns=[*stream.COLUMNS]).drop(columns="timestamp")
-    pd.testing.assert_frame_equal(again, found.drop(columns="timestamp"), check_dtype=False)
+    again = pd.DataFrame(lines, columns=[*stream.COLUMNS]).drop(columns="clock")
+    pd.testing.assert_frame_equal(again, found.drop(columns="clock"), check_dtype=False)
     assert "score" not in lines[0] and all(value not in ("", None) for line in lines for value in line.values())
 
 
@@ -120,7 +120,7 @@ def test_timestamps_are_kept(home, call, expected):
     found, seconds = table(out), table(expected["live.csv"])
     assert code == 0 and found["t_s"].equals(seconds["t_s"])
     np.testing.assert_allclose(found["score"], seconds["score"], atol=1e-6)
-    stamps = pd.to_datetime(found["timestamp"]) - pd.Timestamp("2024-05-01 22:30")
+    stamps = pd.to_datetime(found["clock"]) - pd.Timestamp("2024-05-01 22:30")
     np.testing.assert_allclose(stamps.dt.total_seconds(), found["t_s"], atol=1e-3)
 
 
@@ -153,7 +153,7 @@ def test_a_cell_with_a_comma_or_a_quotation_mark_is_quoted(tmp_path):
     output.begin()
     output.write([Step(0.2, np.zeros(1), np.zeros(1), 1.5, 2.0, False, 'flow,"nasal"')])
     output.close()
-    assert (tmp_path / "out").read_text().splitlines()[1] == 'step,0.2,,1.5,2.0,0,"flow,""nasal""",,,,'
+    assert (tmp_path / "out").read_text().splitlines()[1] == 'step,0.2,,1.5,2.0,0,"flow,""nasal""",,,,,,'
 
 
 # ---- restarts -------------------------------------------------------------------------------

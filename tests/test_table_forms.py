@@ -236,7 +236,7 @@ def test_a_rate_rounded_by_the_stamps_is_read_as_what_it_is(tmp_path, rate_hz, d
         (stamped("%Y-%m-%dT%H:%M:%S.%f"), datetime(2024, 3, 30, 23, 59, 20)),
         (stamped("%d.%m.%Y %H:%M:%S,%f"), datetime(2024, 3, 30, 23, 59, 20)),
         (stamped("%d/%m/%y %H:%M:%S.%f"), datetime(2024, 3, 30, 23, 59, 20)),
-        (stamped("%H:%M:%S.%f"), None),
+        (stamped("%H:%M:%S.%f"), datetime(1900, 1, 1, 23, 59, 20)),      # without a date
         (SECONDS, None),
     ],
 )

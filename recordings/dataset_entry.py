@@ -1,0 +1,141 @@
+"""Recordings in, an entry of `dataset_config.json` out that reads them; what is guessed is said in its description."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config import NAB, ROW_LABELS, DatasetConfig, check_name, read_json, validate
+from recordings import event_files, reading, units
+from recordings.preprocessing import axis_of
+from recordings.reading import Recording, Samples
+from utils import DataError, write_json
+
+GRID_HZ = 5.0                                                    # breathing needs no more
+MEASURES = (                                                     # by name, where the unit does not say it
+    ("oximetry", re.compile(r"sp ?o2|sa ?o2|satur|oxim", re.IGNORECASE)),
+    ("effort", re.compile(r"thor|chest|abd|belt|effort|\brip\b|brust|bauch", re.IGNORECASE)),
+    ("airflow", units.LIKE_AIRFLOW),
+)
+NO_AIRFLOW = re.compile(r"leak|press|rate|volume|set", re.IGNORECASE)
+NO_VALUE = {"oximetry": [0.0, 127.0, -1.0]}                      # of SpO2, none of which a person has
+BREATHING_EVENT = re.compile(r"apn|hypop|rera|desat|cough|artefact|artifact", re.IGNORECASE)
+UNIT_IN_NAME = re.compile(r"[(\[]([^)\]]+)[)\]]\s*$")
+PLAIN = re.compile(r"[^\w ().,%-]+")
+
+
+def write_entry(files: Sequence[Path], target: Path, name: str) -> dict[str, Any]:
+    """Add an entry for recordings to a file of datasets, which is made if it is missing; return the entry.
+
+    Raises: DataError if the files are no recordings of one kind in one folder, or there is such an entry already.
+    """
+    check_name(name, "--write-entry: the name of a dataset,")
+    content = read_json(target) if target.exists() else {}
+    if name in content or name == NAB or name.startswith("_"):
+        raise DataError(f"{target.name}: {name!r} is taken; choose another name for the entry")
+    files = [file for file in files if not reading.name_of(file).endswith(event_files.NAME_ENDS)]
+    entry = entry_of(files, target.resolve().parent)
+    validate(DatasetConfig, entry, f"{target.name}: {name}")
+    write_json(target, content | {name: entry})
+    return entry
+
+
+def entry_of(files: Sequence[Path], base: Path) -> dict[str, Any]:
+    """Return the entry of some recordings.
+
+    Args:
+        base: the folder of the file that the entry goes into.
+    """
+    folders, patterns = {file.resolve().parent for file in files}, {_pattern(file) for file in files}
+    if len(folders) != 1 or len(patterns) != 1:
+        found = ", ".join(sorted(map(str, folders if len(folders) != 1 else patterns))) or "no recording"
+        raise DataError(f"--write-entry: {found}; expected recordings of one format in one folder")
+    recordings = [reading.read_recording(file) for file in files]
+    channels, guesses = _channels(recordings)
+    names = [recording.name for recording in recordings]
+    train = {"train": names[:-1], "test": names[-1:]} if len(names) > 1 else {"train": names, "test_fraction": 0.2}
+    time_column = recordings[0].time_column
+    return {
+        "description": f"written by --inspect; guessed, to be checked: {'; '.join([*guesses, 'split', 'labels'])}",
+        "raw_dir": os.path.relpath(folders.pop(), base),
+        "raw_hint": f"put {', '.join(file.name for file in files)[:200]} there",
+        "file_pattern": patterns.pop(),
+        **({"time_column": time_column} if time_column else {}),
+        "channels": channels,
+        "rate_hz": min(GRID_HZ, max(channel["rate_hz"] for channel in channels.values())),
+        "split": train | {"val_fraction": 0.2},
+        "labels": _labels(recordings),
+    }
+
+
+def _pattern(file: Path) -> str:
+    return "{name}" + file.name.removeprefix(reading.name_of(file))
+
+
+def _channels(recordings: Sequence[Recording]) -> tuple[dict[str, Any], list[str]]:
+    """Return the entries of the channels that vary in every recording, and what of them is guessed."""
+    channels: dict[str, Any] = {}
+    guesses = []
+    for source, samples in recordings[0].channels.items():
+        if not all(source in other.channels and _varies(other.channels[source]) for other in recordings):
+            continue
+        in_name = UNIT_IN_NAME.search(source)
+        has_unit = in_name is not None and units.is_known(in_name[1])
+        unit = samples.unit or (in_name[1] if has_unit else "")
+        name = _channel_name(source[: in_name.start()] if has_unit else source, channels)
+        measures = _measures(source, unit)
+        unit_guess = {"oximetry": "%"}.get(measures, "a.u.")
+        guesses.append(f"{name} measures {measures}" + ("" if unit else f", in {unit_guess}"))
+        channels[name] = {"unit": unit or unit_guess, "measures": measures, "rate_hz": _rate(samples)}
+        channels[name] |= {"source": source} if name != source else {}
+        channels[name] |= {"sentinels": NO_VALUE[measures]} if measures in NO_VALUE else {}
+    if not channels:
+        raise DataError(f"{recordings[0].path.name}: no channel that varies in all of the files")
+    return channels, guesses
+
+
+def _channel_name(source: str, taken: Mapping[str, Any]) -> str:
+    """Return a plain name for a channel that no other channel and no column of the windowed CSVs has."""
+    name = PLAIN.sub(" ", source).strip(" .=+-@")[:90] or "channel"
+    if name in taken or name in ROW_LABELS or name.startswith("valid_"):
+        name = f"channel {len(taken) + 1} {name}"
+    return name
+
+
+def _varies(samples: Samples) -> bool:
+    return len(samples.values) > 1 and bool(np.ptp(samples.values))
+
+
+def _measures(name: str, unit: str) -> str:
+    """Return what a channel measures, by its name and unit."""
+    for measures, pattern in MEASURES:
+        if pattern.search(name) and not (measures == "airflow" and NO_AIRFLOW.search(name)):
+            return measures
+    is_flow = bool(unit) and units.factor_between(unit, "L/min") is not None
+    return "airflow" if is_flow and not NO_AIRFLOW.search(name) else "other"
+
+
+def _rate(samples: Samples) -> float:
+    """Return the sampling rate, rounded to what a device may have."""
+    rate = reading.measured_rate(samples.t)
+    return float(f"{rate:.4g}") if abs(rate - round(rate)) > 0.01 * rate else float(round(rate))
+
+
+def _labels(recordings: Sequence[Recording]) -> dict[str, str]:
+    """Return label -> kind of what is labelled: all of events files, of annotations what sounds like breathing."""
+    known: Mapping[str, str] = {}
+    for recording in recordings:
+        file, axis = event_files.file_of(recording.path, recording.name), axis_of(recording)
+        events, annotations = [], recording.annotations
+        if file is not None and event_files.is_table(file, recording.name):
+            events = event_files.read_events(file, axis.end_s, start_s=axis.start_s, clock=axis.clock)
+        elif file is not None:
+            annotations = event_files.read_annotations(file, axis)
+        labels = [e.label for e in events] + [a.label for a in annotations if BREATHING_EVENT.search(a.label)]
+        known = known | {label: kind for label in labels if (kind := event_files.kind_of_its_own(label, {}))}
+    return dict(known)

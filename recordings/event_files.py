@@ -1,0 +1,405 @@
+"""Files of labelled events beside recordings: tables in seconds or clock times, Luna, NSRR, MNE, and EDF+."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recordings import edf, tables, wall_clock
+from recordings.reading import DETECT, Dialect, Event
+from utils import DataError, counted
+
+# Of a recording NAME, the first of these that exists. Tables hold events alone, so that each label has to be known;
+# the others hold sleep stages and remarks as well, and only what is in the dataset's labels is an event.
+TABLES = ("{}.events.csv", "{}.events.tsv", "{}.events.txt")
+ANNOTATIONS = (
+    "{}.annot", "{}-nsrr.xml", "{}.xml", "{}-annot.csv", "{}_annot.csv", "{}-annot.txt", "{}_annot.txt",
+    "{}.annotations.edf", "{}-annot.edf", "{}_annot.edf",
+)  # fmt: skip
+NAME_ENDS = (".events", "-annot", "_annot", ".annotations")              # of files that are no recordings
+# What the columns of a table are called, without their unit and signs; the first of a row that is there counts.
+NAMES = {
+    "start": ("start", "start time", "starttime", "start clock", "onset", "begin", "begin time", "beginn", "anfang",
+              "von", "start timestamp", "from", "debut", "début", "inicio", "inizio", "time", "zeit", "uhrzeit"),
+    "end": ("end", "end time", "endtime", "end clock", "stop", "stop time", "stoptime", "offset", "ende", "bis",
+            "end timestamp", "to", "fin", "fine"),
+    "duration": ("duration", "dauer", "length", "länge", "durée", "duree", "duración", "durata"),
+    "label": ("label", "label name", "event type", "event", "type", "typ", "description", "trial type", "ereignis",
+              "event concept", "annotation", "kind", "class", "name", "beschreibung", "art"),
+}  # fmt: skip
+UNITS_S = {"s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "sek": 1.0, "ms": 1e-3, "msec": 1e-3, "min": 60.0}
+ELAPSED = re.compile(r"0\+(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")              # of Luna, from the start of the recording
+NO_EVENTS = ("recording start time",)                                   # of NSRR: the first one is none
+
+
+@dataclass(frozen=True)
+class TimeAxis:
+    """The time of a recording, first and last in s, and its clock at time 0; None = it has none."""
+
+    start_s: float
+    end_s: float
+    clock: datetime | None = None
+
+
+def file_of(recording: Path, name: str) -> Path | None:
+    """Return the file of a recording's events; None if there is none."""
+    paths = (recording.with_name(pattern.format(name)) for pattern in (*TABLES, *ANNOTATIONS))
+    return next((path for path in paths if path.exists()), None)
+
+
+def is_table(path: Path, name: str) -> bool:
+    """Return whether a file of a recording's events holds events alone, by its name."""
+    return path.name in [pattern.format(name) for pattern in TABLES]
+
+
+def read_events(
+    path: Path,
+    end_s: float,
+    labels: Mapping[str, str] | None = None,
+    dialect: Dialect = DETECT,
+    *,
+    start_s: float = 0.0,
+    clock: datetime | None = None,
+    columns: Mapping[str, str] | None = None,
+    own_kinds: dict[str, str] | None = None,
+) -> list[Event]:
+    """Read a table of events: start and end or duration, in seconds or clock times, and a label, mapped to a kind.
+
+    Args:
+        end_s, start_s: last and first time of the recording. clock: its clock at time 0.
+        columns: what is called otherwise: start, end, duration or label -> its column.
+        own_kinds: takes label -> kind of the labels that are not in the map, each a kind of its own; None = an error.
+    Raises: DataError naming file and row if an event ends before it starts, lies outside the recording, has a
+        label that is not in the map, or is in clock times, but the recording has no clock.
+    """
+    events, first_row = _table_events(path, TimeAxis(start_s, end_s, clock), dialect, columns or {})
+    return check_events(events, end_s, labels, path.name, first_row, start_s, own_kinds)
+
+
+def read_annotations(path: Path, axis: TimeAxis, dialect: Dialect = DETECT) -> list[Event]:
+    """Read the annotations of a recording from a file of Luna, NSRR, MNE or EDF+, with their texts as labels.
+
+    Raises: DataError naming file and row if one cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".edf":
+        return _edf_annotations(path, axis, dialect)
+    if suffix == ".xml":
+        return _xml_annotations(path, axis)
+    return _luna_annotations(path, axis) if suffix == ".annot" else _mne_annotations(path, axis, dialect)
+
+
+def clipped(events: Sequence[Event], axis: TimeAxis, notes: list[str], where: str) -> list[Event]:
+    """Return events clipped to the recording, in time order; note those that are clipped, or lie outside."""
+    kept, cut, outside = [], 0, 0
+    for event in events:
+        start_s, end_s = max(event.start_s, axis.start_s), min(event.end_s, axis.end_s)
+        if end_s < start_s:
+            outside += 1
+            continue
+        cut += end_s - start_s < event.end_s - event.start_s - 1e-6
+        kept.append(replace(event, start_s=start_s, end_s=end_s))
+    for count, what in ((cut, "reach beyond the recording; clipped"), (outside, "outside the recording; left out")):
+        if count:
+            notes.append(f"{where}: {counted(count, 'annotation')} {what}")
+    return sorted(kept, key=lambda event: event.start_s)
+
+
+def check_events(
+    events: Sequence[Event],
+    end_s: float,
+    labels: Mapping[str, str] | None,
+    where: str,
+    first_row: int = 1,
+    start_s: float = 0.0,
+    own_kinds: dict[str, str] | None = None,
+) -> list[Event]:
+    """Return the events in time order, with labels mapped to kinds; DataError on the first invalid one."""
+    checked = []
+    for row, event in enumerate(events, start=first_row):
+        place = f"{where}: row {row}: event {event.start_s:g} to {event.end_s:g} s"
+        if not np.isfinite([event.start_s, event.end_s]).all():
+            raise DataError(f"{place}: start and end must be numbers")
+        if event.end_s < event.start_s:
+            raise DataError(f"{place} ends before it starts; swap start_s and end_s")
+        if event.start_s < math.floor(start_s) or event.end_s > end_s + 1.0:
+            raise DataError(f"{place} lies outside the recording, {start_s:g} to {end_s:g} s")
+        kind = event.label if labels is None else labels.get(event.label)
+        if kind is None and own_kinds is not None and (kind := kind_of_its_own(event.label, labels)):
+            own_kinds[event.label] = kind
+        if kind is None:
+            raise DataError(
+                f"{where}: row {row}: label {event.label!r} is not in the dataset's labels; "
+                f"expected one of {', '.join(labels) or '(none)'}"
+            )
+        checked.append(replace(event, label=kind))
+    return sorted(checked, key=lambda event: event.start_s)
+
+
+def kind_of_its_own(label: str, labels: Mapping[str, str]) -> str | None:
+    """Return the kind of an unknown label: that of the same label in other letters, or else itself; None if empty."""
+    same = {kind for known, kind in labels.items() if label.lower() in (known.lower(), kind.lower())}
+    return same.pop() if len(same) == 1 else re.sub(r"\W+", "_", label.lower()).strip("_")[:100] or None
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+
+def _table_events(
+    path: Path, axis: TimeAxis, dialect: Dialect, columns: Mapping[str, str]
+) -> tuple[list[Event], int]:
+    """Return the events of a table, and the row of the first one."""
+    layout = tables.layout_of(path, dialect.delimiter, dialect.decimal)
+    found = _columns(layout.names, columns, path)
+    frame = tables.read_columns(path, layout, [], list(dict.fromkeys(found.values())))
+    parts = {what: frame[name] for what, name in found.items()}
+    return _events(parts, layout.decimal, axis, path.name, layout.first_row), layout.first_row
+
+
+def _columns(names: Sequence[str], given: Mapping[str, str], path: Path) -> dict[str, str]:
+    """Return start, end or duration, and label -> the column of a table."""
+    plain = [_plain(name) for name in names]
+    found = dict(given)
+    for what, known in NAMES.items():
+        same = [name for word in known for name, short in zip(names, plain, strict=True) if short == word]
+        if same and what not in found:
+            found[what] = same[0]
+    unknown = [name for name in given.values() if name not in names]
+    missing = [what for what in ("start", "label") if what not in found]
+    missing += [] if {"end", "duration"} & set(found) else ["end"]
+    if unknown or missing:
+        what = f"no column {unknown[0]!r}" if unknown else f"no column of the {missing[0]}"
+        raise DataError(
+            f"{path.name}: {what}; the file has {', '.join(names)[:200]}; expected start_s,end_s,label or "
+            "onset,duration,description, or event_columns in dataset_config.json"
+        )
+    return {what: found[what] for what in ("start", "end" if "end" in found else "duration", "label")}
+
+
+def _plain(name: str) -> str:
+    """Return the name of a column in small letters, without its unit."""
+    words = re.sub(r"[\W_]+", " ", name.lower()).split()
+    return " ".join(words[:-1] if len(words) > 1 and words[-1] in UNITS_S else words)
+
+
+def _scale(name: str) -> float:
+    """Return the seconds of the unit in the name of a column; 1 without any."""
+    words = re.sub(r"[\W_]+", " ", name.lower()).split()
+    return UNITS_S.get(words[-1], 1.0) if len(words) > 1 else 1.0
+
+
+def _events(parts: Mapping[str, pd.Series], decimal: str, axis: TimeAxis, where: str, first_row: int) -> list[Event]:
+    """Return the events of columns of texts: start, end or duration, and label."""
+    if not len(parts["label"]):
+        return []
+    labels = parts["label"].fillna("").str.strip()
+    start, days = _times(parts["start"], decimal, axis, where, first_row)
+    if "end" in parts:
+        end, end_days = _times(parts["end"], decimal, axis, where, first_row)
+        if days and end_days:                                        # times of day: an end is within a day of its start
+            end = start + (end - start) % wall_clock.DAY_S
+    else:
+        end = start + _durations(parts["duration"], decimal, where, first_row)
+    return [Event(*times) for times in zip(start.tolist(), end.tolist(), labels, strict=True)]
+
+
+def _times(texts: pd.Series, decimal: str, axis: TimeAxis, where: str, first_row: int) -> tuple[np.ndarray, bool]:
+    """Return times as seconds on the recording's axis (n,), and whether they were times of day without a date."""
+    texts = texts.str.strip()
+    numbers = _numbers(texts, decimal)
+    if np.isfinite(numbers).any() and not texts.str.fullmatch(wall_clock.EPOCH).eq(True).all():
+        _check_all(np.isfinite(numbers), texts, "seconds, or clock times throughout", where, first_row)
+        return numbers * _scale(str(texts.name)), False
+    of_day = wall_clock.times_of_day(texts)
+    is_of_day = bool(np.isfinite(of_day).any())
+    if is_of_day:
+        _check_all(np.isfinite(of_day), texts, "a time of day such as 23:59:59", where, first_row)
+    else:
+        stamps = _dates(texts, axis, where, first_row)
+        if (stamps.dt.year == 1970).all() and not (axis.clock and axis.clock.year == 1970):
+            return (stamps - pd.Timestamp(1970, 1, 1)).dt.total_seconds().to_numpy(), False      # of MNE: elapsed
+    if axis.clock is None:
+        raise DataError(
+            f"{where}: row {first_row}: {texts.iloc[0]!r} is a clock time, but the recording has no clock (its times "
+            "are seconds); write seconds from its start"
+        )
+    zero = axis.clock.replace(tzinfo=None)
+    if not is_of_day and wall_clock.has_date(zero):
+        return (stamps - pd.Timestamp(zero)).dt.total_seconds().to_numpy(), False
+    if not is_of_day:
+        of_day = (stamps - stamps.dt.normalize()).dt.total_seconds().to_numpy()
+    return _on_axis(of_day, zero, axis, where, first_row), True
+
+
+def _on_axis(of_day: np.ndarray, zero: datetime, axis: TimeAxis, where: str, first_row: int) -> np.ndarray:
+    """Return times of day (n,) as seconds from time 0, within the recording if it was there at that time of day."""
+    if axis.end_s - axis.start_s > wall_clock.DAY_S:
+        hours = (axis.end_s - axis.start_s) / 3600
+        raise DataError(
+            f"{where}: row {first_row}: times of day without a date, but the recording is {hours:.0f} h long; "
+            "write dates as well"
+        )
+    middle = (axis.start_s + axis.end_s) / 2
+    seconds = of_day - wall_clock.seconds_of_day(zero)
+    return seconds + wall_clock.DAY_S * np.round((middle - seconds) / wall_clock.DAY_S)       # the nearest day
+
+
+def _dates(texts: pd.Series, axis: TimeAxis, where: str, first_row: int) -> pd.Series:
+    """Return dates with times (n,); of two orders of day and month the one that lies in the recording."""
+    try:
+        readings = wall_clock.readings_of(texts, zone=axis.clock.tzinfo if axis.clock else None)
+    except ValueError:
+        raise DataError(f"{where}: timestamps in several time zones; expected a single one, or none") from None
+    expected = "seconds or a clock time such as 2024-05-01 22:30:00"
+    _check_all(readings[0].notna().to_numpy(), texts, expected, where, first_row)
+    if len(readings) > 1 and axis.clock is not None:
+        zero = pd.Timestamp(axis.clock.replace(tzinfo=None))
+        first, last = (zero + timedelta(seconds=t) for t in (axis.start_s, axis.end_s))
+        readings = sorted(readings, key=lambda one: -((one >= first) & (one <= last)).sum())
+    return readings[0]
+
+
+def _durations(texts: pd.Series, decimal: str, where: str, first_row: int) -> np.ndarray:
+    """Return durations in s (n,), of numbers or H:MM:SS; an empty one is 0."""
+    texts = texts.str.strip().fillna("0")
+    numbers = _numbers(texts, decimal) * _scale(str(texts.name))
+    spans = texts.where(texts.str.count(":") == 2).str.replace(",", ".", regex=False)
+    seconds = np.where(np.isfinite(numbers), numbers, pd.to_timedelta(spans, errors="coerce").dt.total_seconds())
+    _check_all(np.isfinite(seconds) & (seconds >= 0), texts, "a duration in seconds, or as H:MM:SS", where, first_row)
+    return seconds
+
+
+def _numbers(texts: pd.Series, decimal: str) -> np.ndarray:
+    """Return texts as numbers (n,), NaN where one is none."""
+    plain = texts.str.replace(",", ".", regex=False) if decimal == "," else texts
+    return pd.to_numeric(plain, errors="coerce").to_numpy(float, na_value=np.nan)
+
+
+def _check_all(good: np.ndarray, texts: pd.Series, expected: str, where: str, first_row: int) -> None:
+    if not good.all():
+        row = int(np.argmin(good))
+        found = texts.iloc[row] if isinstance(texts.iloc[row], str) else ""
+        raise DataError(f"{where}: row {row + first_row}: {texts.name} is {found!r}; expected {expected}")
+
+
+# ---- annotation files -----------------------------------------------------------------------
+
+
+def _text_of(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+    except OSError as error:
+        raise DataError(f"{path.name}: cannot be read ({error.strerror})") from None
+
+
+def _luna_annotations(path: Path, axis: TimeAxis) -> list[Event]:
+    """Read an .annot file of Luna: class, instance, channel, start, stop, meta; without a header, the same columns.
+
+    Source: the description of annotations in Luna's documentation. A stop may be a duration, `+30`, or `...`, the
+    start of the next annotation.
+    """
+    lines = [(n, line) for n, line in enumerate(_text_of(path).splitlines(), start=1) if line.strip()]
+    rows = [(n, re.split(r"\t" if "\t" in line else r" +", line)) for n, line in lines if not line.startswith("#")]
+    names = ["class", "instance", "channel", "start", "stop"]
+    if rows and "start" in (header := [cell.strip().lower() for cell in rows[0][1]]):
+        names, rows = header, rows[1:]
+    if missing := [name for name in ("class", "start", "stop") if name not in names]:
+        raise DataError(f"{path.name}: no column {missing[0]!r}; expected class, instance, channel, start, stop, meta")
+    texts = []
+    for number, cells in rows:
+        if len(cells) <= max(map(names.index, ("class", "start", "stop"))):
+            raise DataError(f"{path.name}: row {number}: {counted(len(cells), 'cell')}; expected {', '.join(names)}")
+        texts.append([number, *(cells[names.index(name)].strip() for name in ("class", "start", "stop"))])
+    events: list[Event] = []
+    for k, (number, label, start, stop) in enumerate(texts):
+        start_s = _luna_time(start, axis, path.name, number)
+        if stop == "...":
+            end_s = _luna_time(texts[k + 1][2], axis, path.name, number) if k + 1 < len(texts) else axis.end_s
+        elif stop.startswith("+"):
+            end_s = start_s + _luna_time(stop[1:], replace(axis, clock=None), path.name, number)
+        else:
+            end_s = _luna_time(stop, axis, path.name, number)
+            end_s += wall_clock.DAY_S if end_s < start_s and ":" in stop else 0.0
+        events.append(Event(start_s, end_s, label))
+    return events
+
+
+def _luna_time(text: str, axis: TimeAxis, where: str, row: int) -> float:
+    if elapsed := ELAPSED.fullmatch(text):
+        hours, minutes, seconds = map(float, elapsed.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    stamp = re.sub(r"^(\d{1,2}[-/.]\d{1,2}[-/.]\d{4})-", r"\1 ", text)       # 31-12-2024-22:30:00
+    return float(_times(pd.Series([stamp], name="time", dtype=str), ".", axis, where, row)[0][0])
+
+
+def _xml_annotations(path: Path, axis: TimeAxis) -> list[Event]:
+    """Read the <ScoredEvent>s of NSRR and Compumedics: Start and Duration in seconds, EventConcept or Name.
+
+    Of a concept such as `Obstructive apnea|Obstructive Apnea`, the label is the part before the line.
+    """
+    import xml.etree.ElementTree as ElementTree
+
+    text = _text_of(path)
+    if "<!ENTITY" in text or "<!DOCTYPE" in text:                    # nested entities could grow without limit
+        raise DataError(f"{path.name}: an XML file with a DOCTYPE; expected a plain file of NSRR")
+    try:
+        root = ElementTree.fromstring(text.encode())
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"{path.name}: not readable as XML: {error}") from None
+    events = []
+    for number, one in enumerate(root.iter("ScoredEvent"), start=1):
+        label = (one.findtext("EventConcept") or one.findtext("Name") or "").partition("|")[0].strip()
+        if label.lower() in NO_EVENTS:
+            continue
+        try:
+            start_s, duration_s = float(one.findtext("Start") or ""), float(one.findtext("Duration") or 0)
+        except ValueError:
+            raise DataError(f"{path.name}: ScoredEvent {number}: expected Start and Duration in seconds") from None
+        events.append(Event(start_s, start_s + duration_s, label))
+    if not events and root.find(".//ScoredEvents") is None:
+        raise DataError(f"{path.name}: no <ScoredEvents>; expected an annotation file of NSRR")
+    return events
+
+
+def _mne_annotations(path: Path, axis: TimeAxis, dialect: Dialect) -> list[Event]:
+    """Read onset, duration, description as MNE writes them: .csv with dates, .txt with seconds from `orig_time`."""
+    lines = [line for line in _text_of(path).splitlines() if line.strip()]
+    comments = [line for line in lines if line.startswith("#")]
+    if not comments:
+        return _table_events(path, axis, dialect, {})[0]
+    names = [cell.strip() for cell in comments[-1].lstrip("# ").split(",")]
+    last = len(names) - 1                                                # a description may contain commas
+    rows = list(csv.reader(lines[len(comments) :]))
+    if any(len(cells) <= last for cells in rows) or not {"onset", "duration", "description"} <= set(names):
+        raise DataError(f"{path.name}: expected lines of onset, duration, description behind a line that says so")
+    frame = pd.DataFrame([[*cells[:last], ",".join(cells[last:])] for cells in rows], columns=names, dtype=str)
+    parts = {"start": frame["onset"], "duration": frame["duration"], "label": frame["description"]}
+    events = _events(parts, ".", axis, path.name, len(comments) + 1)
+    origin = next((line.partition(":")[2].strip() for line in comments if "orig_time" in line), "None")
+    shift_s = 0.0
+    if origin != "None" and axis.clock is not None and wall_clock.has_date(axis.clock):
+        first = wall_clock.readings_of(pd.Series([origin]))[0].iloc[0]
+        shift_s = (first - pd.Timestamp(axis.clock.replace(tzinfo=None))).total_seconds() if pd.notna(first) else 0.0
+    return [replace(event, start_s=event.start_s + shift_s, end_s=event.end_s + shift_s) for event in events]
+
+
+def _edf_annotations(path: Path, axis: TimeAxis, dialect: Dialect) -> list[Event]:
+    """Read the annotations of an EDF+ file; its start and the recording's, where both are known, set them apart."""
+    header = edf.read_header(path)
+    _, annotations, _ = edf.read_annotations(header)
+    shift_s = 0.0
+    if header.start is not None and axis.clock is not None and wall_clock.has_date(axis.clock):
+        shift_s = (header.start - axis.clock.replace(tzinfo=None)).total_seconds()
+    spans = [(*note.span(dialect.annotation_s), note.text) for note in annotations]
+    return [Event(start_s + shift_s, end_s + shift_s, text) for start_s, end_s, text in spans]

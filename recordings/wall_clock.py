@@ -1,0 +1,134 @@
+"""Clock times: texts to dates and times of day, and back to the one way in which results show them."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime, timedelta, tzinfo
+
+import numpy as np
+import pandas as pd
+
+DATE_TIME = (
+    r"(?P<a>\d{1,2})(?P<mark>[./-])(?P<b>\d{1,2})(?P=mark)(?P<year>\d{4})"
+    r"(?:[ T,]+(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?(?:\s?(?P<half>[AaPp])[Mm])?)?"
+)
+TIME_OF_DAY = (
+    r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?(?:\s?(?P<half>[AaPp])[Mm])?"
+)
+EPOCH = r"\d{10}(?:\.\d+)?|\d{13}"       # seconds, or milliseconds, since 1970
+DAY_S = 86400.0
+NO_DATE = datetime(1900, 1, 1)           # the date of a time of day alone, as of strptime
+
+
+def readings_of(texts: pd.Series, time_format: str | None = None, zone: tzinfo | None = None) -> list[pd.Series]:
+    """Return each way in which texts can be dates with times (n,), NaT where one is none; two if day or month is first.
+
+    Accepted are ISO 8601, `31.12.2024 23:59:59,5`, dates with slashes or dashes in either order, also with AM and PM,
+    seconds and milliseconds since 1970, or `time_format` alone if it is given. The clock is the one that is written,
+    without its zone; with `zone`, times of another zone are converted to that one.
+
+    Raises: ValueError if the texts have several time zones, or the format is none.
+    """
+    texts = texts.str.strip()
+    if time_format is not None:
+        return [_naive(pd.to_datetime(texts, format=time_format, errors="coerce"), zone)]
+    first = next((text for text in texts if isinstance(text, str) and text), "")
+    if pd.Series([first]).str.fullmatch(EPOCH).item():
+        numbers = pd.to_numeric(texts.where(texts.str.fullmatch(EPOCH).eq(True)))
+        return [pd.to_datetime(numbers * (1.0 if numbers.max() > 1e11 else 1e3), unit="ms")]
+    parts = texts.str.extract(f"^{DATE_TIME}$")
+    if parts["year"].isna().all():
+        plain = texts.str.replace(",", ".", regex=False)
+        return [_naive(pd.to_datetime(plain, format="ISO8601", errors="coerce"), zone)]
+    orders = [("a", "b")] if (parts["mark"] == ".").any() else [("a", "b"), ("b", "a")]
+    seconds = _seconds_of(parts.fillna({"hour": "0", "minute": "0"}))
+    dates = [pd.to_datetime(parts["year"] + "-" + parts[month].str.zfill(2) + "-" + parts[day].str.zfill(2),
+                            format="%Y-%m-%d", errors="coerce") for day, month in orders]  # fmt: skip
+    found = [date + pd.to_timedelta(seconds, unit="s") for date in dates]
+    complete = [one for one in found if one.notna().all()]
+    if not complete:
+        return [min(found, key=lambda one: one.isna().sum())]
+    return complete[:1] if len(complete) == 2 and complete[0].equals(complete[1]) else complete
+
+
+def times_of_day(texts: pd.Series) -> np.ndarray:
+    """Return texts such as `22:30:15,5`, `22:30` or `10:30 PM` as seconds from midnight (n,), NaN where one is none."""
+    return _seconds_of(texts.str.strip().str.extract(f"^{TIME_OF_DAY}$"))
+
+
+def start_of(texts: pd.Series, time_format: str | None = None) -> datetime | None:
+    """Return the clock of the first of a recording's timestamps; on NO_DATE where the date is missing, or not certain.
+
+    Args:
+        texts: some of them; more of them tell better whether day or month comes first.
+    """
+    if time_format is None and np.isfinite(seconds := times_of_day(texts.iloc[:1])[0]):
+        return NO_DATE + timedelta(seconds=float(seconds))
+    with contextlib.suppress(ValueError):
+        stamp = datetime.fromisoformat(texts.iloc[0].strip().replace(",", "."))
+        if time_format is None and stamp.tzinfo is not None:
+            return stamp
+    try:
+        readings = readings_of(texts, time_format)
+    except ValueError:
+        return None
+    if pd.isna(readings[0].iloc[0]):
+        return None
+    first = readings[0].iloc[0].to_pydatetime()
+    return datetime.combine(NO_DATE, first.time()) if len(readings) > 1 else first
+
+
+def has_date(clock: datetime) -> bool:
+    """Return whether a clock has a date, not the time of day alone."""
+    return clock.date() != NO_DATE.date()
+
+
+def clock_at(start: datetime | None, seconds: float) -> str:
+    """Return the clock `seconds` after a start, such as `2024-03-30 23:59:59.500`; "" without a start.
+
+    With the zone of the start, if it has one; of a start without a date, the time of day alone.
+    """
+    if start is None or not np.isfinite(seconds):
+        return ""
+    try:
+        text = (start + timedelta(seconds=round(float(seconds), 3))).isoformat(sep=" ", timespec="milliseconds")
+        return text if has_date(start) else text.partition(" ")[2]
+    except OverflowError:                                            # outside the years 1 to 9999
+        return ""
+
+
+def clocks_at(start: datetime | None, t: np.ndarray) -> np.ndarray:
+    """Return the clocks at times t (n,) in s after a start, as `clock_at` gives them."""
+    if start is None:
+        return np.full(len(t), "", dtype=object)
+    zero = np.datetime64(start.replace(tzinfo=None), "ms")
+    texts = np.datetime_as_string(zero + np.round(1000 * t).astype("timedelta64[ms]"), unit="ms").tolist()
+    zone = start.isoformat(timespec="milliseconds")[23:]
+    return np.array([text.replace("T", " ") + zone if has_date(start) else text[11:] for text in texts], dtype=object)
+
+
+def time_at(start: datetime | None, seconds: float) -> str:
+    """Return the time of day `seconds` after a start, such as `23:59:59`; "" without a start."""
+    return "" if start is None else f"{start + timedelta(seconds=float(seconds)):%H:%M:%S}"
+
+
+def seconds_of_day(clock: datetime) -> float:
+    """Return the seconds from midnight to a clock."""
+    return (clock - clock.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
+
+
+def _seconds_of(parts: pd.DataFrame) -> np.ndarray:
+    """Return hour, minute, second and half of day, as texts, in seconds from midnight (n,)."""
+    second = parts["second"].str.replace(",", ".", regex=False).fillna("0")
+    hour, minute, second = (pd.to_numeric(part).to_numpy(float) for part in (parts["hour"], parts["minute"], second))
+    half = parts["half"].str.lower().to_numpy(object)
+    has_half = pd.notna(half)
+    hour = np.where(has_half, hour % 12 + 12 * (half == "p"), hour)
+    inside = (hour < 24) & (minute < 60) & (second < 61)
+    return np.where(inside, 3600 * hour + 60 * minute + second, np.nan)
+
+
+def _naive(stamps: pd.Series, zone: tzinfo | None) -> pd.Series:
+    if stamps.dt.tz is None:
+        return stamps
+    return (stamps.dt.tz_convert(zone) if zone else stamps).dt.tz_localize(None)
