@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import subprocess
@@ -14,6 +15,11 @@ import pytest
 
 from recordings.windowing import FORMAT, EventMeta, Meta, ScalerMeta, Segment, SpanMeta
 from utils import ROOT
+
+
+def pytest_collection_finish():
+    """Leave what was imported, torch above all, out of every later search for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

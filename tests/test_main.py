@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import warm
 from pages import check_sound, page_of
 from project import (
     APNEA,
@@ -340,7 +341,7 @@ def test_a_process_stopped_by_ctrl_c_can_be_resumed(home, tmp_path):
     command = [sys.executable, str(SCRIPT), *arguments_of(home, "--device", "cpu", "--out", root)]
     command += ["--set", "training.epochs=100000", "--set", "training.patience=100000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) as process:
+    with warm.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) as process:
         deadline = time.monotonic() + 60
         while not (root / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)

@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+import warm
 from project import DATASET, call, make_datasets
 from tiny import draw_recording, make_checkpoint
 
@@ -35,7 +36,7 @@ def home(tmp_path_factory):
 def start(*command):
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment, **pipes)
+    return warm.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment, **pipes)
 
 
 def both(*command):
