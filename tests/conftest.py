@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import subprocess
@@ -15,6 +16,20 @@ import pytest
 from recordings.windowing import FORMAT, EventMeta, Meta, ScalerMeta, Segment, SpanMeta
 from utils import ROOT
 
+HEAVY = ("grid_search", "main", "odd_numbers", "entry_points", "input_faults", "stream_detect", "kill_runs", "soak",
+         "two_at_once")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, lest one process is at them when the other has nothing left."""
+    places = {f"test_{name}": place for place, name in enumerate(HEAVY)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_collection_finish():
+    """Leave what was imported, torch above all, out of every later search for garbage."""
+    gc.freeze()
+
 
 @pytest.fixture(autouse=True)
 def _restore_logging():
@@ -24,6 +39,14 @@ def _restore_logging():
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch):
+    """Let pictures be composed and saved, but not rendered: for runs of which nobody looks at a picture."""
+    from reports.plots import FigureCanvasAgg
+
+    monkeypatch.setattr(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer)
 
 
 @pytest.fixture

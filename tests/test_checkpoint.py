@@ -4,13 +4,13 @@ import json
 import math
 import os
 import pickle
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tiny
 import torch
+import warm
 
 from detection.checkpoint import detector_from, load_calibrated, load_checkpoint, read_tensors, write_tensors
 from experiment import resumed_config
@@ -257,6 +257,6 @@ def test_huge_checkpoints_do_not_take_the_memory(tmp_path, checkpoint):
     paths[-1].write_bytes(FILES["a huge header"])
     command = [sys.executable, "-c", HUGE, str(GIGABYTE), *map(str, paths)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    done = warm.run(command, cwd=ROOT, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [path.name for path in paths]

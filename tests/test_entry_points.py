@@ -1,4 +1,8 @@
-"""Every script on every input format, each as a process of its own: what a user starts imports in its own order."""
+"""Every script on every input format, each as a process of its own: what a user starts imports in its own order.
+
+Formats that the same package reads differ in nothing that is imported: one of them meets a fresh interpreter, the
+others one that has imported what is slow.
+"""
 
 import json
 import subprocess
@@ -7,13 +11,14 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import warm
 from input_faults import write_edf, write_wfdb
 
 from utils import ROOT
 
 pytestmark = pytest.mark.slow
 
-FORMATS = ("csv", "csv.gz", "tsv", "edf", "bdf", "hea")
+FRESH, WARM = ("csv", "edf", "hea"), ("csv.gz", "tsv", "bdf")
 SETTINGS = [
     "model.hidden_units=4", "model.num_layers=1", "model.horizon_s=2.0", "model.warm_up_s=2.0", "training.epochs=1",
     "training.updates_per_epoch=2", "training.batch_size=4", "training.window_s=20.0", "score.expected_s=10.0",
@@ -23,11 +28,13 @@ SETTINGS = [
 MAIN = ("pure_lstm_anomaly_detection_main.py", "--device", "cpu")
 
 
-def run(*words, stdin=None):
+def run_fresh(command, **where):
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **where)
+
+
+def run(*words, stdin=None, by=run_fresh):
     """Run a script, or `-m module`, at home in the repository; return its standard output."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=ROOT, stdin=stdin, capture_output=True, text=True, timeout=120
-    )
+    done = by([sys.executable, *map(str, words)], cwd=ROOT, stdin=stdin)
     assert done.returncode == 0 and "Traceback" not in done.stderr, f"{words}\n{done.stderr[-2000:]}"
     return done.stdout
 
@@ -64,10 +71,11 @@ def make_night(home, suffix):
     return home / f"night.{suffix}"
 
 
-def preprocess(home):
+def preprocess(home, by=run_fresh):
     """Make the windowed dataset of a night; return its meta.json."""
     family = home / "datasets" / "collected-known-anomaly"
-    run("collected_data_preprocess.py", "--dataset-config", home / "data.json", "--dataset", "nights", "--out", family)
+    words = ("--dataset-config", home / "data.json", "--dataset", "nights", "--out", family)
+    run("collected_data_preprocess.py", *words, by=by)
     return json.loads((family / "nights" / "meta.json").read_text())
 
 
@@ -82,17 +90,17 @@ def trained(tmp_path_factory):
     return home / "run"
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", [*FRESH, *WARM])
 def test_inspect_preprocess_score_and_replay_read(trained, tmp_path, suffix):
-    home = tmp_path / "home"
+    home, by = tmp_path / "home", run_fresh if suffix in FRESH else warm.run
     night = make_night(home, suffix)
-    assert "flow_lpm" in run("collected_data_preprocess.py", "--inspect", night)
-    assert preprocess(home)["events"] == {"night": [{"start_s": 250.0, "end_s": 270.0, "kind": "apnea"}]}
-    run(*MAIN, "--checkpoint", checkpoint_in(trained), "--score", night, "--out", home / "scored")
+    assert "flow_lpm" in run("collected_data_preprocess.py", "--inspect", night, by=by)
+    assert preprocess(home, by)["events"] == {"night": [{"start_s": 250.0, "end_s": 270.0, "kind": "apnea"}]}
+    run(*MAIN, "--checkpoint", checkpoint_in(trained), "--score", night, "--out", home / "scored", by=by)
     scores = pd.read_csv(home / "scored" / "scores.csv")
     assert len(scores) > 1400 and scores["score"].notna().mean() > 0.8
     assert (home / "scored" / "report.html").is_file()
-    assert len(run("-m", "live.replay", night, "--speed", 0).splitlines()) == 3001
+    assert len(run("-m", "live.replay", night, "--speed", 0, by=by).splitlines()) == 3001
 
 
 def test_what_comes_after_training_starts_alone(trained, tmp_path):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import warm
 from project import CONFIG, make_datasets
 
 import grid_search
@@ -58,7 +59,7 @@ def start(home, *arguments):
     """Start the script as a process of its own, leader of its group."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     command = [sys.executable, str(SCRIPT), *arguments_of(home, *arguments)]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
+    return warm.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
 
 
 def wait_until(there, seconds=300):                              # a busy machine

@@ -54,6 +54,7 @@ def test_the_table_holds_every_entry_point_and_each_fault_once():
 SOUND = {f.entry: f for f in FAULTS if f.make is not nothing and f.argv[0] != "nab.vus"}     # which needs 14 series
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("entry", SOUND)
 def test_without_the_fault_it_works(project, tmp_path, entry):
     outcome = outcome_of(replace(SOUND[entry], make=nothing), project, tmp_path / "work")

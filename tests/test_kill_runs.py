@@ -4,11 +4,20 @@ import math
 import random
 
 import pytest
+import warm
 
 from benchmarks.kill_runs import Job, content_of, jobs_of, kill_job
 from detection.checkpoint import write_tensors
 
 pytestmark = pytest.mark.robustness
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_processes():
+    """Let the jobs be processes that have torch at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subprocess.Popen", warm.Popen)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import warm
 from pages import check_sound, page_of
 from project import (
     APNEA,
@@ -156,6 +157,7 @@ def test_baselines_stand_beside_the_lstm(run):
     assert list(detectors) == ["LSTM", "amplitude baseline", "AASM-like rule", "untrained LSTM", "random scores"]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_labels_outside_the_test_fraction_are_not_missed(home, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -172,12 +174,14 @@ def test_labels_outside_the_test_fraction_are_not_missed(home, tmp_path):
     assert read(tmp_path / "run" / "metrics.json")["detectors"]["LSTM"]["events"]["labelled_events"] == 1
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_answer_names_the_folder_and_the_results(home, tmp_path, capsys):
     assert call(home, "--out", tmp_path / "run", "--set", "training.epochs=1") == 0
     answer = capsys.readouterr().out
     assert "| central_apnea: found | 1 |" in answer and answer.strip().endswith(str(tmp_path / "run"))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_same_seed_gives_the_same_numbers(home, run, tmp_path):
     assert call(home, "--out", tmp_path / "again") == 0
     assert_same_weights(weights_of(run), weights_of(tmp_path / "again"))
@@ -210,6 +214,7 @@ def test_several_seeds_are_summed_up(home, tmp_path):
     assert summary["mean"] == pytest.approx(np.mean(values)) and summary["std"] == pytest.approx(np.std(values))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_window_longer_than_every_segment_costs_no_memory(home, tmp_path):
     window = ("--set", "training.window_s=1e9", "--set", "training.epochs=1")
     assert call(home, "--out", tmp_path / "long", *window) == 0
@@ -229,6 +234,7 @@ def test_one_channel_alone(home, tmp_path):
     np.testing.assert_allclose(pd.read_csv(out / "scores.csv")["score"], expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_an_edf_and_its_annotations_score_like_the_csv_of_the_same_values(home, run, tmp_path):
     pyedflib = pytest.importorskip("pyedflib", reason="pip install -r requirements-dev.txt")
     frame = pd.read_csv(home / "raw" / "three.csv")
@@ -267,6 +273,7 @@ def test_a_dry_run_leaves_nothing_behind(home, tmp_path, monkeypatch, capsys):
 # ---- going on -------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_resuming_a_finished_run_scores_again_without_training(home, run, tmp_path, monkeypatch):
     root = shutil.copytree(run, tmp_path / "copy")
     (root / "metrics.json").unlink()
@@ -277,6 +284,7 @@ def test_resuming_a_finished_run_scores_again_without_training(home, run, tmp_pa
     assert_same_weights(weights_of(run), weights_of(root))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_copy_may_change_what_comes_after_training_but_not_training(home, run, tmp_path, capsys):
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     other, change = tmp_path / "other", ("--set", "threshold.parameters.q=0.5")
@@ -293,6 +301,7 @@ def test_a_copy_may_change_what_comes_after_training_but_not_training(home, run,
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_copy_of_several_seeds_is_one_of_all(home, tmp_path):
     root, other = tmp_path / "seeds", tmp_path / "other"
     assert call(home, "--out", root, "--seeds", 2, "--set", "training.epochs=1") == 0
@@ -303,6 +312,7 @@ def test_a_copy_of_several_seeds_is_one_of_all(home, tmp_path):
     assert (other / "summary.json").read_bytes() != (root / "summary.json").read_bytes()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("method", ["false_events_per_hour", "gaussian", "pot", "dynamic"])
 def test_a_resumed_run_may_take_another_threshold(home, run, tmp_path, method):
     root = tmp_path / "copy"
@@ -312,6 +322,7 @@ def test_a_resumed_run_may_take_another_threshold(home, run, tmp_path, method):
     assert_same_weights(weights_of(run), weights_of(root))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("epochs_done", [0, 1, 2])
 def test_an_interrupted_run_goes_on_as_if_undisturbed(home, run, tmp_path, monkeypatch, epochs_done):
     root, one_epoch = tmp_path / "cut", trainers.Trainer._one_epoch
@@ -340,7 +351,7 @@ def test_a_process_stopped_by_ctrl_c_can_be_resumed(home, tmp_path):
     command = [sys.executable, str(SCRIPT), *arguments_of(home, "--device", "cpu", "--out", root)]
     command += ["--set", "training.epochs=100000", "--set", "training.patience=100000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) as process:
+    with warm.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes) as process:
         deadline = time.monotonic() + 60
         while not (root / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
@@ -373,6 +384,7 @@ def forget_sums(folder):
     (folder / "meta.json").write_text(json.dumps(meta | {"hashes": {}}))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_test_split_changes_nothing_that_is_learnt(home, run, tmp_path, capsys):
     changed = tmp_path / "datasets"
     shutil.copytree(home / "datasets", changed)
@@ -424,6 +436,7 @@ def test_scoring_raw_recordings_gives_the_scores_of_the_run(home, run, tmp_path,
     assert "The LSTM found 1 of 1 apneas" in page.words
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_scoring_needs_no_label_and_no_other_channel(home, run, tmp_path):
     frame = pd.read_csv(home / "raw" / "three.csv")
     frame["light"] = 1.0
@@ -443,6 +456,7 @@ def test_scoring_needs_no_label_and_no_other_channel(home, run, tmp_path):
     assert not list((out / "plots" / "events").glob("*_false.png"))          # nobody knows
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_many_recordings_are_scored_in_small_groups_as_one_by_one(home, run, tmp_path, monkeypatch):
     raw, sizes, detect = home / "raw", [], Detector.detect
     monkeypatch.setattr(scoring, "STEPS_AT_ONCE", 900)

@@ -76,9 +76,32 @@ class Scored:
 
 
 @pytest.fixture
-def score(home, tmp_path, monkeypatch):
+def score(home, tmp_path, monkeypatch, blank_pictures):
     monkeypatch.setattr(sys, "stdin", sys.stdin)                     # it comes back
     return lambda frame: Scored(home, tmp_path, frame)
+
+
+@pytest.fixture(scope="module")
+def known():
+    """What nights led to that several tests ask about, by what made them odd."""
+    return {}
+
+
+@pytest.fixture
+def score_odd(score, known, capsys):
+    """Return a function that makes a night odd, or leaves it, and scores it, once for all tests."""
+
+    def scored(odd):
+        if odd not in known:
+            frame = draw_night()
+            if odd:
+                odd(frame)
+            capsys.readouterr()
+            known[odd] = score(frame)
+            known[odd].err = capsys.readouterr().err
+        return known[odd]
+
+    return scored
 
 
 # ---- recordings to score --------------------------------------------------------------------
@@ -143,11 +166,9 @@ FLAT_AT_FIRST = (beyond_doubles, constant)                           # a stream 
 
 
 @pytest.mark.parametrize("odd", [*ODD, *DEAD])
-def test_odd_numbers_score_live_as_in_a_batch_and_finitely(score, capsys, odd):
-    frame = draw_night()
-    odd(frame)
-    scored = score(frame)
-    assert scored.code == scored.live_code == 0 and "Warning" not in capsys.readouterr().err
+def test_odd_numbers_score_live_as_in_a_batch_and_finitely(score_odd, odd):
+    scored = score_odd(odd)
+    assert scored.code == scored.live_code == 0 and "Warning" not in scored.err
     for steps, _ in scored.both():
         known = steps.loc[steps["t_s"] > 10, "score"]
         assert np.isfinite(known).all() and (known >= 0).all(), "the live channel has a score at each step"
@@ -158,11 +179,8 @@ def test_odd_numbers_score_live_as_in_a_batch_and_finitely(score, capsys, odd):
 
 
 @pytest.mark.parametrize("odd", [None, *DEAD])
-def test_a_dead_channel_does_not_silence_the_others(score, odd):
-    frame = draw_night()
-    if odd:
-        odd(frame)
-    scored = score(frame)
+def test_a_dead_channel_does_not_silence_the_others(score_odd, odd):
+    scored = score_odd(odd)
     for steps, events in scored.both():
         before = steps.loc[steps["t_s"].between(DIES_S + FLAT_S + 8, APNEA[0]), "alarm"]
         assert before.mean() < 0.1, "the dead one alarms no more"

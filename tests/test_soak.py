@@ -4,6 +4,7 @@ import re
 
 import pytest
 import tiny
+import warm
 
 from benchmarks import soak
 from benchmarks.soak import DAMAGING, TRACELESS, Faulted, Found, compare
@@ -25,6 +26,7 @@ def checkpoint(tmp_path_factory):
 
 def test_every_fault_is_survived_and_leaves_the_rest_alone(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(soak, "EVERY", 2)
+    monkeypatch.setattr("subprocess.Popen", warm.Popen)
     minutes = 2 * max(len(DAMAGING), len(TRACELESS))
     out = tmp_path / "soak.png"
     code = soak.main(["--checkpoint", str(checkpoint), "--hours", str(minutes / 60), "--out", str(out)])

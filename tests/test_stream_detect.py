@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+import warm
 
 import stream_detect
 from detection.checkpoint import read_tensors, write_tensors
@@ -218,7 +219,7 @@ def test_recent_rows_that_come_again_are_skipped_silently(home, call, expected, 
 
 def start(home, *arguments, stdin=subprocess.DEVNULL):
     command = [sys.executable, str(SCRIPT), "--checkpoint", str(home.checkpoint), *map(str, arguments)]
-    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    return warm.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
 
 
 def wait_for(condition, process):

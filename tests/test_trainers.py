@@ -2,12 +2,12 @@ import copy
 import math
 import os
 import socket
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import warm
 
 from config import TrainingConfig
 from data_loader import TrainingWindows, validation_batches
@@ -316,14 +316,15 @@ def test_two_processes_train_the_weights_of_one(tmp_path):
     expected = train_and_save(tmp_path)
     alone = torch.load(tmp_path / "rank0.pt")
     (tmp_path / "rank0.pt").unlink()
-    code = f"import pathlib, test_trainers; test_trainers.train_and_save(pathlib.Path({str(tmp_path)!r}))"
+    path = [str(ROOT / part) for part in ("", "tests", "tests/helpers")]
+    code = f"import pathlib, sys\nsys.path[:0] = {path}\nimport test_trainers\n"
+    code += f"test_trainers.train_and_save(pathlib.Path({str(tmp_path)!r}))"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = os.pathsep.join(str(ROOT / part) for part in ("", "tests", "tests/helpers"))
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": path}
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     workers = [
-        subprocess.Popen([sys.executable, "-c", code], env=os.environ | group | {"RANK": str(r), "LOCAL_RANK": str(r)})
+        warm.Popen([sys.executable, "-c", code], env=os.environ | group | {"RANK": str(r), "LOCAL_RANK": str(r)})
         for r in range(2)
     ]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]

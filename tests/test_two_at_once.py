@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+import warm
 from project import DATASET, call, make_datasets
 from tiny import draw_recording, make_checkpoint
 
@@ -35,7 +36,7 @@ def home(tmp_path_factory):
 def start(*command):
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment, **pipes)
+    return warm.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment, **pipes)
 
 
 def both(*command):
@@ -142,6 +143,7 @@ def test_a_simulation_that_was_cut_off_is_finished_by_preprocessing(tmp_path, mo
 # ---- runs, grids, pages, streams ------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_two_trainings_into_one_new_folder_leave_one_whole_run(home, tmp_path):
     arguments = ["--config", home / "config.json", "--datasets", home / "datasets", "--device", "cpu", "--seeds", 2]
     root = tmp_path / "run"
@@ -172,6 +174,7 @@ def test_a_second_grid_search_in_a_folder_is_refused(home, tmp_path, holder, cap
     assert [path.name for path in (tmp_path / "grid").iterdir()] == [".lock"]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_no_page_is_made_while_a_run_is_at_work_or_was_cut_off(home, tmp_path, holder, capsys, monkeypatch):
     root = tmp_path / "run"
     (tmp_path / ".thesis.42.tmp").touch()
