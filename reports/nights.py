@@ -6,27 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from config import BREATHING, load_profile
 from detection.breathing_events import APNEAS, HYPOPNEA, PERIODIC, BreathingEvent
 from evaluation.event_overlap import LEAST_IOU, intersection_over_union, pair_events, respiratory_measures
 from evaluation.nights import ScoredNight, score_night
-from evaluation.results import NightSummary, RespiratoryMeasures, RunMetrics
+from evaluation.results import RespiratoryMeasures, RunMetrics
 from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta
 from reports.findings import Findings, stamped
 from reports.run_folder import RunFiles
 
 RESPIRATORY = (*APNEAS, HYPOPNEA)        # kinds that are counted one by one, found and labelled
-SHOWN = {                                # of a night, in tables that people read: name -> title, decimals
-    "hours": ("hours", 2), "breathing_hours": ("with breathing", 2), "ahi": ("AHI", 1), "ahi_low": ("from", 1),
-    "ahi_high": ("to", 1), "central_index": ("central", 1), "obstructive_index": ("obstructive", 1),
-    "mixed_index": ("mixed", 1), "unclassified_index": ("unclassified", 1), "hypopnea_index": ("hypopneas", 1),
-    "longest_event_s": ("longest, s", 0), "periodic_percent": ("periodic, %", 0), "breaths_per_min": ("breaths/min", 1),
-    "odi3": ("ODI3", 1), "odi4": ("ODI4", 1), "t90_percent": ("T90, %", 1), "mean_saturation": ("mean SpO2", 1),
-    "lowest_saturation": ("lowest", 0), "hypoxic_burden": ("burden, %min/h", 1), "lost_percent": ("signal lost, %", 1),
-}  # fmt: skip
 
 
 def nights_of(findings: Findings) -> dict[str, ScoredNight]:
@@ -133,15 +123,3 @@ def rejected_rows(recording: str, night: ScoredNight) -> list[dict[str, Any]]:
 
 def _row(recording: str, event: BreathingEvent) -> dict[str, Any]:
     return {"recording": recording, **vars(event), "duration_s": event.duration_s}
-
-
-def nights_table(nights: Sequence[NightSummary]) -> list[list[str]]:
-    """Return the nights as a table, cells as text, without columns that no night has a number for."""
-    numbers = np.array([[getattr(night, name) for name in SHOWN] for night in nights], float)
-    kept = [k for k in range(len(SHOWN)) if np.isfinite(numbers[:, k]).any()]
-    titles, decimals = zip(*SHOWN.values(), strict=True)
-    rows = [
-        [night.recording, *("-" if math.isnan(row[k]) else f"{row[k]:.{decimals[k]}f}" for k in kept)]
-        for night, row in zip(nights, numbers, strict=True)
-    ]
-    return [["night, indices an hour of breathing", *(titles[k] for k in kept)], *rows]

@@ -51,7 +51,9 @@ from reports.run_folder import (
     deployed_rows,
     forecast_rows,
     free_response_rows,
+    night_rows,
     read_runs,
+    respiratory_rows,
     series_rows,
 )
 from reports.svg_figures import (
@@ -567,7 +569,7 @@ def run_page(run: RunView) -> dict[str, Any]:
         "verdict": first,
         "remarks": remarks,
         "facts": _facts(run),
-        "tables": _result_tables({run.data["dataset"]: [metrics]}) if metrics.detectors else [],
+        "tables": [*_nights(metrics), *(_result_tables({run.data["dataset"]: [metrics]}) if metrics.detectors else [])],
         "curves": _curves(run),
         "tolerance_s": metrics.events.tolerance_s,
         "fault_kinds": [_plain(kind) for kind in metrics.fault_kinds],
@@ -682,10 +684,16 @@ def _result_tables(results: Mapping[str, Sequence[RunMetrics]]) -> list[tuple[st
         for caption, first, (header, *rows) in (
             ("at the deployed threshold", "measure", deployed_rows(seeds)),
             (FREE_RESPONSE, "kind", free_response_rows(seeds)),
+            ("respiratory events against the labelled ones", "profile", respiratory_rows(seeds)),
         ):
             shown = [[first, *header[1:]], *([_plain(row[0]), *row[1:]] for row in rows)]
             tables += [(f"{name}, {caption}", shown)] if rows else []
     return tables
+
+
+def _nights(metrics: RunMetrics) -> list[tuple[str, Table]]:
+    """Return the table of the nights with its caption, if there are any."""
+    return [("The nights in numbers", night_rows(metrics.nights))] if metrics.nights else []
 
 
 def _training(run: RunView) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import sys
@@ -340,6 +341,28 @@ def respiratory_rows(results: Sequence[RunMetrics]) -> Table:
         ]  # fmt: skip
         table.append([seeds[0].profile, str(seeds[0].labelled), *numbers])
     return table
+
+
+NIGHT_NUMBERS = {                                # of a night, in tables that people read: name -> title, decimals
+    "hours": ("hours", 2), "breathing_hours": ("with breathing", 2), "ahi": ("AHI", 1), "ahi_low": ("from", 1),
+    "ahi_high": ("to", 1), "central_index": ("central", 1), "obstructive_index": ("obstructive", 1),
+    "mixed_index": ("mixed", 1), "unclassified_index": ("unclassified", 1), "hypopnea_index": ("hypopneas", 1),
+    "longest_event_s": ("longest, s", 0), "periodic_percent": ("periodic, %", 0), "breaths_per_min": ("breaths/min", 1),
+    "odi3": ("ODI3", 1), "odi4": ("ODI4", 1), "t90_percent": ("T90, %", 1), "mean_saturation": ("mean SpO2", 1),
+    "lowest_saturation": ("lowest", 0), "hypoxic_burden": ("burden, %min/h", 1), "lost_percent": ("signal lost, %", 1),
+}  # fmt: skip
+
+
+def night_rows(nights: Sequence[NightSummary]) -> Table:
+    """Return the nights in numbers, a row a night, without columns that no night has a number for."""
+    titles, decimals = zip(*NIGHT_NUMBERS.values(), strict=True)
+    numbers = np.array([[getattr(night, name) for name in NIGHT_NUMBERS] for night in nights], float)
+    kept = [k for k in range(len(NIGHT_NUMBERS)) if np.isfinite(numbers[:, k]).any()]
+    rows = [
+        [night.recording, *("-" if math.isnan(row[k]) else f"{row[k]:.{decimals[k]}f}" for k in kept)]
+        for night, row in zip(nights, numbers, strict=True)
+    ]
+    return [["night (indices an hour of breathing)", *(titles[k] for k in kept)], *rows]
 
 
 def _by_detector(results: Sequence[RunMetrics]) -> dict[str, list[DetectorMetrics]]:

@@ -42,7 +42,7 @@ from reports.findings import (
     recordings_as_seen,
     write_findings,
 )
-from reports.nights import add_nights, nights_of, nights_table, with_nights
+from reports.nights import add_nights, nights_of, with_nights
 from reports.page import write_report
 from reports.run_folder import (
     CLOCKS,
@@ -50,6 +50,7 @@ from reports.run_folder import (
     RunFolder,
     at_work_in,
     markdown,
+    night_rows,
     respiratory_rows,
     run_files,
     write_data,
@@ -193,7 +194,7 @@ def score_files(
 def scored_answer(root: Path) -> str:
     """Return what is printed of scored recordings: the nights in numbers, how they fit their labels, the folder."""
     metrics = read_metrics(RunFolder(root).metrics)
-    tables = [respiratory_rows([metrics]), *([nights_table(metrics.nights)] if metrics.nights else [])]
+    tables = [respiratory_rows([metrics]), *([night_rows(metrics.nights)] if metrics.nights else [])]
     return "\n\n".join([*(markdown(table) for table in tables if len(table) > 1), str(root)])
 
 

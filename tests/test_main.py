@@ -70,7 +70,7 @@ def same_history(first, second):
 
 
 def test_a_run_fills_its_folder(run):
-    files = {"config.json", "run.json", "log.txt", "history.csv", CHECKPOINT, "scores.csv", "events.csv"}
+    files = {"nights.csv", "respiratory_events.csv", "config.json", "run.json", "log.txt", "history.csv", CHECKPOINT, "scores.csv", "events.csv"}
     there = {path.name for path in run.iterdir()}
     assert files | {"metrics.json", "plots"} <= there
     assert not [name for name in there if name.startswith(".")]             # no lock, no torn file
@@ -97,6 +97,24 @@ def test_a_run_ends_with_a_page_in_which_every_event_can_be_reached(run):
         assert keys <= set(page.ids) & {link.lstrip("#") for link in page.links}
         assert f"{letter}{count + 1}" not in page.ids
     assert "Simulated data" in page.words and "Two channels of breathing, made by a test" in page.words
+
+
+def test_the_apnea_has_its_extent_its_kind_and_the_night_its_numbers(run):
+    events = pd.read_csv(run / "respiratory_events.csv", keep_default_na=False)
+    [apnea] = events[events["matched_label"] != ""].to_dict("records")
+    assert (apnea["recording"], apnea["kind"], apnea["is_false"]) == ("three", "central_apnea", 0)
+    assert apnea["iou"] > 0.85 and apnea["reduction"] > 0.9 and apnea["effort"] < 0.3
+    assert apnea["start_s"] == pytest.approx(APNEA[0], abs=1.5) and apnea["end_s"] == pytest.approx(APNEA[1], abs=1.5)
+    rejected = pd.read_csv(run / "rejected_events.csv", keep_default_na=False)
+    assert list(rejected)[:2] == ["recording", "kind"] and (rejected["reason"] != "").all()
+    metrics, nights = read(run / "metrics.json"), pd.read_csv(run / "nights.csv")
+    assert nights["recording"].tolist() == [night["recording"] for night in metrics["nights"]] == ["three", "four"]
+    for row, night in zip(nights.to_dict("records"), metrics["nights"], strict=True):
+        mine = events[(events["recording"] == row["recording"]) & (events["kind"] != "periodic_breathing")]
+        assert row["apneas"] + row["hypopneas"] == len(mine)
+        assert row["ahi"] == pytest.approx(len(mine) / row["breathing_hours"], rel=1e-3)
+        assert night["odi3"] is None and row["breaths_per_min"] == pytest.approx(15, abs=0.5)     # no oximeter
+    assert metrics["respiratory"]["labelled"] == 1 and metrics["respiratory"]["paired"]["0.5"] == 1
 
 
 def test_labels_say_what_found_them_and_agree_with_the_metrics(run):
