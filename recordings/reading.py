@@ -264,7 +264,7 @@ def _describe_channel(name: str, samples: Samples) -> list[str]:
 
 def _is_coarse(values: np.ndarray) -> bool:
     """Return whether a channel's values (n,) are few whole numbers, as of an oximeter or a pulse."""
-    return bool(np.ptp(values) < COARSE and np.array_equal(values, np.round(values)) and np.ptp(values) > 0)
+    return np.array_equal(values, np.round(values)) and 1 < len(np.unique(values)) < COARSE
 
 
 def _describe_annotations(annotations: Sequence[Event], labels: Mapping[str, str] | None) -> list[str]:
@@ -355,6 +355,7 @@ def _times_and_columns(
         t, start = _read_timestamps(stamps, path, layout, keys)
         some = stamps.iloc[[0, *range(len(stamps) - 1, 0, -CLOCK_ROWS)]]
         start = start or wall_clock.start_of(some, keys.time_format)
+        start = None if start == wall_clock.NO_DATE else start       # from 00:00:00 on: elapsed time, no clock
     if time is not None:
         is_local = bool(texts) and (start is None or start.tzinfo is None)
         t = _checked_times(t, path, layout.first_row, keys, is_local, notes)
