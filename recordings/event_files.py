@@ -48,6 +48,10 @@ class TimeAxis:
     end_s: float
     clock: datetime | None = None
 
+    @property
+    def span(self) -> tuple[float, float]:
+        return self.start_s, self.end_s
+
 
 def file_of(recording: Path, name: str) -> Path | None:
     """Return the file of a recording's events; None if there is none."""
@@ -95,22 +99,6 @@ def read_annotations(path: Path, axis: TimeAxis, dialect: Dialect = DETECT) -> l
     if suffix == ".xml":
         return _xml_annotations(path, axis)
     return _luna_annotations(path, axis) if suffix == ".annot" else _mne_annotations(path, axis, dialect)
-
-
-def clipped(events: Sequence[Event], axis: TimeAxis, notes: list[str], where: str) -> list[Event]:
-    """Return events clipped to the recording, in time order; note those that are clipped, or lie outside."""
-    kept, cut, outside = [], 0, 0
-    for event in events:
-        start_s, end_s = max(event.start_s, axis.start_s), min(event.end_s, axis.end_s)
-        if end_s < start_s:
-            outside += 1
-            continue
-        cut += end_s - start_s < event.end_s - event.start_s - 1e-6
-        kept.append(replace(event, start_s=start_s, end_s=end_s))
-    for count, what in ((cut, "reach beyond the recording; clipped"), (outside, "outside the recording; left out")):
-        if count:
-            notes.append(f"{where}: {counted(count, 'annotation')} {what}")
-    return sorted(kept, key=lambda event: event.start_s)
 
 
 def check_events(

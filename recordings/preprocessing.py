@@ -246,7 +246,7 @@ def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool =
     annotations, place = recording.annotations, f"{recording.path.name}: annotations"
     if file is not None:
         found = event_files.read_annotations(file, axis, dialect)
-        annotations, place = event_files.clipped(found, axis, recording.notes, file.name), file.name
+        annotations, place = reading.clipped(found, *axis.span, recording.notes, f"{file.name}: "), file.name
     events, others = [], []
     for number, note in enumerate(annotations, start=1):
         if note.label not in dataset.labels:
@@ -371,5 +371,5 @@ def _describe(file: Path, dataset: DatasetConfig | None) -> list[str]:
         recording.events.extend(event_files.read_events(events_file, axis.end_s, None, dialect, **times))
     elif events_file is not None:
         found = event_files.read_annotations(events_file, axis, dialect)
-        recording.annotations.extend(event_files.clipped(found, axis, recording.notes, events_file.name))
+        recording.annotations.extend(reading.clipped(found, *axis.span, recording.notes, f"{events_file.name}: "))
     return reading.describe(recording, dataset.labels if dataset else None)

@@ -517,20 +517,31 @@ def _read_signal_file(path: Path, channels: list[str] | None, dialect: Dialect) 
 
 
 def _annotations_within(spans: list[tuple[float, float, Annotation]], recording: Recording) -> list[Event]:
-    """Return a file's annotations as events within its recording; note those that had to be cut or left out."""
-    first_s, last_s, end_s = float(recording.t[0]), float(recording.t[-1]), recording.end_s
-    events, cut, outside = [], [], []
-    for start_s, stop_s, note in sorted(spans, key=lambda span: span[0]):
+    """Return a file's annotations as events within its recording."""
+    events, last_s = [], float(recording.t[-1])
+    for start_s, stop_s, note in spans:
         if note.duration_s is None:
             stop_s = min(stop_s, max(last_s, start_s))               # how long it lasts is a convention
-        if stop_s < first_s or start_s > end_s:
-            outside.append(note)
+        events.append(Event(start_s, stop_s, note.text))
+    return clipped(events, float(recording.t[0]), recording.end_s, recording.notes)
+
+
+def clipped(events: Sequence[Event], start_s: float, end_s: float, notes: list[str], where: str = "") -> list[Event]:
+    """Return events clipped to a recording, in time order; note those that had to be cut, or lie outside.
+
+    Args:
+        where: what a note begins with, such as the file they are from.
+    """
+    kept, cut, outside = [], [], []
+    for event in sorted(events, key=lambda event: event.start_s):
+        if event.end_s < start_s or event.start_s > end_s:
+            outside.append(event)
             continue
-        if start_s < math.floor(first_s) or stop_s > end_s + 1.0:
-            cut.append(note)
-        events.append(Event(max(start_s, first_s), min(stop_s, end_s), note.text))
-    for notes, what in ((cut, "cut to the recording"), (outside, "outside the recording, left out")):
-        if notes:
-            found = f"the first {notes[0].text[:40]!r} at {notes[0].at_s:g} s"
-            recording.notes.append(f"{counted(len(notes), 'annotation')} {what}: {found}")
-    return events
+        if event.start_s < math.floor(start_s) or event.end_s > end_s + 1.0:
+            cut.append(event)
+        kept.append(replace(event, start_s=max(event.start_s, start_s), end_s=min(event.end_s, end_s)))
+    for some, what in ((cut, "cut to the recording"), (outside, "outside the recording, left out")):
+        if some:
+            found = f"the first {some[0].label[:40]!r} at {some[0].start_s:g} s"
+            notes.append(f"{where}{counted(len(some), 'annotation')} {what}: {found}")
+    return kept

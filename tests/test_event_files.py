@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import collected_data_preprocess as script
-from recordings.event_files import TimeAxis, clipped, file_of, read_annotations, read_events
-from recordings.reading import DETECT, Dialect, Event, read_recording
+from recordings.event_files import TimeAxis, file_of, read_annotations, read_events
+from recordings.reading import DETECT, Dialect, Event, clipped, read_recording
 from recordings.windowing import read_meta
 from utils import DataError
 
@@ -201,10 +201,10 @@ def test_an_edf_of_annotations_alone_is_read_beside_a_recording(tmp_path):
 def test_annotations_outside_are_clipped_or_left_out_with_a_note():
     notes = []
     events = [Event(-5, 5, "a"), Event(1790, 1810, "b"), Event(1900, 1910, "c"), Event(3, 3, "d")]
-    kept = clipped(events, AXIS, notes, "night.annot")
+    kept = clipped(events, *AXIS.span, notes, "night.annot: ")
     assert kept == [Event(0, 5, "a"), Event(3, 3, "d"), Event(1790, 1800, "b")]
-    assert notes == ["night.annot: 2 annotations reach beyond the recording; clipped",
-                     "night.annot: 1 annotation outside the recording; left out"]  # fmt: skip
+    assert notes == ["night.annot: 2 annotations cut to the recording: the first 'a' at -5 s",
+                     "night.annot: 1 annotation outside the recording, left out: the first 'c' at 1900 s"]  # fmt: skip
 
 
 def test_the_order_of_files_is_the_documented_one(tmp_path):

@@ -70,7 +70,7 @@ def same_history(first, second):
 
 
 def test_a_run_fills_its_folder(run):
-    files = {"nights.csv", "respiratory_events.csv", "config.json", "run.json", "log.txt", "history.csv", CHECKPOINT, "scores.csv", "events.csv"}
+    files = {"config.json", "run.json", "log.txt", "history.csv", CHECKPOINT, "scores.csv", "events.csv", "nights.csv"}
     there = {path.name for path in run.iterdir()}
     assert files | {"metrics.json", "plots"} <= there
     assert not [name for name in there if name.startswith(".")]             # no lock, no torn file
