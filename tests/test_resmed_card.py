@@ -153,7 +153,7 @@ def test_events_end_at_their_stamps_and_those_without_duration_are_said(tmp_path
     ]  # fmt: skip
     (line,) = [note for note in recording.notes if "without a duration" in note]
     assert line.startswith("2 events without a duration, 'Hypopnea' (2)")
-    assert "1 annotation outside the recording, left out: the first 'Central Apnea' at 700 s" in recording.notes
+    assert "1 annotation outside the recording, left out: the first 'Central Apnea' at 690 s" in recording.notes
 
 
 @pytest.mark.parametrize("apart_s", [600.0, 119.0, 60.0])
