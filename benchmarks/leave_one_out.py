@@ -6,7 +6,8 @@
 Training, scaling and calibration use the other machines alone. Beside the LSTM stand an untrained one, the
 recording's own last breaths in the place of its forecasts (the last horizon, once more), the rules without a model
 and random scores; each gets the threshold that the config asks for, on its own calibration scores. The first table is
-over all machines at one threshold a detector, read off the test recordings; the second is at the deployed thresholds.
+over all machines at one threshold a detector, read off the test recordings; the second is at the deployed thresholds;
+the third holds the LSTM's respiratory events against the labels, in one-to-one pairs.
 Models that are there are not trained again, so that several processes can share the work.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,13 +28,15 @@ from data_loader import load_dataset
 from detection.detector import Detector
 from evaluation.detector_metrics import detector_metrics
 from evaluation.free_response import RATES
-from evaluation.results import LSTM, RANDOM, UNTRAINED, DetectorMetrics
+from evaluation.nights import ScoredNight
+from evaluation.results import LSTM, RANDOM, UNTRAINED, DetectorMetrics, RespiratoryMeasures
 from evaluation.scored_recording import ScoredRecording
 from experiment import Experiment, fit, labels_in_test_span, prepare, start_training, untrained_detector
 from lstm_model import network_input
 from recordings.preprocessing import preprocess_recordings
-from reports.findings import RandomScores, recordings_as_seen
-from reports.run_folder import RunFolder, markdown
+from reports.findings import Findings, RandomScores, recordings_as_seen
+from reports.nights import measures_of, nights_of
+from reports.run_folder import RunFolder, Table, markdown
 from utils import ROOT, ArgumentParser, DataError, resolve_device, run_cli, setup_logging, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -41,6 +45,14 @@ MACHINES = {"AirCurve": "cpap_aircurve", "AirSense": "cpap_airsense", "jl": "cpa
 OWN_BREATHS = "own last breaths"
 ENDS = ("apnea", "hypopnea")            # of kinds, counted apart
 Scored = dict[str, list[ScoredRecording]]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine's recordings as each detector sees them, and the LSTM's nights by recording."""
+
+    seen: Scored
+    nights: dict[str, ScoredNight]
 
 
 class LastBreaths(nn.Module):
@@ -88,21 +100,24 @@ def detectors_of(experiment: Experiment, device: str, folder: Path) -> Iterator[
     yield UNTRAINED, untrained_detector(experiment, device)
 
 
-def score_machine(experiment: Experiment, device: str, folder: Path) -> Scored:
-    """Return the test recordings as each detector sees them."""
+def score_machine(experiment: Experiment, device: str, folder: Path) -> Machine:
+    """Return the test recordings as each detector sees them, and the nights."""
     dataset = experiment.dataset
     segments, labelled = dataset.splits["test"], labels_in_test_span(dataset)
     seen: Scored = {}
+    nights: dict[str, ScoredNight] = {}
     for name, detector in detectors_of(experiment, device, folder):
         scored = detector.detect([segment.values for segment in segments])
         chance = RandomScores(detector, sum(map(len, experiment.normal)))
         found = recordings_as_seen(detector, segments, scored, labelled, chance)
         mine = found.pop(LSTM)
+        if name == LSTM:
+            nights = nights_of(Findings(detector, segments, scored, mine, dataset.meta.simulated))
         seen |= {name: mine} | ({} if seen else found)                       # the others, once
-    return seen
+    return Machine(seen, nights)
 
 
-def part(machine: str, config: ExperimentConfig, out: Path, device: str) -> Scored:
+def part(machine: str, config: ExperimentConfig, out: Path, device: str) -> Machine:
     """Return what the detectors make of a machine's recordings; the model is kept."""
     folder = out / machine / f"seed{config.training.seed}"
     data = without(machine, load_dataset_config(DATASET_CONFIG, "cpap_flow"))
@@ -112,18 +127,18 @@ def part(machine: str, config: ExperimentConfig, out: Path, device: str) -> Scor
     return score_machine(prepare(config, dataset), device, folder)
 
 
-def tables(seeds: Sequence[Mapping[str, Scored]], config: ExperimentConfig) -> tuple[str, dict[str, Any]]:
-    """Return both tables in Markdown, and their numbers. Each seed is a machine -> detector -> recordings."""
+def tables(seeds: Sequence[Mapping[str, Machine]], config: ExperimentConfig) -> tuple[str, dict[str, Any]]:
+    """Return the three tables in Markdown, and their numbers. Each seed is machine -> what was made of it."""
     rate_hz, rows = 5.0, [["found of apneas + hypopneas at false events/h", *(f"<= {r:g}" for r in RATES)]]
     deployed = [["at the deployed threshold", *seeds[0]]]
     numbers: dict[str, Any] = {}
 
-    def measured(one: Mapping[str, Scored], name: str, machines: Sequence[str]) -> DetectorMetrics:
-        recordings = [recording for machine in machines for recording in one[machine][name]]
+    def measured(one: Mapping[str, Machine], name: str, machines: Sequence[str]) -> DetectorMetrics:
+        recordings = [recording for machine in machines for recording in one[machine].seen[name]]
         return detector_metrics(recordings, [], rate_hz, config.events, None)
 
     first, last = (LSTM, OWN_BREATHS, UNTRAINED), (RANDOM,)
-    rules = [name for name in next(iter(seeds[0].values())) if name not in (*first, *last)]
+    rules = [name for name in next(iter(seeds[0].values())).seen if name not in (*first, *last)]
     for name in (*first, *rules, *last):
         results = [measured(one, name, list(one)) for one in seeds]
         curves = [[counts_at(result, rate) for rate in RATES] for result in results]
@@ -138,7 +153,48 @@ def tables(seeds: Sequence[Mapping[str, Scored]], config: ExperimentConfig) -> t
             row.append(f"{_spread(rates)}/h; {_cell(found)} of {labelled}")
             numbers[name][machine] = {"false_events_per_hour": rates, "found": found}
         deployed.append(row)
-    return f"{markdown(rows)}\n\n{markdown(deployed)}\n", numbers
+    paired, numbers["respiratory events"] = respiratory_rows(seeds, config.events.profile)
+    return "\n\n".join(map(markdown, (rows, deployed, paired))) + "\n", numbers
+
+
+def respiratory_rows(seeds: Sequence[Mapping[str, Machine]], profile: str) -> tuple[Table, dict[str, Any]]:
+    """Return how the LSTM's respiratory events fit the labelled ones, a row a machine, and its numbers, one a seed.
+
+    The last row is of all recordings with a labelled event. The AHI is of a machine's whole night.
+    """
+    names = {machine: [machine] for machine in seeds[0]} | {"all that have a label": list(seeds[0])}
+    table = [[f"respiratory events, profile {profile}", "labelled", "found", "F1 at IoU 0.2", "at 0.5",
+              "onset error, s", "duration error, s", "unpaired an hour", "AHI found, labelled"]]  # fmt: skip
+    numbers = {}
+    for row, machines in names.items():
+        several = [_respiratory([one[m] for m in machines], profile, len(machines) > 1) for one in seeds]
+        if several[0] is not None:
+            measures, hours = zip(*several, strict=True)
+            numbers[row] = [one.model_dump() for one in measures]
+            table.append([row, str(measures[0].labelled), *_respiratory_cells(measures, hours[0])])
+    return table, numbers
+
+
+def _respiratory(
+    machines: Sequence[Machine], profile: str, only_labelled: bool
+) -> tuple[RespiratoryMeasures, float] | None:
+    """Return the measures of machines' recordings, joined, and their hours of breathing; None without a label."""
+    recordings = [recording for machine in machines for recording in machine.seen[LSTM]]
+    if only_labelled:
+        recordings = [recording for recording in recordings if recording.labelled]
+    nights = {name: night for machine in machines for name, night in machine.nights.items()}
+    measures = measures_of(profile, recordings, nights, [])
+    hours = sum(nights[recording.name].summary.breathing_hours for recording in recordings)
+    return None if measures is None else (measures, hours)
+
+
+def _respiratory_cells(seeds: Sequence[RespiratoryMeasures], hours: float) -> list[str]:
+    numbers = [[one.found, *one.f1.values(), one.onset_error_s, one.duration_error_s,
+                (one.found - one.paired["0.2"]) / hours] for one in seeds]  # fmt: skip
+    digits = (0, 2, 2, 1, 1, 2)
+    cells = [f"{np.mean(column):.{n}f}" for column, n in zip(zip(*numbers, strict=True), digits, strict=True)]
+    found = np.mean([one.found for one in seeds]) / hours
+    return [*cells, f"{found:.1f}, {seeds[0].labelled / hours:.1f}"]
 
 
 def counts_at(result: DetectorMetrics, rate: float) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,10 @@ from utils import ROOT
 
 HEAVY = ("grid_search", "main", "odd_numbers", "entry_points", "input_faults", "stream_detect", "kill_runs", "soak",
          "two_at_once")  # fmt: skip
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:            # as of a job in the background: children inherit it,
+    signal.signal(signal.SIGINT, signal.default_int_handler)     # and some tests send Ctrl-C to theirs
 
 
 def pytest_collection_modifyitems(items):
