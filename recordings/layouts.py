@@ -266,10 +266,11 @@ def _body_of(lines: list[str], where: str, keys: LayoutKeys, quote: str) -> tupl
     delimiters = [keys.delimiter] if keys.delimiter else list(DELIMITERS)
     widths = {d: _widths(lines, d, quote) for d in delimiters}
     usual = {d: Counter(w[len(w) // 2 :]).most_common(1)[0][0] for d, w in widths.items()}
-    regular = [d for d in delimiters if usual[d] > 1 and _is_regular(widths[d], usual[d])]
+    headers = {d: header for d in delimiters if (header := _full_header(lines, d, quote)) is not None}
+    regular = [d for d in delimiters if d in headers or (usual[d] > 1 and _is_regular(widths[d], usual[d]))]
     if " " in regular and len(regular) > 1:
         regular.remove(" ")
-    begins = {d: _begin(widths[d], usual[d]) for d in regular}
+    begins = {d: headers[d] if d in headers else _begin(widths[d], usual[d]) for d in regular}
     is_quoted = lines[0].count(quote) % 2 == 1                       # a header over two lines
     if len(lines) > 2 and regular and min(begins.values()) > 0 and not is_quoted:
         best = max(regular, key=lambda d: (_share_of_data(lines[begins[d] :], d, quote), usual[d]))
@@ -300,6 +301,18 @@ def _begin(widths: list[int], usual: int) -> int:
     """Return the first of the lines from which on all have the usual width, but for a few far down."""
     others = [number for number, width in enumerate(widths) if width < usual and number < len(widths) // 2]
     return max(others, default=-1) + 1
+
+
+def _full_header(lines: list[str], delimiter: str, quote: str) -> int | None:
+    """Return the first line of as many texts, none empty, as all lines after it have cells; None without any.
+
+    Cells of the rows below it may be empty, also the last one.
+    """
+    rows = [split(line.rstrip("\r\n"), delimiter, quote) for line in lines]
+    width = len(rows[-1])
+    after = next((k + 1 for k in range(len(rows) - 1, -1, -1) if len(rows[k]) != width), 0)
+    texts = (k for k in range(after, len(rows)) if not any(is_missing(cell) or is_datum(cell) for cell in rows[k]))
+    return next(texts, None) if width > 1 else None
 
 
 def _share_of_data(lines: list[str], delimiter: str, quote: str) -> float:

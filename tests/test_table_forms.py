@@ -10,6 +10,7 @@ from config import DatasetConfig
 from live.rows import InputWarnings, Rows, read_lines
 from recordings.preprocessing import dialect_of, load_recording
 from recordings.reading import Dialect, describe, measured_rate, read_recording
+from recordings.tables import layout_of
 from utils import DataError
 
 RATE_HZ, N = 25.0, 2000                                              # 80 s: past a minute
@@ -243,3 +244,14 @@ def test_a_rate_rounded_by_the_stamps_is_read_as_what_it_is(tmp_path, rate_hz, d
 def test_the_clock_at_the_first_row_is_kept(tmp_path, times, start):
     (tmp_path / "one.csv").write_text(table(times, "\t"))
     assert read_recording(tmp_path / "one.csv").start == start
+
+
+def test_rows_may_end_in_an_empty_cell_where_the_header_is_full(tmp_path):
+    rows = "".join(f"{k / 10},{k % 7},{95 if k % 10 == 0 else ''}\n" for k in range(300))
+    for before, first_row in (("", 2), ("Device X,,\nSerial 5,,\n", 4), ("a recorder\n", 3)):
+        (tmp_path / "one.csv").write_text(f"{before}t_s,flow,spo2\n{rows}")
+        layout = layout_of(tmp_path / "one.csv")
+        assert (layout.names, layout.first_row) == (["t_s", "flow", "spo2"], first_row)
+    short = "start_s,end_s,label,source,note\n1,2,motion,me,\n3,4,apnea,me,long\n5,6,cough,me,\n7,8,apnea,me,short\n"
+    (tmp_path / "one.events.csv").write_text(short)
+    assert layout_of(tmp_path / "one.events.csv").first_row == 2
