@@ -34,7 +34,8 @@ JOIN_S = 1.0                            # stretches closer than this are one eve
 LONGEST_S = 120.0                       # of an event; what lasts longer is another posture, sensor or person
 PRESENT_SHARE = 0.8                     # of a window's steps that must have a value
 BASELINE_S = 120.0                      # of the manual's baseline
-AFTER_S = 45.0                          # a desaturation that belongs to an event ends its fall so long after it
+AFTER_S, LAG_S = 30.0, 8.0              # a desaturation that belongs to an event is deepest at most so long after its
+                                        # end, and at least so long after its start: blood takes its time to the finger
 BEFORE_S = 10.0                         # of the event, from which its highest saturation is taken
 CYCLE_S, CYCLES = (30.0, 120.0), 3      # of periodic breathing
 CENTRAL, OBSTRUCTIVE, MIXED, UNCLASSIFIED = "central_apnea", "obstructive_apnea", "mixed_apnea", "apnea"
@@ -202,13 +203,13 @@ class Night:
         """Return the points lost after an event began, and the seconds from its end to the lowest value."""
         if self.saturation is None:
             return np.nan, np.nan
-        steps = [round(span * self.rate_hz) for span in (BEFORE_S, AFTER_S)]
+        steps = [round(span * self.rate_hz) for span in (BEFORE_S, LAG_S, AFTER_S)]
         before = self.saturation[max(first - steps[0], 0) : last + 1]
-        after = self.saturation[first : last + 1 + steps[1]]
+        after = self.saturation[first + steps[1] : last + 1 + steps[2]]
         if not (np.isfinite(before).any() and np.isfinite(after).any()):
             return np.nan, np.nan
         lowest = int(np.nanargmin(after))
-        return float(np.nanmax(before) - after[lowest]), float(self.t[first + lowest] - self.t[last])
+        return float(np.nanmax(before) - after[lowest]), float(self.t[first + steps[1] + lowest] - self.t[last])
 
     def _effort(self, inside: slice) -> tuple[float, np.ndarray]:
         """Return the median over some windows of the belts' movement as a share of the expected one, and all of it."""

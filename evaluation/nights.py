@@ -19,7 +19,6 @@ import numpy as np
 
 from config import BREATHING, ScoringProfile
 from detection.breathing_events import (
-    AFTER_S,
     APNEAS,
     CENTRAL,
     HYPOPNEA,
@@ -36,6 +35,7 @@ from evaluation.results import NightSummary
 
 LOW_SATURATION = 90.0                    # %, of T90
 CONFIDENCE = 0.95                        # of the interval of the AHI
+AFTER_S = 45.0                           # of an event, over which its burden is counted
 BASELINE_S = 100.0                       # before an event's end, whose highest saturation its burden is measured from
 PROMINENCE = 0.3                         # of the expected range, by which a breath stands out
 LEAST_BREATHS = 10                       # for a rate
