@@ -124,7 +124,8 @@ class Night:
         self, t: np.ndarray, airflow: Sequence[Movement], effort: Sequence[Movement], saturation: np.ndarray | None,
         score: np.ndarray, profile: ScoringProfile,
     ) -> None:  # fmt: skip
-        self.t, self.profile, self.score, self.saturation = t, profile, score, saturation
+        is_measured = saturation is not None and np.isfinite(saturation).any()
+        self.t, self.profile, self.score, self.saturation = t, profile, score, saturation if is_measured else None
         self.rate_hz = 1 / (t[1] - t[0])
         self.airflow, self.belts = list(airflow) or list(effort), list(effort) if airflow else []
         self.ranges = {belt.channel: self._ranges(belt.values, APNEA_WINDOW_S) for belt in self.belts}
@@ -237,13 +238,21 @@ class Night:
         return OBSTRUCTIVE if present.mean() >= 0.5 else CENTRAL
 
     def _hypopnea(self, event: BreathingEvent) -> BreathingEvent:
-        event, profile = replace(event, kind=HYPOPNEA), self.profile
+        event = replace(event, kind=HYPOPNEA)
         reason = self._too_short(event)
         if reason is None and event.duration_s > LONGEST_S:
             reason = f"lasts {event.duration_s:.1f} s, more than {LONGEST_S:g}"
-        if reason is None and self._needs_desaturation and not event.desaturation >= profile.desaturation_points:
-            reason = f"no fall of {profile.desaturation_points:g} points of saturation"
+        if reason is None and self._needs_desaturation:
+            reason = self._without_desaturation(event)
         return event if reason is None else replace(event, reason=reason)
+
+    def _without_desaturation(self, event: BreathingEvent) -> str | None:
+        """Return why a hypopnea is rejected by its saturation, or by the flow alone where none is measured."""
+        points, reduction = self.profile.desaturation_points, self.profile.flow_only_reduction
+        if np.isnan(event.desaturation):
+            is_enough = event.reduction >= reduction
+            return None if is_enough else f"reduced by less than {reduction:g}, and no saturation is measured"
+        return None if event.desaturation >= points else f"no fall of {points:g} points of saturation"
 
     def _too_short(self, event: BreathingEvent) -> str | None:
         least = self.profile.min_duration_s

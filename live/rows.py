@@ -377,8 +377,7 @@ class Rows:
     def _number(self, text: str) -> float | None:
         """Return a cell as a number; None if it is none, or is a word for a missing one."""
         decimal = self.decimal or "."
-        if self.dialect.decimal is not None:
-            text = without_thousands(text.strip(), decimal)
+        text = without_thousands(text.strip(), decimal, self.dialect.decimal is not None)
         if is_number(text, decimal):
             return float(text.replace(",", "."))
         return math.inf * (-1) ** text.strip().startswith("-") if text.strip().lower().lstrip("+-") == "inf" else None

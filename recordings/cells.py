@@ -28,12 +28,19 @@ def is_missing(text: str, more: Iterable[str] = ()) -> bool:
     return text.strip().lower() in MISSING or text.strip() in more
 
 
-def without_thousands(text: str, decimal: str) -> str:
+def without_thousands(text: str, decimal: str, is_declared: bool) -> str:
     """Return a number without its thousands separators; another text as it is.
 
-    Only a decimal sign that is declared makes it certain that they are none.
+    Beside a decimal sign, as in 1,076.00, they are certain; without one, only if the sign is declared.
     """
-    return text.replace("." if decimal == "," else ",", "") if THOUSANDS[decimal].fullmatch(text) else text
+    if not (is_declared or decimal in text) or not THOUSANDS[decimal].fullmatch(text):
+        return text
+    return text.replace("." if decimal == "," else ",", "")
+
+
+def has_thousands(text: str) -> bool:
+    """Return whether a text looks like a number with thousands separators of any kind."""
+    return bool(re.fullmatch(r"[+-]?[1-9]\d{0,2}([.,' \u00a0\u202f]\d{3})+([.,]\d*)?", text.strip()))
 
 
 @dataclass

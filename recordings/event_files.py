@@ -148,6 +148,7 @@ def _table_events(
     layout = tables.layout_of(path, dialect.delimiter, dialect.decimal)
     found = _columns(layout.names, columns, path)
     frame = tables.read_columns(path, layout, [], list(dict.fromkeys(found.values())))
+    frame = frame[: np.flatnonzero(frame.notna().any(axis=1))[-1] + 1] if frame.notna().any(axis=None) else frame[:0]
     parts = {what: frame[name] for what, name in found.items()}
     return _events(parts, layout.decimal, axis, path.name, layout.first_row), layout.first_row
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recordings import resmed_card
+from recordings.event_files import NAME_ENDS
 from recordings.reading import TABLE_SUFFIXES, name_of
 from recordings.signal_files import EDF_SUFFIXES, WFDB_SUFFIXES, is_signal_file
 from recordings.wfdb_records import ANNOTATORS, segment_names
@@ -32,7 +33,7 @@ def recordings_in(folder: Path) -> list[Path]:
         return list(nights.values())
     resmed_card.check_supported(folder)
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    files = [path for path in paths if path.is_file() and not name_of(path).endswith(".events")]
+    files = [path for path in paths if path.is_file() and not name_of(path).endswith(NAME_ENDS)]
     found = [path for path in files if _is_recording(path)]
     segments = {name for path in found if path.suffix.lower() in WFDB_SUFFIXES for name in segment_names(path)}
     found = [path for path in found if path.suffix.lower() not in WFDB_SUFFIXES or path.stem not in segments]

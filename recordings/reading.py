@@ -8,6 +8,7 @@ file, or a WFDB record. The last two contain units, and annotations that may be 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recordings import signal_files, tables, wall_clock
-from recordings.cells import is_missing, is_number
+from recordings.cells import is_missing, is_number, without_thousands
 from recordings.clocks import (
     TimeKeys,
     clock_changes,
@@ -43,6 +44,8 @@ MAX_VALUE = 1e30                                                     # of a meas
 MAX_NAMES = 20                                                       # of columns listed in an error message
 TIME_COLUMN = "t_s"                                                  # unless another one is declared
 SLOWEST_HZ = 0.1                                                     # of rows whose times in seconds are not doubted
+COUNTER = re.compile(r"(sample|samples|index|idx|row|count|counter|frame|n?seq|packet|nr|no)[ _.#]*"
+                     r"(no|nr|number|index|idx|id|count)?\.?", re.IGNORECASE)             # a column of row numbers
 CLOCK_ROWS = 10_000                                                  # between two rows that tell day from month
 COARSE = 150                                                         # levels, of which fewer say nothing by repeating
 MIN_GAP_S, MIN_FLATLINE_S = 0.5, 2.0                                 # the shortest ones that `describe` reports
@@ -299,7 +302,7 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     if missing:
         if (count := layout.names.count(missing[0])) > 1:
             raise DataError(f"{path.name}: {count} columns are called {missing[0]!r}; rename them")
-        hint = "see time_column" if missing[0] == time else "a sensor that was not recorded needs an empty column"
+        hint = "see time_column (--time-column of --score)" if missing[0] == time else "a sensor that was not recorded needs an empty column"
         raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {_listed(layout.names)}; {hint}")
     used = _usable_columns(layout, time, notes) if channels is None else channels
     if layout.preamble and layout.first_row > 2:
@@ -397,7 +400,8 @@ def _values(layout: Layout, index: int) -> list[str]:
 def _is_numeric(layout: Layout, index: int) -> bool:
     """Return whether most of these cells are numbers."""
     cells = _values(layout, index)
-    return 2 * sum(is_number(cell, layout.decimal) for cell in cells) >= len(cells)
+    plain = [without_thousands(cell.strip(), layout.decimal or ".", False) for cell in cells]
+    return 2 * sum(is_number(cell, layout.decimal) for cell in plain) >= len(cells)
 
 
 def _read_numbers(
@@ -405,6 +409,11 @@ def _read_numbers(
 ) -> tuple[np.ndarray, datetime | None]:
     """Return a column of times that are numbers (n,) in seconds, and the clock at 0 s if they state one."""
     _check_not_empty(np.isfinite(numbers), path, layout.first_row)
+    if keys.time_unit is None and COUNTER.fullmatch(name.strip()) and (np.diff(numbers) == 1).all():
+        raise DataError(
+            f"{path.name}: column {name!r} counts the rows, it is no time; set row_rate_hz, rows a second, in "
+            "dataset_config.json, or time_column if another column is the time"
+        )
     stated = unit_s_in(name, layout.units[layout.index(name)])
     unit_s = unit_s_of(keys.time_unit) if keys.time_unit else stated
     t, start, unit_s = number_seconds(numbers, path.name, unit_s)
@@ -483,6 +492,8 @@ def _check_times(t: np.ndarray, path: Path, first_row: int) -> None:
     if len(not_increasing):
         row = not_increasing[0] + 1
         what, hint = "goes backwards", "expected increasing times"
+        if len(not_increasing) > 0.1 * len(t):
+            hint += "; if this column is no time, set time_column, or row_rate_hz where there is none"
         if t[row] == t[row - 1]:
             what, hint = "repeats", "expected increasing times, with fractions of a second if needed"
         raise DataError(

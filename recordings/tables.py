@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recordings.cells import MISSING, NUMBER, DecimalSigns, is_number, without_thousands
+from recordings.cells import MISSING, NUMBER, DecimalSigns, has_thousands, is_number, without_thousands
 from recordings.layouts import Layout, LayoutKeys, layout_of_lines
 from utils import DataError
 
@@ -207,8 +207,8 @@ def _to_floats(column: pd.Series, path: Path, layout: Layout, index: int, first_
         is_word = texts.str.lower().isin(MISSING) | texts.isin(layout.keys.missing)
         texts = texts.mask(is_word)
         decimal = layout.decimal or "."
-        if layout.keys.decimal is not None:
-            texts = texts.map(lambda text: without_thousands(text, decimal), na_action="ignore")
+        declared = layout.keys.decimal is not None
+        texts = texts.map(lambda text: without_thousands(text, decimal, declared), na_action="ignore")
         if decimal == ",":
             texts = texts.where(~texts.str.contains(".", regex=False, na=False), "?").str.replace(",", ".")
         numbers = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
@@ -216,6 +216,8 @@ def _to_floats(column: pd.Series, path: Path, layout: Layout, index: int, first_
         if len(wrong):
             row, cell = wrong[0], column.iloc[wrong[0]]
             hint = f" with decimal {decimal!r}" if any(is_number(cell, sign) for sign in ".,") else ""
+            if has_thousands(cell):
+                hint += "; if it has thousands separators, set decimal in dataset_config.json"
             raise DataError(
                 f"{path.name}: row {row + first_row}: column {layout.names[index]!r} holds {cell!r}; "
                 f"expected a number{hint}"

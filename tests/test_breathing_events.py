@@ -92,6 +92,15 @@ def test_by_the_flow_alone_a_hypopnea_halves_it():
     assert events_of(breathe((140, 165, 0.6)))[0] == []
 
 
+@pytest.mark.parametrize("gone", [slice(None), slice(600, 1100)])
+def test_where_the_oximeter_measures_nothing_the_flow_decides(gone):
+    saturation = np.full(len(t), 96.0)
+    saturation[gone] = NAN
+    assert [event.kind for event in events_of(breathe((140, 165, 0.4)), saturation=saturation)[0]] == ["hypopnea"]
+    admitted, rejected = events_of(breathe((140, 165, 0.6)), saturation=saturation)
+    assert not admitted and not any("no fall" in event.reason for event in rejected)
+
+
 def test_shallow_breaths_around_an_apnea_are_no_second_event():
     [event], rejected = events_of(breathe((125, 140, 0.4), (140, 160, 0.02), (160, 172, 0.4)))
     assert event.kind == "apnea" and not rejected
