@@ -302,7 +302,9 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     if missing:
         if (count := layout.names.count(missing[0])) > 1:
             raise DataError(f"{path.name}: {count} columns are called {missing[0]!r}; rename them")
-        hint = "see time_column (--time-column of --score)" if missing[0] == time else "a sensor that was not recorded needs an empty column"
+        hint = "a sensor that was not recorded needs an empty column"
+        if missing[0] == time:
+            hint = "see time_column (--time-column of --score)"
         raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {_listed(layout.names)}; {hint}")
     used = _usable_columns(layout, time, notes) if channels is None else channels
     if layout.preamble and layout.first_row > 2:

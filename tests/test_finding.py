@@ -119,7 +119,8 @@ def test_bad_files_of_a_folder_are_named_and_the_others_scored(folder, model, tm
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: 2 of 4 recordings not scored: bad.csv: ") and "and 1 more, see the log" in line
     assert "1 file without samples left out: none.edf" in err
-    assert out.endswith(f"\n\n{tmp_path / 'out'}\n") and "| good |" in out and (tmp_path / "out" / "report.html").is_file()
+    assert out.endswith(f"\n\n{tmp_path / 'out'}\n") and "| good |" in out
+    assert (tmp_path / "out" / "report.html").is_file()
     assert set(pd.read_csv(tmp_path / "out" / "scores.csv")["recording"]) == {"good", "night"}
     notes = json.loads((tmp_path / "out" / "data.json").read_text())["notes"]
     assert [note.partition(": ")[2].partition(":")[0] for note in notes] == ["bad.csv", "cut.edf"]
