@@ -398,6 +398,8 @@ class Stamps:
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Resume from a `state_dict()`. Raises ValueError if it does not fit."""
+        if not isinstance(state["formats"], (list, tuple)):
+            raise ValueError(f"formats is {state['formats']!r:.60}; expected a list")
         if not state["first"]:
             return
         formats = tuple(state["formats"])

@@ -131,7 +131,8 @@ def files_read(name: str, file: Path, dataset: DatasetConfig | None) -> list[Pat
     """Return all files that are read for a recording: its own, those that belong to it, its events."""
     events_file = event_files.file_of(file, name)
     own = [] if file.is_dir() else [file]                            # the night of a card is a folder
-    return [*own, *companions(file, dataset and dataset.annotators), *([events_file] if events_file else [])]
+    own += companions(file, dataset and dataset.annotators)
+    return [*own, events_file] if events_file is not None and events_file.is_file() else own
 
 
 # ---- reading --------------------------------------------------------------------------------

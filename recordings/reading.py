@@ -326,7 +326,7 @@ def time_column_of(layout: Layout, declared: str | None, is_dataset: bool) -> st
     """
     if layout.keys.row_rate_hz is not None:
         return None
-    if declared is not None and layout.index(declared) is not None:
+    if declared is not None and (layout.index(declared) is not None or declared != TIME_COLUMN):
         return declared
     if TIME_COLUMN in layout.names:
         return TIME_COLUMN

@@ -115,7 +115,7 @@ def _head_of(path: Path) -> tuple[str, str]:
             raise DataError(f"{path.name}: not a readable CSV: it contains binary data")
     if encoding is not None:                                         # its lines may end within a character
         text = head[: len(head) // 2 * 2].decode(encoding, errors="replace")
-        if "\0" in text or text.count("\ufffd") > 1:
+        if "\0" in text or text.count("\ufffd") > 1 or not text[:20].lstrip("\ufeff").isascii():
             raise DataError(f"{path.name}: not a readable CSV: it contains binary data")
         return text.rpartition("\n")[0] + "\n" if text.count("\n") > 1 else text, encoding
     for encoding in ("utf-8-sig", "cp1252"):                         # cp1252 is the Latin-1 of Windows

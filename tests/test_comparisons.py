@@ -23,7 +23,7 @@ from detection.comparisons import (
     Spans,
     StepBuffer,
 )
-from live.stream import load_state, save_state
+from live.stream import FORMAT, load_state, save_state
 
 NAN = math.nan
 SMALL = Spans(
@@ -125,7 +125,7 @@ def test_a_saved_and_loaded_state_resumes_bit_for_bit(at, size, tmp_path):
     parts, done = [], 0
     for n in [*cut(at, [size]), *cut(1000 - at, [size])]:
         if done == at:
-            save_state(tmp_path / "state", {"format": 2, "checkpoint": "", "stream": first.state_dict()})
+            save_state(tmp_path / "state", {"format": FORMAT, "checkpoint": "", "stream": first.state_dict()})
             second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
         parts.append((second if done >= at else first).update(observed[done : done + n], forecast[done : done + n]))
         done += n

@@ -15,7 +15,7 @@ from detection.detector import (
     build_model,
 )
 from detection.resolved import resolve
-from live.stream import load_state, save_state
+from live.stream import FORMAT, load_state, save_state
 from utils import DataError
 
 RATE = 5.0
@@ -114,7 +114,7 @@ def test_a_stream_saved_and_loaded_goes_on_with_the_very_same(calibrated, record
     whole = stream_of(DetectorStream(calibrated), values, [1])
     first, second = DetectorStream(calibrated), DetectorStream(calibrated)
     before = stream_of(first, values[:at], [1]) if at else {field: [] for field in FIELDS}
-    save_state(tmp_path / "state", {"format": 2, "checkpoint": "", "stream": first.state_dict()})
+    save_state(tmp_path / "state", {"format": FORMAT, "checkpoint": "", "stream": first.state_dict()})
     stream_of(second, values[100:130], [5])                          # what it has seen before does not matter
     second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
     after = stream_of(second, values[at:], [1])

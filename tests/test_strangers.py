@@ -214,14 +214,14 @@ def test_memory_that_is_not_there_is_one_line(capsys):
 
 def test_the_time_of_a_series_is_no_formula():
     rows = Rows("timestamp", ["value"], InputWarnings(), series=True)
-    rows.use_header("timestamp,value")
+    assert rows.take("timestamp,value") == []
     for text, written in (
         ("2014-04-01 00:00:00", "2014-04-01 00:00:00"),
         ("=cmd()", ""),
         ("<b>", ""),
         ("12.5", "12.5"),
     ):
-        assert rows.take(f"{text},1.0") == (0.0, [1.0])
+        assert rows.take(f"{text},1.0") == [(0.0, [1.0])]
         assert rows.timestamp(0.0) == written
 
 

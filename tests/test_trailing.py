@@ -6,7 +6,7 @@ import pytest
 from breaths import cut
 
 from detection.trailing import SORTED_LISTS_ROWS, Delay, SpanMedian, SpanRange, SpanSums
-from live.stream import load_state, save_state
+from live.stream import FORMAT, load_state, save_state
 
 NAN = math.nan
 SIZES = ([1], [2], [7], [15], [SORTED_LISTS_ROWS], [17], [1000], [3, 40, 1, 0, 15, 16, 200, 2])
@@ -131,7 +131,7 @@ def test_a_saved_and_loaded_state_resumes_bit_for_bit(make_stream, at, size, tmp
     x = draw_for(make_stream())
     whole, first, second = result_of(make_stream(), x), make_stream(), make_stream()
     before = [result_of(first, piece) for piece in pieces_of(x[:at], [size])]
-    save_state(tmp_path / "state", {"format": 2, "checkpoint": "", "stream": first.state_dict()})
+    save_state(tmp_path / "state", {"format": FORMAT, "checkpoint": "", "stream": first.state_dict()})
     result_of(second, x[:9])                                       # what it saw before does not matter
     second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
     after = [result_of(second, piece) for piece in pieces_of(x[at:], [size])]
