@@ -11,7 +11,7 @@
 #                          once as fit the machine -> experiments/simulated-grid (about 10 minutes)
 #   ./cmd_script.sh model  models/cpap_flow and its card, trained again on four real CPAP nights in ../shared; then the
 #                          table of machines that a model has not met, three trainings of each (about 45 minutes)
-#   ./cmd_script.sh test   lint check and tests (about 6 minutes on two CPU cores, installation included)
+#   ./cmd_script.sh test   lint check and tests (about 12 minutes on two CPU cores, installation included)
 #
 # PYTHON=... selects another interpreter than python3 (3.11 or newer).
 set -euo pipefail
