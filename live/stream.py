@@ -165,6 +165,8 @@ def load_state(path: Path, checkpoint_sha: str) -> dict[str, Any]:
         state = read_tensors(path, "np")
         if type(state["format"]) is not int or state["format"] != FORMAT:
             raise ValueError(f"format {state['format']!r:.40}, expected {FORMAT}")
+        if not isinstance(state["checkpoint"], str):
+            raise ValueError(f"checkpoint is {state['checkpoint']!r:.40}, expected a text")
         is_other = state["checkpoint"] != checkpoint_sha
     except (LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]

@@ -166,8 +166,9 @@ def _columns(names: Sequence[str], given: Mapping[str, str], path: Path) -> dict
     missing += [] if {"end", "duration"} & set(found) else ["end"]
     if unknown or missing:
         what = f"no column {unknown[0]!r}" if unknown else f"no column of the {missing[0]}"
+        found_names = ", ".join(repr(name[:40])[1:-1] for name in names[:20])
         raise DataError(
-            f"{path.name}: {what}; the file has {', '.join(names)[:200]}; expected start_s,end_s,label or "
+            f"{path.name}: {what}; the file has {found_names}; expected start_s,end_s,label or "
             "onset,duration,description, or event_columns in dataset_config.json"
         )
     return {what: found[what] for what in ("start", "end" if "end" in found else "duration", "label")}

@@ -198,6 +198,12 @@ def test_an_edf_of_annotations_alone_is_read_beside_a_recording(tmp_path):
     assert read_annotations(tmp_path / "night.annotations.edf", AXIS) == APNEAS
 
 
+def test_a_column_name_over_two_lines_is_named_in_one(tmp_path):
+    (tmp_path / "night.events.csv").write_text('"from\nhere",end_s,label\n1,2,apnea\n')
+    with pytest.raises(DataError, match=r"no column of the start; the file has from\\nhere, end_s, label; expected"):
+        read_events(tmp_path / "night.events.csv", 100.0)
+
+
 def test_annotations_outside_are_clipped_or_left_out_with_a_note():
     notes = []
     events = [Event(-5, 5, "a"), Event(1790, 1810, "b"), Event(1900, 1910, "c"), Event(3, 3, "d")]

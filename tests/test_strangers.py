@@ -68,7 +68,7 @@ STREAM = "stream/live"
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("place", -1), ("place", "0"), ("bytes", 1.5), ("tail", "0x"), ("tail", 7),
+        ("place", -1), ("place", "0"), ("checkpoint", torch.zeros(0)), ("bytes", 1.5), ("tail", "0x"), ("tail", 7),
         ("stream/taken", "many"), ("stream/first", 7),
         ("stream/rows/head", 3), ("stream/rows/times/kind", "no"), ("stream/rows/times/stamps/formats", 5),
         ("stream/clock/last_s", "late"), ("stream/clock/earlier", [[1.0]]), ("stream/clock/unconfirmed", [1.0, "x"]),
