@@ -40,7 +40,7 @@ from detection.comparisons import (
     TRANSIENT,
     StepBuffer,
 )
-from detection.trailing import SpanMedian, SpanRange, SpanSums
+from detection.trailing import SpanMedian, known_ranges
 
 TAIL_LEVEL = 0.98                       # calibration share below the exponential tail
 KNOTS = 257                             # of a calibration distribution below its tail
@@ -263,11 +263,7 @@ def envelope_drop(observed: np.ndarray, span: int, reference: int) -> np.ndarray
     steps; of several channels the largest counts. After the scoring of respiratory events by a drop of the flow's
     excursion against a pre-event baseline (Berry et al., J. Clin. Sleep Med. 8, 2012), looking back only.
     """
-    ranges = SpanRange(observed.shape[1], span).update(observed)
-    present = SpanSums(observed.shape[1], span)
-    present.update(np.isfinite(observed).astype(float))
-    enough = np.nan_to_num(present.over(span)) >= PRESENT_SHARE * span
-    log_range = np.where(enough, np.log(np.maximum(ranges, 0.0) + AMPLITUDE_FLOOR), np.nan)
+    log_range = np.log(known_ranges(observed, span, PRESENT_SHARE) + AMPLITUDE_FLOOR)
     median, _ = SpanMedian(observed.shape[1], reference).update(log_range)
     return np.fmax.reduce(median - log_range, axis=1)
 

@@ -25,14 +25,14 @@ from itertools import pairwise
 import numpy as np
 
 from config import ScoringProfile
-from detection.trailing import SpanMedian, SpanRange, SpanSums
-from recordings.windowing import true_runs
+from detection.comparisons import PRESENT_SHARE
+from detection.trailing import SpanMedian, known_ranges
+from recordings.windowing import EventMeta, true_runs
 
 APNEA_WINDOW_S = 4.0                    # about a breath; edges are this exact whatever its length, since windows unite
 HYPOPNEA_WINDOW_S = 9.2                 # holds a whole breath, also a slow one
 JOIN_S = 1.0                            # stretches closer than this are one event
 LONGEST_S = 120.0                       # of an event; what lasts longer is another posture, sensor or person
-PRESENT_SHARE = 0.8                     # of a window's steps that must have a value
 BASELINE_S = 120.0                      # of the manual's baseline
 AFTER_S, LAG_S = 30.0, 8.0              # a desaturation that belongs to an event is deepest at most so long after its
                                         # end, and at least so long after its start: blood takes its time to the finger
@@ -78,7 +78,7 @@ class BreathingEvent:
     def duration_s(self) -> float:
         return self.end_s - self.start_s
 
-    def overlaps(self, other: BreathingEvent) -> bool:
+    def overlaps(self, other: BreathingEvent | EventMeta) -> bool:
         return self.start_s <= other.end_s and other.start_s <= self.end_s
 
 
@@ -106,7 +106,7 @@ def respiratory_events(
     return Night(t, moving["airflow"], moving["effort"], saturation, score, profile).events()
 
 
-Judge = Callable[[BreathingEvent], BreathingEvent]                 # gives an event its kind, or a reason against it
+Judge = Callable[[BreathingEvent, np.ndarray], BreathingEvent]      # gives an event its kind, or a reason against it
 
 
 class Night:
@@ -135,9 +135,10 @@ class Night:
         admitted: list[BreathingEvent] = []
         rejected: list[BreathingEvent] = []
         for channel in self.airflow:
-            apneas = self._candidates(channel, APNEA_WINDOW_S, self.profile.apnea_reduction, self._apnea)
+            baseline = self._baseline(channel.values)
+            apneas = self._candidates(channel, baseline, APNEA_WINDOW_S, self.profile.apnea_reduction, self._apnea)
             found = [event for event in apneas if not event.reason]
-            hypopneas = self._candidates(channel, HYPOPNEA_WINDOW_S, self._least_reduction, self._hypopnea)
+            hypopneas = self._candidates(channel, baseline, HYPOPNEA_WINDOW_S, self._least_reduction, self._hypopnea)
             others = [event for event in hypopneas if not any(event.overlaps(apnea) for apnea in found)]
             found += [event for event in others if not event.reason]
             rejected += [event for event in (*apneas, *others) if event.reason]
@@ -154,13 +155,14 @@ class Night:
     def _least_reduction(self) -> float:
         return self.profile.hypopnea_reduction if self._needs_desaturation else self.profile.flow_only_reduction
 
-    def _candidates(self, channel: Movement, window_s: float, reduction: float, judge: Judge) -> list[BreathingEvent]:
+    def _candidates(
+        self, channel: Movement, baseline: np.ndarray, window_s: float, reduction: float, judge: Judge
+    ) -> list[BreathingEvent]:
         """Return the judged stretches over which a channel's movement is reduced."""
         ranges = self._ranges(channel.values, window_s)
-        baseline = self._baseline(channel.values)
         window = round(window_s * self.rate_hz)
         spans = reduced_spans(ranges, channel.expected, window, 1 - reduction, round(LONGEST_S * self.rate_hz))
-        return [judge(self._evidence(channel, ranges, baseline, window, *span)) for span in self._joined(spans)]
+        return [judge(*self._evidence(channel, ranges, baseline, window, *span)) for span in self._joined(spans)]
 
     def _joined(self, spans: np.ndarray) -> list[tuple[int, int]]:
         joined: list[tuple[int, int]] = []
@@ -173,11 +175,7 @@ class Night:
 
     def _ranges(self, values: np.ndarray, window_s: float) -> np.ndarray:
         """Return the range (T,) over the window that ends at each step; NaN where too little of it is there."""
-        window = round(window_s * self.rate_hz)
-        present = SpanSums(1, window)
-        present.update(np.isfinite(values)[:, None].astype(float))
-        enough = np.nan_to_num(present.over(window)[:, 0]) >= PRESENT_SHARE * window
-        return np.where(enough, SpanRange(1, window).update(values[:, None])[:, 0], np.nan)
+        return known_ranges(values[:, None], round(window_s * self.rate_hz), PRESENT_SHARE)[:, 0]
 
     def _baseline(self, values: np.ndarray) -> np.ndarray:
         """Return the median (T,) of a breath's range over the last 2 min."""
@@ -186,19 +184,22 @@ class Night:
 
     def _evidence(
         self, channel: Movement, ranges: np.ndarray, baseline: np.ndarray, window: int, first: int, last: int
-    ) -> BreathingEvent:
+    ) -> tuple[BreathingEvent, np.ndarray]:
+        """Return a stretch with what speaks for it, and what the belts do in its windows, as `_effort` says."""
         inside = slice(min(first + window - 1, last), last + 1)          # windows that lie in the event
         before = max(first - 1, 0)
         least = float(np.nanmedian(ranges[inside]))
         depth, delay_s = self._desaturation(first, last)
-        score = self.score[first : last + 1]
-        return BreathingEvent(
+        score, effort = self.score[first : last + 1], self._effort(inside)
+        event = BreathingEvent(
             kind="", channel=channel.channel, start_s=float(self.t[first]), end_s=float(self.t[last]),
             reduction=float(1 - least / channel.expected[inside.start]),
             baseline_reduction=float(1 - least / baseline[before]),
-            effort=self._effort(inside)[0], desaturation=depth, desaturation_delay_s=delay_s,
+            effort=float(np.nanmedian(effort)) if len(effort) else np.nan,
+            desaturation=depth, desaturation_delay_s=delay_s,
             confidence=float(np.nanmax(score)) if np.isfinite(score).any() else np.nan,
         )  # fmt: skip
+        return event, effort
 
     def _desaturation(self, first: int, last: int) -> tuple[float, float]:
         """Return the points lost after an event began, and the seconds from its end to the lowest value."""
@@ -212,24 +213,18 @@ class Night:
         lowest = int(np.nanargmin(after))
         return float(np.nanmax(before) - after[lowest]), float(self.t[first + steps[1] + lowest] - self.t[last])
 
-    def _effort(self, inside: slice) -> tuple[float, np.ndarray]:
-        """Return the median over some windows of the belts' movement as a share of the expected one, and all of it."""
+    def _effort(self, inside: slice) -> np.ndarray:
+        """Return the share of the expected movement (n,) in some windows of the belt that moves most; () = no belt."""
         shares = [self.ranges[belt.channel][inside] / belt.expected[inside.start] for belt in self.belts]
         known = [share for share in shares if np.isfinite(share).any()]
-        if not known:
-            return np.nan, np.empty(0)
-        most = np.fmax.reduce(known)
-        return float(np.nanmedian(most)), most
+        return np.fmax.reduce(known) if known else np.empty(0)
 
-    def _apnea(self, event: BreathingEvent) -> BreathingEvent:
-        event = replace(event, kind=self._kind_of_apnea(event))
+    def _apnea(self, event: BreathingEvent, effort: np.ndarray) -> BreathingEvent:
+        event = replace(event, kind=self._kind_of_apnea(effort))
         return event if (reason := self._too_short(event)) is None else replace(event, reason=reason)
 
-    def _kind_of_apnea(self, event: BreathingEvent) -> str:
-        first, last = (round((t - self.t[0]) * self.rate_hz) for t in (event.start_s, event.end_s))
-        start = min(first + round(APNEA_WINDOW_S * self.rate_hz) - 1, last)
-        _, shares = self._effort(slice(start, last + 1))
-        present = shares[np.isfinite(shares)] >= self.profile.effort_share
+    def _kind_of_apnea(self, effort: np.ndarray) -> str:
+        present = effort[np.isfinite(effort)] >= self.profile.effort_share
         if not len(present):
             return UNCLASSIFIED
         part = max(len(present) // 4, 1)
@@ -237,7 +232,7 @@ class Night:
             return MIXED
         return OBSTRUCTIVE if present.mean() >= 0.5 else CENTRAL
 
-    def _hypopnea(self, event: BreathingEvent) -> BreathingEvent:
+    def _hypopnea(self, event: BreathingEvent, effort: np.ndarray) -> BreathingEvent:
         event = replace(event, kind=HYPOPNEA)
         reason = self._too_short(event)
         if reason is None and event.duration_s > LONGEST_S:

@@ -81,6 +81,14 @@ class SpanRange(SpanMax):
         return high + negated_low
 
 
+def known_ranges(rows: np.ndarray, span: int, share: float) -> np.ndarray:
+    """Return the range (n, K) of the last `span` rows of (n, K), NaN = missing; NaN if less than `share` is known."""
+    present = SpanSums(rows.shape[1], span)
+    present.update(np.isfinite(rows).astype(float))
+    enough = np.nan_to_num(present.over(span)) >= share * span
+    return np.where(enough, SpanRange(rows.shape[1], span).update(rows), np.nan)
+
+
 class SpanMedian(Stateful):
     """Median of the values present in the last `span` rows."""
 

@@ -11,6 +11,7 @@ here over a fixed time after each event instead of a person's own); Garwood, Bio
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class NightPart:
     expected: np.ndarray
     events: Sequence[BreathingEvent]
 
+    @functools.cached_property
+    def periodic(self) -> list[tuple[float, float]]:
+        """The spans of periodic breathing."""
+        return periodic_breathing(self.events)
+
 
 @dataclass(frozen=True)
 class ScoredNight:
@@ -80,7 +86,7 @@ def score_night(
         rejected += others
     summary = summarize_night(recording, parts, list(channels.values()), desaturations, rate_hz)
     events = [event for part in parts for event in part.events]
-    return ScoredNight(events, rejected, [s for part in parts for s in periodic_breathing(part.events)], summary)
+    return ScoredNight(events, rejected, [span for part in parts for span in part.periodic], summary)
 
 
 def summarize_night(
@@ -105,8 +111,7 @@ def summarize_night(
     events = [event for part in parts for event in part.events]
     count = {kind: sum(event.kind == kind for event in events) for kind in (*APNEAS, HYPOPNEA)}
     low, high = _interval(len(events))
-    spans = [span for part in parts for span in periodic_breathing(part.events)]
-    periodic_hours = sum(end - start for start, end in spans) / 3600
+    periodic_hours = sum(end - start for part in parts for start, end in part.periodic) / 3600
     return NightSummary(
         recording=recording,
         hours=hours,

@@ -23,8 +23,6 @@ if TYPE_CHECKING:                        # heavy imports wait for the work
     from config import DatasetConfig
     from recordings.reading import Recording
 
-DAY_S = 86400.0
-
 
 def replay(path: Path, time_column: str | None, speed: float, checkpoint: Path | None = None) -> None:
     """Write the rows of a recording, each when it is due: a header, a row of units if they are known, the samples.
@@ -100,7 +98,7 @@ def _undone_rounding(values: np.ndarray, resolution: float) -> np.ndarray:
 
 def _clock_of(recording: Recording, data: DatasetConfig | None) -> Callable[[float], str] | None:
     """Return what turns seconds into the recording's timestamps; None if it has none, or counts from another origin."""
-    from recordings.clocks import is_dated
+    from recordings.clocks import DAY_S, is_dated
     from recordings.wall_clock import has_date
 
     start, time_format = recording.start, data and data.time_format

@@ -486,18 +486,6 @@ class Clock:
         self.input_warnings.warn("clocks set back", f"clock set back to {rows[0][0]:g} s: a new recording begins")
         return rows, True
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether lines have been taken that may be rows still."""
-        return bool(self.doubtful or self.times.is_waiting or (self.layout is None and self.head))
-
-    def end_head(self) -> list[Row]:
-        """Return the rows of a table without a header whose first lines are all there is.
-
-        Raises: DataError if there is no header, and no names are declared.
-        """
-        return self._begin() if self.layout is None and any(line.strip() for line in self.head) else []
-
     def rest(self) -> list[Row]:
         """Return the row that still waits for confirmation when the input ends."""
         return [self.unconfirmed] if self.unconfirmed is not None else []

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from recordings import edf, tables, wall_clock
+from recordings.clocks import DAY_S
 from recordings.reading import DETECT, Dialect, Event
 from utils import DataError, counted
 
@@ -195,7 +196,7 @@ def _events(parts: Mapping[str, pd.Series], decimal: str, axis: TimeAxis, where:
     if "end" in parts:
         end, end_days = _times(parts["end"], decimal, axis, where, first_row)
         if days and end_days:                                        # times of day: an end is within a day of its start
-            end = start + (end - start) % wall_clock.DAY_S
+            end = start + (end - start) % DAY_S
     else:
         end = start + _durations(parts["duration"], decimal, where, first_row)
     return [Event(*times) for times in zip(start.tolist(), end.tolist(), labels, strict=True)]
@@ -231,7 +232,7 @@ def _times(texts: pd.Series, decimal: str, axis: TimeAxis, where: str, first_row
 
 def _on_axis(of_day: np.ndarray, zero: datetime, axis: TimeAxis, where: str, first_row: int) -> np.ndarray:
     """Return times of day (n,) as seconds from time 0, within the recording if it was there at that time of day."""
-    if axis.end_s - axis.start_s > wall_clock.DAY_S:
+    if axis.end_s - axis.start_s > DAY_S:
         hours = (axis.end_s - axis.start_s) / 3600
         raise DataError(
             f"{where}: row {first_row}: times of day without a date, but the recording is {hours:.0f} h long; "
@@ -239,7 +240,7 @@ def _on_axis(of_day: np.ndarray, zero: datetime, axis: TimeAxis, where: str, fir
         )
     middle = (axis.start_s + axis.end_s) / 2
     seconds = of_day - wall_clock.seconds_of_day(zero)
-    return seconds + wall_clock.DAY_S * np.round((middle - seconds) / wall_clock.DAY_S)       # the nearest day
+    return seconds + DAY_S * np.round((middle - seconds) / DAY_S)       # the nearest day
 
 
 def _dates(texts: pd.Series, axis: TimeAxis, where: str, first_row: int) -> pd.Series:
@@ -320,7 +321,7 @@ def _luna_annotations(path: Path, axis: TimeAxis) -> list[Event]:
             end_s = start_s + _luna_time(stop[1:], replace(axis, clock=None), path.name, number)
         else:
             end_s = _luna_time(stop, axis, path.name, number)
-            end_s += wall_clock.DAY_S if end_s < start_s and ":" in stop else 0.0
+            end_s += DAY_S if end_s < start_s and ":" in stop else 0.0
         events.append(Event(start_s, end_s, label))
     return events
 

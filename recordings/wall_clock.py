@@ -16,7 +16,6 @@ TIME_OF_DAY = (
     r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?(?:\s?(?P<half>[AaPp])[Mm])?"
 )
 EPOCH = r"\d{10}(?:\.\d+)?|\d{13}"       # seconds, or milliseconds, since 1970
-DAY_S = 86400.0
 NO_DATE = datetime(1900, 1, 1)           # the date of a time of day alone, as of strptime
 
 

@@ -65,7 +65,7 @@ def measures_of(
     found, wanted, hours = [], [], []
     for recording in labelled:
         unknown = [event for event in recording.labelled if event.kind in (PERIODIC, *fault_kinds)]
-        events = [event for event in nights[recording.name].events if not any(_touch(event, u) for u in unknown)]
+        events = [event for event in nights[recording.name].events if not any(map(event.overlaps, unknown))]
         found.append([((event.start_s, event.end_s), event.kind) for event in events])
         wanted.append([((e.start_s, e.end_s), e.kind) for e in recording.labelled if _is_respiratory(e)])
         hours.append(nights[recording.name].summary.breathing_hours)
@@ -85,10 +85,6 @@ def with_nights(
 
 def _is_respiratory(event: EventMeta) -> bool:
     return event.kind in RESPIRATORY
-
-
-def _touch(event: BreathingEvent, other: EventMeta) -> bool:
-    return event.start_s <= other.end_s and other.start_s <= event.end_s
 
 
 def event_rows(recording: ScoredRecording, night: ScoredNight, profile: str) -> list[dict[str, Any]]:
