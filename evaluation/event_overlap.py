@@ -56,6 +56,9 @@ def respiratory_measures(
                 errors += [(spans[k][0] - wanted[j][0], np.ptp(spans[k]) - np.ptp(wanted[j])) for k, j in pairs]
                 called = {j: mine[k][1] for k, j in pairs}
                 kinds.update((kind, called.get(j, "")) for j, (_, kind) in enumerate(known))
+    confusion: dict[str, dict[str, int]] = {}
+    for (kind, called), count in sorted(kinds.items()):
+        confusion.setdefault(kind, {})[called] = count
     n_found, n_labelled = sum(map(len, found)), sum(map(len, labelled))
     onset, duration = np.median(errors, axis=0) if errors else (np.nan, np.nan)
     total = n_found + n_labelled
@@ -68,7 +71,7 @@ def respiratory_measures(
         f1={str(least): 2 * paired[least] / total if total else np.nan for least in LEAST_IOU},
         onset_error_s=float(onset),
         duration_error_s=float(duration),
-        kinds={kind: {called: n for (k, called), n in kinds.items() if k == kind} for kind in {k for k, _ in kinds}},
+        kinds=confusion,
         ahi_bias=float(np.mean(errors_ahi)) if errors_ahi else np.nan,
         ahi_mae=float(np.abs(errors_ahi).mean()) if errors_ahi else np.nan,
     )
