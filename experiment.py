@@ -34,6 +34,7 @@ from evaluation.nights import ScoredNight
 from evaluation.results import LSTM, CalibrationEvents, ForecastLosses, RunMetrics, over_seeds, write_metrics
 from recordings import nab_files
 from recordings.units import doubts_about_breathing
+from reports.events import add_events
 from reports.findings import (
     Findings,
     RandomScores,
@@ -47,7 +48,7 @@ from reports.findings import (
     recordings_as_seen,
     write_findings,
 )
-from reports.nights import add_nights, nights_of, with_nights
+from reports.nights import nights_of, with_nights
 from reports.page import write_report
 from reports.run_folder import (
     CLOCKS,
@@ -328,7 +329,7 @@ def write(experiment: Experiment, run: RunFolder, evaluated: Evaluated, plots: b
     times = STAMPS if meta.series is not None else CLOCKS if findings.has_clock else ()
     with run_files(run, times, signals=plots) as files:
         write_findings(files, findings)
-        add_nights(files, findings, evaluated.nights)
+        add_events(files, findings, evaluated.nights)
     write_data(run, dataset_facts(meta, experiment.dataset.channels), files.recordings)
     if plots:
         clear_pictures(run)

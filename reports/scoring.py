@@ -32,6 +32,7 @@ from recordings.series_files import SeriesColumns
 from recordings.signals import NoSamples
 from recordings.units import is_known
 from recordings.windowing import EventMeta, Segment, segments_where
+from reports.events import add_events
 from reports.findings import (
     Findings,
     RandomScores,
@@ -42,7 +43,7 @@ from reports.findings import (
     recordings_as_seen,
     write_findings,
 )
-from reports.nights import add_nights, nights_of, with_nights
+from reports.nights import nights_of, with_nights
 from reports.page import write_report
 from reports.run_folder import (
     CLOCKS,
@@ -261,7 +262,7 @@ def _score_in_groups(
             findings = Findings(detector, segments, scored, seen[LSTM], simulated, fault_kinds, starts, has_clock)
             write_findings(files, findings)
             found = nights_of(findings)
-            add_nights(files, findings, found)
+            add_events(files, findings, found)
             nights |= found
             for recording in findings.recordings:
                 draw_recording(run, findings, recording)

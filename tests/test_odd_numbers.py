@@ -67,7 +67,7 @@ class Scored:
         lines = pd.read_csv(live)
         self.live_steps, self.live_events = lines[lines["kind"] == "step"], lines[lines["kind"] == "event_end"]
         if self.code == 0:
-            self.steps, self.events = pd.read_csv(out / "scores.csv"), pd.read_csv(out / "events.csv")
+            self.steps, self.events = pd.read_csv(out / "scores.csv"), pd.read_csv(out / "alarms.csv")
 
     def both(self):
         """Yield steps and events, as a whole and live."""

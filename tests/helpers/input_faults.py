@@ -752,7 +752,7 @@ FAULTS = [
         ("metrics.json a list inside", key(METRICS, "detectors", []), RUN),
         ("data.json without recordings", key(f"{RUN}/data.json", "recordings", []), RUN),
         ("data.json with a rate of 0", key(f"{RUN}/data.json", "rate_hz", 0), RUN),
-        ("events.csv with text in a number", edit(f"{RUN}/labels.csv", "90.0", "soon"), "labels.csv", "row 2"),
+        ("labels.csv with text in a number", edit(f"{RUN}/labels.csv", "90.0", "soon"), "labels.csv", "row 2"),
         ("labels.csv empty", put(f"{RUN}/labels.csv", ""), "labels.csv"),
         ("signals.npz cut off", cut(f"{RUN}/signals.npz"), "signals.npz"),
         ("history.csv of NaN", edit(f"{RUN}/history.csv", "0.01", "NaN"), "history.csv"),
