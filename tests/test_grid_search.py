@@ -444,9 +444,12 @@ def test_workers_that_do_not_see_the_folder_are_refused(cluster, monkeypatch, tm
 
 @pytest.fixture(scope="module")
 def cluster():
-    pytest.importorskip("distributed")
-    with engines.local_cluster(2, None) as client:
-        yield client
+    """Two workers, forked from a process that has imported torch; those of `--jobs 2` begin afresh."""
+    dask, utils = map(pytest.importorskip, ("dask", "distributed.utils"))
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        utils.get_mp_context().set_forkserver_preload([*warm.PACKAGES])
+        with engines.local_cluster(2, None) as client:
+            yield client
 
 
 # ---- how many at once -----------------------------------------------------------------------
