@@ -24,7 +24,7 @@ HEAVY = ("grid_search", "main", "odd_numbers", "entry_points", "input_faults", "
 
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)                  # what tests start compiles the project once, not each
-sys.dont_write_bytecode = False                                  # time: a third of the time of a short process
+sys.dont_write_bytecode = False                                  # time, which takes a second
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:            # as of a job in the background: children inherit it,
     signal.signal(signal.SIGINT, signal.default_int_handler)     # and some tests send Ctrl-C to theirs
