@@ -10,6 +10,7 @@ the same to the byte.
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import logging
@@ -550,10 +551,16 @@ def write_report(root: Path) -> Path:
 
 
 def _render(kind: str, content: Mapping[str, Any]) -> str:
+    return _template().render(kind=kind, **content)
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """Compile the template, once for all pages of a process: it takes longer than to fill it."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     blocks = {"trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, **blocks)
-    return environment.get_template(TEMPLATE).render(kind=kind, **content)
+    return environment.get_template(TEMPLATE)
 
 
 def run_page(run: RunView) -> dict[str, Any]:

@@ -209,6 +209,7 @@ def test_the_same_seed_gives_the_same_numbers(home, run, tmp_path):
         assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_several_seeds_are_summed_up(home, tmp_path):
     root = tmp_path / "seeds"
     assert call(home, "--out", root, "--seeds", 2, "--set", "training.epochs=1", "--set", "training.seed=4") == 0
@@ -239,6 +240,7 @@ def test_a_window_longer_than_every_segment_costs_no_memory(home, tmp_path):
     assert call(home, "--out", tmp_path / "long", *window) == 0
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_one_channel_alone(home, tmp_path):
     root = tmp_path / "one"
     assert call(home, "--out", root, "--set", 'dataset.channels=["flow_lpm"]', "--set", "training.epochs=1") == 0
@@ -426,6 +428,7 @@ def test_the_test_split_changes_nothing_that_is_learnt(home, run, tmp_path, caps
 # ---- scoring with a checkpoint --------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_scoring_raw_recordings_gives_the_scores_of_the_run(home, run, tmp_path, capsys):
     raw = shutil.copytree(home / "raw", tmp_path / "elsewhere")
     out = tmp_path / "scored"
@@ -495,6 +498,7 @@ def test_many_recordings_are_scored_in_small_groups_as_one_by_one(home, run, tmp
     assert [one["is_labelled"] for one in recordings] == [True, False, False]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("dead", [np.nan, 0.3])
 def test_a_channel_dead_in_one_recording_leaves_the_others(home, run, tmp_path, dead):
     frame = pd.read_csv(home / "raw" / "three.csv").assign(thorax_au=dead)

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pictures
 import pytest
 import torch
 from pages import check_sound, page_of
@@ -15,7 +16,7 @@ import pure_lstm_anomaly_detection_main as script
 from detection.checkpoint import read_tensors
 from recordings import nab_files
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_pictures")]
 
 CHECKPOINT = "checkpoint.safetensors"
 NAMES = ("nyc_taxi", "rogue_agent_key_hold")
@@ -86,7 +87,8 @@ def _two_series(monkeypatch):
 def run(home):
     """A finished run of one series, left as it is by every test."""
     root = home / "experiments" / "taxi"
-    assert call(home, "--dataset", "nyc_taxi", "--out", root) == 0
+    with pictures.blank():
+        assert call(home, "--dataset", "nyc_taxi", "--out", root) == 0
     return root
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gzip
-import hashlib
 import importlib
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -917,12 +917,16 @@ class Outcome:
     touched: list[str]
 
 
-def tree_of(root: Path) -> dict[str, str]:
-    """Return what lies below a folder: the hash of each file, "" for a folder."""
-    return {
-        str(path.relative_to(root)): "" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob("*")
-    }
+def tree_of(root: Path) -> dict[str, tuple[int, ...]]:
+    """Return what lies below a folder, and of each file what changes whenever it is written."""
+    tree = {}
+    for place, folders, files in os.walk(root):
+        tree |= dict.fromkeys((os.path.relpath(os.path.join(place, name), root) for name in folders), ())
+        for name in files:
+            path = os.path.join(place, name)
+            about = os.lstat(path)
+            tree[os.path.relpath(path, root)] = (about.st_ino, about.st_size, about.st_mtime_ns)
+    return tree
 
 
 def outcome_of(one: Fault, project: Path, work: Path) -> Outcome:
