@@ -331,6 +331,11 @@ class Stamps:
         return (read[way] - self.origin[way]) / 1e6
 
     @property
+    def is_local(self) -> bool:
+        """Whether they are times of a clock whose zone is not known."""
+        return self.zone is None and not self.has_zone
+
+    @property
     def start(self) -> datetime | None:
         """The first timestamp, if it has a date and it is certain which one."""
         if len(self.formats) != 1:
