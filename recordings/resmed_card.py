@@ -21,7 +21,7 @@ from recordings.signals import Annotation, NoSamples, Signal, SignalFile, all_ti
 from utils import DataError, counted
 
 FILE = re.compile(r"\d{8}_\d{6}_(BRP|PLD|SA2|SAD|EVE|CSL)\.edf", re.IGNORECASE)
-LOG = "DATALOG"
+LOG, SUMMARY = "DATALOG", "str.edf"
 CHANNELS = {
     "BRP": {"flow": ("flow",), "mask_pressure": ("press", "mask pres"), "breath_trigger": ("trigcycevt", "resp event")},
     "PLD": {
@@ -71,8 +71,13 @@ def nights_in(folder: Path) -> dict[str, Path]:
 
 
 def check_supported(folder: Path) -> None:
-    """Raise DataError if a folder is the card of another maker."""
+    """Raise DataError if a folder is the card of another maker, or one of ResMed without a night."""
     names = {path.name.lower() for path in (folder, *folder.iterdir())}
+    if {LOG.lower(), SUMMARY} & names:
+        raise DataError(
+            f"{folder}: a ResMed card without a night: expected {LOG}/<night>/*_BRP.edf; {SUMMARY.upper()} holds a "
+            "summary of each day, no samples"
+        )
     maker = {
         "Philips": {"p-series"} & names or {name for name in names if re.fullmatch(r"\d+\.00[0-9]", name)},
         "Loewenstein": {"config.pscfg", "therapy.psdat", "config.pcfg", "therapy.pdat", "wm_data.tdf"} & names,

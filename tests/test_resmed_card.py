@@ -119,6 +119,18 @@ def test_a_file_that_is_lost_from_a_real_card_is_noted(tmp_path, card, lost, not
     assert found == ([f"{note} is missing, or empty"] if lost else [])
 
 
+@pytest.mark.parametrize("names", [["STR.edf"], ["DATALOG/"], ["STR.edf", "DATALOG/20240330/"], ["str.edf", "a.txt"]])
+def test_a_card_without_a_night_is_refused_by_that_name(tmp_path, names, capsys):
+    for name in names:
+        if name.endswith("/"):
+            (tmp_path / name).mkdir(parents=True)
+        else:
+            (tmp_path / name).write_bytes(b"0       ")
+    assert collected_data_preprocess.main(["--inspect", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a ResMed card without a night: expected DATALOG/<night>/*_BRP.edf" in line
+
+
 # ---- nights made by the test ----------------------------------------------------------------
 
 
