@@ -59,6 +59,7 @@ def build_parser() -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--time-column", metavar="NAME", help="with --score: the time column of the files")
     parser.add_argument("--time-format", metavar="F", help="with --score: format of their timestamps, for strptime")
+    parser.add_argument("--time-zone", metavar="ZONE", help="with --score: zone of their clock, where it changes")
     parser.add_argument(
         "--map-label", action="append", default=[], metavar="LABEL=KIND", help="with --score: the kind of a label"
     )
@@ -75,8 +76,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError("--resume takes its config from the run's folder; only --set, --out and --device go with it")
     if args.resume and args.out and not args.set:
         raise DataError("--resume with --out scores a trained model otherwise; say how with --set")
-    if not args.score and (args.channel or args.map_label or args.time_column or args.time_format):
-        raise DataError("--channel, --time-column, --time-format and --map-label go with --score")
+    if not args.score and (args.channel or args.map_label or args.time_column or args.time_format or args.time_zone):
+        raise DataError("--channel, --time-column, --time-format, --time-zone and --map-label go with --score")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
         raise DataError("--score uses the checkpoint's config; only --out, --profile and --device go with it")
     if args.profile and not args.score:
@@ -90,10 +91,11 @@ def command(args: argparse.Namespace) -> str:
     check_arguments(args)
     device = resolve_device(args.device)
     if args.score:
-        from reports.scoring import FileNames, NotAllScored, score_files, scored_answer
+        from recordings.file_names import FileNames
+        from reports.scoring import NotAllScored, score_files, scored_answer
 
         root = args.out or default_root(OUT, "scored")
-        times = {"time_column": args.time_column, "time_format": args.time_format}
+        times = {name: getattr(args, name) for name in ("time_column", "time_format", "time_zone")}
         names = FileNames.parsed(args.channel, args.map_label, **times)
         try:
             return scored_answer(score_files(args.checkpoint, args.score, root, device, names, args.profile))

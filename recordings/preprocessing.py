@@ -232,7 +232,7 @@ def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool =
         own: dict[str, str] = {}
         events = event_files.read_events(
             file, axis.end_s, dataset.labels, dialect, start_s=axis.start_s, clock=axis.clock,
-            columns=dataset.event_columns, own_kinds=own if own_kinds else None,
+            columns=dataset.event_columns, own_kinds=own if own_kinds else None, notes=recording.notes,
         )  # fmt: skip
         recording.notes.extend(
             f"{file.name}: label {label!r} is not one of the model's; its events are of the kind {kind!r}; "
@@ -246,7 +246,7 @@ def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool =
         return event_files.check_events(known, axis.end_s, dataset.labels, where, start_s=axis.start_s)
     annotations, place = recording.annotations, f"{recording.path.name}: annotations"
     if file is not None:
-        found = event_files.read_annotations(file, axis, dialect)
+        found = event_files.read_annotations(file, axis, dialect, recording.notes)
         annotations, place = reading.clipped(found, *axis.span, recording.notes, f"{file.name}: "), file.name
     events, others = [], []
     for number, note in enumerate(annotations, start=1):
@@ -368,9 +368,11 @@ def _describe(file: Path, dataset: DatasetConfig | None) -> list[str]:
     recording = reading.read_recording(file, None, dialect, sentinels=sentinels)
     events_file, axis = event_files.file_of(file, recording.name), axis_of(recording)
     if events_file is not None and event_files.is_table(events_file, recording.name):
-        times = {"start_s": axis.start_s, "clock": axis.clock, "columns": dataset and dataset.event_columns}
-        recording.events.extend(event_files.read_events(events_file, axis.end_s, None, dialect, **times))
+        about = {"start_s": axis.start_s, "clock": axis.clock, "notes": recording.notes}
+        columns = dataset and dataset.event_columns
+        events = event_files.read_events(events_file, axis.end_s, None, dialect, columns=columns, **about)
+        recording.events.extend(events)
     elif events_file is not None:
-        found = event_files.read_annotations(events_file, axis, dialect)
+        found = event_files.read_annotations(events_file, axis, dialect, recording.notes)
         recording.annotations.extend(reading.clipped(found, *axis.span, recording.notes, f"{events_file.name}: "))
     return reading.describe(recording, dataset.labels if dataset else None)
