@@ -6,7 +6,8 @@
 Each series has its own LSTMs, untrained at first, which forecast mean, maximum, minimum and roughness of blocks of
 rows. Scores and alarms depend on the rows up to them; one set of parameters and one threshold are used for all series.
 In --out, each detector has a folder in NAB's own layout (DETECTOR/CATEGORY/DETECTOR_FILE.csv), readable by NAB's
-scorer, and one more for each profile with another threshold; tables.md and results.json contain the NAB scores. Forecasts of an earlier run with the same parameters are reused.
+scorer, and one more for each profile with another threshold; tables.md and results.json contain the NAB scores.
+Forecasts of an earlier run with the same parameters are reused.
 """
 
 from __future__ import annotations
