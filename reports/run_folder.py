@@ -59,6 +59,10 @@ class RunFolder:
         """Return where the picture of a whole recording goes."""
         return self.plots / f"{_stem(recording)}.png"
 
+    def export(self, recording: str, end: str) -> Path:
+        """Return where a recording's events go for another program; end: of the file's name."""
+        return self.root / "exports" / f"{_stem(recording)}{end}"
+
     def close_up(self, recording: str, start_s: float, verdict: str) -> Path:
         """Return where the picture of an event goes; verdict: found, false or missed."""
         return self.plots / "events" / f"{_stem(recording)}_{start_s:07.1f}_{verdict}.png"
