@@ -42,7 +42,7 @@ from reports.findings import (
     recordings_as_seen,
     write_findings,
 )
-from reports.nights import add_nights, nights_of, with_nights
+from reports.nights import add_nights, draw_agreement, nights_of, with_nights
 from reports.page import write_report
 from reports.run_folder import (
     CLOCKS,
@@ -51,7 +51,7 @@ from reports.run_folder import (
     at_work_in,
     markdown,
     night_rows,
-    respiratory_rows,
+    respiratory_tables,
     run_files,
     write_data,
     write_run,
@@ -184,6 +184,7 @@ def score_files(
         write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
         write_metrics(run.metrics, results)
         draw_free_response(run, results)
+        draw_agreement(run, results)
         write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
         write_report(run.root)
     if refused:
@@ -194,7 +195,7 @@ def score_files(
 def scored_answer(root: Path) -> str:
     """Return what is printed of scored recordings: the nights in numbers, how they fit their labels, the folder."""
     metrics = read_metrics(RunFolder(root).metrics)
-    tables = [respiratory_rows([metrics]), *([night_rows(metrics.nights)] if metrics.nights else [])]
+    tables = [*respiratory_tables([metrics]).values(), *([night_rows(metrics.nights)] if metrics.nights else [])]
     return "\n\n".join([*(markdown(table) for table in tables if len(table) > 1), str(root)])
 
 
