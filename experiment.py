@@ -48,7 +48,7 @@ from reports.findings import (
     recordings_as_seen,
     write_findings,
 )
-from reports.nights import nights_of, with_nights
+from reports.nights import draw_agreement, nights_of, with_nights
 from reports.page import write_report
 from reports.run_folder import (
     CLOCKS,
@@ -382,6 +382,7 @@ def run_experiment(
         write_metrics(run.metrics, metrics)
         if plots:
             draw_free_response(run, metrics)
+            draw_agreement(run, metrics)
             write_report(run.root)
     return metrics
 

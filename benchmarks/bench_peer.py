@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ import numpy as np
 
 from benchmarks.bench_training import BATCH, HORIZON, STEPS, WARM_UP
 from benchmarks.long_data import waves
-from benchmarks.measure import Options, Row, child, last_json, own_peak_mb, run_part, seconds_of
+from benchmarks.measure import Options, Row, child, last_json, own_peak_mb, ready, run_part, seconds_of
 from utils import ROOT, DataError, keep_freed_memory
 
 PART = "peer"
@@ -53,19 +52,6 @@ WAYS = {
     "ours, the same at one lead": Way(1, 4, 60, 10, 0.004, 20),
 }
 SHIPPED = next(iter(WAYS))
-
-
-def ready(folder: Path) -> Path:
-    """Return the Python of the peer's virtual environment; make it first if it is not there."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        print(f"installing {' '.join(PACKAGES)} into {folder}", file=sys.stderr)
-        venv.create(folder, with_pip=True)
-        quiet = ["--quiet", "--disable-pip-version-check"]
-        done = subprocess.run([python, "-m", "pip", "install", *quiet, *PACKAGES], stdout=sys.stderr)
-        if done.returncode:
-            raise DataError(f"{folder}: pip could not install {' '.join(PACKAGES)}")
-    return python
 
 
 def peer(python: Path, series: Path, epochs: int, hidden: int, threads: int) -> dict[str, float]:
@@ -136,7 +122,7 @@ def one_step_error(model, values: np.ndarray) -> float:
 def rows_of(options: Options) -> list[Row]:
     if options.peer_venv is None:
         raise DataError("--peer-venv: needed to measure the peer; expected a folder for its virtual environment")
-    python = ready(options.peer_venv)
+    python = ready(options.peer_venv, PACKAGES)
     length, epochs, hidden = (1_500, 1, 32) if options.quick else (4_000, 2, 128)
     theirs: list[dict[str, float]] = []
     found: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}

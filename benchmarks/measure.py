@@ -13,14 +13,28 @@ import statistics
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils import ROOT
+from utils import ROOT, DataError
 
 Target = tuple[str, str, float]                                      # ("value" or "ratio", "<" or ">=", bound)
+
+
+def ready(folder: Path, packages: Sequence[str]) -> Path:
+    """Return the Python of a peer's virtual environment; make it first if it is not there."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print(f"installing {' '.join(packages)} into {folder}", file=sys.stderr)
+        venv.create(folder, with_pip=True)
+        quiet = ["--quiet", "--disable-pip-version-check"]
+        done = subprocess.run([python, "-m", "pip", "install", *quiet, *packages], stdout=sys.stderr)
+        if done.returncode:
+            raise DataError(f"{folder}: pip could not install {' '.join(packages)}")
+    return python
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evaluation.results import RespiratoryMeasures
+from evaluation.agreement import agreement_of
+from evaluation.results import NightAgreement, RespiratoryMeasures
 
 LEAST_IOU = (0.2, 0.5)
 Span = tuple[float, float]               # first and last time in s
@@ -37,7 +38,7 @@ def pair_events(found: Sequence[Span], labelled: Sequence[Span], least_iou: floa
 
 def respiratory_measures(
     profile: str, found: Sequence[Sequence[tuple[Span, str]]], labelled: Sequence[Sequence[tuple[Span, str]]],
-    hours: Sequence[float],
+    hours: Sequence[float], names: Sequence[str],
 ) -> RespiratoryMeasures:  # fmt: skip
     """Return what the pairs of several recordings say.
 
@@ -45,14 +46,16 @@ def respiratory_measures(
         profile: by which the events were scored.
         found, labelled: of each recording, the span and kind of each event.
         hours: of each recording, in which breathing was measured; without any, it has no AHI.
+        names: of the recordings.
     """
-    paired, errors, kinds = Counter(), [], Counter()
-    for mine, known in zip(found, labelled, strict=True):
+    paired, errors, kinds, nights = Counter(), [], Counter(), []
+    for name, mine, known, measured in zip(names, found, labelled, hours, strict=True):
         spans, wanted = [span for span, _ in mine], [span for span, _ in known]
         for least in LEAST_IOU:
             pairs = pair_events(spans, wanted, least)
             paired[least] += len(pairs)
             if least == LEAST_IOU[0]:
+                nights.append(_night(name, measured, len(known), len(mine), len(pairs)))
                 errors += [(spans[k][0] - wanted[j][0], np.ptp(spans[k]) - np.ptp(wanted[j])) for k, j in pairs]
                 called = {j: mine[k][1] for k, j in pairs}
                 kinds.update((kind, called.get(j, "")) for j, (_, kind) in enumerate(known))
@@ -74,4 +77,15 @@ def respiratory_measures(
         kinds=confusion,
         ahi_bias=float(np.mean(errors_ahi)) if errors_ahi else np.nan,
         ahi_mae=float(np.abs(errors_ahi).mean()) if errors_ahi else np.nan,
+        agreement=agreement_of(nights),
     )
+
+
+def _night(name: str, hours: float, labelled: int, found: int, paired: int) -> NightAgreement:
+    total = labelled + found
+    return NightAgreement(
+        recording=name, hours=hours, labelled=labelled, found=found, paired=paired,
+        labelled_ahi=labelled / hours if hours > 0 else np.nan,
+        found_ahi=found / hours if hours > 0 else np.nan,
+        f1=2 * paired / total if total else np.nan,
+    )  # fmt: skip

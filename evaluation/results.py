@@ -171,6 +171,38 @@ class NightSummary(Section):
     hypoxic_burden: Number               # %min an hour
 
 
+class NightAgreement(Section):
+    """Respiratory events of one labelled recording, an hour of measured breathing; pairs of the least IoU."""
+
+    recording: str
+    hours: float
+    labelled: int
+    found: int
+    paired: int
+    labelled_ahi: Number
+    found_ahi: Number
+    f1: Number
+
+
+class Estimate(Section):
+    """A number over nights, and its 95 % interval by drawing nights."""
+
+    value: Number
+    low: Number
+    high: Number
+
+
+class Agreement(Section):
+    """How the nights' events agree with their labels; of AHI, events an hour, unless said otherwise."""
+
+    nights: list[NightAgreement]
+    bias: Estimate
+    mae: Estimate                               # mean absolute error
+    limits: list[Number]                        # of agreement, lower and upper: bias -/+ 1.96 standard deviations
+    icc: Estimate                               # ICC(2,1)
+    f1: Estimate                                # of events, at the least IoU
+
+
 class RespiratoryMeasures(Section):
     """Respiratory events against labelled ones, in one-to-one pairs of at least so much overlap (IoU).
 
@@ -187,6 +219,7 @@ class RespiratoryMeasures(Section):
     kinds: dict[str, dict[str, int]]            # labelled kind -> found kind -> pairs; "" = not found
     ahi_bias: Number                            # events an hour, mean over recordings
     ahi_mae: Number                             # mean absolute error
+    agreement: Agreement | None = None          # of several nights
 
 
 class RunMetrics(Section):

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ NAMES = {
               "bezeichnung", "art"),
 }  # fmt: skip
 ELAPSED = re.compile(r"0\+(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")              # of Luna, from the start of the recording
+UNKNOWN_DATE = date(1985, 1, 1)                                          # of EDF+
 NO_EVENTS = ("recording start time",)                                   # of NSRR: the first one is none
 
 
@@ -419,9 +420,12 @@ def _mne_annotations(path: Path, axis: TimeAxis, dialect: Dialect, notes: list[s
 def _edf_annotations(path: Path, axis: TimeAxis, dialect: Dialect) -> list[Event]:
     """Read the annotations of an EDF+ file; its start and the recording's, where both are known, set them apart."""
     header = edf.read_header(path)
-    _, annotations, _ = edf.read_annotations(header)
-    shift_s = 0.0
-    if header.start is not None and axis.clock is not None and wall_clock.has_date(axis.clock):
+    onsets, annotations, _ = edf.read_annotations(header)
+    is_dated = header.start is not None and header.start.date() != UNKNOWN_DATE
+    if is_dated and axis.clock is not None and wall_clock.has_date(axis.clock):
         shift_s = (header.start - axis.clock.replace(tzinfo=None)).total_seconds()
+    else:
+        within_s = float(onsets[0]) if len(onsets) else 0.0
+        shift_s = -within_s if 0 < within_s < 1 else 0.0             # the start lies within a second
     spans = [(*note.span(dialect.annotation_s), note.text) for note in annotations]
     return [Event(start_s + shift_s, end_s + shift_s, text) for start_s, end_s, text in spans]

@@ -12,6 +12,7 @@ from evaluation.results import RespiratoryMeasures, RunMetrics
 from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta
 from reports.findings import Findings
+from reports.run_folder import RunFolder
 
 
 def nights_of(findings: Findings) -> dict[str, ScoredNight]:
@@ -51,7 +52,7 @@ def measures_of(
         found.append([((event.start_s, event.end_s), event.kind) for event in events])
         wanted.append([((e.start_s, e.end_s), e.kind) for e in recording.labelled if _is_respiratory(e)])
         hours.append(nights[recording.name].summary.breathing_hours)
-    return respiratory_measures(profile, found, wanted, hours)
+    return respiratory_measures(profile, found, wanted, hours, [recording.name for recording in labelled])
 
 
 def with_nights(
@@ -63,6 +64,16 @@ def with_nights(
     respiratory = measures_of(metrics.events.profile, recordings, nights, metrics.fault_kinds)
     summaries = [night.summary for night in nights.values()]
     return metrics.model_copy(update={"respiratory": respiratory, "nights": summaries})
+
+
+def draw_agreement(run: RunFolder, metrics: RunMetrics) -> None:
+    """Draw labelled against found events an hour (Bland and Altman), if several nights are labelled."""
+    from reports import plots
+
+    run.bland_altman.unlink(missing_ok=True)                     # of an earlier scoring
+    if metrics.respiratory and metrics.respiratory.agreement:
+        note = "simulated data" if metrics.simulated else ""
+        plots.save(plots.plot_bland_altman(metrics.respiratory.agreement, note), run.bland_altman)
 
 
 def _is_respiratory(event: EventMeta) -> bool:

@@ -54,7 +54,7 @@ from reports.run_folder import (
     free_response_rows,
     night_rows,
     read_runs,
-    respiratory_rows,
+    respiratory_tables,
     series_rows,
 )
 from reports.svg_figures import (
@@ -691,9 +691,9 @@ def _result_tables(results: Mapping[str, Sequence[RunMetrics]]) -> list[tuple[st
         for caption, first, (header, *rows) in (
             ("at the deployed threshold", "measure", deployed_rows(seeds)),
             (FREE_RESPONSE, "kind", free_response_rows(seeds)),
-            ("respiratory events against the labelled ones", "profile", respiratory_rows(seeds)),
+            *((title, "", rows) for title, rows in respiratory_tables(seeds).items()),
         ):
-            shown = [[first, *header[1:]], *([_plain(row[0]), *row[1:]] for row in rows)]
+            shown = [[first or header[0], *header[1:]], *([_plain(row[0]), *row[1:]] for row in rows)]
             tables += [(f"{name}, {caption}", shown)] if rows else []
     return tables
 
@@ -721,9 +721,14 @@ def _training(run: RunView) -> list[dict[str, Any]]:
 
 
 def _curves(run: RunView) -> list[dict[str, Any]]:
-    """Return the picture of the free-response curves, if there is one."""
-    alt = "Recall against false events an hour, a panel for all kinds and for each of them, a line a detector."
-    return [_picture(run.folder.free_response, alt)] if run.folder.free_response.is_file() else []
+    """Return the pictures of the free-response curves and of the nights' agreement with their labels, if there are."""
+    pictures = {
+        run.folder.free_response: "Recall against false events an hour, a panel for all kinds and for each of them, a "
+        "line a detector.",
+        run.folder.bland_altman: "Respiratory events an hour, found less labelled, against the mean of both, a dot a "
+        "night, with the bias and the limits of agreement.",
+    }
+    return [_picture(path, alt) for path, alt in pictures.items() if path.is_file()]
 
 
 def _picture(path: Path, alt: str) -> dict[str, Any]:

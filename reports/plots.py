@@ -25,7 +25,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
-from evaluation.results import FreeResponse
+from evaluation.results import Agreement, FreeResponse
 from recordings.wall_clock import clock_at, seconds_of_day
 from reports.curves import BUCKETS, envelope, finite_range, margin_of, round_times, signal_range, time_of_day
 from utils import DataError, atomic_path
@@ -61,6 +61,9 @@ FOUND_TEXT = {True: "found, as labelled", False: "found, false alarm", None: "fo
 FAULT = {"facecolor": "#f2f2f2", "edgecolor": "#a0a0a0", "linewidth": 0.5, "hatch": "xxx"}
 MEAN = {"color": "#0072b2", "marker": "D", "markersize": 5, "linestyle": "none", "capsize": 3, "elinewidth": 1.4}
 ONE_RUN = {"color": "#888888", "marker": "o", "markersize": 3.5, "linestyle": "none", "alpha": 0.6}
+NIGHT = {"color": "#0072b2", "marker": "o", "markersize": 5, "linestyle": "none", "alpha": 0.7}
+MIDDLE = {"color": "#222222", "linewidth": 1.4}
+LIMIT = {"color": "#d55e00", "linewidth": 1.4, "linestyle": (0, (5, 2))}
 DETECTORS = (                                # the LSTM, then what it is compared with
     {"color": "#0072b2", "linewidth": 2.2},
     {"color": "#d55e00", "linewidth": 1.4, "linestyle": (0, (5, 2))},
@@ -236,6 +239,33 @@ def plot_free_response(curves: Mapping[str, FreeResponse], labelled: Mapping[str
         _label(axes, "found", "%")
     panels[-1].set_xlabel("false events an hour [1/h]", fontsize=TEXT)
     _legend(figure, handles, 1)
+    return figure
+
+
+def plot_bland_altman(agreement: Agreement, note: str = "") -> Figure:
+    """Draw found less labelled events an hour against the mean of both, a dot a night, with bias and limits.
+
+    Source: Bland and Altman, Lancet 327, 1986.
+    """
+    title = f"Apneas and hypopneas an hour, found less labelled, {len(agreement.nights)} nights"
+    figure, (axes,) = _stack((3.2,), title, note)
+    rates = np.array([[night.labelled_ahi, night.found_ahi] for night in agreement.nights])
+    errors, (low, high) = rates[:, 1] - rates[:, 0], agreement.limits
+    axes.plot(rates.mean(axis=1), errors, **NIGHT)
+    axes.axhline(agreement.bias.value, **MIDDLE)
+    for limit in (low, high):
+        axes.axhline(limit, **LIMIT)
+    lowest, highest = finite_range(np.array([*errors, low, high, 0.0]), (-1.0, 1.0))
+    margin = margin_of(lowest, highest, 0.1)
+    axes.set(ylim=(lowest - margin, highest + margin))
+    axes.grid(color="#dddddd")
+    _label(axes, "error", "1/h")
+    axes.set_xlabel("mean of found and labelled [1/h]", fontsize=TEXT)
+    _legend(figure, {
+        "a night": Line2D([], [], **NIGHT),
+        f"bias {agreement.bias.value:.1f}": Line2D([], [], **MIDDLE),
+        f"limits of agreement {low:.1f} to {high:.1f}": Line2D([], [], **LIMIT),
+    }, 1)  # fmt: skip
     return figure
 
 

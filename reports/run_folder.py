@@ -21,7 +21,15 @@ import pandas as pd
 from pydantic import Field
 
 from config import Section, read_json, validate
-from evaluation.results import LSTM, DetectorMetrics, NightSummary, RunMetrics
+from evaluation.results import (
+    LSTM,
+    Agreement,
+    DetectorMetrics,
+    Estimate,
+    NightAgreement,
+    NightSummary,
+    RunMetrics,
+)
 from recordings.windowing import Meta
 from utils import DataError, atomic_path, git_commit, only_run_here, versions, write_json, write_text
 
@@ -53,11 +61,16 @@ class RunFolder:
         self.alarms, self.rejected_events = root / "alarms.csv", root / "rejected_events.csv"
         self.nights = root / "nights.csv"
         self.free_response = root / "plots" / "free_response.png"
+        self.bland_altman = root / "plots" / "bland_altman.png"
         self.signals, self.plots, self.report = root / "signals.npz", root / "plots", root / "report.html"
 
     def overview(self, recording: str) -> Path:
         """Return where the picture of a whole recording goes."""
         return self.plots / f"{_stem(recording)}.png"
+
+    def export(self, recording: str, end: str) -> Path:
+        """Return where a recording's events go for another program; end: of the file's name."""
+        return self.root / "exports" / f"{_stem(recording)}{end}"
 
     def close_up(self, recording: str, start_s: float, verdict: str) -> Path:
         """Return where the picture of an event goes; verdict: found, false or missed."""
@@ -292,7 +305,7 @@ def markdown(table: Table) -> str:
 
 def results_table(results: Sequence[RunMetrics]) -> str:
     """Return the results of one or more seeds in Markdown: at the deployed threshold, then over all thresholds."""
-    tables = deployed_rows(results), free_response_rows(results), respiratory_rows(results)
+    tables = deployed_rows(results), free_response_rows(results), *respiratory_tables(results).values()
     return "\n\n".join(markdown(table) for table in tables if len(table) > 1)
 
 
@@ -344,6 +357,60 @@ def respiratory_rows(results: Sequence[RunMetrics]) -> Table:
         ]  # fmt: skip
         table.append([seeds[0].profile, str(seeds[0].labelled), *numbers])
     return table
+
+
+def respiratory_tables(results: Sequence[RunMetrics]) -> dict[str, Table]:
+    """Return the tables of respiratory events against labels by their captions; one alone may be a header alone.
+
+    What is said of single kinds and nights is said of one run; those of several seeds have pages of their own.
+    """
+    tables = {"respiratory events against the labelled ones": respiratory_rows(results)}
+    seeds = [result.respiratory for result in results if result.respiratory]
+    if agreements := [one.agreement for one in seeds if one.agreement]:
+        tables["agreement over nights, with 95 % intervals"] = agreement_rows(agreements)
+    if len(seeds) == 1:
+        tables["labelled and found kinds, pairs at IoU 0.2"] = confusion_rows(seeds[0].kinds)
+        if agreements:
+            tables["labelled and found by night"] = night_agreement_rows(agreements[0].nights)
+    return tables
+
+
+def agreement_rows(agreements: Sequence[Agreement]) -> Table:
+    """Return how nights agree with their labels, a row a seed."""
+    table = [["agreement over nights (95 % intervals)", "nights", "AHI bias", "mean absolute error",
+              "limits of agreement", "ICC(2,1)", "F1 at IoU 0.2"]]  # fmt: skip
+    for number, one in enumerate(agreements, start=1):
+        limits = " to ".join(f"{limit:.1f}" for limit in one.limits)
+        table.append([
+            f"run {number}" if len(agreements) > 1 else "found less labelled", str(len(one.nights)),
+            _estimate(one.bias, 1), _estimate(one.mae, 1), limits, _estimate(one.icc, 2), _estimate(one.f1, 2),
+        ])  # fmt: skip
+    return table
+
+
+def confusion_rows(kinds: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return labelled kinds against those they were found as, a row a labelled kind."""
+    called = sorted({name for row in kinds.values() for name in row if name})
+    header = ["labelled as, found as", *(name.replace("_", " ") for name in called), "not found"]
+    rows = [[kind.replace("_", " "), *(str(row.get(name, 0)) for name in (*called, ""))] for kind, row in kinds.items()]
+    return [header, *rows]
+
+
+def night_agreement_rows(nights: Sequence[NightAgreement]) -> Table:
+    """Return labelled and found events of each night, a row a night."""
+    table = [["night", "labelled", "found", "paired", "AHI labelled", "AHI found", "F1 at IoU 0.2"]]
+    for night in nights:
+        counts = [str(count) for count in (night.labelled, night.found, night.paired)]
+        rates = [_number([rate], 1) for rate in (night.labelled_ahi, night.found_ahi)]
+        table.append([night.recording, *counts, *rates, _number([night.f1])])
+    return table
+
+
+def _estimate(one: Estimate, places: int) -> str:
+    if math.isnan(one.value):
+        return "-"
+    interval = "" if math.isnan(one.low) else f" ({one.low:.{places}f} to {one.high:.{places}f})"
+    return f"{one.value:.{places}f}{interval}"
 
 
 NIGHT_NUMBERS = {                                # of a night, in tables that people read: name -> title, decimals

@@ -43,7 +43,7 @@ from reports.findings import (
     recordings_as_seen,
     write_findings,
 )
-from reports.nights import nights_of, with_nights
+from reports.nights import draw_agreement, nights_of, with_nights
 from reports.page import write_report
 from reports.run_folder import (
     CLOCKS,
@@ -52,7 +52,7 @@ from reports.run_folder import (
     at_work_in,
     markdown,
     night_rows,
-    respiratory_rows,
+    respiratory_tables,
     run_files,
     write_data,
     write_run,
@@ -129,6 +129,7 @@ def score_files(
         write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
         write_metrics(run.metrics, results)
         draw_free_response(run, results)
+        draw_agreement(run, results)
         write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
         write_report(run.root)
     if refused:
@@ -139,7 +140,7 @@ def score_files(
 def scored_answer(root: Path) -> str:
     """Return what is printed of scored recordings: the nights in numbers, how they fit their labels, the folder."""
     metrics = read_metrics(RunFolder(root).metrics)
-    tables = [respiratory_rows([metrics]), *([night_rows(metrics.nights)] if metrics.nights else [])]
+    tables = [*respiratory_tables([metrics]).values(), *([night_rows(metrics.nights)] if metrics.nights else [])]
     return "\n\n".join([*(markdown(table) for table in tables if len(table) > 1), str(root)])
 
 

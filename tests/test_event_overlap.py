@@ -38,7 +38,7 @@ def test_pairs_are_the_best_of_all_that_can_be_made(seed):
 def test_measures_of_two_recordings_by_hand():
     found = [[((0.0, 10.0), "central_apnea"), ((50.0, 62.0), "hypopnea")], [((5.0, 9.0), "apnea")]]
     labelled = [[((1.0, 11.0), "central_apnea"), ((50.0, 90.0), "obstructive_apnea")], []]
-    measures = respiratory_measures("device", found, labelled, [2.0, 0.5])
+    measures = respiratory_measures("device", found, labelled, [2.0, 0.5], ["one", "two"])
     assert (measures.labelled, measures.found, measures.paired) == (2, 3, {"0.2": 2, "0.5": 1})
     assert measures.f1 == {"0.2": pytest.approx(4 / 5), "0.5": pytest.approx(2 / 5)}
     assert measures.onset_error_s == -0.5 and measures.duration_error_s == -14.0
@@ -47,7 +47,7 @@ def test_measures_of_two_recordings_by_hand():
 
 
 def test_nothing_found_and_nothing_labelled_has_no_numbers():
-    nothing = respiratory_measures("device", [[]], [[]], [0.0])
+    nothing = respiratory_measures("device", [[]], [[]], [0.0], ["one"])
     assert math.isnan(nothing.f1["0.2"]) and math.isnan(nothing.onset_error_s)
-    missed = respiratory_measures("device", [[]], [[((0.0, 10.0), "hypopnea")]], [2.0])
+    missed = respiratory_measures("device", [[]], [[((0.0, 10.0), "hypopnea")]], [2.0], ["one"])
     assert missed.f1["0.5"] == 0 and missed.kinds == {"hypopnea": {"": 1}}
