@@ -63,6 +63,10 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--map-label", action="append", default=[], metavar="LABEL=KIND", help="with --score: the kind of a label"
     )
+    parser.add_argument(
+        "--export", nargs="+", default=[], metavar="FORMAT",
+        help="write the events of recordings for other programs, too: edf+, annot (Luna), nsrr, csv (MNE)",
+    )  # fmt: skip
     return parser
 
 
@@ -78,6 +82,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError("--resume with --out scores a trained model otherwise; say how with --set")
     if not args.score and (args.channel or args.map_label or args.time_column or args.time_format or args.time_zone):
         raise DataError("--channel, --time-column, --time-format, --time-zone and --map-label go with --score")
+    if args.export and args.dry_run:
+        raise DataError("--export writes the events of a finished run; it does not go with --dry-run")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
         raise DataError("--score uses the checkpoint's config; only --out, --profile and --device go with it")
     if args.profile and not args.score:
@@ -89,6 +95,10 @@ def command(args: argparse.Namespace) -> str:
     from reports.run_folder import default_root
 
     check_arguments(args)
+    if args.export:
+        from reports.exports import check_formats
+
+        check_formats(args.export)
     device = resolve_device(args.device)
     if args.score:
         from recordings.file_names import FileNames
@@ -98,10 +108,13 @@ def command(args: argparse.Namespace) -> str:
         times = {name: getattr(args, name) for name in ("time_column", "time_format", "time_zone")}
         names = FileNames.parsed(args.channel, args.map_label, **times)
         try:
-            return scored_answer(score_files(args.checkpoint, args.score, root, device, names, args.profile))
-        except NotAllScored as error:
-            print(scored_answer(error.root))
+            score_files(args.checkpoint, args.score, root, device, names, args.profile)
+        except NotAllScored:
+            export(root, args.export)
+            print(scored_answer(root))
             raise
+        export(root, args.export)
+        return scored_answer(root)
     from experiment import resume, run_all, try_all
 
     with process_group(device) as rank:
@@ -116,7 +129,18 @@ def command(args: argparse.Namespace) -> str:
                 return "" if rank else "dry run: the whole path works"
             root = args.out or default_root(OUT, config.dataset.name)
             table = run_all(config, args.seeds, root, args.datasets, device, rank=rank)
-        return "" if rank else f"{table}\n\n{root}"
+        if rank:
+            return ""
+        export(root, args.export)
+        return f"{table}\n\n{root}"
+
+
+def export(root: Path, formats: Sequence[str]) -> None:
+    """Write the events of a finished run for other programs, if any format is asked for."""
+    if formats:
+        from reports.exports import export_runs
+
+        export_runs(root, formats)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
