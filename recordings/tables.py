@@ -109,7 +109,10 @@ def _settled_columns(
 
 
 def without_footer(path: Path, layout: Layout) -> tuple[Layout, str] | None:
-    """Return the layout without the lines after the last sample, such as `Total;12.5`, and a note; None without any."""
+    """Return the layout without the lines after the last sample, such as `Total;12.5`, and a note; None without any.
+
+    A line that begins with a digit is a sample, if a damaged one: it is not left out.
+    """
     lines, last = 0, 0                                               # lines: not empty, from the first sample on
     first = ""                                                       # of the lines after the last sample
     try:
@@ -117,7 +120,8 @@ def without_footer(path: Path, layout: Layout) -> tuple[Layout, str] | None:
             for line in itertools.islice(file, layout.first_row - 1, None):
                 if line.strip():
                     lines += 1
-                    if is_data(split(line.rstrip("\n"), layout.delimiter, layout.quote)):
+                    cells = split(line.rstrip("\n"), layout.delimiter, layout.quote)
+                    if is_data(cells) or "".join(cells).lstrip(" '\"")[:1].isdigit():
                         last, first = lines, ""
                     first = first or ("" if last == lines else line.strip())
     except READ_ERRORS:

@@ -180,7 +180,7 @@ def test_a_declared_time_format_is_kept_to(write):
 
 @pytest.mark.parametrize("bad", ["noon", "32.12.2024 10:00:02", "10:00"])
 def test_an_unreadable_time_is_reported_with_its_row(write, bad):
-    text = f"time;flow\n31.12.2024 10:00:00;1\n31.12.2024 10:00:01;2\n{bad};3\n"
+    text = f"time;flow\n31.12.2024 10:00:00;1\n31.12.2024 10:00:01;2\n{bad};3\n31.12.2024 10:00:03;4\n"
     assert refusal(write(text), ["flow"], time_column="time").startswith(f"night.csv: row 4: time {bad!r}; expected")
 
 

@@ -119,7 +119,7 @@ def test_sentinels_and_infinities_are_no_measurement(read):
         ("t_s,flow\n0,1\n,2\n2,3\n", "row 3: the time is empty"),
         ("t_s,flow\n,1\n,2\n", "row 2: the time is empty"),
         ("t_s,flow\n0,1\ninf,2\n", "row 3: the time is empty or infinite"),
-        ("t_s,flow\n0,1\n1,2\nlater,3\n", "row 4: column 't_s' holds 'later'; expected a number"),
+        ("t_s,flow\n0,1\n1,2\nlater,3\n3,4\n", "row 4: column 't_s' holds 'later'; expected a number"),
         ("t_s,flow\nsoon,1\nlater,2\n", "row 2: time 'soon'; expected seconds or a timestamp"),
         (
             "t_s,flow\n2024-05-01 22:30:00,1\n2024-05-01 22:29:59,2\n",

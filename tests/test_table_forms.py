@@ -279,6 +279,12 @@ def test_a_text_amid_the_times_is_no_footer(tmp_path):
         read_recording(tmp_path / "one.csv")
 
 
+def test_a_damaged_last_sample_is_no_footer(tmp_path):
+    (tmp_path / "one.csv").write_text(table(SECONDS) + "80.0O,1.5\n")
+    with pytest.raises(DataError, match="row 2002: column 't_s' holds '80.0O'"):
+        read_recording(tmp_path / "one.csv")
+
+
 def test_a_column_of_texts_that_begins_late_is_left_out_unless_asked_for(tmp_path):
     marks = ["Lights off" if k == 1500 else "" for k in range(N)]
     lines = [f"{t},{value},{mark}" for t, value, mark in zip(SECONDS, FLOW, marks, strict=True)]
