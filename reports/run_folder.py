@@ -54,10 +54,15 @@ class RunFolder:
         self.nights = root / "nights.csv"
         self.free_response = root / "plots" / "free_response.png"
         self.signals, self.plots, self.report = root / "signals.npz", root / "plots", root / "report.html"
+        self.viewers = root / "viewer"
 
     def overview(self, recording: str) -> Path:
         """Return where the picture of a whole recording goes."""
         return self.plots / f"{_stem(recording)}.png"
+
+    def viewer(self, recording: str) -> Path:
+        """Return where the viewer of a recording goes."""
+        return self.viewers / f"{_stem(recording)}.html"
 
     def close_up(self, recording: str, start_s: float, verdict: str) -> Path:
         """Return where the picture of an event goes; verdict: found, false or missed."""

@@ -26,7 +26,7 @@ from recordings.nab_series import read_series
 from recordings.resampling import _taps, grid_of
 from recordings.signal_files import read_signals
 from recordings.windowing import read_windows, write_windows
-from reports import page
+from reports import page, run_view
 from utils import DataError, plain_text, run_cli
 
 pytestmark = pytest.mark.robustness
@@ -291,7 +291,7 @@ def test_signals_that_promise_too_much_are_refused(tmp_path, kind, monkeypatch):
     with zipfile.ZipFile(tmp_path / "signals.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("t_0.npy", part)
     with pytest.raises(DataError, match="unpacked" if kind == "compressed" else "promises"):
-        page._read_signals(tmp_path / "signals.npz")
+        run_view.read_signals(tmp_path / "signals.npz", 0)
 
 
 def test_a_picture_of_too_many_pixels_is_not_unpacked(tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ import collected_data_preprocess
 import pure_lstm_anomaly_detection_main as script
 from recordings.wall_clock import clock_at, clocks_at, start_of
 from recordings.windowing import read_meta
-from reports.svg_figures import Span, clock_ticks
 
 START = pd.Timestamp("2024-03-30 23:59:30")
 
