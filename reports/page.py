@@ -278,7 +278,7 @@ def several_page(root: Path) -> dict[str, Any]:
 def _facts(run: RunView) -> list[tuple[str, str]]:
     """Return the few numbers that stand on top of a page."""
     metrics = run.metrics
-    threshold = (f"threshold ({metrics.threshold.method})", f"{metrics.threshold.value:.2f}")
+    threshold = (f"threshold ({metrics.threshold.method})".replace("_", " "), f"{metrics.threshold.value:.2f}")
     if not metrics.detectors:
         found = metrics.found
         rows = f"{found.hours * 3600 * metrics.rate_hz:.0f}"

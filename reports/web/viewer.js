@@ -163,7 +163,7 @@ function panel(name, unit, series, isLast, kind) {
   const line = () => style("--ink"), grid = {stroke: () => style("--line"), width: 1};
   const made = {name, kind, holder, range: [0, 1], cache: null};
   made.plot = new uPlot({
-    width: 600, height: 100, padding: [6, 8, 2, 0], legend: {show: false},
+    width: 600, height: 100, padding: [6, 28, 2, 0], legend: {show: false},
     cursor: {y: false, points: {show: false}, drag: {x: false, y: false, setScale: false}, sync: {key: "time"}},
     scales: {x: {time: false, range: () => [view.start, view.end]}, y: {range: () => made.range}},
     axes: [
@@ -183,7 +183,7 @@ for (const c of channels) panel(c.name, c.unit, [["--observed", 1.1], ["--expect
 panel("score", "", [["--score", 1.1], ["--alarm", 2.2], ["--threshold", 1.3, [7, 4]]], true, "score");
 
 function draw() {
-  const width = $("panels").clientWidth, buckets = bucketsOf(Math.max(200, width - 66)), x = times(buckets);
+  const width = $("panels").clientWidth, buckets = bucketsOf(Math.max(200, width - 86)), x = times(buckets);
   for (const one of panels) {
     let lines;
     if (one.kind === "score") {
