@@ -26,6 +26,9 @@ ANNOTATIONS = (
     "{}.annot", "{}-nsrr.xml", "{}.xml", "{}-annot.csv", "{}_annot.csv", "{}-annot.txt", "{}_annot.txt",
     "{}.annotations.edf", "{}-annot.edf", "{}_annot.edf",
 )  # fmt: skip
+# What is found may be saved as labels: these kinds are labels that every dataset knows.
+KINDS = ("central_apnea", "obstructive_apnea", "mixed_apnea", "apnea", "hypopnea", "periodic_breathing", "cough",
+         "motion", "tachypnea", "other")  # fmt: skip
 NAME_ENDS = (".events", "-annot", "_annot", ".annotations")              # of files that are no recordings
 # What the columns of a table are called, without their unit and signs; the first of a row that is there counts.
 NAMES = {
@@ -132,6 +135,8 @@ def check_events(
         if event.start_s < math.floor(start_s) or event.end_s > end_s + 1.0:
             raise DataError(f"{place} lies outside the recording, {start_s:g} to {end_s:g} s")
         kind = event.label if labels is None else labels.get(event.label)
+        if kind is None and event.label in (*KINDS, *labels.values()):
+            kind = event.label
         if kind is None and own_kinds is not None and (kind := kind_of_its_own(event.label, labels)):
             own_kinds[event.label] = kind
         if kind is None:

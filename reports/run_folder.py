@@ -63,6 +63,7 @@ class RunFolder:
         self.free_response = root / "plots" / "free_response.png"
         self.bland_altman = root / "plots" / "bland_altman.png"
         self.signals, self.plots, self.report = root / "signals.npz", root / "plots", root / "report.html"
+        self.viewers = root / "viewer"
 
     def overview(self, recording: str) -> Path:
         """Return where the picture of a whole recording goes."""
@@ -71,6 +72,10 @@ class RunFolder:
     def export(self, recording: str, end: str) -> Path:
         """Return where a recording's events go for another program; end: of the file's name."""
         return self.root / "exports" / f"{_stem(recording)}{end}"
+
+    def viewer(self, recording: str) -> Path:
+        """Return where the viewer of a recording goes."""
+        return self.viewers / f"{_stem(recording)}.html"
 
     def close_up(self, recording: str, start_s: float, verdict: str) -> Path:
         """Return where the picture of an event goes; verdict: found, false or missed."""

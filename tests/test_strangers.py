@@ -26,7 +26,7 @@ from recordings.nab_series import read_series
 from recordings.resampling import _taps, grid_of
 from recordings.signal_files import read_signals
 from recordings.windowing import read_windows, write_windows
-from reports import page
+from reports import page, run_view
 from utils import DataError, plain_text, run_cli
 
 pytestmark = pytest.mark.robustness
@@ -167,7 +167,8 @@ def test_other_names_go_through_scoring_into_files_that_read_back(tmp_path, stat
     page = Page(text)
     check_sound(text, page)
     assert name in page.words
-    assert all(path.parent in (out, out / "plots", out / "plots" / "events") for path in out.rglob("*.*"))
+    folders = (out, out / "viewer", out / "plots", out / "plots" / "events")
+    assert all(path.parent in folders for path in out.rglob("*.*"))
 
 
 def test_a_recording_whose_file_has_a_hostile_name_is_not_scored(tmp_path, checkpoint, capsys):
@@ -281,7 +282,7 @@ def test_an_annotation_of_an_unknown_code_is_a_question_mark(tmp_path):
 
 @pytest.mark.parametrize("kind", ["compressed", "header", "text"])
 def test_signals_that_promise_too_much_are_refused(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(page, "MOST_SIGNALS", 10**6)
+    monkeypatch.setattr(run_view, "MOST_SIGNALS", 10**6)
     content = io.BytesIO()
     np.save(content, np.zeros(10**6 if kind == "compressed" else 10) if kind != "text" else np.array(["x"] * 10))
     part = content.getvalue()
@@ -291,7 +292,7 @@ def test_signals_that_promise_too_much_are_refused(tmp_path, kind, monkeypatch):
     with zipfile.ZipFile(tmp_path / "signals.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("t_0.npy", part)
     with pytest.raises(DataError, match="unpacked" if kind == "compressed" else "promises"):
-        page._read_signals(tmp_path / "signals.npz")
+        run_view.read_signals(tmp_path / "signals.npz", 0)
 
 
 def test_a_picture_of_too_many_pixels_is_not_unpacked(tmp_path, monkeypatch):

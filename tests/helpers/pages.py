@@ -1,5 +1,8 @@
 """Report pages as tests read them."""
 
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 
@@ -48,18 +51,26 @@ def page_of(root):
     return text, Page(text)
 
 
+def facts_of(path):
+    """Return the facts that a viewer holds."""
+    found = re.search(r'<script type="application/json" id="facts">(.*?)</script>', path.read_text(encoding="utf-8"))
+    return json.loads(found.group(1))
+
+
 def check_sound(text, page):
-    """Assert what holds for every page: balanced tags, unique ids, no dead link, nothing from outside."""
+    """Assert what holds for every page: balanced tags, unique ids, no dead link, nothing from outside, one script."""
     assert not page.errors and not page.open
     assert len(set(page.ids)) == len(page.ids)
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
     assert all(image["alt"].strip() and image["src"].startswith("data:image/png;base64,") for image in page.images)
     assert all(about["scope"] in ("col", "row") for tag, about in page.tags if tag == "th")
-    assert not {"script", "iframe", "object", "embed", "form", "link", "base"} & {tag for tag, _ in page.tags}
+    assert not {"iframe", "object", "embed", "form", "link", "base"} & {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") or name in ("srcset", "action") for _, about in page.tags for name in about)
     assert not re.search(r"url\(|@import|https?:", text)
     (policy,) = [about["content"] for tag, about in page.tags if about.get("http-equiv") == "Content-Security-Policy"]
-    assert "default-src 'none'" in policy and "script" not in policy
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
