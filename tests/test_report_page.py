@@ -316,8 +316,8 @@ def test_a_missing_and_a_garbled_file_are_refused_by_name(root, capsys, name):
 @pytest.mark.parametrize(
     ("name", "before", "after", "expected"),
     [
-        ("events.csv", "central_apnea,100.0", "central_apnea,soon", "events.csv: row 2: start_s is 'soon'; expected a number"),
-        ("events.csv", "night,central_apnea,100.0", "day,central_apnea,100.0", "events.csv: row 2: recording 'day' is not in data.json"),
+        ("events.csv", "apnea,100.0", "apnea,soon", "events.csv: row 2: start_s is 'soon'; expected a number"),
+        ("events.csv", "night,central", "day,central", "events.csv: row 2: recording 'day' is not in data.json"),
         ("labels.csv", "kind", "kinds", "labels.csv: no column 'kind'"),
         ("metrics.json", '"detectors"', '"detectives"', "metrics.json: detectors: missing"),
         ("metrics.json", '"false_events": 1', '"false_events": "one"', "events.false_events is 'one'; expected an int"),
