@@ -356,7 +356,8 @@ function judge(e, judged, change = {}) {
 
 function add(start, end) {
   const key = `a${events.filter((e) => e.added).length + 1}`, e = {key, verdict: "plain", channel: "", judged: null, now: null, added: true};
-  Object.assign(e, {start, end, kind: selected ? spanOf(selected).kind : facts.kinds[0]});
+  const kind = selected && spanOf(selected).kind;
+  Object.assign(e, {start, end, kind: facts.kinds.includes(kind) ? kind : facts.kinds[0]});
   events.push(e);
   judge(e, true);
 }
