@@ -423,7 +423,7 @@ class DatasetConfig(Section):
         None, description="WFDB: suffixes of the annotation files; null = those of the known ones that exist"
     )
     annotation_s: Duration = Field(
-        0.0, ge=0, description="EDF, WFDB, cards: how long an annotation without a duration lasts"
+        0.0, ge=0, description="EDF, WFDB, cards, events files: how long an annotation without a duration lasts"
     )
     channels: dict[Name, ChannelConfig] = Field(min_length=1)
     rate_hz: float = Field(gt=0, le=1e4, description="of the common grid")

@@ -34,6 +34,8 @@ from evaluation.nights import ScoredNight
 from evaluation.results import LSTM, CalibrationEvents, ForecastLosses, RunMetrics, over_seeds, write_metrics
 from recordings import nab_files
 from recordings.units import doubts_about_breathing
+from reports.events import add_events
+from reports.exports import export_run
 from reports.findings import (
     Findings,
     RandomScores,
@@ -47,7 +49,7 @@ from reports.findings import (
     recordings_as_seen,
     write_findings,
 )
-from reports.nights import add_nights, draw_agreement, nights_of, with_nights
+from reports.nights import draw_agreement, nights_of, with_nights
 from reports.page import write_report
 from reports.run_folder import (
     CLOCKS,
@@ -307,7 +309,7 @@ def evaluate(experiment: Experiment, detector: Detector) -> Evaluated:
     metrics = compute_metrics(detector, *facts, seen, experiment.vus_buffer, rows)
     starts = {name: start for name in meta.starts if (start := meta.start_of(name))}
     has_clock = any(segment.recording in starts for segment in segments)
-    findings = Findings(detector, segments, scored, seen[LSTM], *facts[1:], starts, has_clock)
+    findings = Findings(detector, segments, scored, seen[LSTM], *facts[1:], starts, has_clock, meta.stages)
     nights = nights_of(findings)
     return Evaluated(findings, nights, with_nights(metrics, findings.recordings, nights))
 
@@ -328,7 +330,7 @@ def write(experiment: Experiment, run: RunFolder, evaluated: Evaluated, plots: b
     times = STAMPS if meta.series is not None else CLOCKS if findings.has_clock else ()
     with run_files(run, times, signals=plots) as files:
         write_findings(files, findings)
-        add_nights(files, findings, evaluated.nights)
+        add_events(files, findings, evaluated.nights)
     write_data(run, dataset_facts(meta, experiment.dataset.channels), files.recordings)
     if plots:
         clear_pictures(run)
@@ -382,6 +384,8 @@ def run_experiment(
         if plots:
             draw_free_response(run, metrics)
             draw_agreement(run, metrics)
+            if dataset.meta.series is None:
+                export_run(run)
             write_report(run.root)
     return metrics
 

@@ -1,12 +1,13 @@
 """The Numenta Anomaly Benchmark (NAB) by its own rules: an LSTM that learns online, compared with baselines.
 
-    python nab_benchmark.py --nab-root NAB --out experiments/nab                 # five seeds, about three minutes
-    python nab_benchmark.py --nab-root NAB --out experiments/nab --seeds 1       # one seed, about one minute
+    python nab_benchmark.py --nab-root NAB --out experiments/nab                 # five seeds, about an hour on one core
+    python nab_benchmark.py --nab-root NAB --out experiments/nab --seeds 1       # one seed, about 12 minutes
 
-Each series has its own LSTMs, untrained at first, which forecast the mean and the spread of blocks of rows. The score
-of a row depends on the rows up to it; one set of parameters and one threshold are used for all series. In --out, each
-detector has a folder in NAB's own layout (DETECTOR/CATEGORY/DETECTOR_FILE.csv), readable by NAB's scorer; tables.md
-and results.json contain the NAB scores. Forecasts of an earlier run with the same parameters are reused.
+Each series has its own LSTMs, untrained at first, which forecast mean, maximum, minimum and roughness of blocks of
+rows. Scores and alarms depend on the rows up to them; one set of parameters and one threshold are used for all series.
+In --out, each detector has a folder in NAB's own layout (DETECTOR/CATEGORY/DETECTOR_FILE.csv), readable by NAB's
+scorer, and one more for each profile with another threshold; tables.md and results.json contain the NAB scores.
+Forecasts of an earlier run with the same parameters are reused.
 """
 
 from __future__ import annotations

@@ -59,9 +59,14 @@ def build_parser() -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--time-column", metavar="NAME", help="with --score: the time column of the files")
     parser.add_argument("--time-format", metavar="F", help="with --score: format of their timestamps, for strptime")
+    parser.add_argument("--time-zone", metavar="ZONE", help="with --score: zone of their clock, where it changes")
     parser.add_argument(
         "--map-label", action="append", default=[], metavar="LABEL=KIND", help="with --score: the kind of a label"
     )
+    parser.add_argument(
+        "--export", nargs="+", default=[], metavar="FORMAT",
+        help="write events for other programs too: edf+, annot (Luna), nsrr; csv (MNE) is always there",
+    )  # fmt: skip
     return parser
 
 
@@ -75,12 +80,27 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError("--resume takes its config from the run's folder; only --set, --out and --device go with it")
     if args.resume and args.out and not args.set:
         raise DataError("--resume with --out scores a trained model otherwise; say how with --set")
-    if not args.score and (args.channel or args.map_label or args.time_column or args.time_format):
-        raise DataError("--channel, --time-column, --time-format and --map-label go with --score")
+    if not args.score and (args.channel or args.map_label or args.time_column or args.time_format or args.time_zone):
+        raise DataError("--channel, --time-column, --time-format, --time-zone and --map-label go with --score")
+    if args.export and args.dry_run:
+        raise DataError("--export: a dry run keeps nothing to export")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
         raise DataError("--score uses the checkpoint's config; only --out, --profile and --device go with it")
     if args.profile and not args.score:
         raise DataError('--profile goes with --score; in a config it is events.profile: --set events.profile="NAME"')
+
+
+def answer_of(args: argparse.Namespace, root: Path, text: str) -> str:
+    """Return what is printed of a run, exported as asked for; printed at once if that fails."""
+    from reports.exports import export_runs
+
+    try:
+        if args.export:
+            export_runs(root, args.export)
+    except DataError:
+        print(text)
+        raise
+    return text
 
 
 def command(args: argparse.Namespace) -> str:
@@ -88,18 +108,24 @@ def command(args: argparse.Namespace) -> str:
     from reports.run_folder import default_root
 
     check_arguments(args)
+    if args.export:
+        from reports.exports import check_formats
+
+        check_formats(args.export)
     device = resolve_device(args.device)
     if args.score:
-        from reports.scoring import FileNames, NotAllScored, score_files, scored_answer
+        from recordings.file_names import FileNames
+        from reports.scoring import NotAllScored, score_files, scored_answer
 
         root = args.out or default_root(OUT, "scored")
-        times = {"time_column": args.time_column, "time_format": args.time_format}
+        times = {name: getattr(args, name) for name in ("time_column", "time_format", "time_zone")}
         names = FileNames.parsed(args.channel, args.map_label, **times)
         try:
-            return scored_answer(score_files(args.checkpoint, args.score, root, device, names, args.profile))
-        except NotAllScored as error:
-            print(scored_answer(error.root))
+            score_files(args.checkpoint, args.score, root, device, names, args.profile)
+        except NotAllScored:
+            print(answer_of(args, root, scored_answer(root)))
             raise
+        return answer_of(args, root, scored_answer(root))
     from experiment import resume, run_all, try_all
 
     with process_group(device) as rank:
@@ -114,7 +140,7 @@ def command(args: argparse.Namespace) -> str:
                 return "" if rank else "dry run: the whole path works"
             root = args.out or default_root(OUT, config.dataset.name)
             table = run_all(config, args.seeds, root, args.datasets, device, rank=rank)
-        return "" if rank else f"{table}\n\n{root}"
+        return "" if rank else answer_of(args, root, f"{table}\n\n{root}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

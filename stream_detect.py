@@ -4,7 +4,8 @@
     python stream_detect.py --checkpoint F --follow night.csv --state night.state --out night.scores.csv
     python -m live.replay night.csv.gz --speed 20 | python stream_detect.py --checkpoint F
 
-The first line names the columns: the time, in seconds or as timestamps, and the channels of the model. The output has a
+The first line names the columns: the time, in seconds or as timestamps, and the channels of the model; what it calls
+otherwise, --time-column and --channel say, as for --score. The output has a
 line for each step of the model's grid, one when an event begins and one when it is over. Faulty lines and gaps are
 reported on stderr, and the stream continues. With --state, a restart resumes from the saved state without a new
 warm-up; rows that were taken before are skipped. With --out and --state together, the output is as if the program had
@@ -25,6 +26,13 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--follow", type=Path, metavar="FILE", help="read a file as it grows, instead of stdin")
     parser.add_argument("--state", type=Path, metavar="F", help="file to save the state in, and to resume from")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file, instead of stdout")
+    parser.add_argument(
+        "--channel", action="append", default=[], metavar="NAME=COLUMN[:UNIT]",
+        help="what the input calls a channel of the model, and its unit where it does not say",
+    )  # fmt: skip
+    parser.add_argument("--time-column", metavar="NAME", help="the time column of the input")
+    parser.add_argument("--time-format", metavar="F", help="format of its timestamps, for strptime")
+    parser.add_argument("--time-zone", metavar="ZONE", help="zone of its clock, where it changes")
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="format of the output (csv)")
     parser.add_argument("--plot", action="store_true", help="show signals and score in a window")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where the LSTM runs (cpu)")
@@ -40,11 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         import torch
 
         from live.stream import watch
+        from recordings.file_names import FileNames
 
+        times = {name: getattr(args, name) for name in ("time_column", "time_format", "time_zone")}
+        names = FileNames.parsed(args.channel, [], **times)
         torch.set_num_threads(1)                                 # a step is too small to share
         device, as_json = resolve_device(args.device), args.format == "jsonl"
         files = {"follow": args.follow, "state": args.state, "out": args.out}
-        return watch(args.checkpoint, device, **files, as_json=as_json, plot=args.plot)
+        return watch(args.checkpoint, device, **files, as_json=as_json, plot=args.plot, names=names)
 
     return run_cli(body)
 

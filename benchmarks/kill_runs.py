@@ -74,9 +74,9 @@ class Job:
     not_compared: Sequence[str] = NOT_COMPARED
 
 
-def jobs_of(root: Path, workers: int, halving: bool) -> list[Job]:
-    """Make small data and a trained model below a folder; return what is to be killed."""
-    datasets, nab, config = make_small(root), make_nab(root / "nab"), root / "dataset_config.json"
+def jobs_of(root: Path, workers: int, halving: bool, minutes: int = 10) -> list[Job]:
+    """Make sessions of so many minutes and a trained model below a folder; return what is to be killed."""
+    datasets, nab, config = make_small(root, minutes), make_nab(root / "nab"), root / "dataset_config.json"
     settings = [text for key, value in SHORT.items() for text in ("--set", f"{key}={value}")]
     main = ["pure_lstm_anomaly_detection_main.py", "--datasets", str(datasets)]
     train = [*main, "--device", "cpu", *settings]

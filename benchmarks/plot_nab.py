@@ -2,7 +2,7 @@
 
     python -m benchmarks.plot_nab --nab-root NAB --out experiments/nab --figure docs/nab_costliest.png
 
-Reads what nab_benchmark.py wrote. An alarm is a score at NAB's own threshold, the one that is best in-sample.
+Reads what nab_benchmark.py wrote. The alarms are those at the threshold that is best in-sample.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nab-root", type=Path, required=True, metavar="DIR", help="a copy of NAB")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="what nab_benchmark.py wrote")
-    parser.add_argument("--detector", default="lstm_seed0_range", help="a folder of --out (default: %(default)s)")
+    parser.add_argument("--detector", default="lstm_seed0", help="a folder of --out (default: %(default)s)")
     parser.add_argument("--figure", type=Path, required=True, metavar="PNG", help="where the figure goes")
     return parser
 

@@ -41,6 +41,7 @@ CYCLE_S, CYCLES = (30.0, 120.0), 3      # of periodic breathing
 CENTRAL, OBSTRUCTIVE, MIXED, UNCLASSIFIED = "central_apnea", "obstructive_apnea", "mixed_apnea", "apnea"
 HYPOPNEA, PERIODIC = "hypopnea", "periodic_breathing"
 APNEAS = (CENTRAL, OBSTRUCTIVE, MIXED, UNCLASSIFIED)
+RESPIRATORY = (*APNEAS, HYPOPNEA)        # kinds that are counted one by one, found and labelled
 
 
 @dataclass(frozen=True)

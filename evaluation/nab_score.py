@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,8 +56,23 @@ def nab_series_score(windows: ArrayLike, alarms: ArrayLike, profile: str = "stan
     tp, fn, _ = NAB_PROFILES[profile]
     alarms = as_mask(alarms, "alarms")
     rows = _nab_row_values(np.asarray(windows), alarms.size)
-    raw = _nab_raw(rows, alarms, NAB_PROFILES[profile])
+    raw = _nab_raw(rows, np.flatnonzero(alarms), NAB_PROFILES[profile])
     return {"raw": raw, "score": 100 * ratio(raw + fn * rows.count, (tp + fn) * rows.count)}
+
+
+def nab_gains(series: SeriesLabels, alarm_sets: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what sets of alarm rows gain over no alarm (profiles, K), in windows found at their first row.
+
+    100 times the sum over all series, divided by the number of windows, is the benchmark's score.
+
+    Args:
+        alarm_sets: K arrays of rows, such as those of several thresholds.
+    """
+    rows = _nab_row_values(series.windows, series.n_rows)
+    return np.array([
+        [(_nab_raw(rows, fired, weights) + weights.fn * rows.count) / (weights.tp + weights.fn) for fired in alarm_sets]
+        for weights in NAB_PROFILES.values()
+    ])
 
 
 class _NabRows(NamedTuple):
@@ -94,8 +109,7 @@ def _as_nab_windows(windows: np.ndarray, n_rows: int) -> np.ndarray:
     return windows
 
 
-def _nab_raw(rows: _NabRows, alarms: np.ndarray, weights: NabProfile) -> float:
-    fired = np.flatnonzero(alarms)
+def _nab_raw(rows: _NabRows, fired: np.ndarray, weights: NabProfile) -> float:
     inside = fired[rows.window[fired] >= 0]
     earned = np.full(rows.count, -weights.fn)
     np.maximum.at(earned, rows.window[inside], weights.tp * rows.value[inside])
@@ -126,7 +140,8 @@ def nab_score(scores_by_series: Mapping[str, ArrayLike], series: Mapping[str, Se
     for profile, weights in NAB_PROFILES.items():
         threshold = sweep.best_threshold(weights)
         point = ratio(100, (weights.tp + weights.fn) * windows)
-        points = {name: point * (_nab_raw(row, scores[name] >= threshold, weights) + weights.fn * row.count)
+        fired = {name: np.flatnonzero(scores[name] >= threshold) for name in rows}
+        points = {name: point * (_nab_raw(row, fired[name], weights) + weights.fn * row.count)
                   for name, row in rows.items()}
         result[profile] = {"score": sum(points.values()), "threshold": threshold, "series": points}
     return result

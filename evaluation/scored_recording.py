@@ -29,10 +29,12 @@ class ScoredRecording:
     is_labelled: bool = True
     desaturations: Sequence[FoundEvent] = ()
 
-    def match(self, found: Sequence[FoundEvent], tolerance_s: float) -> EventMatch:
-        """Match found events, or faults, with all the labelled events."""
-        found, labelled = ([(event.start_s, event.end_s) for event in events] for events in (found, self.labelled))
-        return match_events(found, labelled, tolerance_s)
+    def match(
+        self, found: Sequence[FoundEvent], tolerance_s: float, labelled: Sequence[EventMeta] | None = None
+    ) -> EventMatch:
+        """Match found events, or faults, with labelled ones; None = with all of them."""
+        both = found, self.labelled if labelled is None else labelled
+        return match_events(*([(event.start_s, event.end_s) for event in events] for events in both), tolerance_s)
 
     def normal_hours(self, rate_hz: float, tolerance_s: float) -> float:
         """Return the hours outside all labelled events and their tolerance."""

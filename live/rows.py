@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from recordings.cells import DecimalSigns, is_missing, is_number, without_thousands
-from recordings.clocks import timestamp_of, unit_s_in
+from recordings.clocks import HOUR_S, timestamp_of, unit_s_in
 from recordings.layouts import (
     COMMENTS,
     DELIMITERS,
@@ -146,6 +146,7 @@ class Rows:
         series: whether the rows are those of a series, which are counted: their times are kept as written.
         dialect: how the lines are written, as far as it is declared.
         units: of the values that are returned, for each channel; "" = as the lines have them.
+        source_units: of the lines, for each channel, whatever they state; "" = what they state.
         sentinels: for each channel, the values in the unit of the lines that mean "no measurement".
         rate_hz: rows a second; 0 = not known.
     """
@@ -158,6 +159,7 @@ class Rows:
         series: bool = False,
         dialect: Dialect = DETECT,
         units: Sequence[str] = (),
+        source_units: Sequence[str] = (),
         sentinels: Sequence[Sequence[float]] = (),
         rate_hz: float = 0.0,
     ) -> None:
@@ -165,6 +167,7 @@ class Rows:
         self.dialect, self.series = dialect, series
         self.wanted = [time_column, *self.channels]
         self.units = list(units) or [""] * len(self.channels)
+        self.source_units = list(source_units) or [""] * len(self.channels)
         self.sentinels = [list(values) for values in sentinels] or [[] for _ in self.channels]
         self.rate_hz = rate_hz
         self.head: list[str] = []                                    # the lines before the samples
@@ -286,7 +289,7 @@ class Rows:
 
     def _factor(self, k: int) -> float:
         """Return what the values of a channel are multiplied with, for its unit. Raises: DataError for another one."""
-        have, want = self.layout.units[self.columns[k]], self.units[k]
+        have, want = self.source_units[k] or self.layout.units[self.columns[k]], self.units[k]
         if not have or have == want or is_unspecified(have) or is_unspecified(want):
             return 1.0
         factor = factor_between(have, want)
@@ -394,6 +397,11 @@ class Rows:
             return self.written
         return self.times.stamps.at(t) if self.times.kind == "stamps" else ""
 
+    @property
+    def has_local_clock(self) -> bool:
+        """Whether the times are those of a clock that may be changed to summer time and back."""
+        return self.times.kind == "stamps" and self.times.stamps.is_local
+
     # ---- state --------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -436,13 +444,19 @@ class Clock:
 
     def __init__(self, input_warnings: InputWarnings, period_s: float = 0.0) -> None:
         self.input_warnings, self.jump_s = input_warnings, max(JUMP_S, 10 * period_s)
-        self.last_s = math.nan
+        self.period_s, self.last_s = period_s, math.nan
+        self.is_local = False                                        # whether times are those of a wall clock
         self.unconfirmed: Row | None = None                          # after a jump
         self.earlier: list[Row] = []                                 # rows before last_s that may be a clock set back
         self.seen_s = -math.inf                                      # rows up to here were taken before a restart
 
-    def take(self, t: float, values: list[float]) -> tuple[list[Row], bool]:
-        """Take a row; return the rows to process, and whether they begin a new recording."""
+    def take(self, t: float, values: list[float], is_local: bool = False) -> tuple[list[Row], bool]:
+        """Take a row; return the rows to process, and whether they begin a new recording.
+
+        Args:
+            is_local: whether its time is that of a clock that may be changed by an hour, which is named then.
+        """
+        self.is_local = is_local
         if self.seen_s - OVERLAP_S < t <= self.seen_s:
             return [], False
         if self.input_warnings.muted:
@@ -466,7 +480,7 @@ class Clock:
         """Return the row after a jump if one at t confirms it; it is skipped otherwise."""
         row, self.unconfirmed = self.unconfirmed, None
         if row[0] < t <= row[0] + self.jump_s:
-            if not math.isnan(self.last_s):
+            if not math.isnan(self.last_s) and not self._warn_of_an_hour(row[0], "forward"):
                 self.input_warnings.warn("gaps", f"no rows from {self.last_s:g} to {row[0]:g} s")
             self.last_s = row[0]
             return [row]
@@ -482,9 +496,24 @@ class Clock:
         self.earlier.append((t, values))
         if t - self.earlier[0][0] < RESET_S:
             return [], False
-        rows, self.earlier, self.last_s, self.unconfirmed = self.earlier, [], t, None
-        self.input_warnings.warn("clocks set back", f"clock set back to {rows[0][0]:g} s: a new recording begins")
+        rows, self.earlier = self.earlier, []
+        if not self._warn_of_an_hour(rows[0][0], "back"):
+            self.input_warnings.warn("clocks set back", f"clock set back to {rows[0][0]:g} s: a new recording begins")
+        self.last_s, self.unconfirmed = t, None
         return rows, True
+
+    def _warn_of_an_hour(self, t: float, way: str) -> bool:
+        """Return, and warn, whether a clock was set by exactly an hour before a row at t, as `clock_changes` finds."""
+        due_s = self.last_s + self.period_s
+        if not self.is_local or abs(abs(t - due_s) - HOUR_S) > self.period_s / 2 + 1e-9:
+            return False
+        what = "an hour without rows" if way == "forward" else "a new recording"
+        message = (
+            f"the clock is set {way} by exactly an hour after {self.last_s:g} s, which counts as {what}; if it was "
+            "changed to or from summer time, give --time-zone, such as Europe/Berlin"
+        )
+        self.input_warnings.warn("clock changes", message)
+        return True
 
     def rest(self) -> list[Row]:
         """Return the row that still waits for confirmation when the input ends."""

@@ -21,6 +21,7 @@ from utils import DataError, counted, only_writer_of, sha256_of, signals_to_stop
 if TYPE_CHECKING:                                                # heavy imports wait for the work
     from live.detection import EventChange, LiveDetection, Step
     from live.rows import Clock, InputWarnings, RateCheck, Rows
+    from recordings.file_names import FileNames
     from reports.plots import LivePlot
 
 FORMAT = 3                               # of a state file
@@ -200,7 +201,7 @@ class Stream:
         self.any_row = True
         if self.rows.series:                                     # every row is a step, whatever its time
             return self.live.push(t, values)
-        rows, is_new_recording = self.clock.take(t, values)
+        rows, is_new_recording = self.clock.take(t, values, self.rows.has_local_clock)
         found: list[Step | EventChange] = []
         if is_new_recording:
             found += self.live.finish()
@@ -272,28 +273,40 @@ class Stream:
             self.rows.line_number = 0                            # a head alone, which comes again
 
 
-def new_stream(checkpoint: Path, device: str, input_warnings: InputWarnings) -> Stream:
+def new_stream(
+    checkpoint: Path, device: str, input_warnings: InputWarnings, names: FileNames | None = None
+) -> Stream:
     """Return the stream of a trained model.
 
-    Raises: DataError if the checkpoint cannot be used.
+    Args:
+        names: what the input calls otherwise than the model.
+    Raises: DataError if the checkpoint cannot be used, or has no such channel.
     """
     from detection.checkpoint import load_calibrated, recorded_data
     from live.detection import LiveDetection
     from live.rows import Clock, RateCheck, Rows
+    from recordings.file_names import FileNames
     from recordings.preprocessing import dialect_of
+    from recordings.reading import Dialect
 
     state, detector = load_calibrated(checkpoint, device)
-    data = recorded_data(state, detector, checkpoint.name)
+    data, names = recorded_data(state, detector, checkpoint.name), names or FileNames()
+    names.check(detector.channels)
     if data is None:
-        time_column = state["data"].get("time_column", "timestamp")
-        rows = Rows(time_column, detector.channels, input_warnings, series=True)
+        read = names.series(state["data"], detector.channels)
+        columns = [read.values.get(name, name) for name in detector.channels]
+        dialect = Dialect(delimiter=read.delimiter, decimal=read.decimal, time_format=read.time_format)
+        rows = Rows(read.time or read.usual_time, columns, input_warnings, series=True, dialect=dialect)
         return Stream(LiveDetection(detector, data), rows, Clock(input_warnings))
-    rates_hz = [data.channels[name].rate_hz for name in detector.channels]
-    columns = [data.channels[name].source or name for name in detector.channels]
+    data = names.dataset(data)
+    channels = [data.channels[name] for name in detector.channels]
+    rates_hz = [channel.rate_hz for channel in channels]
+    columns = [channel.source or name for name, channel in zip(detector.channels, channels, strict=True)]
     about = {
         "dialect": dialect_of(data),
-        "units": [data.channels[name].unit for name in detector.channels],
-        "sentinels": [data.channels[name].sentinels for name in detector.channels],
+        "units": [channel.unit for channel in channels],
+        "source_units": [channel.source_unit or "" for channel in channels],
+        "sentinels": [channel.sentinels for channel in channels],
         "rate_hz": max(rates_hz),
     }
     return Stream(
@@ -325,7 +338,8 @@ def restore(stream: Stream, saved: dict[str, Any], path: Path) -> None:
 
 
 def watch(
-    checkpoint: Path, device: str, follow: Path | None, state: Path | None, out: Path | None, as_json: bool, plot: bool
+    checkpoint: Path, device: str, follow: Path | None, state: Path | None, out: Path | None, as_json: bool, plot: bool,
+    names: FileNames | None = None,
 ) -> int:
     """Detect on lines until the input ends or a signal comes; return the exit code.
 
@@ -334,11 +348,12 @@ def watch(
         state: file of the saved state, from which detection resumes if it exists; None = no state is saved.
         out: file to write; None = stdout.
         plot: whether to show signals and score in a window.
+        names: what the input calls otherwise than the model.
     Raises: DataError if the checkpoint, the state or a file cannot be used.
     """
     from live.rows import InputWarnings, read_lines
 
-    stream = new_stream(checkpoint, device, InputWarnings())
+    stream = new_stream(checkpoint, device, InputWarnings(), names)
     with only_writer_of(state) if state else contextlib.nullcontext():
         sha, saved = sha256_of(checkpoint), {"place": 0, "bytes": None, "tail": ""}
         if state and state.exists():

@@ -1,12 +1,12 @@
-"""All of NAB by its own rules: blocks of rows, forecasts of online LSTMs, scores, results, tables."""
+"""All of NAB by its own rules: forecasts of online LSTMs, scores, alarms, results, tables."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,41 +15,44 @@ import pandas as pd
 from tqdm import tqdm
 
 from config import read_json
-from evaluation.nab_score import NAB_PROFILES, nab_probation, nab_score
+from evaluation.nab_score import NAB_PROFILES, nab_gains, nab_probation
+from nab.alarms import THRESHOLDS, alarm_rows
+from nab.blocks import PHASES, Blocks, held_to_rows, interleave, probation, scaled_blocks
 from nab.online_lstm import OnlineOptions, forecast_online
 from nab.plain_forecasts import autoregression, past_mean, persistence
-from nab.split_halves import gain_curve, random_halves, score_by_halves
-from nab.tail_scores import errors_by_lead, keep_peaks, overshoot, overshoot_scores, tail_scores
+from nab.split_halves import random_halves, score_by_halves
+from nab.tail_scores import errors_by_lead, overshoot, overshoot_scores, tail_scores
 from recordings.nab_files import LABELS
 from recordings.nab_series import NabSeries, read_labelled_series
 from utils import DataError, atomic_path, counted, only_run_here, versions, write_json, write_text
 
 log = logging.getLogger(__name__)
 
-BLOCKS_IN_PROBATION = 35                # rows of a block = probationary rows / this
-HORIZON = 8                             # blocks ahead
-LSTM_OPTIONS = OnlineOptions(horizon=HORIZON)
-MIN_SPREAD = 0.02                       # of the blocks, as a share of the probationary range
-LINEAR_UP_TO = 2.0                      # spreads; beyond, the scaled value grows logarithmically
+LSTM_OPTIONS = OnlineOptions(phases=PHASES)
+UNTRAINED = replace(LSTM_OPTIONS, updates=0, update_every=0)
+HORIZON = LSTM_OPTIONS.horizon
+SERIES_AT_ONCE = 15                     # of similar length, as one tensor program
 ERROR_FLOOR = 0.05                      # spreads: smaller errors are rounding
-REFRACTORY_SHARE = 5                    # an alarm suppresses lower ones for probationary rows / this
 HALVES = 20                             # random splits of the cross-validation
-BASELINES = {"past_mean": past_mean, "persistence": persistence, "ar16": autoregression}
+BASELINES = {"past mean": past_mean, "persistence": persistence, "AR(16)": autoregression}
+Scores = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The parameters that the cross-validation may choose.
+    """The parameters that the cross-validation may choose, beside the threshold.
 
-    leads: number of forecasts that an error is averaged over. spread_share: weight of a block's spread where it is
-    more improbable than its level; 0 = the level alone counts, 1 = the higher score of the two.
+    in_probation: blocks of one phase in the probationary period, whose number of rows gives the size of a block.
+    strangest_share: weight of the most improbable channel; the rest of it has the mean of the channels.
     """
 
-    leads: int = 8
-    spread_share: float = 0.5
+    in_probation: int = 35
+    strangest_share: float = 0.5
 
 
-SETTINGS = tuple(Setting(leads, share) for leads in (4, 8) for share in (0.0, 0.5, 1.0))
+SIZES = (30, 35, 42)
+SETTINGS = (Setting(), *(setting for size in SIZES for share in (0.0, 0.5, 1.0)
+                         if (setting := Setting(size, share)) != Setting()))
 
 
 # ---------------------------------------------------------------- series in, scores out
@@ -70,105 +73,71 @@ def read_benchmark(nab_root: Path) -> dict[str, NabSeries]:
         if missing.size:
             found = counted(missing.size, "such row")
             raise DataError(f"{path}: row {missing[0] + 2}: no value ({found}); expected a number in each row")
-        if probation(series) < BLOCKS_IN_PROBATION:
+        if probation(series) < max(SIZES):
             rows = counted(len(series.value), "row")
-            least = next(n for n in range(10_000) if nab_probation(n) >= BLOCKS_IN_PROBATION)
+            least = next(n for n in range(10_000) if nab_probation(n) >= max(SIZES))
             raise DataError(f"{path}: {rows}; expected at least {least}, to learn from the first 15 %")
     return benchmark
 
 
-def probation(series: NabSeries) -> int:
-    """Return the number of rows in the probationary period."""
-    return nab_probation(len(series.value))
+def forecast_scores(series: NabSeries, blocks: Blocks, forecast: np.ndarray, strangest_share: float) -> np.ndarray:
+    """Return how improbable the forecast's errors are at each row (n,): the mean of the phases.
 
-
-def rows_of_block(series: NabSeries, in_probation: int) -> int:
-    """Return the number of rows in a block, for about `in_probation` blocks in the probationary period."""
-    return max(round(probation(series) / in_probation), 1)
-
-
-def scaled_blocks(series: NabSeries, in_probation: int = BLOCKS_IN_PROBATION) -> np.ndarray:
-    """Return level and spread (K, 2) of whole blocks: mean and standard deviation, scaled.
-
-    Center and scale are those of the means in the probationary period, whose rows are not graded, so that later rows
-    do not change earlier blocks. Extreme values are compressed, so that a single spike does not saturate a network.
-    """
-    rows, probationary = rows_of_block(series, in_probation), probation(series)
-    count = len(series.value) // rows
-    blocks = series.value[: count * rows].reshape(count, rows)
-    means = blocks.mean(axis=1)
-    known = means[: probationary // rows]
-    center = np.median(known)
-    scale = max(known.std(), MIN_SPREAD * np.ptp(series.value[:probationary]), 1e-6 * abs(center), 1e-9)
-    scaled = np.stack([means - center, blocks.std(axis=1)], axis=1) / scale
-    return np.sign(scaled) * LINEAR_UP_TO * np.log1p(np.abs(scaled) / LINEAR_UP_TO)
-
-
-def forecast_scores(series: NabSeries, forecast: np.ndarray, setting: Setting) -> np.ndarray:
-    """Return how improbable the forecast's errors are at each row (n,); 0 in the probationary period.
-
-    A block is scored at its last row, and its score is held until the next one.
+    A block is scored at its last row, and its score is held until the next one of its phase.
 
     Args:
-        forecast: (K, H, 2) of `scaled_blocks`.
+        forecast: (T, H, 4) of the blocks' channels.
     """
-    first = probation(series) // rows_of_block(series, BLOCKS_IN_PROBATION)
-    level, spread = (
-        tail_scores(np.abs(errors_by_lead(values, made[:, : setting.leads]).mean(axis=1)), ERROR_FLOOR, first)
-        for values, made in zip(scaled_blocks(series).T, np.moveaxis(forecast, 2, 0), strict=True)
-    )
-    share = setting.spread_share
-    tails = np.maximum(level, (1 - share) * level + share * spread)
-    return _zero_in_probation(series, held_to_rows(series, tails, BLOCKS_IN_PROBATION))
+    phases = []
+    for phase in range(PHASES):
+        errors = errors_by_lead(blocks.values[phase::PHASES], forecast[phase::PHASES]).mean(axis=1)          # (K, 4)
+        tails = np.stack([tail_scores(size, ERROR_FLOOR, blocks.known) for size in np.abs(errors).T], axis=1)
+        scores = strangest_share * tails.max(axis=1) + (1 - strangest_share) * tails.mean(axis=1)
+        phases.append(held_to_rows(scores, blocks.ends[phase::PHASES], len(series.value)))
+    return np.mean(phases, axis=0)
 
 
-def held_to_rows(series: NabSeries, block_scores: np.ndarray, in_probation: int) -> np.ndarray:
-    """Return at each row (n,) the score of the newest complete block (K,); 0 before the first."""
-    newest_block = (np.arange(len(series.value)) + 1) // rows_of_block(series, in_probation) - 1
-    return np.where(newest_block >= 0, block_scores[newest_block], 0.0)
-
-
-def _zero_in_probation(series: NabSeries, scores: np.ndarray) -> np.ndarray:
-    return np.where(np.arange(len(scores)) < probation(series), 0.0, scores)
-
-
-def detect(benchmark: Mapping[str, NabSeries], forecasts: Mapping[str, np.ndarray] | None, setting: Setting,
-           with_range: bool) -> dict[str, np.ndarray]:
-    """Return the scores (n,) of each series: of its forecasts, of the range rule, or the higher of the two.
-
-    An alarm suppresses lower ones for a fifth of the probationary period.
+def detect(benchmark: Mapping[str, NabSeries], forecasts: Scores | None, setting: Setting) -> Scores:
+    """Return the scores (n,) of each series, the higher of its forecasts' and the range rule's.
 
     Args:
-        forecasts: (K, H, 2) of each series' blocks; None = the range rule alone.
-        with_range: use the range rule, which scores values outside the range of all earlier ones.
+        forecasts: (T, H, 4) of each series' blocks of the setting's size; None = the range rule alone.
     """
     found = {}
     for name, series in benchmark.items():
-        parts = [_zero_in_probation(series, overshoot_scores(overshoot(series.value)))] if with_range else []
+        found[name] = overshoot_scores(overshoot(series.value))
         if forecasts is not None:
-            parts.append(forecast_scores(series, forecasts[name], setting))
-        found[name] = keep_peaks(np.max(parts, axis=0), max(probation(series) // REFRACTORY_SHARE, 1))
+            blocks = scaled_blocks(series, setting.in_probation)
+            of_forecasts = forecast_scores(series, blocks, forecasts[name], setting.strangest_share)
+            found[name] = np.maximum(found[name], of_forecasts)
     return found
+
+
+def random_scores(benchmark: Mapping[str, NabSeries], seed: int) -> Scores:
+    """Return scores (n,) that are right by chance only: -log10 of a uniform number, as of a tail probability."""
+    generator = np.random.default_rng(seed)
+    return {name: -np.log10(1 - generator.random(len(series.value))) for name, series in benchmark.items()}
 
 
 # ---------------------------------------------------------------- forecasts, computed once
 
-def lstm_forecasts(blocks: Mapping[str, np.ndarray], seed: int, options: OnlineOptions) -> dict[str, np.ndarray]:
-    """Return the forecasts (K, H, 2) of online LSTMs for each series' blocks (K, 2)."""
-    with tqdm(desc=f"LSTMs, seed {seed}", unit="block", disable=None) as bar:
+def lstm_forecasts(blocks: Mapping[str, np.ndarray], seed: int, options: OnlineOptions) -> Scores:
+    """Return the forecasts (T, H, C) of online LSTMs for each series' blocks (T, C)."""
+    names = sorted(blocks, key=lambda name: -len(blocks[name]))
+    groups = [names[first : first + SERIES_AT_ONCE] for first in range(0, len(names), SERIES_AT_ONCE)]
+    found: Scores = {}
+    with tqdm(desc=f"LSTMs, seed {seed}", total=sum(len(blocks[group[0]]) for group in groups), disable=None) as bar:
+        for group in groups:
+            made = forecast_online([blocks[name] for name in group], options, seed, bar.update)
+            found.update(zip(group, made, strict=True))
+    return {name: found[name] for name in blocks}
 
-        def show(done: int, steps: int) -> None:
-            bar.total = steps
-            bar.update(done - bar.n)
 
-        found = forecast_online(list(blocks.values()), options, seed, show)
-    return dict(zip(blocks, found, strict=True))
-
-
-def baseline_forecasts(blocks: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Return the forecasts (K, H, 2) of one of BASELINES, for level and spread separately."""
+def baseline_forecasts(blocks: Mapping[str, np.ndarray], name: str) -> Scores:
+    """Return the forecasts (T, H, C) of one of BASELINES, for each phase and channel separately."""
+    make = BASELINES[name]
     return {
-        series: np.stack([BASELINES[name](channel, HORIZON) for channel in values.T], axis=2)
+        series: interleave([make(values[phase::PHASES], HORIZON) for phase in range(PHASES)])
         for series, values in blocks.items()
     }
 
@@ -178,7 +147,7 @@ def block_hashes(blocks: Mapping[str, np.ndarray]) -> dict[str, str]:
     return {name: hashlib.sha256(values.tobytes()).hexdigest()[:16] for name, values in blocks.items()}
 
 
-def cached(path: Path, made_from: Mapping, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def cached(path: Path, made_from: Mapping, make: Callable[[], Scores]) -> Scores:
     """Return the arrays of an .npz file; compute and write them if it is missing or was made from something else."""
     text = json.dumps(made_from, sort_keys=True)
     if path.exists():
@@ -197,17 +166,23 @@ def cached(path: Path, made_from: Mapping, make: Callable[[], dict[str, np.ndarr
 
 # ---------------------------------------------------------------- files and tables
 
-def write_scores(
-    out: Path, detector: str, benchmark: Mapping[str, NabSeries], scores: Mapping[str, np.ndarray]
-) -> None:
-    """Write a detector's scores in NAB's layout: timestamp,value,anomaly_score,label; scores mapped to 0..1."""
+def write_alarms(out: Path, detector: str, benchmark: Mapping[str, NabSeries], scores: Scores,
+                 threshold: float) -> None:
+    """Write a detector's alarms at a threshold in NAB's layout: timestamp,value,anomaly_score,label,score.
+
+    `anomaly_score` is 1 where the detector alarms, else 0, because alarms of other thresholds are other alarms: NAB's
+    scorer, which chooses a threshold itself, then finds these. It ignores the column `score`.
+    """
     for name, series in benchmark.items():
         category, _, file = name.partition("/")
+        alarms = np.zeros(len(series.value), dtype=int)
+        alarms[alarm_rows(scores[name], probation(series), threshold)] = 1
         columns = {
             "timestamp": series.timestamps,
             "value": series.value,
-            "anomaly_score": scores[name] / (1 + scores[name]),
+            "anomaly_score": alarms,
             "label": series.label,
+            "score": scores[name].round(4),
         }
         with atomic_path(out / detector / category / f"{detector}_{file}") as temporary:
             pd.DataFrame(columns).to_csv(temporary, index=False)
@@ -215,34 +190,65 @@ def write_scores(
 
 @dataclass(frozen=True)
 class DetectorResult:
-    """NAB scores of one detector: in-sample by profile, as NAB computes them, and split-half ones (R,)."""
+    """NAB scores of one detector with one seed.
+
+    in_sample and thresholds: by profile, with the best threshold on the labels. best_setting: the best standard score
+    of any setting. Chosen on half the series: by_threshold (R,) the threshold, by_setting (R,) the setting as well.
+    """
 
     in_sample: dict[str, float]
-    by_halves: np.ndarray
+    thresholds: dict[str, float]
+    best_setting: float
+    by_threshold: np.ndarray
+    by_setting: np.ndarray
 
 
-def grade(benchmark: Mapping[str, NabSeries], scores: Mapping[str, np.ndarray],
-          others: Sequence[Mapping[str, np.ndarray]]) -> DetectorResult:
-    """Return a detector's results; `others` are its scores with the other settings that a half may choose."""
+COLUMNS = (*NAB_PROFILES, "best_setting", "by_threshold", "by_setting")
+
+
+def alarm_gains(benchmark: Mapping[str, NabSeries], scores: Scores) -> np.ndarray:
+    """Return the gains (profiles, S, K) of each series at each of THRESHOLDS."""
+    found = []
+    for name, series in benchmark.items():
+        alarms = [alarm_rows(scores[name], probation(series), threshold) for threshold in THRESHOLDS]
+        found.append(nab_gains(series.labels, alarms))
+    return np.stack(found, axis=1)
+
+
+def grade(benchmark: Mapping[str, NabSeries], gains: Sequence[np.ndarray]) -> DetectorResult:
+    """Return a detector's results from its `alarm_gains` with each setting, the default one first."""
     windows = sum(len(series.windows) for series in benchmark.values())
-    candidates = [
-        {name: gain_curve(series.windows, candidate[name]) for name, series in benchmark.items()}
-        for candidate in (scores, *others)
-    ]
-    profiles = nab_score(scores, {name: series.labels for name, series in benchmark.items()})
-    by_halves = score_by_halves(candidates, windows, random_halves(list(benchmark), HALVES))
-    return DetectorResult({key: profiles[key]["score"] for key in NAB_PROFILES}, by_halves)
+    totals = 100 * gains[0].sum(axis=1) / windows                                                    # (profiles, K)
+    best = totals.argmax(axis=1)
+    standard = np.stack([of_setting[0] for of_setting in gains])                                     # (P, S, K)
+    halves = random_halves(list(benchmark), HALVES)
+    return DetectorResult(
+        in_sample=dict(zip(NAB_PROFILES, totals.max(axis=1).tolist(), strict=True)),
+        thresholds=dict(zip(NAB_PROFILES, THRESHOLDS[best].tolist(), strict=True)),
+        best_setting=float(100 * standard.sum(axis=1).max() / windows),
+        by_threshold=score_by_halves(standard[:1], windows, halves),
+        by_setting=score_by_halves(standard, windows, halves),
+    )
 
 
 def results_table(results: Mapping[str, Sequence[DetectorResult]]) -> str:
     """Return a Markdown table with one row per detector: the mean over seeds and, if there are several, the spread."""
-    lines = ["| detector | standard | low FP | low FN | split-half |", "|---|---|---|---|---|"]
+    lines = [
+        "| detector | standard | low FP | low FN | best setting | split-half: threshold | threshold and setting |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, seeds in results.items():
-        in_sample = [[result.in_sample[profile] for result in seeds] for profile in NAB_PROFILES]
-        by_halves = [result.by_halves.mean() for result in seeds]
-        cells = [mean_and_spread(values, 1) for values in (*in_sample, by_halves)]
+        cells = [mean_and_spread([_columns(result)[column] for result in seeds], 1) for column in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _columns(result: DetectorResult) -> dict[str, float]:
+    return result.in_sample | {
+        "best_setting": result.best_setting,
+        "by_threshold": float(result.by_threshold.mean()),
+        "by_setting": float(result.by_setting.mean()),
+    }
 
 
 def mean_and_spread(values: Sequence[float], digits: int) -> str:
@@ -254,23 +260,15 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
 # ---------------------------------------------------------------- the benchmark
 
 def run_benchmark(nab_root: Path, out: Path, seeds: int) -> str:
-    """Write forecasts, scores and results to `out`; return the table."""
+    """Write forecasts, alarms and results to `out`; return the table."""
     benchmark = read_benchmark(nab_root)
-    blocks = {name: scaled_blocks(series) for name, series in benchmark.items()}
-    hashes = block_hashes(blocks)
+    rows: dict[str, list[DetectorResult]] = {}
     with only_run_here(out):
-        rows = {"range rule": [_run_detector(out, "range", benchmark, None, True)]}
-        for source, options, make in _forecast_sources(blocks, seeds):
-            made_from = {"source": source, "options": options, "blocks": hashes}
-            forecasts = cached(out / "forecasts" / f"{source}.npz", made_from, make)
-            kind = source.partition("_seed")[0]
-            for with_range in (False, True):
-                detector = f"{source}_range" if with_range else source
-                result = _run_detector(out, detector, benchmark, forecasts, with_range)
-                rows.setdefault(f"{kind} + range rule" if with_range else kind, []).append(result)
+        for row, detector, candidates in _detectors(benchmark, out, seeds):
+            rows.setdefault(row, []).append(_run_detector(out, detector, benchmark, candidates))
         detectors = {
-            name: [{"in_sample": result.in_sample, "split_half": result.by_halves.tolist()} for result in seeds]
-            for name, seeds in rows.items()
+            name: [_columns(result) | {"thresholds": result.thresholds} for result in results]
+            for name, results in rows.items()
         }
         write_json(out / "results.json", {"detectors": detectors, "versions": versions()})
         table = results_table(rows)
@@ -278,22 +276,46 @@ def run_benchmark(nab_root: Path, out: Path, seeds: int) -> str:
     return table
 
 
-def _forecast_sources(blocks: Mapping[str, np.ndarray], seeds: int) -> list[tuple[str, dict, Callable]]:
-    """Return name, parameters and function of all forecasts."""
-    networks = [
-        (f"lstm_seed{seed}", asdict(LSTM_OPTIONS), partial(lstm_forecasts, blocks, seed, LSTM_OPTIONS))
-        for seed in range(seeds)
-    ]
-    return networks + [(name, {"horizon": HORIZON}, partial(baseline_forecasts, blocks, name)) for name in BASELINES]
+def _detectors(benchmark: Mapping[str, NabSeries], out: Path,
+               seeds: int) -> Iterator[tuple[str, str, Iterator[Scores]]]:
+    """Yield the row of the table, a folder name and the scores with each of SETTINGS, of all detectors."""
+    blocks = {
+        size: {name: scaled_blocks(series, size).values for name, series in benchmark.items()} for size in SIZES
+    }
+
+    def scores(source: str, made_from: dict, make: Callable[[Mapping[str, np.ndarray]], Scores]) -> Iterator[Scores]:
+        forecasts = {}
+        for setting in SETTINGS:
+            size = setting.in_probation
+            if size not in forecasts:
+                key = made_from | {"blocks": block_hashes(blocks[size])}
+                path = out / "forecasts" / f"{source}_{size}.npz"
+                forecasts[size] = cached(path, key, partial(make, blocks[size]))
+            yield detect(benchmark, forecasts[size], setting)
+
+    for row, options in (("LSTM", LSTM_OPTIONS), ("untrained LSTM", UNTRAINED)):
+        for seed in range(seeds):
+            source = f"{row.replace(' ', '_').lower()}_seed{seed}"
+            make = partial(lstm_forecasts, seed=seed, options=options)
+            yield row, source, scores(source, {"seed": seed, "options": asdict(options)}, make)
+    for row in BASELINES:
+        source = row.replace(" ", "_").replace("(", "").replace(")", "").lower()
+        yield row, source, scores(source, {"horizon": HORIZON}, partial(baseline_forecasts, name=row))
+    yield "range rule", "range", iter([detect(benchmark, None, Setting())])
+    for seed in range(seeds):
+        yield "random scores", f"random_seed{seed}", iter([random_scores(benchmark, seed)])
 
 
 def _run_detector(out: Path, detector: str, benchmark: Mapping[str, NabSeries],
-                  forecasts: Mapping[str, np.ndarray] | None, with_range: bool) -> DetectorResult:
-    """Write a detector's scores and return its results; each split half may choose any of SETTINGS."""
-    scores = detect(benchmark, forecasts, Setting(), with_range)
-    write_scores(out, detector, benchmark, scores)
-    settings = [setting for setting in SETTINGS if setting != Setting() and forecasts is not None]
-    others = [detect(benchmark, forecasts, setting, with_range) for setting in settings]
-    result = grade(benchmark, scores, others)
-    log.info("%s: %.1f in-sample, %.1f split-half", detector, result.in_sample["standard"], result.by_halves.mean())
+                  candidates: Iterator[Scores]) -> DetectorResult:
+    """Write a detector's alarms at the threshold of each profile and return its results."""
+    default = next(candidates)
+    others = [alarm_gains(benchmark, scores) for scores in candidates]
+    result = grade(benchmark, [alarm_gains(benchmark, default), *others])
+    for profile in reversed(NAB_PROFILES):             # the standard one last: its name is the detector's own
+        same = result.thresholds[profile] == result.thresholds["standard"] and profile != "standard"
+        folder = detector if profile == "standard" else f"{detector}_{profile}"
+        if not same:
+            write_alarms(out, folder, benchmark, default, result.thresholds[profile])
+    log.info("%s: %.1f in-sample, %.1f split-half", detector, result.in_sample["standard"], result.by_setting.mean())
     return result

@@ -5,37 +5,9 @@ NAB itself optimizes the threshold on the labels that it scores with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-
-from evaluation.nab_score import NAB_PROFILES, nab_series_score
-
-STANDARD = NAB_PROFILES["standard"]
-
-
-@dataclass(frozen=True)
-class GainCurve:
-    """Gain in NAB score of the alarms of one series over no alarm, in windows, as a step function of the threshold.
-
-    thresholds (K,) decrease from infinity (no alarm); a threshold between two of them has the gain of the higher one.
-    """
-
-    thresholds: np.ndarray
-    gains: np.ndarray
-
-    def at(self, thresholds: np.ndarray) -> np.ndarray:
-        """Return the gains at any thresholds."""
-        return self.gains[np.searchsorted(-self.thresholds, -thresholds, side="right") - 1]
-
-
-def gain_curve(windows: np.ndarray, scores: np.ndarray) -> GainCurve:
-    """Return the gain in the standard profile at every threshold > 0, for label windows (W, 2) and scores (n,)."""
-    thresholds = np.append(np.inf, np.unique(scores[scores > 0])[::-1])
-    worth = STANDARD.tp + STANDARD.fn
-    raw = [nab_series_score(windows, scores >= threshold)["raw"] for threshold in thresholds]
-    return GainCurve(thresholds, (np.array(raw) - raw[0]) / worth)
 
 
 def random_halves(names: Sequence[str], count: int) -> np.ndarray:
@@ -54,17 +26,14 @@ def random_halves(names: Sequence[str], count: int) -> np.ndarray:
     return halves
 
 
-def score_by_halves(candidates: Sequence[Mapping[str, GainCurve]], windows: int, halves: np.ndarray) -> np.ndarray:
+def score_by_halves(gains: np.ndarray, windows: int, halves: np.ndarray) -> np.ndarray:
     """Return the NAB score (R,) of each split, with the best choice on either half applied to the other.
 
     Args:
-        candidates: for each choice of parameters, a curve for each series.
+        gains: (P, S, K) of `nab_gains`, for each choice of parameters, series and threshold.
         windows: number of label windows of all series, worth 100 points together.
-        halves: (R, S) from `random_halves`, for the series in the candidates' order.
+        halves: (R, S) from `random_halves`.
     """
-    every = [curve.thresholds for curves in candidates for curve in curves.values()]
-    thresholds = np.unique(np.concatenate(every))[::-1]                                              # (K,)
-    gains = np.array([[curve.at(thresholds) for curve in curves.values()] for curves in candidates])      # (P, S, K)
     scores = []
     for half in halves:
         graded = 0.0

@@ -11,7 +11,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 
 import numpy as np
-import pandas as pd
 
 TAIL_SHARE = 0.02                       # of the past, that the power law is fitted to
 MIN_IN_TAIL = 5
@@ -24,9 +23,9 @@ def errors_by_lead(values: np.ndarray, forecast: np.ndarray) -> np.ndarray:
     """Return the errors of all forecasts made for each step.
 
     Args:
-        values: (T,).
-        forecast: (T, H); `forecast[t, h]` was made at step t for step t + 1 + h, NaN = none.
-    Returns: (T, H) value - forecast, signed, by lead; NaN where there was no forecast.
+        values: (T, ...).
+        forecast: (T, H, ...); `forecast[t, h]` was made at step t for step t + 1 + h, NaN = none.
+    Returns: (T, H, ...) value - forecast, signed, by lead; NaN where there was no forecast.
     """
     errors = np.full(forecast.shape, np.nan)
     for lead in range(1, min(forecast.shape[1] + 1, len(values))):
@@ -80,9 +79,3 @@ def overshoot_scores(overshoots: np.ndarray) -> np.ndarray:
     """Return overshoots on the scale of `tail_scores`: 2 for one of 1 % of the range, 3 for 10 %, 0 below 1 %."""
     beyond = np.maximum(overshoots, TOLERANCE)
     return np.where(overshoots >= TOLERANCE, 2 + np.log10(beyond / TOLERANCE), 0.0)
-
-
-def keep_peaks(scores: np.ndarray, refractory: int) -> np.ndarray:
-    """Return the scores, set to 0 unless they exceed all of the previous `refractory` ones."""
-    earlier = pd.Series(scores).shift(1).rolling(refractory, min_periods=1).max().to_numpy()
-    return np.where(scores > np.nan_to_num(earlier, nan=-np.inf), scores, 0.0)

@@ -19,19 +19,8 @@ import numpy as np
 import pandas as pd
 
 from evaluation.metrics import suggest_buffer, vus
-from nab.benchmark import (
-    BASELINES,
-    baseline_forecasts,
-    block_hashes,
-    cached,
-    held_to_rows,
-    lstm_forecasts,
-    mean_and_spread,
-    probation,
-    read_benchmark,
-    rows_of_block,
-    scaled_blocks,
-)
+from nab.benchmark import BASELINES, HORIZON, block_hashes, cached, lstm_forecasts, mean_and_spread, read_benchmark
+from nab.blocks import LINEAR_UP_TO, MIN_SPREAD, held_to_rows, probation
 from nab.online_lstm import OnlineOptions
 from nab.tail_scores import errors_by_lead
 from recordings.nab_series import NabSeries
@@ -65,6 +54,24 @@ TSB_AD = (
 )  # fmt: skip
 
 
+def rows_of_block(series: NabSeries) -> int:
+    """Return the number of rows in a block."""
+    return max(round(probation(series) / BLOCKS_IN_PROBATION), 1)
+
+
+def level_and_spread(series: NabSeries) -> np.ndarray:
+    """Return mean and standard deviation (K, 2) of whole blocks, scaled and compressed as in `nab.blocks`."""
+    rows, probationary = rows_of_block(series), probation(series)
+    count = len(series.value) // rows
+    blocks = series.value[: count * rows].reshape(count, rows)
+    means = blocks.mean(axis=1)
+    known = means[: probationary // rows]
+    center = np.median(known)
+    scale = max(known.std(), MIN_SPREAD * np.ptp(series.value[:probationary]), 1e-6 * abs(center), 1e-9)
+    scaled = np.stack([means - center, blocks.std(axis=1)], axis=1) / scale
+    return np.sign(scaled) * LINEAR_UP_TO * np.log1p(np.abs(scaled) / LINEAR_UP_TO)
+
+
 def distances(blocks: np.ndarray, forecast: np.ndarray, known: int) -> np.ndarray:
     """Return the distance of each block's errors from those of the first `known` blocks (K,); 0 without a forecast.
 
@@ -75,10 +82,9 @@ def distances(blocks: np.ndarray, forecast: np.ndarray, known: int) -> np.ndarra
         forecast: (K, H, 2).
     Source: Mahalanobis 1936, "On the generalised distance in statistics"; divided by the root of the dimension.
     """
-    channels = zip(blocks.T, np.moveaxis(forecast, 2, 0), strict=True)
-    errors = np.stack([errors_by_lead(values, made)[:, :LEADS] for values, made in channels])  # (2, K, leads)
-    sizes = np.log(np.sqrt(np.square(errors).mean(axis=2)) + ERROR_FLOOR)                   # (2, K)
-    compared = np.concatenate([sizes, errors.mean(axis=2)]).T                                  # (K, 4)
+    errors = errors_by_lead(blocks, forecast)[:, :LEADS]                                       # (K, leads, 2)
+    sizes = np.log(np.sqrt(np.square(errors).mean(axis=1)) + ERROR_FLOOR)                      # (K, 2)
+    compared = np.concatenate([sizes, errors.mean(axis=1)], axis=1)                            # (K, 4)
     reference = compared[:known][np.isfinite(compared[:known]).all(axis=1)]
     deviation = np.nan_to_num(compared - reference.mean(axis=0))
     precision = np.linalg.inv(np.cov(reference.T) + RIDGE * np.eye(deviation.shape[1]))
@@ -117,11 +123,12 @@ def run_vus(nab_root: Path, out: Path, seeds: int) -> str:
     if missing:
         raise DataError(f"{nab_root}: no windows for {missing[0]}; expected the 14 series of TSB-AD")
     benchmark = {name: every[name] for name in TSB_AD}
-    blocks = {name: scaled_blocks(series, BLOCKS_IN_PROBATION) for name, series in benchmark.items()}
+    blocks = {name: level_and_spread(series) for name, series in benchmark.items()}
     distance = {name: distance_to_median(series) for name, series in benchmark.items()}
     found: dict[str, list[dict[str, list[float]]]] = {"distance to the median": [_vus_by_mean(benchmark, distance)]}
     for name in BASELINES:
-        distance = row_distances(benchmark, blocks, baseline_forecasts(blocks, name))
+        forecasts = {key: BASELINES[name](values, HORIZON) for key, values in blocks.items()}
+        distance = row_distances(benchmark, blocks, forecasts)
         found[name] = [_vus_by_mean(benchmark, distance)]
     with only_run_here(out):
         for seed in range(seeds):
@@ -145,7 +152,9 @@ def _vus_by_mean(benchmark: Mapping[str, NabSeries], scores: Mapping[str, np.nda
 
 def frozen_forecasts(out: Path, blocks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """Return the forecasts (K, H, 2) of LSTMs that learned in the probationary period only."""
-    options = OnlineOptions(horizon=16, window=64, warm_up_steps=BLOCKS_IN_PROBATION, updates=3, update_every=0)
+    options = OnlineOptions(
+        members=3, phases=1, horizon=16, window=64, warm_up_blocks=BLOCKS_IN_PROBATION, updates=3, update_every=0
+    )
     made_from = {"seed": seed, "options": asdict(options), "blocks": block_hashes(blocks)}
     path = out / "forecasts" / f"frozen_lstm_seed{seed}.npz"
     return cached(path, made_from, lambda: lstm_forecasts(blocks, seed, options))
@@ -156,9 +165,9 @@ def row_distances(benchmark: Mapping[str, NabSeries], blocks: Mapping[str, np.nd
     """Return at each row (n,) the distance of its newest block."""
     found = {}
     for name, series in benchmark.items():
-        known = probation(series) // rows_of_block(series, BLOCKS_IN_PROBATION)
-        of_blocks = distances(blocks[name], forecasts[name], known)
-        found[name] = held_to_rows(series, of_blocks, BLOCKS_IN_PROBATION)
+        rows = rows_of_block(series)
+        of_blocks = distances(blocks[name], forecasts[name], probation(series) // rows)
+        found[name] = held_to_rows(of_blocks, rows * np.arange(1, len(of_blocks) + 1) - 1, len(series.value))
     return found
 
 

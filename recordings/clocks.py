@@ -21,9 +21,10 @@ DAY_S, HOUR_S = 86400.0, 3600.0
 UNIX, EXCEL = datetime(1970, 1, 1, tzinfo=UTC), datetime(1899, 12, 30)         # the clock at 0
 UNITS_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": HOUR_S, "d": DAY_S}
 SPELLINGS = {
-    "sec": "s", "secs": "s", "second": "s", "seconds": "s", "msec": "ms", "millisecond": "ms", "milliseconds": "ms",
-    "microseconds": "us", "nanoseconds": "ns", "minute": "min", "minutes": "min", "hour": "h", "hours": "h",
-    "hr": "h", "day": "d", "days": "d",
+    "sec": "s", "secs": "s", "second": "s", "seconds": "s", "sek": "s", "sekunden": "s", "msec": "ms", "millis": "ms",
+    "millisecond": "ms", "milliseconds": "ms", "usec": "us", "microseconds": "us", "nanoseconds": "ns", "mins": "min",
+    "minute": "min", "minutes": "min", "minuten": "min", "hour": "h", "hours": "h", "hr": "h", "hrs": "h", "std": "h",
+    "stunden": "h", "day": "d", "days": "d", "tage": "d",
 }  # fmt: skip
 UNIX_S = (1e9, 4.1e9)                                                # 2001 to 2099
 EXCEL_DAYS, MATLAB_DAYS = (20_000, 80_000), (700_000, 800_000)       # 1954 to 2119, 1916 to 2190
@@ -70,13 +71,17 @@ def unit_s_of(name: str) -> float | None:
 
 
 def unit_s_in(column: str, unit: str = "") -> float | None:
-    """Return the seconds of the unit that a time column states, in its name or its unit; None if it states none."""
+    """Return the seconds of the unit that a time column states, in its name or its unit; None if it states none.
+
+    An `_s` at the end of the name states none: `t_s` is also what times of other units are called.
+    """
     stated = re.match(r".*?[\[(]([^\])]*)[\])]", column)
-    suffix = re.fullmatch(r".*_(ms|us|ns)", column.strip().lower())
-    for text in (unit, stated[1] if stated else "", column, suffix[1] if suffix else ""):
+    for text in (unit, stated[1] if stated else "", column):
         if (unit_s := unit_s_of(text)) is not None:
             return unit_s
-    return None
+    last = re.fullmatch(r".*[_ -]([a-z]{2,}|h)", column.strip().lower())
+    unit_s = unit_s_of(last[1]) if last else None
+    return None if unit_s == 1 else unit_s
 
 
 def unit_of_numbers(first: float, step: float, where: str) -> tuple[float, datetime | None]:
@@ -324,6 +329,11 @@ class Stamps:
         self.formats, self.last, self.text = tuple(read), read, text
         way = self.formats[0]
         return (read[way] - self.origin[way]) / 1e6
+
+    @property
+    def is_local(self) -> bool:
+        """Whether they are times of a clock whose zone is not known."""
+        return self.zone is None and not self.has_zone
 
     @property
     def start(self) -> datetime | None:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from recordings import edf, tables, wall_clock
-from recordings.clocks import DAY_S
+from recordings.cells import DecimalSigns
+from recordings.clocks import DAY_S, unit_s_in, unit_s_of
 from recordings.reading import DETECT, Dialect, Event
 from utils import DataError, counted
 
@@ -29,14 +30,15 @@ NAME_ENDS = (".events", "-annot", "_annot", ".annotations", ".hypnogram")       
 # What the columns of a table are called, without their unit and signs; the first of a row that is there counts.
 NAMES = {
     "start": ("start", "start time", "starttime", "start clock", "onset", "begin", "begin time", "beginn", "anfang",
-              "von", "start timestamp", "from", "debut", "début", "inicio", "inizio", "time", "zeit", "uhrzeit"),
-    "end": ("end", "end time", "endtime", "end clock", "stop", "stop time", "stoptime", "offset", "ende", "bis",
-            "end timestamp", "to", "fin", "fine"),
+              "startzeit", "anfangszeit", "startzeitpunkt", "von", "start timestamp", "from", "debut", "début",
+              "inicio", "inizio", "time", "zeit", "uhrzeit", "zeitpunkt"),
+    "end": ("end", "end time", "endtime", "end clock", "stop", "stop time", "stoptime", "offset", "ende", "endzeit",
+            "endzeitpunkt", "stoppzeit", "bis", "end timestamp", "to", "fin", "fine"),
     "duration": ("duration", "dauer", "length", "länge", "durée", "duree", "duración", "durata"),
     "label": ("label", "label name", "event type", "event", "type", "typ", "description", "trial type", "ereignis",
-              "event concept", "annotation", "kind", "class", "name", "beschreibung", "art"),
+              "event concept", "annotation", "kind", "class", "name", "beschreibung", "ereignistyp", "ereignisart",
+              "bezeichnung", "art"),
 }  # fmt: skip
-UNITS_S = {"s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "sek": 1.0, "ms": 1e-3, "msec": 1e-3, "min": 60.0}
 ELAPSED = re.compile(r"0\+(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")              # of Luna, from the start of the recording
 UNKNOWN_DATE = date(1985, 1, 1)                                          # of EDF+
 NO_EVENTS = ("recording start time",)                                   # of NSRR: the first one is none
@@ -76,6 +78,7 @@ def read_events(
     clock: datetime | None = None,
     columns: Mapping[str, str] | None = None,
     own_kinds: dict[str, str] | None = None,
+    notes: list[str] | None = None,
 ) -> list[Event]:
     """Read a table of events: start and end or duration, in seconds or clock times, and a label, mapped to a kind.
 
@@ -83,24 +86,30 @@ def read_events(
         end_s, start_s: last and first time of the recording. clock: its clock at time 0.
         columns: what is called otherwise: start, end, duration or label -> its column.
         own_kinds: takes label -> kind of the labels that are not in the map, each a kind of its own; None = an error.
+        notes: takes what a user should know about how the file was read.
     Raises: DataError naming file and row if an event ends before it starts, lies outside the recording, has a
         label that is not in the map, or is in clock times, but the recording has no clock.
     """
-    events, first_row = table_events(path, TimeAxis(start_s, end_s, clock), dialect, columns or {})
+    axis, notes = TimeAxis(start_s, end_s, clock), [] if notes is None else notes
+    events, first_row = table_events(path, axis, dialect, columns or {}, notes)
     return check_events(events, end_s, labels, path.name, first_row, start_s, own_kinds)
 
 
-def read_annotations(path: Path, axis: TimeAxis, dialect: Dialect = DETECT) -> list[Event]:
+def read_annotations(
+    path: Path, axis: TimeAxis, dialect: Dialect = DETECT, notes: list[str] | None = None
+) -> list[Event]:
     """Read the annotations of a recording from a file of Luna, NSRR, MNE or EDF+, with their texts as labels.
 
+    Args:
+        notes: takes what a user should know about how the file was read.
     Raises: DataError naming file and row if one cannot be read.
     """
-    suffix = path.suffix.lower()
+    suffix, notes = path.suffix.lower(), [] if notes is None else notes
     if suffix == ".edf":
         return _edf_annotations(path, axis, dialect)
     if suffix == ".xml":
-        return _xml_annotations(path, axis)
-    return _luna_annotations(path, axis) if suffix == ".annot" else _mne_annotations(path, axis, dialect)
+        return _xml_annotations(path, dialect, notes)
+    return _luna_annotations(path, axis) if suffix == ".annot" else _mne_annotations(path, axis, dialect, notes)
 
 
 def check_events(
@@ -144,7 +153,7 @@ def kind_of_its_own(label: str, labels: Mapping[str, str]) -> str | None:
 
 
 def table_events(
-    path: Path, axis: TimeAxis, dialect: Dialect, columns: Mapping[str, str]
+    path: Path, axis: TimeAxis, dialect: Dialect, columns: Mapping[str, str], notes: list[str]
 ) -> tuple[list[Event], int]:
     """Return the events of a table as they are written, and the row of the first one."""
     layout = tables.layout_of(path, dialect.delimiter, dialect.decimal)
@@ -152,7 +161,8 @@ def table_events(
     frame = tables.read_columns(path, layout, [], list(dict.fromkeys(found.values())))
     frame = frame[: np.flatnonzero(frame.notna().any(axis=1))[-1] + 1] if frame.notna().any(axis=None) else frame[:0]
     parts = {what: frame[name] for what, name in found.items()}
-    return _events(parts, layout.decimal, axis, path.name, layout.first_row), layout.first_row
+    start, end, labels = _spans(parts, layout.decimal, axis, path.name, layout.first_row)
+    return _events(start, end, labels, dialect, path.name, notes), layout.first_row
 
 
 def _columns(names: Sequence[str], given: Mapping[str, str], path: Path) -> dict[str, str]:
@@ -179,19 +189,15 @@ def _columns(names: Sequence[str], given: Mapping[str, str], path: Path) -> dict
 def _plain(name: str) -> str:
     """Return the name of a column in small letters, without its unit."""
     words = re.sub(r"[\W_]+", " ", name.lower()).split()
-    return " ".join(words[:-1] if len(words) > 1 and words[-1] in UNITS_S else words)
+    return " ".join(words[:-1] if len(words) > 1 and unit_s_of(words[-1]) is not None else words)
 
 
-def _scale(name: str) -> float:
-    """Return the seconds of the unit in the name of a column; 1 without any."""
-    words = re.sub(r"[\W_]+", " ", name.lower()).split()
-    return UNITS_S.get(words[-1], 1.0) if len(words) > 1 else 1.0
-
-
-def _events(parts: Mapping[str, pd.Series], decimal: str, axis: TimeAxis, where: str, first_row: int) -> list[Event]:
-    """Return the events of columns of texts: start, end or duration, and label."""
+def _spans(
+    parts: Mapping[str, pd.Series], decimal: str, axis: TimeAxis, where: str, first_row: int
+) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
+    """Return start and end (n,) in s, NaN where no duration is stated, and labels of columns of texts."""
     if not len(parts["label"]):
-        return []
+        return np.empty(0), np.empty(0), []
     labels = parts["label"].fillna("").str.strip()
     start, days = _times(parts["start"], decimal, axis, where, first_row)
     if "end" in parts:
@@ -200,7 +206,19 @@ def _events(parts: Mapping[str, pd.Series], decimal: str, axis: TimeAxis, where:
             end = start + (end - start) % DAY_S
     else:
         end = start + _durations(parts["duration"], decimal, where, first_row)
-    return [Event(*times) for times in zip(start.tolist(), end.tolist(), labels, strict=True)]
+    return start, end, labels.tolist()
+
+
+def _events(
+    start: np.ndarray, end: np.ndarray, labels: Sequence[str], dialect: Dialect, where: str, notes: list[str]
+) -> list[Event]:
+    """Return events of starts and ends (n,) in s; one whose end is NaN lasts as long as is declared, which is noted."""
+    unknown = np.isnan(end)
+    if unknown.any():
+        lasting = f"taken as {dialect.annotation_s:g} s long (annotation_s)"
+        notes.append(f"{where}: {counted(int(unknown.sum()), 'event')} without a duration, {lasting}")
+    end = np.where(unknown, start + dialect.annotation_s, end)
+    return [Event(*event) for event in zip(start.tolist(), end.tolist(), labels, strict=True)]
 
 
 def _times(texts: pd.Series, decimal: str, axis: TimeAxis, where: str, first_row: int) -> tuple[np.ndarray, bool]:
@@ -209,7 +227,7 @@ def _times(texts: pd.Series, decimal: str, axis: TimeAxis, where: str, first_row
     numbers = _numbers(texts, decimal)
     if np.isfinite(numbers).any() and not texts.str.fullmatch(wall_clock.EPOCH).eq(True).all():
         _check_all(np.isfinite(numbers), texts, "seconds, or clock times throughout", where, first_row)
-        return numbers * _scale(str(texts.name)), False
+        return numbers * (unit_s_in(str(texts.name)) or 1.0), False
     of_day = wall_clock.times_of_day(texts)
     is_of_day = bool(np.isfinite(of_day).any())
     if is_of_day:
@@ -260,13 +278,15 @@ def _dates(texts: pd.Series, axis: TimeAxis, where: str, first_row: int) -> pd.S
 
 
 def _durations(texts: pd.Series, decimal: str, where: str, first_row: int) -> np.ndarray:
-    """Return durations in s (n,), of numbers or H:MM:SS; an empty one is 0."""
-    texts = texts.str.strip().fillna("0")
-    numbers = _numbers(texts, decimal) * _scale(str(texts.name))
+    """Return durations in s (n,), of numbers or H:MM:SS; NaN where a cell is empty."""
+    texts = texts.str.strip()
+    numbers = _numbers(texts, decimal) * (unit_s_in(str(texts.name)) or 1.0)
     spans = texts.where(texts.str.count(":") == 2).str.replace(",", ".", regex=False)
     seconds = np.where(np.isfinite(numbers), numbers, pd.to_timedelta(spans, errors="coerce").dt.total_seconds())
-    _check_all(np.isfinite(seconds) & (seconds >= 0), texts, "a duration in seconds, or as H:MM:SS", where, first_row)
-    return seconds
+    is_empty = texts.isna().to_numpy() | texts.eq("").to_numpy(bool, na_value=True)
+    good = is_empty | (np.isfinite(seconds) & (seconds >= 0))
+    _check_all(good, texts, "a duration in seconds, or as H:MM:SS", where, first_row)
+    return np.where(is_empty, np.nan, seconds)
 
 
 def _numbers(texts: pd.Series, decimal: str) -> np.ndarray:
@@ -335,10 +355,11 @@ def _luna_time(text: str, axis: TimeAxis, where: str, row: int) -> float:
     return float(_times(pd.Series([stamp], name="time", dtype=str), ".", axis, where, row)[0][0])
 
 
-def _xml_annotations(path: Path, axis: TimeAxis) -> list[Event]:
+def _xml_annotations(path: Path, dialect: Dialect, notes: list[str]) -> list[Event]:
     """Read the <ScoredEvent>s of NSRR and Compumedics: Start and Duration in seconds, EventConcept or Name.
 
-    Of a concept such as `Obstructive apnea|Obstructive Apnea`, the label is the part before the line.
+    Of a concept such as `Obstructive apnea|Obstructive Apnea`, the label is the part before the line. The decimal sign
+    may be a comma.
     """
     import xml.etree.ElementTree as ElementTree
 
@@ -349,27 +370,36 @@ def _xml_annotations(path: Path, axis: TimeAxis) -> list[Event]:
         root = ElementTree.fromstring(text.encode())
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{path.name}: not readable as XML: {error}") from None
-    events = []
+    rows = []
     for number, one in enumerate(root.iter("ScoredEvent"), start=1):
         label = (one.findtext("EventConcept") or one.findtext("Name") or "").partition("|")[0].strip()
-        if label.lower() in NO_EVENTS:
-            continue
+        if label.lower() not in NO_EVENTS:
+            start, duration = ((one.findtext(name) or "").strip() for name in ("Start", "Duration"))
+            rows.append((number, start, duration or "nan", label))
+    signs = DecimalSigns()
+    signs.take(text for _, *texts, _ in rows for text in texts)
+    decimal = signs.sign(";") or "."                                 # a comma that may mean thousands is refused
+    events = []
+    for number, *texts, _ in rows:
         try:
-            start_s, duration_s = float(one.findtext("Start") or ""), float(one.findtext("Duration") or 0)
+            events.append([float(text.replace(",", ".") if decimal == "," else text) for text in texts])
         except ValueError:
-            raise DataError(f"{path.name}: ScoredEvent {number}: expected Start and Duration in seconds") from None
-        events.append(Event(start_s, start_s + duration_s, label))
+            found = " and ".join(map(repr, texts))
+            raise DataError(
+                f"{path.name}: ScoredEvent {number}: Start and Duration are {found}; expected numbers of seconds"
+            ) from None
     if not events and root.find(".//ScoredEvents") is None:
         raise DataError(f"{path.name}: no <ScoredEvents>; expected an annotation file of NSRR")
-    return events
+    start, duration = np.array(events).reshape(-1, 2).T              # (n,) each
+    return _events(start, start + duration, [label for *_, label in rows], dialect, path.name, notes)
 
 
-def _mne_annotations(path: Path, axis: TimeAxis, dialect: Dialect) -> list[Event]:
+def _mne_annotations(path: Path, axis: TimeAxis, dialect: Dialect, notes: list[str]) -> list[Event]:
     """Read onset, duration, description as MNE writes them: .csv with dates, .txt with seconds from `orig_time`."""
     lines = [line for line in text_of(path).splitlines() if line.strip()]
     comments = [line for line in lines if line.startswith("#")]
     if not comments:
-        return table_events(path, axis, dialect, {})[0]
+        return table_events(path, axis, dialect, {}, notes)[0]
     names = [cell.strip() for cell in comments[-1].lstrip("# ").split(",")]
     last = len(names) - 1                                                # a description may contain commas
     rows = list(csv.reader(lines[len(comments) :]))
@@ -377,7 +407,8 @@ def _mne_annotations(path: Path, axis: TimeAxis, dialect: Dialect) -> list[Event
         raise DataError(f"{path.name}: expected lines of onset, duration, description behind a line that says so")
     frame = pd.DataFrame([[*cells[:last], ",".join(cells[last:])] for cells in rows], columns=names, dtype=str)
     parts = {"start": frame["onset"], "duration": frame["duration"], "label": frame["description"]}
-    events = _events(parts, ".", axis, path.name, len(comments) + 1)
+    spans = _spans(parts, ".", axis, path.name, len(comments) + 1)
+    events = _events(*spans, dialect, path.name, notes)
     origin = next((line.partition(":")[2].strip() for line in comments if "orig_time" in line), "None")
     shift_s = 0.0
     if origin != "None" and axis.clock is not None and wall_clock.has_date(axis.clock):

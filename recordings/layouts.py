@@ -57,7 +57,7 @@ class Layout:
     decimal: None = its first rows leave it open. names: of the columns. units: of the columns, "" = not stated.
     head: the first rows. first_row: the row number of head[0]. quote: around cells. preamble: the lines before the
     header. rate_hz: rows a second that the file states, or the dataset. start: the clock at the first row as the
-    lines before the header state it. keys: what was declared.
+    lines before the header state it. keys: what was declared. rows: of samples; None = all lines to the end.
     """
 
     delimiter: str
@@ -72,6 +72,7 @@ class Layout:
     rate_hz: float | None = None
     start: datetime | None = None
     keys: LayoutKeys = LayoutKeys()
+    rows: int | None = None
 
     def __str__(self) -> str:
         return f"separated by {DELIMITERS[self.delimiter]}, decimal {self.decimal or '.'!r}"

@@ -309,7 +309,7 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     used = _usable_columns(layout, time, notes) if channels is None else channels
     if layout.preamble and layout.first_row > 2:
         notes.append(f"rows 1 to {layout.first_row - 1} are no samples")
-    t, start, frame = _times_and_columns(path, layout, time, used, dialect.times, notes)
+    layout, used, (t, start, frame) = _read_rows(path, layout, time, used, channels is None, dialect.times, notes)
     found = {c: Samples(t, frame[c].to_numpy(), layout.units[layout.index(c)] or None) for c in used}
     layout = replace(layout, decimal=frame.attrs["decimal"])
     where = f"time in {time!r}" if time is not None else f"{layout.rate_hz:g} rows a second"
@@ -338,6 +338,30 @@ def time_column_of(layout: Layout, declared: str | None, is_dataset: bool) -> st
         times = [k for k in range(len(layout.names)) if layout.column(k) and layout.date_of(k) == 0]
         return layout.names[times[0]] if times else layout.names[0]
     return layout.names[0]
+
+
+def _read_rows(
+    path: Path, layout: Layout, time: str | None, used: list[str], may_drop: bool, keys: TimeKeys, notes: list[str]
+) -> tuple[Layout, list[str], tuple[np.ndarray, datetime | None, pd.DataFrame]]:
+    """Return what `_times_and_columns` reads, with the layout and the columns that can be read.
+
+    Lines after the last sample are left out if it cannot be read with them, as are columns of texts if they `may_drop`.
+    """
+    while True:
+        further: list[str] = []
+        try:
+            return layout, used, _times_and_columns(path, layout, time, used, keys, further)
+        except DataError as error:
+            if layout.rows is None and (found := tables.without_footer(path, layout)) is not None:
+                layout, note = found
+                further = [note]
+            elif may_drop and isinstance(error, tables.NotANumber) and error.column != time and len(used) > 1:
+                used = [name for name in used if name != error.column]
+                further = [f"column {error.column!r} is not read: row {error.row} holds {error.cell!r}, not a number"]
+            else:
+                raise
+        finally:
+            notes += further
 
 
 def _times_and_columns(
@@ -479,7 +503,7 @@ def _settled_clock(
         way = "back" if t[row] < t[row - 1] else "forward"
         raise DataError(
             f"{path.name}: row {row + first_row}: the clock is set {way} by exactly an hour; set time_zone in "
-            'dataset_config.json, such as "Europe/Berlin" (or "UTC" if the clock was not changed)'
+            'dataset_config.json, such as "Europe/Berlin" (or "UTC" if the clock was not changed), or --time-zone'
         )
     if keys.time_zone.upper() in ("UTC", "GMT", "ETC/UTC"):
         return t

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from recordings.signals import Annotation, NoSamples, Signal, SignalFile, all_ti
 from utils import DataError, counted
 
 FILE = re.compile(r"\d{8}_\d{6}_(BRP|PLD|SA2|SAD|EVE|CSL)\.edf", re.IGNORECASE)
-LOG = "DATALOG"
+LOG, SUMMARY = "DATALOG", "str.edf"
 CHANNELS = {
     "BRP": {"flow": ("flow",), "mask_pressure": ("press", "mask pres"), "breath_trigger": ("trigcycevt", "resp event")},
     "PLD": {
@@ -39,6 +39,7 @@ CHANNELS["SAD"] = CHANNELS["SA2"]
 LABELLED = {"40ms": "BRP", "2s": "PLD", "1s": "SA2"}                  # the end of a label -> the kind of its file
 EVENTS = ("EVE", "CSL")
 MEASURED_BY = {"airflow": "flow", "oximetry": "spo2"}                # what a channel measures -> the card's channel
+SAME_SESSION = timedelta(seconds=60)                                  # between the starts of its files, at most
 LONGEST_NIGHT_S, CLOCK_S = 36 * 3600, 2.0                            # clocks of sessions are in whole seconds
 SUPPORTED = "supported are ResMed cards (DATALOG/<night>/*_BRP.edf), EDF, BDF, WFDB and tables; export its flow as one"
 
@@ -70,8 +71,13 @@ def nights_in(folder: Path) -> dict[str, Path]:
 
 
 def check_supported(folder: Path) -> None:
-    """Raise DataError if a folder is the card of another maker."""
+    """Raise DataError if a folder is the card of another maker, or one of ResMed without a night."""
     names = {path.name.lower() for path in (folder, *folder.iterdir())}
+    if {LOG.lower(), SUMMARY} & names:
+        raise DataError(
+            f"{folder}: a ResMed card without a night: expected {LOG}/<night>/*_BRP.edf; {SUMMARY.upper()} holds a "
+            "summary of each day, no samples"
+        )
     maker = {
         "Philips": {"p-series"} & names or {name for name in names if re.fullmatch(r"\d+\.00[0-9]", name)},
         "Loewenstein": {"config.pscfg", "therapy.psdat", "config.pcfg", "therapy.pdat", "wm_data.tdf"} & names,
@@ -258,6 +264,7 @@ def _note_what_is_missing(parts: _Parts, headers: dict[Path, Header], filled: di
     left_out += [f"files of 0 records ({', '.join(empty)})"] if empty else []
     if left_out:
         parts.notes.append(f"left out: {' and '.join(left_out)}")
+    parts.notes += _lost_files(headers, filled)
     found = Counter(one.text for one in parts.annotations if one.duration_s is None)
     if found:
         kinds = ", ".join(f"{text!r} ({count})" for text, count in found.items())
@@ -265,6 +272,26 @@ def _note_what_is_missing(parts: _Parts, headers: dict[Path, Header], filled: di
             f"{counted(found.total(), 'event')} without a duration, {kinds}: annotation_s is how long before its stamp "
             "such an event begins"
         )
+
+
+def _lost_files(headers: dict[Path, Header], filled: dict[Path, Header]) -> list[str]:
+    """Return notes on sessions whose flow, or events where the device keeps a file a session, are not there."""
+    def sessions(files: Iterable[Path], *kinds: str) -> list[datetime]:
+        return sorted(headers[file].start for file in files if _kind(file) in kinds and headers[file].start)
+
+    def lost(whole: list[datetime], found: list[datetime]) -> list[datetime]:
+        return [start for start in whole if all(abs(start - other) > SAME_SESSION for other in found)]
+
+    flows, events = sessions(filled, "BRP"), sessions(headers, "EVE")
+    without_flow = lost(sessions(filled, "PLD"), flows) or lost(sessions(filled, "SA2", "SAD"), flows)
+    without_events = lost(flows, events)
+    if len(events) < 2 or 2 * len(without_events) > len(flows):      # older devices keep one file a night
+        without_events = lost(sessions(headers, "CSL"), events)
+    return [
+        f"no {what} of the session that began at {start:%H:%M:%S}: its {kind} file is missing, or empty"
+        for what, kind, starts in (("flow", "BRP", without_flow), ("events", "EVE", without_events))
+        for start in starts
+    ]
 
 
 def _check_length(night: Path, t: np.ndarray) -> None:

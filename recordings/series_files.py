@@ -161,7 +161,7 @@ def _times(texts: pd.Series, time_format: str | None, path: Path, layout: tables
     if len(readings) > 1:
         raise DataError(f"{path.name}: row {layout.first_row}: {texts.iloc[0]!r}: day or month first? say it with "
                         '--time-format, such as "%d/%m/%Y %H:%M"')  # fmt: skip
-    unreadable = readings[0].isna().to_numpy()
+    unreadable = ~readings[0].dt.year.between(1, 9999).to_numpy(bool, na_value=False)      # also none at all
     if unreadable.any():
         row = int(unreadable.argmax())
         found = texts.iloc[row] if isinstance(texts.iloc[row], str) else ""

@@ -105,10 +105,10 @@ def _hypnogram(path: Path, axis: TimeAxis, dialect: Dialect) -> list[Event]:
 def _table(path: Path, axis: TimeAxis, dialect: Dialect, header: str) -> list[Event]:
     """Return the stages of a table with times."""
     names = [name.strip(' "') for name in re.split(r"[,;\t]", header)]
-    columns = {"label": name for name in names if name.lower() in TITLES}
-    events, first_row = event_files.table_events(path, axis, dialect, columns)
+    columns = {"label": found[0]} if (found := [name for name in names if name.lower() in TITLES]) else {}
+    events, first_row = event_files.table_events(path, axis, dialect, columns, [])
     rows = range(first_row, first_row + len(events))
-    stages = _stages_of([event.label for event in events], rows, path.name)
+    stages = _stages_of([event.label or "?" for event in events], rows, path.name)      # an empty cell is unscored
     return [Event(event.start_s, event.end_s, stage) for event, stage in zip(events, stages, strict=True)]
 
 

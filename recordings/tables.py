@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import re
 import warnings
 import zlib
@@ -22,15 +23,24 @@ import numpy as np
 import pandas as pd
 
 from recordings.cells import MISSING, NUMBER, DecimalSigns, has_thousands, is_number, without_thousands
-from recordings.layouts import Layout, LayoutKeys, layout_of_lines
-from utils import DataError
+from recordings.layouts import Layout, LayoutKeys, is_data, layout_of_lines, split
+from utils import DataError, counted
 
 ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1"} | dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), "UTF-16")
 ROWS_AT_ONCE = 1 << 17
 HEAD_LINES = 200                                                     # inspected to detect the layout
 MAX_HEAD = 1 << 20                                                   # bytes of a line: a binary file may be one
+MOST_FOOTER = 10                                                     # lines
 READ_ERRORS = (csv.Error, EOFError, OSError, ValueError, zlib.error)      # those of pandas are ValueErrors
 WORDS = sorted({form for word in MISSING - {""} for form in (word, word.upper(), word.capitalize())} | {"NaN", "N/a"})
+
+
+class NotANumber(DataError):
+    """A cell of a column of numbers is a text."""
+
+    def __init__(self, message: str, column: str, row: int, cell: str) -> None:
+        super().__init__(message)
+        self.column, self.row, self.cell = column, row, cell
 
 
 def layout_of(
@@ -95,7 +105,27 @@ def _settled_columns(
         return _columns(path, layout, floats, texts, str), layout
 
 
-# ---- the first lines ------------------------------------------------------------------------
+# ---- the first and last lines ---------------------------------------------------------------
+
+
+def without_footer(path: Path, layout: Layout) -> tuple[Layout, str] | None:
+    """Return the layout without the lines after the last sample, such as `Total;12.5`, and a note; None without any."""
+    lines, last = 0, 0                                               # lines: not empty, from the first sample on
+    first = ""                                                       # of the lines after the last sample
+    try:
+        with _opened(path) as binary, io.TextIOWrapper(binary, layout.encoding, errors="replace", newline=None) as file:
+            for line in itertools.islice(file, layout.first_row - 1, None):
+                if line.strip():
+                    lines += 1
+                    if is_data(split(line.rstrip("\n"), layout.delimiter, layout.quote)):
+                        last, first = lines, ""
+                    first = first or ("" if last == lines else line.strip())
+    except READ_ERRORS:
+        return None
+    if not 0 < lines - last <= MOST_FOOTER or last < 2:
+        return None
+    note = f"{counted(lines - last, 'line')} after the last sample left out: {first[:40]!r}"
+    return replace(layout, rows=last), note
 
 
 def _head_of(path: Path) -> tuple[str, str]:
@@ -162,6 +192,7 @@ def _read(path: Path, layout: Layout, types: dict[int, type]) -> Iterator[pd.Dat
         "sep": r"\s+" if layout.delimiter == " " else layout.delimiter, "decimal": layout.decimal or ".",
         "header": None, "names": range(len(layout.names)), "index_col": False, "dtype": types, "low_memory": False,
         "quotechar": layout.quote, "comment": layout.keys.comment, "na_values": [*WORDS, *layout.keys.missing],
+        "nrows": layout.rows,
     }  # fmt: skip
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
@@ -218,10 +249,11 @@ def _to_floats(column: pd.Series, path: Path, layout: Layout, index: int, first_
             hint = f" with decimal {decimal!r}" if any(is_number(cell, sign) for sign in ".,") else ""
             if has_thousands(cell):
                 hint += "; if it has thousands separators, set decimal in dataset_config.json"
-            raise DataError(
-                f"{path.name}: row {row + first_row}: column {layout.names[index]!r} holds {cell!r}; "
-                f"expected a number{hint}"
-            )
+            elif not any(letter.isdigit() for letter in cell):
+                hint += '; if it means "no value", set missing in dataset_config.json'
+            name = layout.names[index]
+            message = f"{path.name}: row {row + first_row}: column {name!r} holds {cell!r}; expected a number{hint}"
+            raise NotANumber(message, name, row + first_row, cell)
     return np.where(np.isinf(numbers), np.nan, numbers)
 
 

@@ -61,6 +61,7 @@ class Findings:
     fault_kinds: Sequence[str] = ()
     starts: Mapping[str, datetime] = field(default_factory=dict)     # recording -> its clock at time 0
     has_clock: bool = False                                          # whether any recording of the run has one
+    stages: Mapping[str, Sequence[EventMeta]] = field(default_factory=dict)      # recording -> its sleep stages
 
     @property
     def tolerance_s(self) -> float:
@@ -73,6 +74,10 @@ class Findings:
     def joined(self, recording: str, name: str) -> np.ndarray:
         """Return an array of `scored` over the steps of a recording (T, ...)."""
         return np.concatenate([getattr(self.scored[k], name) for k in self.of(recording)])
+
+    def values(self, recording: str) -> np.ndarray:
+        """Return the physical values (T, C) of a recording."""
+        return np.concatenate([self.segments[k].values for k in self.of(recording)])
 
 
 def is_series(segments: Sequence[Segment]) -> bool:
@@ -231,7 +236,7 @@ def _desaturations(name: str, segments: Sequence[Segment], detector: Detector) -
 
 
 def write_findings(files: RunFiles, findings: Findings) -> None:
-    """Write scores and signals; add the events, the labelled ones and the recordings to their tables."""
+    """Write scores and signals; add the alarms, the labelled events and the recordings to their tables."""
     for segment, scored in zip(findings.segments, findings.scored, strict=True):
         start = findings.starts.get(segment.recording)
         files.add_scores(
@@ -250,7 +255,7 @@ def write_findings(files: RunFiles, findings: Findings) -> None:
         )
     stamps = timestamps_of(findings.segments)
     for recording in findings.recordings:
-        files.events += _event_rows(findings, recording, stamps)
+        files.alarms += _alarm_rows(findings, recording, stamps)
         view = view_of(findings, recording)
         for (start_s, end_s, kind, _), by in zip(view.labelled, _found_by(findings, recording), strict=True):
             row = {"recording": recording.name, "start_s": start_s, "end_s": end_s, "kind": kind, "found_by": by}
@@ -269,11 +274,10 @@ def write_findings(files: RunFiles, findings: Findings) -> None:
         files.add_recording(about, signals | {"t": view.t})
 
 
-def _event_rows(
+def _alarm_rows(
     findings: Findings, recording: ScoredRecording, stamps: Mapping[tuple[str, float], str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `events.csv` of one recording: events of the LSTM, lost signal, desaturations."""
-    due_to = tuple(findings.joined(recording.name, name) for name in ("channel", "component"))
+    """Yield the rows of `alarms.csv` of one recording: events of the LSTM, lost signal, desaturations."""
     late = findings.tolerance_s
     by_rule = (("signal_loss", recording.faults), ("oximetry", recording.desaturations))
     for found_by, events in (("lstm", recording.found), *by_rule):
@@ -284,28 +288,27 @@ def _event_rows(
                 e.kind for e in recording.labelled if e.start_s <= event.end_s and event.start_s <= e.end_s + late
             )
             row["overlaps"] = row["matched_label"] or next(overlapped, "")
-            row |= _explained(findings.detector.channels, recording, event, *due_to) if found_by == "lstm" else {}
+            row |= _explained(findings, recording, event) if found_by == "lstm" else {}
             row |= {"component": depth_of(event), "contributions": ""} if found_by == "oximetry" else {}
             yield row | stamped(findings, stamps, recording.name, event.start_s, event.end_s)
 
 
-def _explained(
-    channels: Sequence[str], recording: ScoredRecording, event: FoundEvent, channel: np.ndarray, component: np.ndarray
-) -> dict[str, str]:
-    """Return what an event is due to: the component, and the share of its alarms that each channel led.
-
-    Args:
-        channel, component: (T,) of the recording's scores.
-    """
+def led_by(findings: Findings, recording: ScoredRecording, event: FoundEvent) -> tuple[int, np.ndarray]:
+    """Return the component that led most of an event's alarms, and the share (C,) of them that each channel led."""
     part = slice(*np.searchsorted(recording.t, [event.start_s, np.nextafter(event.end_s, np.inf)]))
-    channel, component = channel[part], component[part]
+    channel, component = (findings.joined(recording.name, name)[part] for name in ("channel", "component"))
     inside = recording.alarm[part] & (channel >= 0)
-    share = np.bincount(channel[inside], minlength=len(channels)) / max(inside.sum(), 1)
+    share = np.bincount(channel[inside], minlength=len(findings.detector.channels)) / max(inside.sum(), 1)
+    return int(np.bincount(component[inside], minlength=1).argmax()), share
+
+
+def _explained(findings: Findings, recording: ScoredRecording, event: FoundEvent) -> dict[str, str]:
+    """Return what an event is due to: the component, and the channels that led its alarms."""
+    component, share = led_by(findings, recording, event)
     named = [k for k in np.argsort(-share, kind="stable") if share[k] >= LEAST_SHARE]
-    most = np.bincount(component[inside], minlength=1).argmax()
     return {
-        "component": SCORE_COMPONENTS[most],
-        "contributions": ", ".join(f"{channels[k]} {100 * share[k]:.0f} %" for k in named),
+        "component": SCORE_COMPONENTS[component],
+        "contributions": ", ".join(f"{findings.detector.channels[k]} {100 * share[k]:.0f} %" for k in named),
     }
 
 
@@ -457,7 +460,7 @@ def view_of(findings: Findings, recording: ScoredRecording) -> RecordingView:
     return plots.RecordingView(
         name=recording.name,
         t=recording.t,
-        values=np.concatenate([findings.segments[k].values for k in findings.of(recording.name)]),
+        values=findings.values(recording.name),
         forecast=findings.joined(recording.name, "forecast"),
         lead_s=((detector.model.horizon - 1) // 2 + 1) / detector.rate_hz,
         score=recording.score,

@@ -10,6 +10,7 @@ the same to the byte.
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import logging
@@ -36,9 +37,9 @@ from config import read_json
 from evaluation.results import LSTM, RANDOM, UNTRAINED, DetectorMetrics, KindMeasures, RunMetrics, read_metrics
 from recordings.wall_clock import clock_at, seconds_of_day, time_at
 from reports.run_folder import (
+    ALARMS,
     AROUND_ROWS,
     AROUND_S,
-    EVENTS,
     EXPLAINED,
     HISTORY,
     LABELS,
@@ -134,7 +135,7 @@ def read_run(root: Path) -> RunView:
     metrics = read_metrics(folder.metrics)
     data, config, made = (read_json(path) for path in (folder.data, folder.config, folder.run))
     stamps = STAMPS if data.get("is_series") else ()
-    events = _read_table(folder.events, (*EVENTS, *EXPLAINED, *stamps), ("start_s", "end_s"))
+    events = _read_table(folder.alarms, (*ALARMS, *EXPLAINED, *stamps), ("start_s", "end_s"))
     labels = _read_table(folder.labels, (*LABELS, *stamps), ("start_s", "end_s"))
     history = _read_table(folder.history, HISTORY, HISTORY) if folder.history.is_file() else None
     return RunView(folder, metrics, data, config, made, events, labels, history, _read_signals(folder.signals))
@@ -191,7 +192,7 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
 def check_run(run: RunView) -> None:
     """Raise DataError if the files of a run do not tell of the same recordings and events."""
     names = [recording["name"] for recording in run.data["recordings"]]
-    for path, table in ((run.folder.events, run.events), (run.folder.labels, run.labels)):
+    for path, table in ((run.folder.alarms, run.events), (run.folder.labels, run.labels)):
         strange = table[~table["recording"].isin(names)]
         if len(strange):
             found = strange["recording"].iloc[0][:60]
@@ -201,7 +202,7 @@ def check_run(run: RunView) -> None:
     wanted = scored.events if scored else run.metrics.detectors[LSTM].events.found_events
     if found != wanted:
         raise DataError(
-            f"{run.folder.events}: {found} events found by the LSTM, but metrics.json says {wanted}; "
+            f"{run.folder.alarms}: {found} events found by the LSTM, but metrics.json says {wanted}; "
             f"score the run again with --resume {run.folder.root}"
         )
     channels = len(run.data["channels"])
@@ -550,10 +551,16 @@ def write_report(root: Path) -> Path:
 
 
 def _render(kind: str, content: Mapping[str, Any]) -> str:
+    return _template().render(kind=kind, **content)
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """Compile the template, once for all pages of a process: it takes longer than to fill it."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     blocks = {"trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, **blocks)
-    return environment.get_template(TEMPLATE).render(kind=kind, **content)
+    return environment.get_template(TEMPLATE)
 
 
 def run_page(run: RunView) -> dict[str, Any]:

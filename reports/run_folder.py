@@ -36,12 +36,12 @@ from utils import DataError, atomic_path, git_commit, only_run_here, versions, w
 RUNS = "runs.json"                          # of a folder of several runs
 AROUND_S, AROUND_ROWS = (30.0, 20.0), (200, 100)        # a close-up shows before and after its event; rows of a series
 HISTORY = ("epoch", "train_loss", "val_loss", "learning_rate", "seconds")
-EVENTS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
-EXPLAINED = ("overlaps", "component", "contributions")  # of an event, after the columns above
+ALARMS = ("recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by")
+EXPLAINED = ("overlaps", "component", "contributions")  # of an alarm, after the columns above
 LABELS = ("recording", "start_s", "end_s", "kind", "found_by")
-RESPIRATORY = ("recording", "kind", "start_s", "end_s", "duration_s", "reduction", "baseline_reduction", "effort",
-               "desaturation", "desaturation_delay_s", "confidence", "channel")
-MATCHED = ("profile", "matched_label", "iou", "is_false")       # of a respiratory event, after the columns above
+CANDIDATES = ("recording", "kind", "start_s", "end_s", "duration_s", "reduction", "baseline_reduction", "effort",
+              "desaturation", "desaturation_delay_s", "confidence", "channel")
+EVENTS = (*CANDIDATES, "found_by", "component", "profile", "matched_label", "iou", "is_false")
 STAMPS = ("start_timestamp", "end_timestamp")       # of rows of series, as they are written
 CLOCKS = ("start_clock", "end_clock")               # of recordings that have a clock
 SIGNALS = ("t", "values", "forecast", "score", "threshold")
@@ -58,7 +58,7 @@ class RunFolder:
         self.metrics, self.run, self.data = root / "metrics.json", root / "run.json", root / "data.json"
         self.history, self.scores = root / "history.csv", root / "scores.csv"
         self.events, self.labels = root / "events.csv", root / "labels.csv"
-        self.respiratory_events, self.rejected_events = root / "respiratory_events.csv", root / "rejected_events.csv"
+        self.alarms, self.rejected_events = root / "alarms.csv", root / "rejected_events.csv"
         self.nights = root / "nights.csv"
         self.free_response = root / "plots" / "free_response.png"
         self.bland_altman = root / "plots" / "bland_altman.png"
@@ -177,9 +177,9 @@ class RunFiles:
 
     _scores: TextIO
     _signals: zipfile.ZipFile | None
+    alarms: list[Mapping[str, Any]] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
     labels: list[Mapping[str, Any]] = field(default_factory=list)
-    respiratory: list[Mapping[str, Any]] = field(default_factory=list)
     rejected: list[Mapping[str, Any]] = field(default_factory=list)
     nights: list[NightSummary] = field(default_factory=list)
     recordings: list[Mapping[str, Any]] = field(default_factory=list)
@@ -208,7 +208,7 @@ def run_files(run: RunFolder, times: Sequence[str] = (), signals: bool = True) -
     """Give the files of what was found; all of them are there if the block succeeds, else none is touched.
 
     Args:
-        times: further columns of events and labels: STAMPS of series, CLOCKS of recordings that have a clock.
+        times: further columns of alarms, events and labels: STAMPS of series, CLOCKS of recordings that have a clock.
         signals: whether `signals.npz` is written, which a page is made from.
     """
     with contextlib.ExitStack() as renamed:
@@ -219,23 +219,24 @@ def run_files(run: RunFolder, times: Sequence[str] = (), signals: bool = True) -
             archive = open_files.enter_context(zipfile.ZipFile(packed, "w")) if packed else None
             files = RunFiles(text, archive)
             yield files
-        write_events(run, files.events, times)
+        write_alarms(run, files.alarms, times)
+        write_table(run.events, files.events, (*EVENTS, *times))
         write_labels(run, files.labels, times)
         if files.nights:
             write_nights(run, files, times)
 
 
-def write_events(run: RunFolder, rows: Sequence[Mapping[str, Any]], times: Sequence[str] = ()) -> None:
-    """Write `events.csv`, one row a found event.
+def write_alarms(run: RunFolder, rows: Sequence[Mapping[str, Any]], times: Sequence[str] = ()) -> None:
+    """Write `alarms.csv`, one row an alarm, lost signal or desaturation: what a stream prints.
 
     Args:
         rows: event (FoundEvent), matched_label ("" = none, or another event counts for it), found_by, overlaps (a
             label's kind, "" = false), what it is due to (component, contributions), and the columns of `times`.
     """
-    columns = [*EVENTS, *EXPLAINED, *times]
+    columns = [*ALARMS, *EXPLAINED, *times]
     digits = {"start_s": 3, "end_s": 3, "peak_score": 4, "peak_t_s": 3}
     frame = pd.DataFrame([vars(row["event"]) | dict(row) for row in rows], columns=columns).round(digits)
-    write_text(run.events, frame.to_csv(index=False))
+    write_text(run.alarms, frame.to_csv(index=False))
 
 
 def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], times: Sequence[str] = ()) -> None:
@@ -244,13 +245,15 @@ def write_labels(run: RunFolder, rows: Sequence[Mapping[str, Any]], times: Seque
     write_text(run.labels, frame.round({"start_s": 3, "end_s": 3}).to_csv(index=False))
 
 
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as a CSV, numbers to three decimals; what a row lacks is empty."""
+    frame = pd.DataFrame(rows, columns=list(columns))
+    write_text(path, frame.round(3).to_csv(index=False))
+
+
 def write_nights(run: RunFolder, files: RunFiles, times: Sequence[str] = ()) -> None:
-    """Write respiratory events, rejected candidates and nights: `NightSummary`, one row a recording."""
-    for path, rows, more in (
-        (run.respiratory_events, files.respiratory, MATCHED), (run.rejected_events, files.rejected, ("reason",))
-    ):  # fmt: skip
-        frame = pd.DataFrame(rows, columns=[*RESPIRATORY, *more, *times])
-        write_text(path, frame.round(3).to_csv(index=False))
+    """Write rejected candidates and nights: `NightSummary`, one row a recording."""
+    write_table(run.rejected_events, files.rejected, (*CANDIDATES, "reason", *times))
     nights = pd.DataFrame([night.model_dump() for night in files.nights])
     write_text(run.nights, nights.round(4).to_csv(index=False))
 
@@ -411,12 +414,14 @@ def _estimate(one: Estimate, places: int) -> str:
 
 
 NIGHT_NUMBERS = {                                # of a night, in tables that people read: name -> title, decimals
-    "hours": ("hours", 2), "breathing_hours": ("with breathing", 2), "ahi": ("AHI", 1), "ahi_low": ("from", 1),
+    "hours": ("hours", 2), "breathing_hours": ("with breathing", 2), "ahi": ("REI", 1), "ahi_low": ("from", 1),
     "ahi_high": ("to", 1), "central_index": ("central", 1), "obstructive_index": ("obstructive", 1),
     "mixed_index": ("mixed", 1), "unclassified_index": ("unclassified", 1), "hypopnea_index": ("hypopneas", 1),
     "longest_event_s": ("longest, s", 0), "periodic_percent": ("periodic, %", 0), "breaths_per_min": ("breaths/min", 1),
     "odi3": ("ODI3", 1), "odi4": ("ODI4", 1), "t90_percent": ("T90, %", 1), "mean_saturation": ("mean SpO2", 1),
     "lowest_saturation": ("lowest", 0), "hypoxic_burden": ("burden, %min/h", 1), "lost_percent": ("signal lost, %", 1),
+    "sleep_hours": ("hours asleep", 2), "sleep_ahi": ("AHI asleep", 1), "rem_ahi": ("AHI in REM", 1),
+    "nrem_ahi": ("AHI in NREM", 1),
 }  # fmt: skip
 
 

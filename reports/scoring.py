@@ -9,8 +9,8 @@ import contextlib
 import glob
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,16 @@ from evaluation.nights import ScoredNight
 from evaluation.results import LSTM, FoundCounts, RunMetrics, read_metrics, write_metrics
 from evaluation.scored_recording import ScoredRecording
 from recordings import event_files, preprocessing
+from recordings.file_names import FileNames
 from recordings.finding import left_out_line, recordings_in
 from recordings.nab_series import read_series
 from recordings.reading import Recording, name_of
 from recordings.resmed_card import has_events, is_night, nights_in
 from recordings.series_files import SeriesColumns
 from recordings.signals import NoSamples
-from recordings.units import is_known
 from recordings.windowing import EventMeta, Segment, segments_where
+from reports.events import add_events
+from reports.exports import export_run
 from reports.findings import (
     Findings,
     RandomScores,
@@ -42,7 +44,7 @@ from reports.findings import (
     recordings_as_seen,
     write_findings,
 )
-from reports.nights import add_nights, draw_agreement, nights_of, with_nights
+from reports.nights import draw_agreement, nights_of, with_nights
 from reports.page import write_report
 from reports.run_folder import (
     CLOCKS,
@@ -83,62 +85,7 @@ class ToScore:
     events: list[EventMeta] | None
     filled: list[str]
     start: datetime | None = None
-
-
-@dataclass(frozen=True)
-class FileNames:
-    """What files call otherwise than the model: channel -> (column or signal, its unit or None), label -> kind."""
-
-    channels: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    time_column: str | None = None
-    time_format: str | None = None
-
-    @classmethod
-    def parsed(cls, channels: Sequence[str], labels: Sequence[str], **times: str | None) -> FileNames:
-        """Return what `NAME=COLUMN`, `NAME=COLUMN:UNIT` and `LABEL=KIND` say.
-
-        Raises: DataError naming the option that cannot be read.
-        """
-        columns = {}
-        for text in channels:
-            name, column = _pair("--channel", text, "flow=Flow or flow=Flow:L/s")
-            column, mark, unit = (column, "", "") if not is_known(column.rpartition(":")[2]) else column.rpartition(":")
-            columns[name] = (column, unit) if mark else (column or unit, None)
-        kinds = dict(_pair("--map-label", text, '"A. Central"=central_apnea') for text in labels)
-        for kind in kinds.values():
-            check_name(kind, "--map-label: kind")
-        return cls(columns, kinds, **times)
-
-    def check(self, known: Sequence[str]) -> None:
-        """Raise DataError if a channel is none of the model's."""
-        unknown = [name for name in self.channels if name not in known]
-        if unknown:
-            raise DataError(f"--channel {unknown[0]}: not a channel of the model; it has {', '.join(known)}")
-
-    def dataset(self, data: DatasetConfig) -> DatasetConfig:
-        """Return what the model knows of recordings, with the names and units of the files."""
-        channels = dict(data.channels)
-        for name, (source, unit) in self.channels.items():
-            channels[name] = channels[name].model_copy(update={"source": source, "source_unit": unit})
-        changed = {"channels": channels, "labels": {**data.labels, **self.labels}}
-        times = {"time_column": self.time_column, "time_format": self.time_format}
-        return data.model_copy(update=changed | {key: value for key, value in times.items() if value})
-
-    def series(self, data: Mapping[str, Any], channels: Sequence[str]) -> SeriesColumns:
-        """Return the columns of a series that has the model's channels."""
-        written = {key: data.get(key) for key in ("delimiter", "decimal")}
-        written["time_format"] = self.time_format or data.get("time_format")
-        columns = {name: column for name, (column, _) in self.channels.items()}
-        usual = data.get("time_column") or SeriesColumns.usual_time
-        return SeriesColumns(self.time_column, usual, columns, channels, **written)
-
-
-def _pair(option: str, text: str, example: str) -> tuple[str, str]:
-    name, mark, value = text.rpartition("=") if option == "--map-label" else text.partition("=")
-    if not (name and mark and value):
-        raise DataError(f"{option} {text}: expected such as {option} {example}")
-    return name, value
+    stages: list[EventMeta] | None = None                # of sleep; None = nobody scored them
 
 
 def score_files(
@@ -185,6 +132,8 @@ def score_files(
         write_metrics(run.metrics, results)
         draw_free_response(run, results)
         draw_agreement(run, results)
+        if data is not None:
+            export_run(run)
         write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
         write_report(run.root)
     if refused:
@@ -259,10 +208,12 @@ def _score_in_groups(
             events = {name: part.events for name, part in parts.items() if part.events is not None}
             seen = recordings_as_seen(detector, segments, scored, events, chance)
             starts = {name: part.start for name, part in parts.items() if part.start}
-            findings = Findings(detector, segments, scored, seen[LSTM], simulated, fault_kinds, starts, has_clock)
+            stages = {name: part.stages for name, part in parts.items() if part.stages}
+            about = simulated, fault_kinds, starts, has_clock, stages
+            findings = Findings(detector, segments, scored, seen[LSTM], *about)
             write_findings(files, findings)
             found = nights_of(findings)
-            add_nights(files, findings, found)
+            add_events(files, findings, found)
             nights |= found
             for recording in findings.recordings:
                 draw_recording(run, findings, recording)
@@ -369,7 +320,7 @@ def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: De
     is_scored = is_night(file) and has_events(file)                  # by the device, which may have found nothing
     is_labelled = bool(recording.events) or event_files.file_of(file, name) is not None or is_scored
     events = preprocessing.labelled_events(recording) if is_labelled else None
-    return ToScore(file, segments, events, filled, recording.start)
+    return ToScore(file, segments, events, filled, recording.start, preprocessing.stages_of(recording, data))
 
 
 def _without_dead(recording: Recording, data: DatasetConfig, filled: list[str]) -> Recording:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pictures
 import pytest
 
 from recordings.windowing import FORMAT, EventMeta, Meta, ScalerMeta, Segment, SpanMeta
@@ -20,6 +22,9 @@ from utils import ROOT
 HEAVY = ("grid_search", "main", "odd_numbers", "entry_points", "input_faults", "stream_detect", "kill_runs", "soak",
          "two_at_once")  # fmt: skip
 
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)                  # what tests start compiles the project once, not each
+sys.dont_write_bytecode = False                                  # time, which takes a second
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:            # as of a job in the background: children inherit it,
     signal.signal(signal.SIGINT, signal.default_int_handler)     # and some tests send Ctrl-C to theirs
@@ -47,11 +52,10 @@ def _restore_logging():
 
 
 @pytest.fixture
-def blank_pictures(monkeypatch):
-    """Let pictures be composed and saved, but not rendered: for runs of which nobody looks at a picture."""
-    from reports.plots import FigureCanvasAgg
-
-    monkeypatch.setattr(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer)
+def blank_pictures():
+    """Let pictures be saved, but not rendered."""
+    with pictures.blank():
+        yield
 
 
 @pytest.fixture

@@ -37,6 +37,9 @@ TEXTS = {
     "American dates": "Start Time,End Time,Type\n3/30/2024 11:56:40 PM,3/30/2024 11:57:05 PM,Apnea\n"
                       "3/31/2024 12:01:40.5 AM,3/31/2024 12:01:52.5 AM,Hypopnea\n",
     "durations as H:MM:SS": "Time\tDuration\tEvent\n23:56:40\t0:00:25\tApnea\n00:01:40.5\t0:00:12\tHypopnea\n",
+    "German clock times": "Startzeit;Endzeit;Ereignistyp\n23:56:40;23:57:05;Apnea\n00:01:40,5;00:01:52,5;Hypopnea\n",
+    "minutes": "start_min,duration (min),label\n6.6666666666666667,0.41666666666666667,Apnea\n"
+               "11.675,0.2,Hypopnea\n",
     "milliseconds": "onset_ms,duration_ms,trial_type\n400000,25000,Apnea\n700500,12000,Hypopnea\n",
     "an end past midnight": "von,bis,Typ\n23:56:40,23:57:05,Apnea\n00:01:40.5,00:01:52.5,Hypopnea\n",
 }  # fmt: skip
@@ -132,8 +135,23 @@ FILES = {
     "night-annot.txt": "# MNE-Annotations\n# orig_time : 2024-03-30 23:50:00+00:00\n# onset, duration, description\n"
                        "400.0, 25.0,Apnea\n700.5,12.0,Hypopnea\n",
     "night.xml": NSRR,
-    "night-nsrr.xml": NSRR.replace("EventConcept>", "Name>"),
+    "night-nsrr.xml": NSRR.replace("EventConcept>", "Name>").replace("700.5", "700,5").replace("12.0", "12,0"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("night.events.csv", "onset,duration,label\n400,,Apnea\n700.5,12,Hypopnea\n"),
+    ("night.xml", NSRR.replace("<Duration>25</Duration>", "<Duration/>")),
+])  # fmt: skip
+def test_an_event_without_a_duration_lasts_annotation_s_and_is_noted(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    notes, dialect = [], Dialect(annotation_s=10.0)
+    if name == "night.xml":
+        events = read_annotations(tmp_path / name, AXIS, dialect, notes)
+    else:
+        events = read_events(tmp_path / name, 1800.0, None, dialect, notes=notes)
+    assert events == [Event(400, 410, "Apnea"), Event(700.5, 712.5, "Hypopnea")]
+    assert notes == [f"{name}: 1 event without a duration, taken as 10 s long (annotation_s)"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -168,7 +186,8 @@ def test_lines_of_luna_without_a_header(tmp_path, line, expected):
         ("night.xml", "<a><b></a>", "not readable as XML"),
         ("night.xml", "<a/>", "no <ScoredEvents>"),
         ("night.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "DOCTYPE"),
-        ("night.xml", NSRR.replace(">400<", ">soon<"), "ScoredEvent 2: expected Start and Duration in seconds"),
+        ("night.xml", NSRR.replace(">400<", ">soon<"), "ScoredEvent 2: Start and Duration are 'soon' and '25'"),
+        ("night.xml", NSRR.replace(">400<", ">1,400<"), "ScoredEvent 2: Start and Duration are '1,400' and '25'"),
         ("night-annot.txt", "# MNE-Annotations\n# onset, duration, description\n1,a\n", "expected lines of onset"),
     ],
 )

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import pictures
 import pytest
 from project import assert_same_weights, call, make_datasets, weights_of
 
@@ -18,7 +19,7 @@ from reports import page
 from reports.scoring import MARK
 from utils import ROOT
 
-pytestmark = pytest.mark.robustness
+pytestmark = [pytest.mark.robustness, pytest.mark.usefixtures("blank_pictures")]
 
 
 @contextlib.contextmanager
@@ -58,7 +59,8 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(home):
-    assert call(home, "--out", home / "run") == 0
+    with pictures.blank():
+        assert call(home, "--out", home / "run") == 0
     return home / "run"
 
 

@@ -1,11 +1,12 @@
 """Every fault of the table is refused: exit code 2, one line that names the place, nothing written."""
 
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
 
+import pictures
 import pytest
+import warm
 from input_faults import FAULTS, faults_of, make_project, nothing, outcome_of, tree_of
 
 from utils import ROOT
@@ -22,7 +23,8 @@ AS_A_USER = {                                                # by a process of i
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("faults") / "project")
+    with pictures.blank():
+        return make_project(tmp_path_factory.mktemp("faults") / "project")
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
@@ -38,7 +40,7 @@ def test_a_process_refuses_as_well(project, tmp_path, fault):
     before = tree_of(work)
     command = [sys.executable, str(ROOT / f"{fault.argv[0]}.py"), *fault.argv[1:]]
     with (work / "stdin").open("rb") as lines:
-        done = subprocess.run(command, stdin=lines, capture_output=True, text=True, cwd=work)
+        done = warm.run(command, stdin=lines, cwd=work)
     assert (done.returncode, done.stdout, done.stderr.splitlines()) == (2, "", outcome.lines)
     assert tree_of(work) == before
 

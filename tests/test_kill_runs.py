@@ -22,7 +22,7 @@ def quick_processes():
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    return {job.name: job for job in jobs_of(tmp_path_factory.mktemp("kills"), workers=1, halving=False)}
+    return {job.name: job for job in jobs_of(tmp_path_factory.mktemp("kills"), workers=1, halving=False, minutes=4)}
 
 
 @pytest.mark.parametrize(("name", "moments"), [("NAB preprocess", 4), ("train", 2), ("report", 2)])

@@ -31,7 +31,7 @@ class Case:
         self.frame.to_csv(folder / "live.csv", index=False)
         monkeypatch.setattr(scoring, "draw_recording", lambda *_: None)
         scoring.score_files(path, [folder / "live.csv"], folder / f"{kind}-scored", "cpu")
-        self.scores, self.events = (pd.read_csv(folder / f"{kind}-scored" / f"{n}.csv") for n in ("scores", "events"))
+        self.scores, self.events = (pd.read_csv(folder / f"{kind}-scored" / f"{n}.csv") for n in ("scores", "alarms"))
         numbers = self.frame.to_numpy()[:, 1:].astype(float)
         times = np.zeros(len(numbers)) if series else self.frame["t_s"].to_numpy()
         self.rows = list(zip(times.tolist(), numbers.tolist(), strict=True))

@@ -303,6 +303,22 @@ def test_a_clock_set_back_is_a_new_recording_after_a_while(capsys):
     assert warnings_of(capsys)[-1] == "clock set back to 0 s: a new recording begins"
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_change_is_named_where_the_zone_is_not_known(capsys, hours):
+    t = [1e4 + k / 25 + 3600 * hours * (k >= 500) for k in range(1000)]
+    for is_local in (True, False):
+        clock = Clock(InputWarnings(), 1 / 25)
+        for time in t:
+            clock.take(time, [0.0], is_local)
+        found = [line for line in warnings_of(capsys) if "by exactly an hour after 10020 s" in line]
+        assert len(found) == is_local
+        assert all(("forward" if hours > 0 else "back") in line and "--time-zone" in line for line in found)
+    clock = Clock(InputWarnings(), 1 / 25)
+    for time in (*t[:500], *(time + 1 for time in t[500:])):          # an hour and a second
+        clock.take(time, [0.0], True)
+    assert not any("exactly an hour" in line for line in warnings_of(capsys))
+
+
 def test_occasionally_repeated_rows_are_not_a_clock_set_back(capsys):
     clock = make_clock(500.0)
     assert through(clock, 400.0, 500.2, 405.0, 500.4, 411.0) == [[], [500.2], [], [500.4], []]

@@ -33,6 +33,7 @@ import collected_data_preprocess
 import pure_lstm_anomaly_detection_main as script
 import trainers
 from data_loader import load_dataset
+from detection.breathing_events import RESPIRATORY
 from detection.checkpoint import read_tensors
 from detection.detector import Detector
 from recordings.reading import read_recording
@@ -70,7 +71,7 @@ def same_history(first, second):
 
 
 def test_a_run_fills_its_folder(run):
-    files = {"config.json", "run.json", "log.txt", "history.csv", CHECKPOINT, "scores.csv", "events.csv", "nights.csv"}
+    files = {"config.json", "run.json", "log.txt", "history.csv", CHECKPOINT, "scores.csv", "alarms.csv", "nights.csv"}
     there = {path.name for path in run.iterdir()}
     assert files | {"metrics.json", "plots"} <= there
     assert not [name for name in there if name.startswith(".")]             # no lock, no torn file
@@ -87,7 +88,7 @@ def test_a_run_fills_its_folder(run):
 def test_a_run_ends_with_a_page_in_which_every_event_can_be_reached(run):
     text, page = page_of(run)
     check_sound(text, page)
-    events, labels = (pd.read_csv(run / name, keep_default_na=False) for name in ("events.csv", "labels.csv"))
+    events, labels = (pd.read_csv(run / name, keep_default_na=False) for name in ("alarms.csv", "labels.csv"))
     for letter, count in (
         ("e", (events["found_by"] == "lstm").sum()),
         ("f", (events["found_by"] == "signal_loss").sum()),
@@ -100,9 +101,10 @@ def test_a_run_ends_with_a_page_in_which_every_event_can_be_reached(run):
 
 
 def test_the_apnea_has_its_extent_its_kind_and_the_night_its_numbers(run):
-    events = pd.read_csv(run / "respiratory_events.csv", keep_default_na=False)
-    [apnea] = events[events["matched_label"] != ""].to_dict("records")
-    assert (apnea["recording"], apnea["kind"], apnea["is_false"]) == ("three", "central_apnea", 0)
+    events = pd.read_csv(run / "events.csv", keep_default_na=False)
+    assert {"signal_loss", "central_apnea"} <= set(events["kind"])
+    [apnea] = events[(events["found_by"] == "respiratory") & (events["matched_label"] != "")].to_dict("records")
+    assert (apnea["recording"], apnea["kind"], float(apnea["is_false"])) == ("three", "central_apnea", 0)
     assert apnea["iou"] > 0.85 and apnea["reduction"] > 0.9 and apnea["effort"] < 0.3
     assert apnea["start_s"] == pytest.approx(APNEA[0], abs=1.5) and apnea["end_s"] == pytest.approx(APNEA[1], abs=1.5)
     rejected = pd.read_csv(run / "rejected_events.csv", keep_default_na=False)
@@ -110,7 +112,7 @@ def test_the_apnea_has_its_extent_its_kind_and_the_night_its_numbers(run):
     metrics, nights = read(run / "metrics.json"), pd.read_csv(run / "nights.csv")
     assert nights["recording"].tolist() == [night["recording"] for night in metrics["nights"]] == ["three", "four"]
     for row, night in zip(nights.to_dict("records"), metrics["nights"], strict=True):
-        mine = events[(events["recording"] == row["recording"]) & (events["kind"] != "periodic_breathing")]
+        mine = events[(events["recording"] == row["recording"]) & events["kind"].isin(RESPIRATORY)]
         assert row["apneas"] + row["hypopneas"] == len(mine)
         assert row["ahi"] == pytest.approx(len(mine) / row["breathing_hours"], rel=1e-3)
         assert night["odi3"] is None and row["breaths_per_min"] == pytest.approx(15, abs=0.5)     # no oximeter
@@ -122,7 +124,7 @@ def test_labels_say_what_found_them_and_agree_with_the_metrics(run):
     assert labels[["recording", "kind", "found_by"]].to_numpy().tolist() == [
         ["three", "central_apnea", "lstm"], ["four", "sensor_dropout", "signal_loss"],
     ]  # fmt: skip
-    events = pd.read_csv(run / "events.csv", keep_default_na=False)
+    events = pd.read_csv(run / "alarms.csv", keep_default_na=False)
     measures = read(run / "metrics.json")["detectors"]["LSTM"]["events"]
     mine = events[events["found_by"] == "lstm"]
     assert (mine["overlaps"] == "").sum() == measures["false_events"]
@@ -159,7 +161,7 @@ def test_scores_have_a_row_for_every_test_step(run, home):
 
 
 def test_the_apnea_is_found_by_the_score_and_the_dead_belt_by_the_mask(run):
-    events = pd.read_csv(run / "events.csv")
+    events = pd.read_csv(run / "alarms.csv")
     apnea = events[(events["recording"] == "three") & (events["matched_label"] == "central_apnea")]
     assert len(apnea) == 1 and APNEA[0] < apnea["start_s"].iloc[0] < APNEA[1] + 5
     fault = events[events["found_by"] == "signal_loss"]
@@ -204,10 +206,11 @@ def test_the_same_seed_gives_the_same_numbers(home, run, tmp_path):
     assert call(home, "--out", tmp_path / "again") == 0
     assert_same_weights(weights_of(run), weights_of(tmp_path / "again"))
     assert same_history(run, tmp_path / "again")
-    for name in ("metrics.json", "scores.csv", "events.csv", "labels.csv", "data.json", "signals.npz"):
+    for name in ("metrics.json", "scores.csv", "alarms.csv", "labels.csv", "data.json", "signals.npz"):
         assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_several_seeds_are_summed_up(home, tmp_path):
     root = tmp_path / "seeds"
     assert call(home, "--out", root, "--seeds", 2, "--set", "training.epochs=1", "--set", "training.seed=4") == 0
@@ -238,6 +241,7 @@ def test_a_window_longer_than_every_segment_costs_no_memory(home, tmp_path):
     assert call(home, "--out", tmp_path / "long", *window) == 0
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_one_channel_alone(home, tmp_path):
     root = tmp_path / "one"
     assert call(home, "--out", root, "--set", 'dataset.channels=["flow_lpm"]', "--set", "training.epochs=1") == 0
@@ -425,6 +429,7 @@ def test_the_test_split_changes_nothing_that_is_learnt(home, run, tmp_path, caps
 # ---- scoring with a checkpoint --------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_scoring_raw_recordings_gives_the_scores_of_the_run(home, run, tmp_path, capsys):
     raw = shutil.copytree(home / "raw", tmp_path / "elsewhere")
     out = tmp_path / "scored"
@@ -439,7 +444,7 @@ def test_scoring_raw_recordings_gives_the_scores_of_the_run(home, run, tmp_path,
         np.testing.assert_allclose(merged[column], merged[f"{column}_run"], rtol=1e-5, atol=1e-5)
     assert merged["label"].equals(merged["label_run"]) and merged["alarm"].equals(merged["alarm_run"])
     columns = ["recording", "start_s", "end_s", "channel", "matched_label", "found_by"]
-    expected, got = (pd.read_csv(root / "events.csv")[columns] for root in (run, out))
+    expected, got = (pd.read_csv(root / "alarms.csv")[columns] for root in (run, out))
     pd.testing.assert_frame_equal(expected, got)
     assert (out / "plots" / "three.png").is_file()
     numbers, before = (read(root / "metrics.json") for root in (out, run))
@@ -467,7 +472,7 @@ def test_scoring_needs_no_label_and_no_other_channel(home, run, tmp_path):
     np.testing.assert_allclose(got["score"], expected, atol=1e-5)
     metrics = read(out / "metrics.json")
     assert metrics["detectors"] == {} and metrics["found"]["recordings"] == 1
-    assert metrics["found"]["events"] == len(pd.read_csv(out / "events.csv").query("found_by == 'lstm'"))
+    assert metrics["found"]["events"] == len(pd.read_csv(out / "alarms.csv").query("found_by == 'lstm'"))
     text, page = page_of(out)
     check_sound(text, page)
     assert "Nothing is labelled here" in page.words
@@ -494,13 +499,14 @@ def test_many_recordings_are_scored_in_small_groups_as_one_by_one(home, run, tmp
     assert [one["is_labelled"] for one in recordings] == [True, False, False]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("dead", [np.nan, 0.3])
 def test_a_channel_dead_in_one_recording_leaves_the_others(home, run, tmp_path, dead):
     frame = pd.read_csv(home / "raw" / "three.csv").assign(thorax_au=dead)
     frame.to_csv(tmp_path / "dead.csv", index=False)
     words = ("--checkpoint", run / CHECKPOINT, "--score", tmp_path / "dead.csv", home / "raw" / "four.csv")
     assert call(home, *words, "--out", tmp_path / "out") == 0
-    events = pd.read_csv(tmp_path / "out" / "events.csv")
+    events = pd.read_csv(tmp_path / "out" / "alarms.csv")
     fault = events[(events["recording"] == "dead") & (events["found_by"] == "signal_loss")]
     assert fault["channel"].tolist() == ["thorax_au"] and (fault["end_s"] - fault["start_s"]).iloc[0] > 145
     apnea = events[(events["recording"] == "dead") & (events["found_by"] == "lstm")]

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pictures
 import pytest
 import torch
 from pages import check_sound, page_of
@@ -15,7 +16,7 @@ import pure_lstm_anomaly_detection_main as script
 from detection.checkpoint import read_tensors
 from recordings import nab_files
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_pictures")]
 
 CHECKPOINT = "checkpoint.safetensors"
 NAMES = ("nyc_taxi", "rogue_agent_key_hold")
@@ -86,7 +87,8 @@ def _two_series(monkeypatch):
 def run(home):
     """A finished run of one series, left as it is by every test."""
     root = home / "experiments" / "taxi"
-    assert call(home, "--dataset", "nyc_taxi", "--out", root) == 0
+    with pictures.blank():
+        assert call(home, "--dataset", "nyc_taxi", "--out", root) == 0
     return root
 
 
@@ -98,7 +100,7 @@ def test_a_series_run_has_scores_events_and_numbers_a_row(run):
     scores = pd.read_csv(run / "scores.csv")
     assert list(scores)[:3] == ["recording", "t_s", "timestamp"] and len(scores) == ROWS - NORMAL
     assert (scores["t_s"] / PERIOD_S).tolist() == list(range(NORMAL, ROWS))
-    events = pd.read_csv(run / "events.csv")
+    events = pd.read_csv(run / "alarms.csv")
     assert "anomaly" in events["matched_label"].tolist()
     hit = events[events["matched_label"] == "anomaly"].iloc[0]
     assert scores.set_index("timestamp").loc[hit["start_timestamp"], "t_s"] == hit["start_s"]
@@ -148,7 +150,7 @@ def test_a_category_is_one_model_a_series_with_a_table(home, tmp_path, capsys):
     assert {f"{name}/report.html" for name in NAMES} <= set(page.links) and "mean of 2" in page.words
     text, page = page_of(root / NAMES[0])
     check_sound(text, page)
-    events = pd.read_csv(root / NAMES[0] / "events.csv", keep_default_na=False)
+    events = pd.read_csv(root / NAMES[0] / "alarms.csv", keep_default_na=False)
     keys = {f"e{k + 1}" for k in range((events["found_by"] == "lstm").sum())}
     assert keys and keys <= set(page.ids) & {link.lstrip("#") for link in page.links}
     assert "label window" in page.words and "NAB score" in page.words and "false events an hour" not in page.words

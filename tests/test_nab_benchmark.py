@@ -7,14 +7,16 @@ import pytest
 
 from evaluation.nab_score import nab_score
 from nab import benchmark
-from nab.benchmark import Setting, detect, read_benchmark, scaled_blocks
+from nab.alarms import THRESHOLDS, alarm_rows
+from nab.benchmark import Setting, detect, read_benchmark
+from nab.blocks import probation, scaled_blocks
 from nab.online_lstm import OnlineOptions
 from nab_benchmark import main
 
 pytestmark = pytest.mark.slow
 
-ROWS = 720                                                           # 108 of them not graded, blocks of 3
-SMALL = OnlineOptions(hidden_units=4, members=1, window=10, windows=2, warm_up_steps=20, updates=1)
+ROWS = 720                                                           # 108 of them not graded
+SMALL = OnlineOptions(hidden_units=4, members=1, window=10, windows=2, warm_up_blocks=20, updates=1)
 
 
 def make_values(name: str, rows: int = ROWS) -> np.ndarray:
@@ -35,7 +37,10 @@ def write_series(root, name: str, values: np.ndarray) -> list[str]:
 @pytest.fixture
 def nab(tmp_path, monkeypatch):
     """A benchmark of four series in two categories, each with one event, and a small network."""
-    monkeypatch.setattr(benchmark, "LSTM_OPTIONS", dataclasses.replace(SMALL, horizon=8))
+    monkeypatch.setattr(benchmark, "LSTM_OPTIONS", SMALL)
+    monkeypatch.setattr(benchmark, "UNTRAINED", dataclasses.replace(SMALL, updates=0, update_every=0))
+    monkeypatch.setattr(benchmark, "SIZES", (35,))
+    monkeypatch.setattr(benchmark, "SETTINGS", (Setting(), Setting(strangest_share=0.0)))
     root, labels = tmp_path / "NAB", {}
     for name in ("real/aa.csv", "real/bbb.csv", "made/c.csv", "made/dddd.csv"):
         times = write_series(root, name, make_values(name))
@@ -49,16 +54,40 @@ def nab(tmp_path, monkeypatch):
 def without_networks(monkeypatch):
     """The past's mean in the place of the networks, for tests of what is around them."""
     plain = benchmark.baseline_forecasts
-    monkeypatch.setattr(benchmark, "lstm_forecasts", lambda blocks, seed, options: plain(blocks, "past_mean"))
-    monkeypatch.setattr(benchmark, "BASELINES", {"past_mean": benchmark.past_mean})
+    monkeypatch.setattr(benchmark, "lstm_forecasts", lambda blocks, seed, options: plain(blocks, "past mean"))
+    monkeypatch.setattr(benchmark, "BASELINES", {"past mean": benchmark.past_mean})
 
 
-def folder_scores(out, detector: str) -> dict[str, np.ndarray]:
-    """Return the scores below a detector's folder as NAB's own scorer finds them."""
-    return {
-        f"{path.parent.name}/{path.name.removeprefix(f'{detector}_')}": pd.read_csv(path)["anomaly_score"].to_numpy()
-        for path in sorted((out / detector).glob(f"*/{detector}_*.csv"))
-    }
+def score_of_folder(root, out, detector: str, profile: str) -> float:
+    """Return the NAB score of a folder of results at the threshold 1: NAB's rules written out row by row."""
+    fn, fp = {"standard": (1, 0.11), "reward_low_FP_rate": (1, 0.22), "reward_low_FN_rate": (2, 0.11)}[profile]
+    labels, total, count = json.loads((root / "labels" / "combined_windows.json").read_text()), 0.0, 0
+
+    def sigmoid(x: float) -> float:
+        return 2 / (1 + np.exp(5 * x)) - 1 if x <= 3 else -1.0
+
+    for name, windows in labels.items():
+        category, file = name.split("/")
+        table = pd.read_csv(out / detector / category / f"{detector}_{file}")
+        times = pd.to_datetime(table["timestamp"])
+        spans = [[int(np.flatnonzero(times == pd.Timestamp(end))[0]) for end in window] for window in windows]
+        best = [-float(fn)] * len(spans)
+        for row in range(min(int(0.15 * len(table)), 750), len(table)):
+            if table["anomaly_score"][row] < 1:
+                continue
+            inside = [k for k, (first, last) in enumerate(spans) if first <= row <= last]
+            passed = [(first, last) for first, last in spans if last < row]
+            if inside:
+                first, last = spans[inside[0]]
+                value = sigmoid(-(last - row + 1) / (last - first + 1)) / sigmoid(-1)
+                best[inside[0]] = max(best[inside[0]], value)
+            elif passed:
+                first, last = passed[-1]
+                total += fp * sigmoid((row - last) / (last - first))
+            else:
+                total -= fp
+        total, count = total + sum(best), count + len(spans)
+    return 100 * (total + fn * count) / ((1 + fn) * count)
 
 
 def test_the_whole_benchmark_in_the_layout_of_nab(nab, tmp_path, capsys):
@@ -66,25 +95,35 @@ def test_the_whole_benchmark_in_the_layout_of_nab(nab, tmp_path, capsys):
     assert main(["--nab-root", str(nab), "--out", str(out), "--seeds", "2"]) == 0
     printed = capsys.readouterr().out
     assert printed == (out / "tables.md").read_text()
-    for row in ("| range rule |", "| lstm |", "| lstm + range rule |", "| persistence |", "| ar16 + range rule |"):
-        assert row in printed
-    table = pd.read_csv(out / "lstm_seed1_range" / "made" / "lstm_seed1_range_c.csv")
-    assert list(table.columns) == ["timestamp", "value", "anomaly_score", "label"]
+    for row in ("LSTM", "untrained LSTM", "past mean", "persistence", "AR(16)", "range rule", "random scores"):
+        assert f"| {row} |" in printed
+    table = pd.read_csv(out / "lstm_seed1" / "made" / "lstm_seed1_c.csv")
+    assert list(table.columns) == ["timestamp", "value", "anomaly_score", "label", "score"]
     given = pd.read_csv(nab / "data" / "made" / "c.csv")
     pd.testing.assert_frame_equal(table[["timestamp", "value"]], given)
     assert table["label"].sum() == 41 and table["label"][340:381].all()
+    assert (table["anomaly_score"][:108] == 0).all()
+    assert json.loads((out / "results.json").read_text())["detectors"]["range rule"][0]["standard"] > 80
+
+
+def test_written_alarms_score_what_the_table_says(nab, tmp_path, without_networks):
+    """Graded by a second scorer, and by the one that chooses a threshold on the labels, as NAB's does."""
+    out = tmp_path / "out"
+    assert main(["--nab-root", str(nab), "--out", str(out), "--seeds", "1"]) == 0
     results = json.loads((out / "results.json").read_text())["detectors"]
-    for detector, row, seed in (("lstm_seed1_range", "lstm + range rule", 1), ("range", "range rule", 0)):
-        scores = folder_scores(out, detector)
-        assert all(((values >= 0) & (values < 1)).all() and (values[:108] == 0).all() for values in scores.values())
-        labels = {name: series.labels for name, series in read_benchmark(nab).items()}
-        for profile, found in nab_score(scores, labels).items():
-            assert found["score"] == pytest.approx(results[row][seed]["in_sample"][profile])
-    assert results["range rule"][0]["in_sample"]["standard"] > 80
+    labels = {name: series.labels for name, series in read_benchmark(nab).items()}
+    for detector, row in (("lstm_seed0", "LSTM"), ("range", "range rule"), ("random_seed0", "random scores")):
+        for profile in ("standard", "reward_low_FP_rate", "reward_low_FN_rate"):
+            folder = f"{detector}_{profile}" if (out / f"{detector}_{profile}").exists() else detector
+            expected = results[row][0][profile]
+            assert score_of_folder(nab, out, folder, profile) == pytest.approx(expected, abs=1e-6)
+            files = {name: out / folder / name.replace("/", f"/{folder}_") for name in labels}
+            alarms = {name: pd.read_csv(file)["anomaly_score"] for name, file in files.items()}
+            assert nab_score(alarms, labels)[profile]["score"] == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("source", ["lstm", "ar16", None])
-def test_later_rows_change_no_earlier_score(nab, source):
+@pytest.mark.parametrize("source", ["lstm", "AR(16)", None])
+def test_later_rows_change_no_earlier_score_or_alarm(nab, source):
     cut = 500
 
     def scores_of(change: bool) -> dict[str, np.ndarray]:
@@ -92,17 +131,20 @@ def test_later_rows_change_no_earlier_score(nab, source):
             values = make_values(name)
             write_series(nab, name, np.append(values[:cut], 7 - 9 * values[cut:]))
         series = read_benchmark(nab)
-        blocks = {name: scaled_blocks(one) for name, one in series.items()}
+        blocks = {name: scaled_blocks(one, 35).values for name, one in series.items()}
         make = {
             "lstm": lambda: benchmark.lstm_forecasts(blocks, 0, benchmark.LSTM_OPTIONS),
-            "ar16": lambda: benchmark.baseline_forecasts(blocks, "ar16"),
+            "AR(16)": lambda: benchmark.baseline_forecasts(blocks, "AR(16)"),
             None: lambda: None,
         }[source]
-        return detect(series, make(), Setting(), with_range=source != "ar16")
+        return detect(series, make(), Setting())
 
     before, after = scores_of(change=False), scores_of(change=True)
     for name in before:
         np.testing.assert_array_equal(before[name][:cut], after[name][:cut])
+        for threshold in THRESHOLDS[1::20]:
+            first, second = (alarm_rows(scores[name], 108, threshold) for scores in (before, after))
+            np.testing.assert_array_equal(first[first < cut], second[second < cut])
     assert not np.array_equal(before["made/c.csv"], after["made/c.csv"])
 
 
@@ -111,17 +153,33 @@ def test_a_series_scores_the_same_beside_any_others(nab):
     alone = {"real/bbb.csv": series["real/bbb.csv"]}
 
     def scores_of(some):
-        blocks = {name: scaled_blocks(one) for name, one in some.items()}
+        blocks = {name: scaled_blocks(one, 35).values for name, one in some.items()}
         forecasts = benchmark.lstm_forecasts(blocks, 0, benchmark.LSTM_OPTIONS)
-        return detect(some, forecasts, Setting(), with_range=False)["real/bbb.csv"]
+        return detect(some, forecasts, Setting())["real/bbb.csv"]
 
     np.testing.assert_allclose(scores_of(series), scores_of(alone), atol=1e-3)
 
 
+def test_blocks_are_those_of_a_plain_loop(nab):
+    series = read_benchmark(nab)["made/c.csv"]
+    blocks, value, rows = scaled_blocks(series, 12), series.value, 9
+    assert probation(series) == 108 and (np.diff(blocks.ends) >= 0).all() and blocks.known == 12
+    means = [value[k * rows : (k + 1) * rows].mean() for k in range(12)]
+    for step in (0, 1, 2, 3, 50):
+        last = (step // 4) * rows + (0, 2, 4, 7)[step % 4] + rows - 1
+        inside = value[last - rows + 1 : last + 1]
+        change = np.diff(value, prepend=value[0])[last - rows + 1 : last + 1]
+        levels = np.array([inside.mean(), inside.max(), inside.min()]) - np.median(means)
+        scaled = np.append(levels, change.std()) / np.std(means)
+        assert blocks.ends[step] == last
+        np.testing.assert_allclose(blocks.values[step], np.sign(scaled) * 2 * np.log1p(np.abs(scaled) / 2))
+
+
 def test_the_unit_of_a_series_does_not_matter(nab):
-    before = scaled_blocks(read_benchmark(nab)["made/c.csv"])
+    before = scaled_blocks(read_benchmark(nab)["made/c.csv"], 35).values
     write_series(nab, "made/c.csv", 1e6 * make_values("made/c.csv") - 3e7)
-    np.testing.assert_allclose(scaled_blocks(read_benchmark(nab)["made/c.csv"]), before, atol=1e-6)
+    after = scaled_blocks(read_benchmark(nab)["made/c.csv"], 35).values
+    np.testing.assert_allclose(after, before, atol=1e-6)
 
 
 def test_a_second_run_reuses_existing_forecasts(nab, tmp_path, monkeypatch, without_networks):
@@ -130,13 +188,13 @@ def test_a_second_run_reuses_existing_forecasts(nab, tmp_path, monkeypatch, with
     made = []
 
     def make(blocks, seed, options):
-        made.append(seed)
-        return benchmark.baseline_forecasts(blocks, "past_mean")
+        made.extend([seed] if options == benchmark.LSTM_OPTIONS else [])
+        return benchmark.baseline_forecasts(blocks, "past mean")
 
     monkeypatch.setattr(benchmark, "lstm_forecasts", make)
     assert main([*arguments, "3"]) == 0
     assert made == [1, 2]
-    (tmp_path / "out" / "forecasts" / "lstm_seed1.npz").write_bytes(b"cut off")
+    (tmp_path / "out" / "forecasts" / "lstm_seed1_35.npz").write_bytes(b"cut off")
     write_series(nab, "made/c.csv", 2 * make_values("made/c.csv") ** 2)
     made.clear()
     assert main([*arguments, "2"]) == 0
@@ -147,12 +205,12 @@ def test_only_the_damaged_file_is_made_again(nab, tmp_path, monkeypatch, without
     arguments = ["--nab-root", str(nab), "--out", str(tmp_path / "out"), "--seeds", "2"]
     assert main(arguments) == 0
     table = (tmp_path / "out" / "tables.md").read_text()
-    (tmp_path / "out" / "forecasts" / "lstm_seed1.npz").write_bytes(b"cut off")
+    (tmp_path / "out" / "forecasts" / "lstm_seed1_35.npz").write_bytes(b"cut off")
     made = []
 
     def make(blocks, seed, options):
-        made.append(seed)
-        return benchmark.baseline_forecasts(blocks, "past_mean")
+        made.extend([seed] if options == benchmark.LSTM_OPTIONS else [])
+        return benchmark.baseline_forecasts(blocks, "past mean")
 
     monkeypatch.setattr(benchmark, "lstm_forecasts", make)
     assert main(arguments) == 0

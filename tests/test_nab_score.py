@@ -1,5 +1,6 @@
 """NAB's score against published results, numbers worked out by hand, and every threshold tried."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -23,7 +24,7 @@ NAB_ROOT = SHARED / "data" / "nab"
 needs_nab = pytest.mark.skipif(not NAB_ROOT.exists() or not CASES.exists(), reason=f"{NAB_ROOT} is absent")
 
 
-
+@functools.cache
 def load_series_labels(nab_root):
     labels = read_json(nab_root / LABELS)
     return {path: read_labelled_series(nab_root, path, labels).labels for path in labels}

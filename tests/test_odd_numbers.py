@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pictures
 import pytest
 from input_faults import CONFIG, CSV_DATA, TINY_RUN, draw
 
@@ -50,7 +51,8 @@ def home(tmp_path_factory):
     (root / "config.json").write_text(json.dumps(TRAINED))
     with contextlib.chdir(root):
         assert collected_data_preprocess.main(PREPROCESS.split()) == 0
-        assert main_script.main(f"{TINY_RUN} --out run".split()) == 0
+        with pictures.blank():
+            assert main_script.main(f"{TINY_RUN} --out run".split()) == 0
     return root
 
 
@@ -67,7 +69,7 @@ class Scored:
         lines = pd.read_csv(live)
         self.live_steps, self.live_events = lines[lines["kind"] == "step"], lines[lines["kind"] == "event_end"]
         if self.code == 0:
-            self.steps, self.events = pd.read_csv(out / "scores.csv"), pd.read_csv(out / "events.csv")
+            self.steps, self.events = pd.read_csv(out / "scores.csv"), pd.read_csv(out / "alarms.csv")
 
     def both(self):
         """Yield steps and events, as a whole and live."""
@@ -93,7 +95,7 @@ def score_odd(score, known, capsys):
 
     def scored(odd):
         if odd not in known:
-            frame = draw_night()
+            frame = draw_night()[: 700 if odd in ODD else None]
             if odd:
                 odd(frame)
             capsys.readouterr()

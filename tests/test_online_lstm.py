@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from nab.online_lstm import FIRST_STEP, BatchedLSTMs, OnlineOptions, _window_ends, forecast_online
+from nab.online_lstm import FIRST_BLOCK, BatchedLSTMs, OnlineOptions, _updates_at, _window_ends, forecast_online
 
 pytestmark = pytest.mark.slow
 
-SMALL = OnlineOptions(hidden_units=6, members=2, horizon=3, window=12, windows=3, warm_up_steps=25, updates=2)
+SMALL = OnlineOptions(
+    hidden_units=6, members=2, phases=1, horizon=3, window=12, windows=3, warm_up_blocks=25, updates=2
+)  # fmt: skip
 
 
 def make_series(lengths=(70, 50, 60)) -> list[np.ndarray]:
@@ -29,11 +31,25 @@ def test_a_network_computes_what_torch_computes():
         reference.bias_ih_l0.copy_(bias[0, order])
         reference.bias_hh_l0.zero_()
         x = torch.randn(4, 9, 2, generator=torch.Generator().manual_seed(0))
-        expected = reference(x)[0] @ head + head_bias
+        expected = reference(x)[0][:, -1] @ head + head_bias
         torch.testing.assert_close(nets.forecast(x[None])[0, ..., 0], expected)
 
 
 def test_a_step_of_training_is_that_of_torch_adam():
+    """The gradients of a plain computation, left to autograd, are those that `update` puts together itself."""
+
+    def forecast(x, weights):
+        into, recurrent, bias, head, head_bias = weights
+        hidden = cell = torch.zeros(3, 6)
+        made = []
+        for step in range(8):
+            gate = x[0, :, step] @ into[0] + hidden @ recurrent[0] + bias[0]
+            take, keep, give = (torch.sigmoid(part) for part in gate[:, :18].split(6, dim=1))
+            cell = keep * cell + take * torch.tanh(gate[:, 18:])
+            hidden = give * torch.tanh(cell)
+            made.append(hidden @ head[0] + head_bias[0])
+        return torch.stack(made, dim=1)[None, ..., None]                         # (1, B, T, H, 1)
+
     nets = BatchedLSTMs(1, 1, dataclasses.replace(SMALL, members=1), seed=3)
     reference = [weight.clone().requires_grad_() for weight in nets.weights]
     optimizer = torch.optim.Adam(reference, lr=0.02, betas=(0.9, 0.99))
@@ -41,7 +57,7 @@ def test_a_step_of_training_is_that_of_torch_adam():
     for _ in range(3):
         x = torch.randn(1, 3, 8, 2, generator=generator)
         target = torch.randn(1, 3, 8, 3, 1, generator=generator)
-        loss = torch.nn.functional.huber_loss(nets.forecast(x, reference), target)
+        loss = torch.nn.functional.huber_loss(forecast(x, reference), target)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(reference, 1.0)
@@ -49,6 +65,24 @@ def test_a_step_of_training_is_that_of_torch_adam():
         nets.update(x, target, 0.02)
     for ours, theirs in zip(nets.weights, reference, strict=True):
         torch.testing.assert_close(ours, theirs.detach(), atol=2e-5, rtol=1e-4)
+
+
+def test_phases_learn_together_but_see_no_later_step():
+    options = dataclasses.replace(SMALL, phases=4)
+    series = make_series((150,))
+    for cut in (90, 121):
+        other = [np.concatenate([series[0][:cut], 5 - series[0][cut:]])]
+        (first,), (second,) = forecast_online(series, options), forecast_online(other, options)
+        np.testing.assert_array_equal(first[:cut], second[:cut])
+        assert not np.allclose(first[cut:], second[cut:])
+    assert np.isnan(first[: 4 * FIRST_BLOCK]).all() and np.isfinite(first[4 * FIRST_BLOCK :]).all()
+
+
+def test_updates_are_spread_over_the_phases():
+    options = OnlineOptions()                                                  # 6 a block in the warm-up, then 1 in 2
+    due = [_updates_at(now, options) for now in range(400)]
+    assert sum(due[:4]) == 6 and sum(due[:240]) == 360 and sum(due[240:]) == 20
+    assert {now % 4 for now in range(240, 400) if due[now]} == {0, 1, 2, 3}
 
 
 def test_unknown_targets_do_not_change_the_weights():
@@ -102,7 +136,7 @@ def test_networks_may_be_frozen_after_the_warm_up():
 
 def test_the_first_steps_have_no_forecast():
     (forecast,) = forecast_online(make_series((40,)), SMALL)
-    assert np.isnan(forecast[:FIRST_STEP]).all() and np.isfinite(forecast[FIRST_STEP:]).all()
+    assert np.isnan(forecast[:FIRST_BLOCK]).all() and np.isfinite(forecast[FIRST_BLOCK:]).all()
 
 
 def test_seeds_differ_and_repeat():
@@ -115,7 +149,7 @@ def test_seeds_differ_and_repeat():
 @pytest.mark.parametrize("late", [False, True])
 def test_it_learns_a_wave_and_continues_to_learn(late):
     """After the warm-up, a wave that the first steps did not show is learned as well."""
-    options = dataclasses.replace(SMALL, hidden_units=12, warm_up_steps=60, updates=4, rate=0.01)
+    options = dataclasses.replace(SMALL, hidden_units=12, warm_up_blocks=60, updates=4, rate=0.01)
     steps = np.arange(500)
     wave = np.where(steps < 60, 0.0, np.sin(steps / 2)) if late else np.sin(steps / 2)
     (forecast,) = forecast_online([wave[:, None]], options)

@@ -244,3 +244,12 @@ def test_the_script_is_one_process_on_an_own_series(tmp_path):
     done = subprocess.run([sys.executable, script_path, *words], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert (tmp_path / "out" / "pump" / "meta.json").is_file()
+
+
+def test_a_year_that_no_calendar_has_is_one_line(tmp_path):
+    path = write(tmp_path / "a.csv", TIMES.dt.strftime("%Y-%m-%d %H:%M"))
+    lines = path.read_text().splitlines()
+    lines[3] = "-1" + lines[3][lines[3].index(",") :]
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match="a.csv: row 4: .* is '-1'; expected a timestamp"):
+        read_rows(path)

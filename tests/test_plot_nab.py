@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.plot_nab import main, plot_costliest
-from nab.benchmark import read_benchmark, write_scores
+from nab.benchmark import read_benchmark, write_alarms
 
 ROWS = 400
 
@@ -37,7 +37,7 @@ def test_the_costliest_series_stands_first_with_what_it_lost(nab):
 
 
 def test_the_command_writes_a_small_figure(nab, tmp_path, capsys):
-    write_scores(tmp_path, "some", read_benchmark(nab), make_scores())
+    write_alarms(tmp_path, "some", read_benchmark(nab), make_scores(), 1.0)
     figure = tmp_path / "figure.png"
     arguments = ["--nab-root", str(nab), "--out", str(tmp_path), "--figure", str(figure), "--detector"]
     assert main([*arguments, "some"]) == 0

@@ -50,8 +50,8 @@ def make_run(
     with run_files(run) as files:
         for event, kind in zip(found, ("central_apnea", ""), strict=True):
             row = {"event": event, "matched_label": kind * labelled, "overlaps": kind * labelled, "found_by": "lstm"}
-            files.events.append(row | {"component": "amplitude_drop", "contributions": f"{channels[0]} 100 %"})
-        files.events.append({"event": faults[0], "matched_label": "", "overlaps": "", "found_by": "signal_loss"})
+            files.alarms.append(row | {"component": "amplitude_drop", "contributions": f"{channels[0]} 100 %"})
+        files.alarms.append({"event": faults[0], "matched_label": "", "overlaps": "", "found_by": "signal_loss"})
         for label, by in zip(labels, ("lstm", ""), strict=labelled):
             files.labels.append({"recording": name, **label.model_dump(), "found_by": by})
         about = {"name": name, "start_s": 0.0, "end_s": float(t[-1]), "steps": len(t), "is_labelled": labelled}
@@ -103,7 +103,7 @@ def root(tmp_path):
 def test_every_event_of_the_run_has_an_anchor_that_a_link_points_to(root):
     text, page = page_of(root)
     check_sound(text, page)
-    found_by = pd.read_csv(root / "events.csv")["found_by"].tolist()
+    found_by = pd.read_csv(root / "alarms.csv")["found_by"].tolist()
     keys = {"e1", "e2", "f1", "m1"}
     assert (found_by.count("lstm"), found_by.count("signal_loss")) == (2, 1)
     assert keys == {key for key in page.ids if re.fullmatch(r"[efm]\d+", key)}
@@ -290,7 +290,7 @@ def test_a_wrong_folder_is_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["data.json", "run.json", "config.json", "events.csv", "labels.csv", "signals.npz", "plots/training.png"],
+    ["data.json", "run.json", "config.json", "alarms.csv", "labels.csv", "signals.npz", "plots/training.png"],
 )
 def test_a_missing_and_a_garbled_file_are_refused_by_name(root, capsys, name):
     for content in (None, b"\x00nothing of use", b""):
@@ -301,9 +301,9 @@ def test_a_missing_and_a_garbled_file_are_refused_by_name(root, capsys, name):
 @pytest.mark.parametrize(
     ("name", "before", "after", "expected"),
     [
-        ("events.csv", "night,100.0", "night,soon", "events.csv: row 2: start_s is 'soon'; expected a number"),
-        ("events.csv", "night,100.0", "day,100.0", "events.csv: row 2: recording 'day' is not in data.json"),
-        ("events.csv", ",lstm,", ",mask,", "events found by the LSTM, but metrics.json says 2"),
+        ("alarms.csv", "night,100.0", "night,soon", "alarms.csv: row 2: start_s is 'soon'; expected a number"),
+        ("alarms.csv", "night,100.0", "day,100.0", "alarms.csv: row 2: recording 'day' is not in data.json"),
+        ("alarms.csv", ",lstm,", ",mask,", "events found by the LSTM, but metrics.json says 2"),
         ("labels.csv", "kind", "kinds", "labels.csv: no column 'kind'"),
         ("metrics.json", '"detectors"', '"detectives"', "metrics.json: detectors: missing"),
         ("metrics.json", '"false_events": 1', '"false_events": "one"', "events.false_events is 'one'; expected an int"),
@@ -331,8 +331,8 @@ def test_a_torn_archive_is_refused(root, capsys):
 
 def test_a_page_that_cannot_be_made_leaves_the_old_one(root):
     before = write_report(root).read_bytes()
-    shutil.copy(root / "labels.csv", root / "events.csv")
-    with pytest.raises(DataError, match="events.csv: no column"):
+    shutil.copy(root / "labels.csv", root / "alarms.csv")
+    with pytest.raises(DataError, match="alarms.csv: no column"):
         write_report(root)
     assert (root / "report.html").read_bytes() == before
 

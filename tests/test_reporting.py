@@ -15,7 +15,7 @@ from reports.run_folder import (
     new_run,
     results_table,
     run_files,
-    write_events,
+    write_alarms,
     write_history,
     write_run,
 )
@@ -119,8 +119,8 @@ def test_events_come_back_as_they_were(tmp_path):
     breath = {"event": FoundEvent("first", 10.2, 15.8, 4.25, 11.4, "flow, mask"), "matched_label": "apnea"}
     why = {"overlaps": "apnea", "component": "amplitude_drop", "contributions": "flow, mask 90 %, belt 10 %"}
     lost = {"event": FoundEvent("first", 20.0, 30.0, math.nan, 20.0, "belt"), "matched_label": ""}
-    write_events(RunFolder(tmp_path), [breath | {"found_by": "lstm"} | why, lost | {"found_by": "signal_loss"}])
-    frame = pd.read_csv(tmp_path / "events.csv")
+    write_alarms(RunFolder(tmp_path), [breath | {"found_by": "lstm"} | why, lost | {"found_by": "signal_loss"}])
+    frame = pd.read_csv(tmp_path / "alarms.csv")
     assert list(frame) == [
         "recording", "start_s", "end_s", "peak_score", "peak_t_s", "channel", "matched_label", "found_by",
         "overlaps", "component", "contributions",
@@ -139,13 +139,13 @@ def test_events_of_a_series_carry_timestamps(tmp_path):
     stamps = {"start_timestamp": "2014-04-01 00:00:00", "end_timestamp": "2014-04-01 00:25:00"}
     event = FoundEvent("taxi", 0.0, 1500.0, 4.25, 300.0, "value")
     row = {"event": event, "matched_label": "anomaly", "found_by": "lstm"} | stamps
-    write_events(RunFolder(tmp_path), [row], STAMPS)
-    assert pd.read_csv(tmp_path / "events.csv")[list(stamps)].iloc[0].tolist() == list(stamps.values())
+    write_alarms(RunFolder(tmp_path), [row], STAMPS)
+    assert pd.read_csv(tmp_path / "alarms.csv")[list(stamps)].iloc[0].tolist() == list(stamps.values())
 
 
 def test_no_event_is_a_table_with_a_header_alone(tmp_path):
-    write_events(RunFolder(tmp_path), [])
-    assert len(pd.read_csv(tmp_path / "events.csv")) == 0
+    write_alarms(RunFolder(tmp_path), [])
+    assert len(pd.read_csv(tmp_path / "alarms.csv")) == 0
 
 
 def test_history_has_a_row_an_epoch(tmp_path):

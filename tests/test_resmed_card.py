@@ -101,6 +101,36 @@ def test_a_real_card_is_scored_by_the_shipped_model(tmp_path, capsys):
     assert set(labels["recording"]) == {"20241017"}
 
 
+@needs_cards
+@pytest.mark.parametrize(("card", "lost", "note"), [
+    ("airsense11_apap", "20241018_023945_BRP.edf", "no flow of the session that began at 02:39:44: its BRP file"),
+    ("airsense11_apap", "20241018_055249_EVE.edf", "no events of the session that began at 05:52:56: its EVE file"),
+    ("aircurve10_vauto", "20250203_040111_BRP.edf", "no flow of the session that began at 04:01:13: its BRP file"),
+    ("aircurve10_vauto", "", ""), ("airsense11_apap", "", ""), ("asv_auto", "", ""),
+])  # fmt: skip
+def test_a_file_that_is_lost_from_a_real_card_is_noted(tmp_path, card, lost, note):
+    (night,) = resmed_card.nights_in(CARDS / card).values()
+    copy = tmp_path / night.name
+    copy.mkdir()
+    for file in night.iterdir():
+        if file.name != lost:
+            (copy / file.name).symlink_to(file)
+    found = [text for text in read_recording(copy, ["flow"]).notes if text.startswith("no ")]
+    assert found == ([f"{note} is missing, or empty"] if lost else [])
+
+
+@pytest.mark.parametrize("names", [["STR.edf"], ["DATALOG/"], ["STR.edf", "DATALOG/20240330/"], ["str.edf", "a.txt"]])
+def test_a_card_without_a_night_is_refused_by_that_name(tmp_path, names, capsys):
+    for name in names:
+        if name.endswith("/"):
+            (tmp_path / name).mkdir(parents=True)
+        else:
+            (tmp_path / name).write_bytes(b"0       ")
+    assert collected_data_preprocess.main(["--inspect", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a ResMed card without a night: expected DATALOG/<night>/*_BRP.edf" in line
+
+
 # ---- nights made by the test ----------------------------------------------------------------
 
 

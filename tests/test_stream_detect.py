@@ -87,6 +87,40 @@ def table(content):
     return pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
 
 
+def test_what_the_input_calls_otherwise_is_said_by_options(home, call, expected):
+    header, *lines = home.lines
+    assert header == b"t_s,flow,belt,pulse\n"
+    scaled = [b",".join([t, flow and b"%.9g" % (float(flow) / 60), *more]) for t, flow, *more in
+              (line.split(b",") for line in lines)]  # fmt: skip
+    content = b"".join([b"when,Flow.1,belt,Puls\n", *scaled])
+    names = ["--time-column", "when", "--channel", "flow=Flow.1:L/s", "--channel", "pulse=Puls"]
+    code, out, _ = call(content, *names)
+    ours, theirs = table(out), table(expected["live.csv"])
+    assert code == 0 and (ours["kind"] == theirs["kind"]).all()
+    np.testing.assert_allclose(ours["score"], theirs["score"], atol=1e-3)
+    code, out, err = call(content, "--channel", "flux=Flow.1")
+    assert (code, out) == (2, b"")
+    assert err == ["error: --channel flux: not a channel of the model; it has flow, belt, pulse"]
+    series = home.series_lines[0].replace(b"timestamp,value", b"ds,y") + b"".join(home.series_lines[1:])
+    found = call(series, "--time-column", "ds", "--channel", "value=y", checkpoint=home.series)
+    assert found[:2] == (0, expected["series.csv"])
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin", "Berlin"])
+def test_a_clock_change_is_named_and_settled_by_a_zone(home, call, zone):
+    stamps = pd.Timestamp("2024-03-31 01:59:00") + pd.to_timedelta(np.arange(3000) / 25, unit="s")
+    stamps += pd.to_timedelta(np.where(np.arange(3000) >= 1500, 1, 0), unit="h")
+    lines = zip(stamps, home.lines[1:], strict=False)
+    content = home.lines[0] + b"".join(t.isoformat().encode() + line[line.index(b",") :] for t, line in lines)
+    code, out, err = call(content, *(["--time-zone", zone] if zone else []))
+    if zone == "Berlin":
+        assert (code, out) == (2, b"") and err[0].startswith("error: --time-zone Berlin: unknown zone")
+        return
+    named = [line for line in err if "set forward by exactly an hour" in line]
+    assert code == 0 and len(named) == (zone is None)
+    assert table(out)["t_s"].max() > 3600 if zone is None else table(out)["t_s"].max() < 150
+
+
 # ---- what comes out -------------------------------------------------------------------------
 
 

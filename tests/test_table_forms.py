@@ -255,3 +255,47 @@ def test_rows_may_end_in_an_empty_cell_where_the_header_is_full(tmp_path):
     short = "start_s,end_s,label,source,note\n1,2,motion,me,\n3,4,apnea,me,long\n5,6,cough,me,\n7,8,apnea,me,short\n"
     (tmp_path / "one.events.csv").write_text(short)
     assert layout_of(tmp_path / "one.events.csv").first_row == 2
+
+
+# ---- after the samples, and between them ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "end", ["Total,12.5\n", "# end", ",\n,\n", ",Mean\nMin,Max\n", "This is, as it were, the end\n", "\n#EOF"]
+)
+@pytest.mark.parametrize("times", [SECONDS, stamped("%H:%M:%S.%f")], ids=["seconds", "clock"])
+def test_lines_after_the_last_sample_are_left_out_and_noted(tmp_path, end, times):
+    (tmp_path / "one.csv").write_text(table(times) + end)
+    for channels in (None, ["flow"]):
+        recording = read_recording(tmp_path / "one.csv", channels)
+        np.testing.assert_array_equal(recording.channels["flow"].values, FLOW)
+        (note,) = [note for note in recording.notes if "after the last sample left out" in note]
+        assert repr(end.strip().split("\n")[0])[1:-1] in note
+
+
+def test_a_text_amid_the_times_is_no_footer(tmp_path):
+    (tmp_path / "one.csv").write_text(table(SECONDS).replace("\n40.00,", "\nTotal,"))
+    with pytest.raises(DataError, match="row 1002: column 't_s' holds 'Total'"):
+        read_recording(tmp_path / "one.csv")
+
+
+def test_a_column_of_texts_that_begins_late_is_left_out_unless_asked_for(tmp_path):
+    marks = ["Lights off" if k == 1500 else "" for k in range(N)]
+    lines = [f"{t},{value},{mark}" for t, value, mark in zip(SECONDS, FLOW, marks, strict=True)]
+    (tmp_path / "one.csv").write_text("\n".join(["t_s,flow,mark", *lines]))
+    recording = read_recording(tmp_path / "one.csv")
+    assert set(recording.channels) == {"flow"} and len(recording.channels["flow"].values) == N
+    assert "column 'mark' is not read: row 1502 holds 'Lights off', not a number" in recording.notes
+    with pytest.raises(DataError, match="row 1502: column 'mark' holds 'Lights off'.*set missing"):
+        read_recording(tmp_path / "one.csv", ["mark"])
+
+
+@pytest.mark.parametrize(
+    ("column", "unit_s"), [("time_h", 3600.0), ("t_min", 60.0), ("elapsed_ms", 1e-3), ("Zeit min", 60.0)]
+)
+def test_a_unit_at_the_end_of_the_name_of_the_times(tmp_path, column, unit_s):
+    (tmp_path / "one.csv").write_text(table([f"{t / unit_s:.12g}" for t in T], header=f"{column},flow"))
+    np.testing.assert_allclose(read_recording(tmp_path / "one.csv").t, T, atol=1e-6)
+    rows = Rows(column, ["flow"], InputWarnings(), rate_hz=RATE_HZ)
+    taken = [row for line in (tmp_path / "one.csv").read_text().splitlines() for row in rows.take(line)] + rows.rest()
+    np.testing.assert_allclose([t for t, _ in taken], T, atol=1e-6)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nab.tail_scores import MIN_IN_PAST, errors_by_lead, keep_peaks, overshoot, overshoot_scores, tail_scores
+from nab.tail_scores import MIN_IN_PAST, errors_by_lead, overshoot, overshoot_scores, tail_scores
 
 FLOOR = 0.05
 
@@ -63,14 +63,8 @@ def test_overshoot_scores_by_hand():
     np.testing.assert_allclose(overshoot_scores(np.array([0, 0.009, 0.01, 0.1, 1.0])), [0, 0, 2, 3, 4])
 
 
-def test_only_scores_above_the_recent_ones_are_kept():
-    scores = np.array([1.0, 2.0, 2.0, 1.5, 0.0, 1.0, 3.0])
-    np.testing.assert_array_equal(keep_peaks(scores, 2), [1, 2, 0, 0, 0, 0, 3])
-
-
 @pytest.mark.parametrize("score", [
     lambda v: tail_scores(np.abs(v), FLOOR),
-    lambda v: keep_peaks(np.abs(v), 7),
     overshoot,
     lambda v: errors_by_lead(v, np.stack([v, 2 * v], axis=1)),
 ])  # fmt: skip

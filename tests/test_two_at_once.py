@@ -187,7 +187,7 @@ def test_no_page_is_made_while_a_run_is_at_work_or_was_cut_off(home, tmp_path, h
     assert "is at work in it" in capsys.readouterr().err and (root / "report.html").read_bytes() == page
     other.communicate("let go")
     with monkeypatch.context() as patch:                         # scored again, and killed
-        patch.setattr("reports.run_folder.write_events", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("reports.run_folder.write_alarms", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call(home, "--resume", root) == 130
     assert report_page.main([str(root)]) == 2
     assert "not finished, there is no metrics.json; resume it with --resume" in capsys.readouterr().err

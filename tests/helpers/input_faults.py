@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gzip
-import hashlib
 import importlib
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -752,7 +752,7 @@ FAULTS = [
         ("metrics.json a list inside", key(METRICS, "detectors", []), RUN),
         ("data.json without recordings", key(f"{RUN}/data.json", "recordings", []), RUN),
         ("data.json with a rate of 0", key(f"{RUN}/data.json", "rate_hz", 0), RUN),
-        ("events.csv with text in a number", edit(f"{RUN}/labels.csv", "90.0", "soon"), "labels.csv", "row 2"),
+        ("labels.csv with text in a number", edit(f"{RUN}/labels.csv", "90.0", "soon"), "labels.csv", "row 2"),
         ("labels.csv empty", put(f"{RUN}/labels.csv", ""), "labels.csv"),
         ("signals.npz cut off", cut(f"{RUN}/signals.npz"), "signals.npz"),
         ("history.csv of NaN", edit(f"{RUN}/history.csv", "0.01", "NaN"), "history.csv"),
@@ -917,12 +917,16 @@ class Outcome:
     touched: list[str]
 
 
-def tree_of(root: Path) -> dict[str, str]:
-    """Return what lies below a folder: the hash of each file, "" for a folder."""
-    return {
-        str(path.relative_to(root)): "" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob("*")
-    }
+def tree_of(root: Path) -> dict[str, tuple[int, ...]]:
+    """Return what lies below a folder, and of each file what changes whenever it is written."""
+    tree = {}
+    for place, folders, files in os.walk(root):
+        tree |= dict.fromkeys((os.path.relpath(os.path.join(place, name), root) for name in folders), ())
+        for name in files:
+            path = os.path.join(place, name)
+            about = os.lstat(path)
+            tree[os.path.relpath(path, root)] = (about.st_ino, about.st_size, about.st_mtime_ns)
+    return tree
 
 
 def outcome_of(one: Fault, project: Path, work: Path) -> Outcome:
