@@ -35,6 +35,7 @@ from evaluation.results import LSTM, CalibrationEvents, ForecastLosses, RunMetri
 from recordings import nab_files
 from recordings.units import doubts_about_breathing
 from reports.events import add_events
+from reports.exports import export_run
 from reports.findings import (
     Findings,
     RandomScores,
@@ -308,7 +309,7 @@ def evaluate(experiment: Experiment, detector: Detector) -> Evaluated:
     metrics = compute_metrics(detector, *facts, seen, experiment.vus_buffer, rows)
     starts = {name: start for name in meta.starts if (start := meta.start_of(name))}
     has_clock = any(segment.recording in starts for segment in segments)
-    findings = Findings(detector, segments, scored, seen[LSTM], *facts[1:], starts, has_clock)
+    findings = Findings(detector, segments, scored, seen[LSTM], *facts[1:], starts, has_clock, meta.stages)
     nights = nights_of(findings)
     return Evaluated(findings, nights, with_nights(metrics, findings.recordings, nights))
 
@@ -383,6 +384,8 @@ def run_experiment(
         if plots:
             draw_free_response(run, metrics)
             draw_agreement(run, metrics)
+            if dataset.meta.series is None:
+                export_run(run)
             write_report(run.root)
     return metrics
 

@@ -65,7 +65,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--export", nargs="+", default=[], metavar="FORMAT",
-        help="write the events of recordings for other programs, too: edf+, annot (Luna), nsrr, csv (MNE)",
+        help="write events for other programs too: edf+, annot (Luna), nsrr; csv (MNE) is always there",
     )  # fmt: skip
     return parser
 
@@ -83,11 +83,24 @@ def check_arguments(args: argparse.Namespace) -> None:
     if not args.score and (args.channel or args.map_label or args.time_column or args.time_format or args.time_zone):
         raise DataError("--channel, --time-column, --time-format, --time-zone and --map-label go with --score")
     if args.export and args.dry_run:
-        raise DataError("--export writes the events of a finished run; it does not go with --dry-run")
+        raise DataError("--export: a dry run keeps nothing to export")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
         raise DataError("--score uses the checkpoint's config; only --out, --profile and --device go with it")
     if args.profile and not args.score:
         raise DataError('--profile goes with --score; in a config it is events.profile: --set events.profile="NAME"')
+
+
+def answer_of(args: argparse.Namespace, root: Path, text: str) -> str:
+    """Return what is printed of a run, exported as asked for; printed at once if that fails."""
+    from reports.exports import export_runs
+
+    try:
+        if args.export:
+            export_runs(root, args.export)
+    except DataError:
+        print(text)
+        raise
+    return text
 
 
 def command(args: argparse.Namespace) -> str:
@@ -110,11 +123,9 @@ def command(args: argparse.Namespace) -> str:
         try:
             score_files(args.checkpoint, args.score, root, device, names, args.profile)
         except NotAllScored:
-            export(root, args.export)
-            print(scored_answer(root))
+            print(answer_of(args, root, scored_answer(root)))
             raise
-        export(root, args.export)
-        return scored_answer(root)
+        return answer_of(args, root, scored_answer(root))
     from experiment import resume, run_all, try_all
 
     with process_group(device) as rank:
@@ -129,18 +140,7 @@ def command(args: argparse.Namespace) -> str:
                 return "" if rank else "dry run: the whole path works"
             root = args.out or default_root(OUT, config.dataset.name)
             table = run_all(config, args.seeds, root, args.datasets, device, rank=rank)
-        if rank:
-            return ""
-        export(root, args.export)
-        return f"{table}\n\n{root}"
-
-
-def export(root: Path, formats: Sequence[str]) -> None:
-    """Write the events of a finished run for other programs, if any format is asked for."""
-    if formats:
-        from reports.exports import export_runs
-
-        export_runs(root, formats)
+        return "" if rank else answer_of(args, root, f"{table}\n\n{root}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

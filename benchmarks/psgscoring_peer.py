@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.measure import last_json, ready
 from config import DATASET_CONFIG, DatasetConfig, load_dataset_config, read_json, validate
-from detection.breathing_events import APNEAS, HYPOPNEA, BreathingEvent
+from detection.breathing_events import APNEAS, HYPOPNEA, UNCLASSIFIED, BreathingEvent
 from detection.checkpoint import load_calibrated, recorded_data
 from detection.detector import Detector
 from evaluation.nights import ScoredNight
@@ -99,7 +99,7 @@ def peer_events(python: Path, prepared: Prepared) -> dict[str, dict[str, list[Br
 
 def _event(kind: str, onset_s: float, duration_s: float, zero_s: float) -> BreathingEvent:
     """Return an event of psgscoring; its hypopneas may be called by their kind, and an apnea may have none."""
-    named = HYPOPNEA if "hypopnea" in kind else KINDS.get(kind, "apnea")
+    named = HYPOPNEA if "hypopnea" in kind else KINDS.get(kind, UNCLASSIFIED)
     start_s, nothing = zero_s + onset_s, (np.nan,) * 6
     return BreathingEvent(named, "flow", start_s, start_s + duration_s, *nothing)
 
@@ -178,8 +178,10 @@ def table_of(title: str, rows: Mapping[str, RespiratoryMeasures]) -> Table:
         paired = {kind: {name: n for name, n in row.items() if name} for kind, row in one.kinds.items()}
         right = sum(paired.get(kind, {}).get(kind, 0) for kind in APNEAS)
         apneas = sum(sum(paired.get(kind, {}).values()) for kind in APNEAS)
+        unnamed = sum(paired.get(kind, {}).get(UNCLASSIFIED, 0) for kind in APNEAS)
         table.append([
-            who, str(one.labelled), str(one.found), *(f"{f1:.2f}" for f1 in one.f1.values()), f"{right} of {apneas}",
+            who, str(one.labelled), str(one.found), *(f"{f1:.2f}" for f1 in one.f1.values()),
+            f"{right} of {apneas}" + (f", {unnamed} without a kind" if unnamed else ""),
             f"{sum(paired.get(HYPOPNEA, {}).values())} of {sum(one.kinds.get(HYPOPNEA, {}).values())}",
             *(f"{x:.1f}" for x in (one.onset_error_s, one.duration_error_s, one.ahi_bias, one.ahi_mae)),
         ])  # fmt: skip

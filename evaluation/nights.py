@@ -1,8 +1,9 @@
 """Respiratory events and signals of a recording in, the night in numbers out.
 
-There is no sleep staging: indices are per hour in which breathing was measured, which sleep medicine calls a
-respiratory event index (REI) where it is not per hour of sleep. Where the hours of a channel are zero, what needs them
-is NaN: no denominator, no number.
+Without sleep stages, indices are per hour in which breathing was measured, which sleep medicine calls a respiratory
+event index (REI). Where a hypnogram stands beside the recording, the AHI per hour of sleep, of REM and of NREM comes
+too: of an event that begins or ends in sleep. Where the hours are zero, what needs them is NaN: no denominator, no
+number.
 
 Sources: AASM Manual for the Scoring of Sleep and Associated Events, version 3, 2023, II.D (indices); Azarbarzin et
 al., European Heart Journal 40, 2019 (hypoxic burden: area of the desaturations that belong to events, %min an hour;
@@ -33,7 +34,10 @@ from detection.breathing_events import (
 from detection.desaturation import DEEP, ROUNDING
 from detection.events import FoundEvent
 from evaluation.results import NightSummary
+from recordings.sleep_stages import NREM, REM, SLEEP
+from recordings.windowing import EventMeta
 
+ASLEEP = [*NREM, REM, SLEEP]
 LOW_SATURATION = 90.0                    # %, of T90
 CONFIDENCE = 0.95                        # of the interval of the AHI
 AFTER_S = 45.0                           # of an event, over which its burden is counted
@@ -70,6 +74,7 @@ class ScoredNight:
 def score_night(
     recording: str, steps: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
     channels: Mapping[str, str], desaturations: Sequence[FoundEvent], rate_hz: float, profile: ScoringProfile,
+    stages: Sequence[EventMeta] = (),
 ) -> ScoredNight:  # fmt: skip
     """Return the respiratory events of one recording, and its numbers.
 
@@ -78,20 +83,21 @@ def score_night(
             score (T,).
         channels: what each of the C channels measures, by its name.
         desaturations: of the recording.
+        stages: of sleep, in time order, as `recordings/sleep_stages.py` reads them.
     """
     parts, rejected = [], []
     for t, values, expected, score in steps:
         events, others = respiratory_events(t, values, expected, channels, score, profile)
         parts.append(NightPart(t, values, expected, events))
         rejected += others
-    summary = summarize_night(recording, parts, list(channels.values()), desaturations, rate_hz)
+    summary = summarize_night(recording, parts, list(channels.values()), desaturations, rate_hz, stages)
     events = [event for part in parts for event in part.events]
     return ScoredNight(events, rejected, [span for part in parts for span in part.periodic], summary)
 
 
 def summarize_night(
     recording: str, parts: Sequence[NightPart], measures: Sequence[str], desaturations: Sequence[FoundEvent],
-    rate_hz: float,
+    rate_hz: float, stages: Sequence[EventMeta] = (),
 ) -> NightSummary:  # fmt: skip
     """Return one recording in numbers.
 
@@ -100,6 +106,7 @@ def summarize_night(
         measures: what each of the C channels measures.
         desaturations: of the recording, by their depth (`peak_score`).
         rate_hz: steps a second.
+        stages: of sleep, in time order.
     """
     breathing = _columns(measures, *BREATHING)
     oximeter = _columns(measures, "oximetry")[:1]
@@ -134,7 +141,33 @@ def summarize_night(
         odi3=_per(len(desaturations), oximetry_hours),
         odi4=_per(sum(event.peak_score >= DEEP - ROUNDING for event in desaturations), oximetry_hours),
         **_saturation(parts, oximeter, oximetry_hours, rate_hz),
+        **(_sleep(parts, breathing, stages, rate_hz) if stages else {}),
     )
+
+
+def _sleep(
+    parts: Sequence[NightPart], columns: Sequence[int], stages: Sequence[EventMeta], rate_hz: float
+) -> dict[str, float]:
+    """Return hours asleep and the apneas and hypopneas an hour of sleep in which breathing was measured."""
+    starts, ends = (np.array([getattr(stage, name) for stage in stages]) for name in ("start_s", "end_s"))
+    kinds = np.array([stage.kind for stage in stages])
+
+    def kind_at(t: np.ndarray) -> np.ndarray:
+        """Return the stage at times (n,), "" = unscored."""
+        k = np.searchsorted(starts, t, side="right") - 1
+        return np.where((k >= 0) & (t < ends[k]), kinds[k], "")
+
+    measured = [kind_at(part.t[np.isfinite(part.values[:, columns]).any(axis=1)]) for part in parts]
+    measured = np.concatenate([np.empty(0, kinds.dtype), *measured])
+    events = np.array([(event.start_s, event.end_s) for part in parts for event in part.events]).reshape(-1, 2)
+    first, last = kind_at(events[:, 0]), kind_at(events[:, 1])
+    counted = np.where(np.isin(first, ASLEEP), first, last)              # its stage, if it begins or ends in sleep
+    rates = {
+        name: _per(np.isin(counted, wanted).sum(), np.isin(measured, wanted).sum() / rate_hz / 3600)
+        for name, wanted in (("sleep_ahi", ASLEEP), ("rem_ahi", [REM]), ("nrem_ahi", NREM))
+    }
+    is_asleep = np.isin(kinds, ASLEEP)
+    return {"sleep_hours": float((ends - starts)[is_asleep].sum()) / 3600, **rates}
 
 
 def _columns(measures: Sequence[str], *wanted: str) -> list[int]:
@@ -147,7 +180,7 @@ def _hours(parts: Sequence[NightPart], columns: Sequence[int], rate_hz: float) -
 
 
 def _per(amount: float, hours: float) -> float:
-    return amount / hours if hours > 0 else math.nan
+    return float(amount / hours) if hours > 0 else math.nan
 
 
 def _interval(count: int) -> tuple[float, float]:

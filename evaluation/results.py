@@ -152,7 +152,7 @@ class NightSummary(Section):
     lost_percent: Number                 # of the recording: no channel of breathing has a value
     apneas: int
     hypopneas: int
-    ahi: Number                          # apneas and hypopneas
+    ahi: Number                          # apneas and hypopneas: an REI, as it is not an hour of sleep
     ahi_low: Number                      # its 95 % interval, for the chance in so many events; not for the rules
     ahi_high: Number
     central_index: Number
@@ -169,6 +169,10 @@ class NightSummary(Section):
     mean_saturation: Number
     lowest_saturation: Number
     hypoxic_burden: Number               # %min an hour
+    sleep_hours: Number = math.nan       # scored by somebody, within the recording; NaN = no stages
+    sleep_ahi: Number = math.nan         # apneas and hypopneas an hour of sleep with measured breathing
+    rem_ahi: Number = math.nan
+    nrem_ahi: Number = math.nan
 
 
 class NightAgreement(Section):

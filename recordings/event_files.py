@@ -29,7 +29,7 @@ ANNOTATIONS = (
 # What is found may be saved as labels: these kinds are labels that every dataset knows.
 KINDS = ("central_apnea", "obstructive_apnea", "mixed_apnea", "apnea", "hypopnea", "periodic_breathing", "cough",
          "motion", "tachypnea", "other")  # fmt: skip
-NAME_ENDS = (".events", "-annot", "_annot", ".annotations")              # of files that are no recordings
+NAME_ENDS = (".events", "-annot", "_annot", ".annotations", ".hypnogram")            # of files that are no recordings
 # What the columns of a table are called, without their unit and signs; the first of a row that is there counts.
 NAMES = {
     "start": ("start", "start time", "starttime", "start clock", "onset", "begin", "begin time", "beginn", "anfang",
@@ -94,7 +94,7 @@ def read_events(
         label that is not in the map, or is in clock times, but the recording has no clock.
     """
     axis, notes = TimeAxis(start_s, end_s, clock), [] if notes is None else notes
-    events, first_row = _table_events(path, axis, dialect, columns or {}, notes)
+    events, first_row = table_events(path, axis, dialect, columns or {}, notes)
     return check_events(events, end_s, labels, path.name, first_row, start_s, own_kinds)
 
 
@@ -157,10 +157,10 @@ def kind_of_its_own(label: str, labels: Mapping[str, str]) -> str | None:
 # ---- tables ---------------------------------------------------------------------------------
 
 
-def _table_events(
+def table_events(
     path: Path, axis: TimeAxis, dialect: Dialect, columns: Mapping[str, str], notes: list[str]
 ) -> tuple[list[Event], int]:
-    """Return the events of a table, and the row of the first one."""
+    """Return the events of a table as they are written, and the row of the first one."""
     layout = tables.layout_of(path, dialect.delimiter, dialect.decimal)
     found = _columns(layout.names, columns, path)
     frame = tables.read_columns(path, layout, [], list(dict.fromkeys(found.values())))
@@ -310,7 +310,7 @@ def _check_all(good: np.ndarray, texts: pd.Series, expected: str, where: str, fi
 # ---- annotation files -----------------------------------------------------------------------
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
     try:
         content = path.read_bytes()
         return content.decode("utf-8-sig")
@@ -326,7 +326,7 @@ def _luna_annotations(path: Path, axis: TimeAxis) -> list[Event]:
     Source: the description of annotations in Luna's documentation. A stop may be a duration, `+30`, or `...`, the
     start of the next annotation.
     """
-    lines = [(n, line) for n, line in enumerate(_text_of(path).splitlines(), start=1) if line.strip()]
+    lines = [(n, line) for n, line in enumerate(text_of(path).splitlines(), start=1) if line.strip()]
     rows = [(n, re.split(r"\t" if "\t" in line else r" +", line)) for n, line in lines if not line.startswith("#")]
     names = ["class", "instance", "channel", "start", "stop"]
     if rows and "start" in (header := [cell.strip().lower() for cell in rows[0][1]]):
@@ -368,7 +368,7 @@ def _xml_annotations(path: Path, dialect: Dialect, notes: list[str]) -> list[Eve
     """
     import xml.etree.ElementTree as ElementTree
 
-    text = _text_of(path)
+    text = text_of(path)
     if "<!ENTITY" in text or "<!DOCTYPE" in text:                    # nested entities could grow without limit
         raise DataError(f"{path.name}: an XML file with a DOCTYPE; expected a plain file of NSRR")
     try:
@@ -401,10 +401,10 @@ def _xml_annotations(path: Path, dialect: Dialect, notes: list[str]) -> list[Eve
 
 def _mne_annotations(path: Path, axis: TimeAxis, dialect: Dialect, notes: list[str]) -> list[Event]:
     """Read onset, duration, description as MNE writes them: .csv with dates, .txt with seconds from `orig_time`."""
-    lines = [line for line in _text_of(path).splitlines() if line.strip()]
+    lines = [line for line in text_of(path).splitlines() if line.strip()]
     comments = [line for line in lines if line.startswith("#")]
     if not comments:
-        return _table_events(path, axis, dialect, {}, notes)[0]
+        return table_events(path, axis, dialect, {}, notes)[0]
     names = [cell.strip() for cell in comments[-1].lstrip("# ").split(",")]
     last = len(names) - 1                                                # a description may contain commas
     rows = list(csv.reader(lines[len(comments) :]))

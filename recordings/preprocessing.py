@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from config import ChannelConfig, DatasetConfig
-from recordings import event_files, reading, resmed_card, simulator
+from recordings import event_files, reading, resmed_card, simulator, sleep_stages
 from recordings.event_files import TimeAxis
 from recordings.finding import left_out_line, listed, recordings_in
 from recordings.reading import Dialect, Event, Recording, Samples
@@ -60,12 +60,14 @@ def preprocess_recordings(name: str, dataset: DatasetConfig, base: Path, out: Pa
     filled: list[str] = []
     notes: list[str] = []
     starts: dict[str, str] = {}
+    stages: dict[str, list[EventMeta]] = {}
     for recording_name, file in tqdm(files.items(), desc="recordings", disable=None):
         recording = load_recording(file, recording_name, dataset)
         segment = on_grid(recording, dataset, filled)
         for split, segments in split_recording(segment, recording, dataset, dropped).items():
             splits[split] += segments
         events[recording_name] = labelled_events(recording)
+        stages |= {recording_name: found} if (found := stages_of(recording, dataset)) else {}
         notes += [f"{recording_name}: {note}" for note in recording.notes]
         starts |= {recording_name: recording.start.isoformat()} if recording.start else {}
     same = {"description", "simulated", "rate_hz", "window_s", "guard_s", "delay_s", "fault_kinds"}
@@ -75,6 +77,7 @@ def preprocess_recordings(name: str, dataset: DatasetConfig, base: Path, out: Pa
         "measures": {channel: entry.measures for channel, entry in dataset.channels.items()},
         "events": events,
         "starts": starts,
+        **({"stages": stages} if stages else {}),
         "dropped": dropped,
         "filled": filled,
         "notes": notes,
@@ -132,6 +135,7 @@ def files_read(name: str, file: Path, dataset: DatasetConfig | None) -> list[Pat
     events_file = event_files.file_of(file, name)
     own = [] if file.is_dir() else [file]                            # the night of a card is a folder
     own += companions(file, dataset and dataset.annotators)
+    own += [hypnogram] if (hypnogram := sleep_stages.file_of(file, name)) else []
     return [*own, events_file] if events_file is not None and events_file.is_file() else own
 
 
@@ -265,6 +269,12 @@ def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool =
 def axis_of(recording: Recording) -> TimeAxis:
     """Return what event files need to know of a recording's time."""
     return TimeAxis(float(recording.t[0]), recording.end_s, recording.start)
+
+
+def stages_of(recording: Recording, dataset: DatasetConfig) -> list[EventMeta] | None:
+    """Return the sleep stages of a recording, if somebody scored them."""
+    axis, dialect = axis_of(recording), dialect_of(dataset)
+    return sleep_stages.read_stages(recording.path, recording.name, axis, recording.annotations, dialect)
 
 
 def labelled_events(recording: Recording) -> list[EventMeta]:

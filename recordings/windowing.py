@@ -123,6 +123,7 @@ class Meta(Section):
     fingerprint: str
     config: dict[str, Any]
     starts: dict[str, str] = {}                                      # recording -> its clock at time 0, ISO 8601
+    stages: dict[str, list[EventMeta]] = {}                          # recording -> its sleep stages, if scored
     notes: list[str] = []                                            # peculiarities of the source
     series: SeriesMeta | None = None                                 # None = recordings
 

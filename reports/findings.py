@@ -61,6 +61,7 @@ class Findings:
     fault_kinds: Sequence[str] = ()
     starts: Mapping[str, datetime] = field(default_factory=dict)     # recording -> its clock at time 0
     has_clock: bool = False                                          # whether any recording of the run has one
+    stages: Mapping[str, Sequence[EventMeta]] = field(default_factory=dict)      # recording -> its sleep stages
 
     @property
     def tolerance_s(self) -> float:

@@ -29,8 +29,9 @@ def nights_of(findings: Findings) -> dict[str, ScoredNight]:
             for segment, scored in ((findings.segments[k], findings.scored[k]) for k in findings.of(recording.name))
         ]
         nights[recording.name] = score_night(
-            recording.name, steps, channels, recording.desaturations, detector.rate_hz, profile
-        )
+            recording.name, steps, channels, recording.desaturations, detector.rate_hz, profile,
+            findings.stages.get(recording.name, ()),
+        )  # fmt: skip
     return nights
 
 

@@ -419,12 +419,14 @@ def _estimate(one: Estimate, places: int) -> str:
 
 
 NIGHT_NUMBERS = {                                # of a night, in tables that people read: name -> title, decimals
-    "hours": ("hours", 2), "breathing_hours": ("with breathing", 2), "ahi": ("AHI", 1), "ahi_low": ("from", 1),
+    "hours": ("hours", 2), "breathing_hours": ("with breathing", 2), "ahi": ("REI", 1), "ahi_low": ("from", 1),
     "ahi_high": ("to", 1), "central_index": ("central", 1), "obstructive_index": ("obstructive", 1),
     "mixed_index": ("mixed", 1), "unclassified_index": ("unclassified", 1), "hypopnea_index": ("hypopneas", 1),
     "longest_event_s": ("longest, s", 0), "periodic_percent": ("periodic, %", 0), "breaths_per_min": ("breaths/min", 1),
     "odi3": ("ODI3", 1), "odi4": ("ODI4", 1), "t90_percent": ("T90, %", 1), "mean_saturation": ("mean SpO2", 1),
     "lowest_saturation": ("lowest", 0), "hypoxic_burden": ("burden, %min/h", 1), "lost_percent": ("signal lost, %", 1),
+    "sleep_hours": ("hours asleep", 2), "sleep_ahi": ("AHI asleep", 1), "rem_ahi": ("AHI in REM", 1),
+    "nrem_ahi": ("AHI in NREM", 1),
 }  # fmt: skip
 
 

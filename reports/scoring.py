@@ -33,6 +33,7 @@ from recordings.series_files import SeriesColumns
 from recordings.signals import NoSamples
 from recordings.windowing import EventMeta, Segment, segments_where
 from reports.events import add_events
+from reports.exports import export_run
 from reports.findings import (
     Findings,
     RandomScores,
@@ -84,6 +85,7 @@ class ToScore:
     events: list[EventMeta] | None
     filled: list[str]
     start: datetime | None = None
+    stages: list[EventMeta] | None = None                # of sleep; None = nobody scored them
 
 
 def score_files(
@@ -130,6 +132,8 @@ def score_files(
         write_metrics(run.metrics, results)
         draw_free_response(run, results)
         draw_agreement(run, results)
+        if data is not None:
+            export_run(run)
         write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
         write_report(run.root)
     if refused:
@@ -204,7 +208,9 @@ def _score_in_groups(
             events = {name: part.events for name, part in parts.items() if part.events is not None}
             seen = recordings_as_seen(detector, segments, scored, events, chance)
             starts = {name: part.start for name, part in parts.items() if part.start}
-            findings = Findings(detector, segments, scored, seen[LSTM], simulated, fault_kinds, starts, has_clock)
+            stages = {name: part.stages for name, part in parts.items() if part.stages}
+            about = simulated, fault_kinds, starts, has_clock, stages
+            findings = Findings(detector, segments, scored, seen[LSTM], *about)
             write_findings(files, findings)
             found = nights_of(findings)
             add_events(files, findings, found)
@@ -314,7 +320,7 @@ def _recording_to_score(name: str, file: Path, data: DatasetConfig, detector: De
     is_scored = is_night(file) and has_events(file)                  # by the device, which may have found nothing
     is_labelled = bool(recording.events) or event_files.file_of(file, name) is not None or is_scored
     events = preprocessing.labelled_events(recording) if is_labelled else None
-    return ToScore(file, segments, events, filled, recording.start)
+    return ToScore(file, segments, events, filled, recording.start, preprocessing.stages_of(recording, data))
 
 
 def _without_dead(recording: Recording, data: DatasetConfig, filled: list[str]) -> Recording:
