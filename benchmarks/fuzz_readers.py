@@ -277,7 +277,7 @@ def report(folder: Path) -> Case:
     (folder / "night.events.csv").write_text("start_s,end_s,label\n")
     if not (folder / "run").exists():
         score_files(path, [folder / "night.csv"], folder / "run", "cpu")
-    names = ("metrics.json", "data.json", "config.json", "run.json", "alarms.csv", "labels.csv", "signals.npz")
+    names = ("metrics.json", "data.json", "config.json", "run.json", "events.csv", "labels.csv", "signals.npz")
     return files_in(folder / "run", *names), write_report
 
 

@@ -167,7 +167,7 @@ def test_other_names_go_through_scoring_into_files_that_read_back(tmp_path, stat
     page = Page(text)
     check_sound(text, page)
     assert name in page.words
-    folders = (out, out / "viewer", out / "plots", out / "plots" / "events")
+    folders = (out, out / "viewer", out / "exports", out / "plots", out / "plots" / "events")
     assert all(path.parent in folders for path in out.rglob("*.*"))
 
 

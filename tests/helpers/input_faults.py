@@ -764,6 +764,13 @@ FAULTS = [
         ("two folders", "raw", "raw"),
     ),
     *of(
+        "reports.exports", f"reports.exports {RUN}",
+        ("no such folder", remove(RUN), RUN),
+        ("no events.csv", remove(f"{RUN}/events.csv"), "events.csv"),
+        ("data.json cut off", cut(f"{RUN}/data.json"), "data.json"),
+        ("an unknown format", "--formats pdf", "pdf", "edf+"),
+    ),
+    *of(
         "reports.model_card", f"reports.model_card {RUN} --notes config.json --out new",
         ("no such folder", remove(RUN), RUN),
         ("metrics.json missing", remove(METRICS), "metrics.json"),
