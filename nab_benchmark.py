@@ -1,7 +1,7 @@
 """The Numenta Anomaly Benchmark (NAB) by its own rules: an LSTM that learns online, compared with baselines.
 
-    python nab_benchmark.py --nab-root NAB --out experiments/nab              # five seeds, about 40 minutes on one core
-    python nab_benchmark.py --nab-root NAB --out experiments/nab --seeds 1       # one seed, about 8 minutes
+    python nab_benchmark.py --nab-root NAB --out experiments/nab             # five seeds, 40 minutes on one core
+    python nab_benchmark.py --nab-root NAB --out experiments/nab --seeds 1   # one seed, 8 minutes
 
 Each series has its own LSTMs, untrained at first, which forecast mean, maximum, minimum and roughness of blocks of
 rows. Scores and alarms depend on the rows up to them; one set of parameters and one threshold are used for all series.
