@@ -42,16 +42,25 @@ def scaled_blocks(series: NabSeries, in_probation: int) -> Blocks:
     rows = max(round(probationary / in_probation), 1)
     change = np.diff(value, prepend=value[0])
     means = _cut(value[:probationary], rows, 0).mean(axis=1)
-    center = np.median(means)
-    scale = max(means.std(), MIN_SPREAD * np.ptp(value[:probationary]), 1e-6 * abs(center), 1e-9)
+    center, scale = center_and_scale(means, value[:probationary])
     values, ends = [], []
     for first in (round(phase * rows / PHASES) for phase in range(PHASES)):
         inside = _cut(value, rows, first) - center
         levels = inside.mean(axis=1), inside.max(axis=1), inside.min(axis=1)
         values.append(np.stack([*levels, _cut(change, rows, first).std(axis=1)], axis=1) / scale)       # (K, 4)
         ends.append(first + rows * np.arange(1, len(inside) + 1) - 1)
-    scaled, rows_of = interleave(values), interleave(ends)
-    return Blocks(np.sign(scaled) * LINEAR_UP_TO * np.log1p(np.abs(scaled) / LINEAR_UP_TO), rows_of, len(means))
+    return Blocks(compressed(interleave(values)), interleave(ends), len(means))
+
+
+def center_and_scale(means: np.ndarray, value: np.ndarray) -> tuple[float, float]:
+    """Return what blocks are scaled by: center and spread of their means (K,) in the probationary rows `value` (P,)."""
+    center = np.median(means)
+    return center, max(means.std(), MIN_SPREAD * np.ptp(value), 1e-6 * abs(center), 1e-9)
+
+
+def compressed(scaled: np.ndarray) -> np.ndarray:
+    """Return values in spreads (...), about linear up to LINEAR_UP_TO and logarithmic beyond."""
+    return np.sign(scaled) * LINEAR_UP_TO * np.log1p(np.abs(scaled) / LINEAR_UP_TO)
 
 
 def _cut(value: np.ndarray, rows: int, first: int) -> np.ndarray:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from evaluation.metrics import suggest_buffer, vus
 from nab.benchmark import BASELINES, HORIZON, block_hashes, cached, lstm_forecasts, mean_and_spread, read_benchmark
-from nab.blocks import LINEAR_UP_TO, MIN_SPREAD, held_to_rows, probation
+from nab.blocks import center_and_scale, compressed, held_to_rows, probation
 from nab.online_lstm import OnlineOptions
 from nab.tail_scores import errors_by_lead
 from recordings.nab_series import NabSeries
@@ -65,11 +65,8 @@ def level_and_spread(series: NabSeries) -> np.ndarray:
     count = len(series.value) // rows
     blocks = series.value[: count * rows].reshape(count, rows)
     means = blocks.mean(axis=1)
-    known = means[: probationary // rows]
-    center = np.median(known)
-    scale = max(known.std(), MIN_SPREAD * np.ptp(series.value[:probationary]), 1e-6 * abs(center), 1e-9)
-    scaled = np.stack([means - center, blocks.std(axis=1)], axis=1) / scale
-    return np.sign(scaled) * LINEAR_UP_TO * np.log1p(np.abs(scaled) / LINEAR_UP_TO)
+    center, scale = center_and_scale(means[: probationary // rows], series.value[:probationary])
+    return compressed(np.stack([means - center, blocks.std(axis=1)], axis=1) / scale)
 
 
 def distances(blocks: np.ndarray, forecast: np.ndarray, known: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from config import SCORE_COMPONENTS
 from detection.alarm_kinds import kind_of_alarm
 from detection.breathing_events import PERIODIC, RESPIRATORY
 from detection.desaturation import depth_of
+from detection.detector import Detector
 from detection.events import FoundEvent
 from evaluation.event_overlap import LEAST_IOU, Span, intersection_over_union, pair_events
 from evaluation.nights import ScoredNight
 from evaluation.scored_recording import ScoredRecording
 from recordings.windowing import EventMeta
-from reports.findings import Findings, led_by, stamped, timestamps_of
+from reports.findings import Findings, stamped, steps_led, timestamps_of
 from reports.run_folder import RunFiles
 
 PAUSES = ("amplitude_drop", "joint")     # components that a pause raises, so that a candidate explains their alarm
@@ -104,17 +106,19 @@ def _alarms(
     """
     admitted = [*((e.start_s, e.end_s) for e in night.events), *night.periodic]
     rejected = [(e.start_s, e.end_s) for e in night.rejected]
-    left = []
+    led, expected = (findings.joined(recording.name, name) for name in ("component", "expected_range"))
+    values, left = findings.values(recording.name), []
     for event in recording.found:
-        component, _ = led_by(findings, recording, event)
+        component = SCORE_COMPONENTS[steps_led(recording, event, led).argmax()]
         span = event.start_s, event.end_s
-        explained_by = admitted + (rejected if SCORE_COMPONENTS[component] in PAUSES else [])
+        explained_by = admitted + (rejected if component in PAUSES else [])
         if not any(_touch(span, other) for other in explained_by):
-            left.append((event, SCORE_COMPONENTS[component]))
+            left.append((event, component))
+    kind = partial(_kind, findings.detector, recording.t, values, expected)
     match = recording.match([event for event, _ in left], findings.tolerance_s, labelled)
     late = findings.tolerance_s
     for (event, component), j in zip(left, match.match, strict=True):
-        row = _found(event, _kind(findings, recording, event, component), "alarm") | {"component": component}
+        row = _found(event, kind(event, component), "alarm") | {"component": component}
         span = event.start_s, event.end_s
         if j >= 0:
             label = labelled[j]
@@ -125,10 +129,10 @@ def _alarms(
         yield row
 
 
-def _kind(findings: Findings, recording: ScoredRecording, event: FoundEvent, component: str) -> str:
-    detector, t = findings.detector, recording.t
+def _kind(
+    detector: Detector, t: np.ndarray, values: np.ndarray, expected: np.ndarray, event: FoundEvent, component: str
+) -> str:
     first, start, end = np.searchsorted(t, [event.start_s - AROUND_S, event.start_s, event.end_s + AROUND_S])
-    values = findings.values(recording.name)[first : end + 1]
-    expected = findings.joined(recording.name, "expected_range")[start]
     measures = detector.resolved.measures
-    return kind_of_alarm(component, measures[detector.channels.index(event.channel)], values, expected, measures)
+    leads = measures[detector.channels.index(event.channel)]
+    return kind_of_alarm(component, leads, values[first : end + 1], expected[start], measures)

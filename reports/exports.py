@@ -22,6 +22,7 @@ from typing import NamedTuple
 from config import read_json
 from recordings.wall_clock import has_date
 from reports.run_folder import MISFITS, RUNS, RunFolder, read_runs
+from reports.run_view import start_of
 from utils import ArgumentParser, DataError, atomic_path, run_cli, write_text
 
 EPOCH_S = 30                             # of NSRR's files, which state it; no stages are exported
@@ -212,7 +213,7 @@ def read_scored(run: RunFolder) -> list[Scored]:
         return [
             Scored(
                 one["name"],
-                datetime.fromisoformat(one["start"]) if "start" in one else None,
+                start_of(one),
                 float(one["end_s"]),
                 events.get(one["name"], []),
             )

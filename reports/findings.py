@@ -278,6 +278,7 @@ def _alarm_rows(
     findings: Findings, recording: ScoredRecording, stamps: Mapping[tuple[str, float], str]
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of `alarms.csv` of one recording: events of the LSTM, lost signal, desaturations."""
+    led = tuple(findings.joined(recording.name, name) for name in ("channel", "component"))
     late = findings.tolerance_s
     by_rule = (("signal_loss", recording.faults), ("oximetry", recording.desaturations))
     for found_by, events in (("lstm", recording.found), *by_rule):
@@ -288,27 +289,36 @@ def _alarm_rows(
                 e.kind for e in recording.labelled if e.start_s <= event.end_s and event.start_s <= e.end_s + late
             )
             row["overlaps"] = row["matched_label"] or next(overlapped, "")
-            row |= _explained(findings, recording, event) if found_by == "lstm" else {}
+            row |= _explained(findings.detector.channels, recording, event, *led) if found_by == "lstm" else {}
             row |= {"component": depth_of(event), "contributions": ""} if found_by == "oximetry" else {}
             yield row | stamped(findings, stamps, recording.name, event.start_s, event.end_s)
 
 
-def led_by(findings: Findings, recording: ScoredRecording, event: FoundEvent) -> tuple[int, np.ndarray]:
-    """Return the component that led most of an event's alarms, and the share (C,) of them that each channel led."""
+def steps_led(recording: ScoredRecording, event: FoundEvent, leader: np.ndarray) -> np.ndarray:
+    """Return how many of an event's alarms each channel, or component, led (n,); the last of them led at least one.
+
+    Args:
+        leader: (T,) over the steps of the recording, -1 = none.
+    """
     part = slice(*np.searchsorted(recording.t, [event.start_s, np.nextafter(event.end_s, np.inf)]))
-    channel, component = (findings.joined(recording.name, name)[part] for name in ("channel", "component"))
-    inside = recording.alarm[part] & (channel >= 0)
-    share = np.bincount(channel[inside], minlength=len(findings.detector.channels)) / max(inside.sum(), 1)
-    return int(np.bincount(component[inside], minlength=1).argmax()), share
+    leader = leader[part]
+    return np.bincount(leader[recording.alarm[part] & (leader >= 0)], minlength=1)
 
 
-def _explained(findings: Findings, recording: ScoredRecording, event: FoundEvent) -> dict[str, str]:
-    """Return what an event is due to: the component, and the channels that led its alarms."""
-    component, share = led_by(findings, recording, event)
+def _explained(
+    channels: Sequence[str], recording: ScoredRecording, event: FoundEvent, channel: np.ndarray, component: np.ndarray
+) -> dict[str, str]:
+    """Return what an event is due to: the component, and the channels that led its alarms.
+
+    Args:
+        channel, component: (T,) of the recording's scores.
+    """
+    led = steps_led(recording, event, channel)
+    share = led / max(led.sum(), 1)
     named = [k for k in np.argsort(-share, kind="stable") if share[k] >= LEAST_SHARE]
     return {
-        "component": SCORE_COMPONENTS[component],
-        "contributions": ", ".join(f"{findings.detector.channels[k]} {100 * share[k]:.0f} %" for k in named),
+        "component": SCORE_COMPONENTS[steps_led(recording, event, component).argmax()],
+        "contributions": ", ".join(f"{channels[k]} {100 * share[k]:.0f} %" for k in named),
     }
 
 

@@ -11,14 +11,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
-from evaluation.event_overlap import intersection_over_union, pair_events
+from evaluation.event_overlap import pair_events
 from recordings.event_files import KINDS
 from recordings.wall_clock import clock_at, seconds_of_day
 from reports.run_view import RunView, start_of
@@ -86,8 +86,7 @@ def _partners(events: Sequence[Mapping[str, Any]], labels: Sequence[Mapping[str,
         theirs = [k for k, row in enumerate(labels) if row["kind"] == kind]
         spans, wanted = ([(rows[k]["start_s"], rows[k]["end_s"]) for k in places] for rows, places in
                          ((events, mine), (labels, theirs)))  # fmt: skip
-        if mine and theirs and np.any(intersection_over_union(spans, wanted)):
-            pairs |= {mine[i]: theirs[j] for i, j in pair_events(spans, wanted, 1e-9)}
+        pairs |= {mine[i]: theirs[j] for i, j in pair_events(spans, wanted, 1e-9)}
     return pairs
 
 
@@ -110,7 +109,7 @@ def _numbered(found: Sequence[Finding]) -> list[Finding]:
     for one in sorted(found, key=lambda one: one.start_s):
         letter = letters.get(one.verdict, "e")
         counts[letter] = counts.get(letter, 0) + 1
-        numbered.append(Finding(**{**vars(one), "key": f"{letter}{counts[letter]}"}))
+        numbered.append(replace(one, key=f"{letter}{counts[letter]}"))
     return numbered
 
 
@@ -214,9 +213,8 @@ def viewer_page(run: RunView, place: int, findings: Sequence[Finding]) -> str:
 
 
 def _facts_of(one: Finding) -> dict[str, Any]:
-    facts = {"key": one.key, "verdict": one.verdict, "kind": one.kind, "start": one.start_s, "end": one.end_s,
-             "channel": one.channel, "foundBy": one.found_by, "evidence": one.evidence, "label": one.label}  # fmt: skip
-    return facts
+    return {"key": one.key, "verdict": one.verdict, "kind": one.kind, "start": one.start_s, "end": one.end_s,
+            "channel": one.channel, "foundBy": one.found_by, "evidence": one.evidence, "label": one.label}  # fmt: skip
 
 
 def _json(content: Any) -> str:
