@@ -92,22 +92,33 @@ def signals_to_stop() -> list[signal.Signals]:
 
 _unfinished: set[Path] = set()           # files that `atomic_path` is writing
 _deferred: list[int] = []                # the signal that waits for them
+_raised: list[int] = []                  # the signals that stopped the run: compiled code may lose the exception
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     if _unfinished and not _deferred:
         _deferred.append(number)                                 # the file at hand is finished first; a second
     else:                                                        # signal does not wait
+        _raised.append(number)
         raise Stopped(number)
 
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise Stopped, as soon as a file that is being written has its name."""
+    """Let SIGINT and SIGTERM raise Stopped, as soon as a file that is being written has its name.
+
+    What fails after such a signal failed because of it: matplotlib's compiled paths, for one, turn a Stopped that
+    reaches them into a ValueError.
+    """
+    _raised.clear()
     wanted = signals_to_stop() if threading.current_thread() is threading.main_thread() else []
     before = {number: signal.signal(number, _stop) for number in wanted}
     try:
         yield
+    except Exception:
+        if _raised:
+            raise Stopped(_raised[0]) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

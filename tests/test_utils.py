@@ -125,6 +125,19 @@ def test_a_signal_ends_the_work_at_once_and_the_handlers_come_back(capsys, numbe
     assert capsys.readouterr().err == "interrupted\n" and signal.getsignal(number) is before
 
 
+def test_a_signal_that_a_library_turns_into_an_error_of_its_own_still_ends_the_run(capsys):
+    """As matplotlib's compiled paths do: "ValueError: Invalid affine transformation matrix"."""
+    def body():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise ValueError("Invalid affine transformation matrix") from None
+
+    assert run_cli(body) == 130 and capsys.readouterr().err == "interrupted\n"
+    test_errors_of_our_own_stay_tracebacks()
+
+
 def test_a_signal_lets_the_files_at_hand_be_finished(tmp_path, capsys):
     def body():
         with atomic_path(tmp_path / "a.csv") as first, atomic_path(tmp_path / "b.csv") as second:
