@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import datetime
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +30,7 @@ from trainers import Batches, Trainer
 if TYPE_CHECKING:                        # matplotlib is imported when something is drawn
     from reports.plots import RecordingView
 
-WORTH_PROCESSES = 60                     # pictures, from which on several processes pay their start
+CLOSE_UPS = 4                            # of a recording, on paper; its viewer shows every event
 LEAST_SHARE = 0.05                       # of an event's alarms, for a channel to be named
 
 
@@ -394,50 +388,16 @@ def draw_free_response(run: RunFolder, metrics: RunMetrics) -> None:
 
 
 def draw_findings(run: RunFolder, findings: Findings) -> None:
-    """Draw each test recording, and a close-up of each event found or missed, on several cores if that pays."""
-    from reports import plots
-
-    jobs = [_pictures(run, findings, recording) for recording in findings.recordings]
-    bar = tqdm(total=len(jobs), desc="plots", unit="recording", disable=None)
-    workers = min(_cores(), len(jobs))
-    if workers == 1 or sum(1 + len(close_ups) for *_, close_ups in jobs) < WORTH_PROCESSES:
-        for job in jobs:
-            plots.draw_recording(*job)
-            bar.update()
-    else:                                                        # spawn: torch has threads, which no fork survives
-        context, on_interrupt = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-        pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=on_interrupt)
-        try:
-            with without_ctrl_c():                               # Ctrl-C is this process's to handle
-                drawn = [pool.submit(plots.draw_recording, *job) for job in jobs]
-            for done in as_completed(drawn):
-                done.result()
-                bar.update()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    bar.close()
-
-
-@contextlib.contextmanager
-def without_ctrl_c() -> Iterator[None]:
-    """Let processes that start in here not hear of Ctrl-C, not even while they import; for this one it waits."""
-    resource_tracker.ensure_running()                            # started later, it would end this
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    """Draw each recording, and close-ups of a few of its events."""
+    for recording in tqdm(findings.recordings, desc="plots", unit="recording", disable=None):
+        draw_recording(run, findings, recording)
 
 
 def draw_recording(run: RunFolder, findings: Findings, recording: ScoredRecording) -> None:
-    """Draw one recording, and a close-up of each of its events found or missed."""
+    """Draw one recording, and close-ups of a few of its events: missed, false, and then found ones."""
     from reports import plots
 
     plots.draw_recording(*_pictures(run, findings, recording))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pictures(
@@ -447,17 +407,21 @@ def _pictures(
     rows = np.divide(AROUND_ROWS, findings.detector.rate_hz).tolist()
     before_s, after_s = rows if is_series(findings.segments) else AROUND_S
     stamps, name, view = timestamps_of(findings.segments), recording.name, view_of(findings, recording)
-    shown = [
-        (s, e, "false", f"false alarm ({channel})") if is_true is False else (s, e, "found", f"found ({channel})")
-        for s, e, is_true, channel in view.found
-    ]
-    shown += [(s, e, "missed", f"missed {kind}") for s, e, kind, is_found in view.labelled if not is_found]
     close_ups = []
-    for start_s, end_s, verdict, what in shown:
+    for start_s, end_s, verdict, what in _worth_a_close_up(recording, view)[:CLOSE_UPS]:
         at = time_at(view.start, start_s)
         title = f"{name}: {what} at {stamps.get((name, start_s), f'{start_s:.1f} s')}" + (f", {at}" if at else "")
         close_ups.append((start_s - before_s, end_s + after_s, title, run.close_up(name, start_s, verdict)))
     return view, run.overview(name), close_ups
+
+
+def _worth_a_close_up(recording: ScoredRecording, view: RecordingView) -> list[tuple[float, float, str, str]]:
+    """Return start_s, end_s, verdict and what it is of events: missed, false, then found, the highest scores first."""
+    missed = [(s, e, "missed", f"missed {kind}") for s, e, kind, is_found in view.labelled if not is_found]
+    by_score = sorted(zip(recording.found, view.found, strict=True), key=lambda pair: -pair[0].peak_score)
+    false = [(s, e, "false", f"false alarm ({c})") for _, (s, e, is_true, c) in by_score if is_true is False]
+    found = [(s, e, "found", f"found ({c})") for _, (s, e, is_true, c) in by_score if is_true is not False]
+    return [*missed, *false, *found]
 
 
 def view_of(findings: Findings, recording: ScoredRecording) -> RecordingView:

@@ -94,8 +94,8 @@ def score_files(
 ) -> Path:
     """Score raw recordings with a trained model; no training data needed. Returns the run folder.
 
-    Every file is read and checked before the folder is made. Then the files are read again and scored a few at
-    a time: memory holds those few, and of labelled recordings the scores, which the numbers are made from.
+    Every file is read and checked before the folder is made. Then all but the first few are read again, and scored a
+    few at a time: memory holds those few, and of labelled recordings the scores, which the numbers are made from.
 
     Raises: DataError if a file that is named cannot be read, or none can; NotAllScored, when all others are scored,
         if one of a folder or of a pattern cannot.
@@ -114,7 +114,12 @@ def score_files(
             return _series_to_score(name, file, columns, detector)
         return _recording_to_score(name, file, data, detector)
 
-    steps, has_clock, refused = _check(paths, files, read)
+    first: dict[str, ToScore] = {}
+    steps, has_clock, refused = _check(paths, files, read, first)
+
+    def read_again(name: str, file: Path) -> ToScore:
+        return first.pop(name, None) or read(name, file)
+
     asked, paths = len(steps) + len(refused), {name: paths[name] for name in steps}
     run, checked = RunFolder(root), time.perf_counter()
     again = is_cut_off(run)
@@ -125,7 +130,7 @@ def score_files(
         clear_pictures(run)
         for line in refused:
             log.error("not scored: %s", line)
-        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read, refused, has_clock)
+        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read_again, refused, has_clock)
         ended = time.perf_counter()
         seconds = {"checking": checked - began, "scoring and reporting": ended - checked, "total": ended - began}
         write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
@@ -149,15 +154,20 @@ def scored_answer(root: Path) -> str:
 
 
 def _check(
-    paths: dict[str, Path], given: Sequence[Path], read: Callable[[str, Path], ToScore]
+    paths: dict[str, Path], given: Sequence[Path], read: Callable[[str, Path], ToScore], first: dict[str, ToScore]
 ) -> tuple[dict[str, int], bool, list[str]]:
-    """Return the steps of each recording that can be scored, whether one has a clock, and why others cannot be."""
+    """Return the steps of each recording that can be scored, whether one has a clock, and why others cannot be.
+
+    The first recordings, as many as are scored together, are kept in `first`.
+    """
     steps, has_clock, refused, empty = {}, False, [], []
     for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
         try:
             part = read(name, file)
             steps[name] = sum(len(segment) for segment in part.segments)
             has_clock |= part.start is not None
+            if next(groups_of(steps)) == list(steps):
+                first[name] = part
         except DataError as error:
             if file in given:
                 raise
