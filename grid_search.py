@@ -63,7 +63,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def command(args: argparse.Namespace) -> int:
-    from grid.engines import engine_for, jobs_at_once
+    from grid.engines import engine_for, jobs_at_once, one_run
     from grid.plan import plan, read_plan
     from grid.results import summary_text
     from grid.search import search
@@ -85,7 +85,7 @@ def command(args: argparse.Namespace) -> int:
         return 0
     out = args.resume or args.out or default_root(ROOT / "experiments", f"{grid.config.dataset.name}-grid")
     out = out.absolute()
-    engine = engine_for(out, jobs, args.scheduler, args.dashboard, args.runs_per_gpu)
+    engine = engine_for(one_run, out, jobs, args.scheduler, args.dashboard, args.runs_per_gpu)
     results = search(grid, out, engine, new=not args.resume, retry_failed=args.retry_failed)
     print(summary_text(results, out))
     if len(results.errors) == len(grid.runs):

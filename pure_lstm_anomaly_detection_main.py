@@ -13,8 +13,11 @@ is a dataset too: one model for each of its series.
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config import EXPERIMENT_CONFIG, load_experiment
 from utils import (
@@ -27,6 +30,9 @@ from utils import (
     run_cli,
     setup_logging,
 )
+
+if TYPE_CHECKING:                        # what it needs is heavy
+    from recordings.file_names import FileNames
 
 DATASETS, OUT = ROOT / "datasets", ROOT / "experiments"
 QUICK = ("training.epochs=1", "training.updates_per_epoch=2", "training.batch_size=4")
@@ -53,6 +59,11 @@ def build_parser() -> ArgumentParser:
         "--profile", metavar="NAME", help="with --score: how respiratory events are scored, of scoring_profiles.json"
     )
     parser.add_argument("--score", type=Path, nargs="+", metavar="FILE", help="recordings to score, folders, cards")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N",
+        help="with --score: each recording by itself, N at once (0: one a core); the same --out again resumes",
+    )  # fmt: skip
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="the same on a running Dask scheduler, tcp://HOST:PORT")
     parser.add_argument(
         "--channel", action="append", default=[], metavar="NAME=COLUMN[:UNIT]",
         help="with --score: what the files call a channel of the model, and its unit where they do not say",
@@ -82,12 +93,54 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError("--resume with --out scores a trained model otherwise; say how with --set")
     if not args.score and (args.channel or args.map_label or args.time_column or args.time_format or args.time_zone):
         raise DataError("--channel, --time-column, --time-format, --time-zone and --map-label go with --score")
+    if not args.score and (args.jobs is not None or args.scheduler):
+        raise DataError("--jobs and --scheduler go with --score")
+    if args.jobs is not None and (args.jobs < 0 or args.scheduler):
+        raise DataError(f"--jobs {args.jobs}: expected 0 or more, and no --scheduler, which has its own workers")
     if args.export and args.dry_run:
         raise DataError("--export: a dry run keeps nothing to export")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
         raise DataError("--score uses the checkpoint's config; only --out, --profile and --device go with it")
     if args.profile and not args.score:
         raise DataError('--profile goes with --score; in a config it is events.profile: --set events.profile="NAME"')
+
+
+def score(args: argparse.Namespace, device: str) -> str:
+    """Score recordings, all together or each by itself; return the answer to print."""
+    from recordings.file_names import FileNames
+    from reports.cohort import cohort_answer
+    from reports.run_folder import default_root
+    from reports.scoring import NotAllScored, score_files, scored_answer
+
+    root = args.out or default_root(OUT, "scored")
+    times = {name: getattr(args, name) for name in ("time_column", "time_format", "time_zone")}
+    names = FileNames.parsed(args.channel, args.map_label, **times)
+    by_itself = args.jobs is not None or args.scheduler
+    try:
+        if by_itself:
+            score_by_itself(args, device, root, names)
+        else:
+            score_files(args.checkpoint, args.score, root, device, names, args.profile)
+    except NotAllScored:
+        print(cohort_answer(root) if by_itself else answer_of(args, root, scored_answer(root)))
+        raise
+    return cohort_answer(root) if by_itself else answer_of(args, root, scored_answer(root))
+
+
+def score_by_itself(args: argparse.Namespace, device: str, root: Path, names: FileNames) -> None:
+    """Score recordings each by itself, several at once."""
+    from detection.checkpoint import load_calibrated
+    from grid.engines import engine_for, jobs_with_dask
+    from reports.cohort import Scoring, score_cohort, score_one
+    from reports.scoring import files_to_score
+
+    jobs = jobs_with_dask("--scheduler" if args.scheduler else "--jobs", args.jobs or 0) or os.cpu_count() or 1
+    for handler in logging.getLogger().handlers:                 # what is said of each is in its log.txt
+        handler.addFilter(lambda record: record.name == "reports.cohort" or record.levelno >= logging.WARNING)
+    names.check(load_calibrated(args.checkpoint, device)[1].channels)    # a mistake in all recordings is told once
+    files = files_to_score(args.score)
+    engine = engine_for(score_one, root, min(jobs, len(files)), args.scheduler)
+    score_cohort(Scoring(args.checkpoint, args.device, names, args.profile, args.export), files, root, engine)
 
 
 def answer_of(args: argparse.Namespace, root: Path, text: str) -> str:
@@ -114,18 +167,7 @@ def command(args: argparse.Namespace) -> str:
         check_formats(args.export)
     device = resolve_device(args.device)
     if args.score:
-        from recordings.file_names import FileNames
-        from reports.scoring import NotAllScored, score_files, scored_answer
-
-        root = args.out or default_root(OUT, "scored")
-        times = {name: getattr(args, name) for name in ("time_column", "time_format", "time_zone")}
-        names = FileNames.parsed(args.channel, args.map_label, **times)
-        try:
-            score_files(args.checkpoint, args.score, root, device, names, args.profile)
-        except NotAllScored:
-            print(answer_of(args, root, scored_answer(root)))
-            raise
-        return answer_of(args, root, scored_answer(root))
+        return score(args, device)
     from experiment import resume, run_all, try_all
 
     with process_group(device) as rank:

@@ -1,7 +1,7 @@
-"""One run of a grid, and where runs happen: in this process, on the cores of this machine, or on a Dask cluster.
+"""One run of a grid, and where jobs happen: in this process, on the cores of this machine, or on a Dask cluster.
 
-A task is a dict of plain values. `one_run` does it, wherever it is, and never raises: an error becomes the record
-of a failed run. An engine takes tasks and yields their records as they are done.
+A task is a dict of plain values, and a job a function that does one. An engine takes tasks and yields their records
+as they are done; an error becomes the record of a failed task.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 Task = Mapping[str, Any]
 Record = dict[str, Any]
+Job = Callable[[Task], Record]
 Engine = Callable[[Iterable[Task]], Iterator[Record]]
 
 ONE_AT_A_TIME = threading.Lock()                     # torch's random state belongs to the whole process
@@ -61,45 +62,56 @@ DASK_SETTINGS = {
 INSTALL = "pip install -r requirements-grid.txt"
 
 
-# ---- one run --------------------------------------------------------------------------------
+# ---- one task -------------------------------------------------------------------------------
 
 
-def one_run(task: Task) -> Record:
-    """Do one run, or resume it; return what the journal keeps of it.
+def attempt(job: Job, task: Task) -> Record:
+    """Do a task in one thread, without a progress bar; wait while a process of a killed command is still at work on it.
 
     Args:
-        task: key, folder (of the run), config (with its seed), data (folder), fingerprint, device,
-            until (epochs after which it pauses, or None), shared_validation.
-    Returns: key, until, status (finished, paused or failed), seconds; metrics unless failed, else error.
+        task: key, folder (for the traceback if it fails), until (of a run that may pause), and what the job needs.
+    Returns: key, until and seconds, and what the job returns; if that fails, status (failed) and error.
     """
-    began, folder = time.perf_counter(), Path(task["folder"])
-    record: Record = {"key": task["key"], "until": task["until"]}
-    logging.getLogger().setLevel(logging.INFO)                   # for the run's log.txt
+    began = time.perf_counter()
+    record = {name: task[name] for name in ("key", "until") if name in task}
+    logging.getLogger().setLevel(logging.INFO)                   # for the job's log.txt
     try:
         import torch
         from threadpoolctl import threadpool_limits
 
-        torch.set_num_threads(1)                                 # the same sums wherever a run happens
+        torch.set_num_threads(1)                                 # the same sums wherever a job is done
         without_bar = contextlib.redirect_stderr(io.StringIO())
         with ONE_AT_A_TIME, threadpool_limits(1), without_bar:
-            folder.mkdir(parents=True, exist_ok=True)
-            record = wait_and_run(task, folder) | record
-    except Exception as error:                                   # whatever it was, the other runs continue
+            record = _when_free(job, task) | record
+    except Exception as error:                                   # whatever it was, the other tasks continue
         record |= {"status": "failed", "error": reason_of(error)}
-        with contextlib.suppress(OSError):
-            write_text(folder / "error.txt", traceback.format_exc())
+        if (folder := Path(task["folder"])).is_dir():
+            with contextlib.suppress(OSError):
+                write_text(folder / "error.txt", traceback.format_exc())
     return {"seconds": round(time.perf_counter() - began, 3)} | record
 
 
-def wait_and_run(task: Task, folder: Path) -> Record:
-    """Return the run's record; wait while a process of a killed grid search is still at work in its folder."""
+def _when_free(job: Job, task: Task) -> Record:
     while True:
-        if (folder / "result.json").is_file():
-            return read_json(folder / "result.json")
         try:
-            return train_and_measure(task, folder)
+            return job(task)
         except FolderInUse:
             time.sleep(1.0)
+
+
+def one_run(task: Task) -> Record:
+    """Do one run of a grid, or resume it; return what the journal keeps of it.
+
+    Args:
+        task: key, folder (of the run), config (with its seed), data (folder), fingerprint, device,
+            until (epochs after which it pauses, or None), shared_validation.
+    Returns: status (finished or paused) and measures.
+    """
+    folder = Path(task["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "result.json").is_file():
+        return read_json(folder / "result.json")
+    return train_and_measure(task, folder)
 
 
 def train_and_measure(task: Task, folder: Path) -> Record:
@@ -202,20 +214,21 @@ def sync(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def engine_for(
-    out: Path, jobs: int, scheduler: str | None, dashboard: int | None, runs_per_gpu: int | None
-) -> Iterator[Engine]:
-    """Give what does the runs of a grid in the folder `out`; arguments as on the command line, but `jobs` > 0."""
+    job: Job, out: Path, jobs: int, scheduler: str | None = None, dashboard: int | None = None,
+    runs_per_gpu: int | None = None,
+) -> Iterator[Engine]:  # fmt: skip
+    """Give what does tasks that write into the folder `out`; arguments as on the command line, but `jobs` > 0."""
     if scheduler:
         with running_cluster(scheduler, out) as client:
-            yield functools.partial(on_dask, client)
+            yield functools.partial(on_dask, client, job)
     elif jobs > 1:
         with local_cluster(jobs, dashboard, visible_gpus() if runs_per_gpu else []) as client:
-            yield functools.partial(on_dask, client)
+            yield functools.partial(on_dask, client, job)
     else:
-        yield functools.partial(map, one_run)
+        yield functools.partial(map, functools.partial(attempt, job))
 
 
-def on_dask(client: Client, tasks: Iterable[Task]) -> Iterator[Record]:
+def on_dask(client: Client, job: Job, tasks: Iterable[Task]) -> Iterator[Record]:
     """Yield the record of each task as it is done; each worker has one task at a time.
 
     A future is released when the caller comes back for the next record, that is, has this one on disk:
@@ -228,7 +241,7 @@ def on_dask(client: Client, tasks: Iterable[Task]) -> Iterator[Record]:
         free = max(len(client.nthreads()), 1) - len(running)     # workers come and go
         for task in itertools.islice(tasks, max(free, 0)):
             name = f"run-{task['key'][:12]}-{uuid.uuid4().hex[:8]}"
-            running[client.submit(one_run, task, key=name, pure=False)] = task
+            running[client.submit(attempt, job, task, key=name, pure=False)] = task
         if not running:
             return
         with contextlib.suppress(TimeoutError):
@@ -238,12 +251,13 @@ def on_dask(client: Client, tasks: Iterable[Task]) -> Iterator[Record]:
 
 
 def record_of(future: Future, task: Task) -> Record:
-    """Return the record of a future that is done; one whose worker died each time is a failed run."""
+    """Return the record of a future that is done; a task whose worker died each time has failed."""
     if future.status == "finished":
         return future.result()
     if future.status in ("cancelled", "lost"):
         raise DataError("the connection to the Dask scheduler is lost")
-    return {"key": task["key"], "until": task["until"], "status": "failed", "error": reason_of(future.exception())}
+    known = {name: task[name] for name in ("key", "until") if name in task}
+    return known | {"status": "failed", "error": reason_of(future.exception())}
 
 
 # ---- how many at once -----------------------------------------------------------------------
@@ -255,12 +269,7 @@ def jobs_at_once(grid: GridPlan, jobs: int, scheduler: str | None, runs_per_gpu:
     Raises: DataError if Dask or a GPU is missing for what was asked.
     """
     on_gpu = not scheduler and resolve_device(grid.device) == "cuda"
-    asked = "--scheduler" if scheduler else "--runs-per-gpu" if runs_per_gpu else f"--jobs {jobs}"
-    if asked != "--jobs 1" and importlib.util.find_spec("distributed") is None:
-        if asked != "--jobs 0":
-            raise DataError(f"{asked} needs Dask; {INSTALL}, or use --jobs 1")
-        print(f"Dask is not installed ({INSTALL}): one run at a time", file=sys.stderr)
-        jobs = 1
+    jobs = jobs_with_dask("--scheduler" if scheduler else "--runs-per-gpu" if runs_per_gpu else "--jobs", jobs)
     if runs_per_gpu:
         if not on_gpu:
             raise DataError("--runs-per-gpu: torch sees no CUDA device here, or the grid is for a CPU; use --jobs N")
@@ -270,6 +279,20 @@ def jobs_at_once(grid: GridPlan, jobs: int, scheduler: str | None, runs_per_gpu:
     elif jobs == 0:
         jobs = 1 if on_gpu else jobs_for_machine(grid)
     return min(jobs, len(grid.runs))
+
+
+def jobs_with_dask(option: str, jobs: int) -> int:
+    """Return how many jobs to have at once: those asked for, but 1 instead of 0, as many as suit, without Dask.
+
+    Raises: DataError if Dask is missing for what the option asks.
+    """
+    if (option, jobs) != ("--jobs", 1) and importlib.util.find_spec("distributed") is None:
+        asked = f"--jobs {jobs}" if option == "--jobs" else option
+        if asked != "--jobs 0":
+            raise DataError(f"{asked} needs Dask; {INSTALL}, or use --jobs 1")
+        print(f"Dask is not installed ({INSTALL}): one after the other", file=sys.stderr)
+        return 1
+    return jobs
 
 
 def visible_gpus() -> list[str]:

@@ -2,6 +2,7 @@
 
     python -m reports.page experiments/simulated            # of one run
     python -m reports.page experiments/simulated-seeds      # of several: a table over them, and links to their pages
+    python -m reports.page experiments/cohort               # of many scored recordings: the same
 
 No page needs a network. The main script writes them at the end of every run; made again, they are the same to the byte.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import csv
 import io
 import json
 import logging
@@ -18,17 +20,22 @@ import shlex
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
+import numpy as np
 
+from config import read_json
 from evaluation.results import LSTM, NightSummary, RunMetrics, read_metrics
 from recordings.wall_clock import clock_at, has_date
 from reports.run_folder import (
+    COHORT,
+    FAILED,
     MISFITS,
     NIGHT_NUMBERS,
     RUNS,
@@ -37,6 +44,7 @@ from reports.run_folder import (
     deployed_rows,
     forecast_rows,
     free_response_rows,
+    night_folder,
     read_runs,
     respiratory_tables,
     series_rows,
@@ -56,6 +64,7 @@ FREE_RESPONSE = (
 )
 MOST_LISTED = 300                        # events on the index: false alarms and misses, or the most certain ones
 MOST_PIXELS = 50_000_000                 # of a picture
+MOST_BARS = 366                          # of a trend: nights of a year
 TRENDS = ("ahi", "odi3", "periodic_percent", "lost_percent")             # numbers of nights that are drawn as bars
 
 
@@ -92,7 +101,7 @@ def recording_rows(run: RunView) -> tuple[list[str], list[Row]]:
     rows = []
     for about, findings in zip(run.recordings, everything, strict=True):
         counts = Counter(one.verdict for one in findings)
-        cells = [_begin(run, about), *((str(counts[v]), counts[v]) for v in verdicts)]
+        cells = [_begin(about, run.is_series), *((str(counts[v]), counts[v]) for v in verdicts)]
         if nights:
             cells += [_cell(nights.get(about["name"]), name) for name in numbers]
         rows.append(Row(about["name"], viewer_link(run.folder, about["name"]), findings, cells))
@@ -100,9 +109,9 @@ def recording_rows(run: RunView) -> tuple[list[str], list[Row]]:
     return [first, *(VERDICTS[v] for v in verdicts), *(NIGHT_NUMBERS[name][0] for name in numbers)], rows
 
 
-def _begin(run: RunView, about: Mapping[str, Any]) -> tuple[str, float | str]:
+def _begin(about: Mapping[str, Any], is_series: bool) -> tuple[str, float | str]:
     """Return when a recording starts, or how long it is where it has no clock."""
-    if run.is_series:
+    if is_series:
         return str(about["steps"]), about["steps"]
     start, length_s = start_of(about), about["end_s"] - about["start_s"]
     if start is None:
@@ -120,33 +129,40 @@ def viewer_link(folder: RunFolder, recording: str) -> str:
     return quote(folder.viewer(recording).relative_to(folder.root).as_posix())
 
 
-def trends_of(run: RunView) -> list[tuple[str, str, list[Bar]]]:
-    """Return the pictures of several nights: title, greatest value, and bars in the order of their clocks."""
-    nights = {night.recording: night for night in run.metrics.nights or []}
-    places = [k for k, about in enumerate(run.recordings) if about["name"] in nights]
-    if len(places) < 2:
+def trends_of(
+    recordings: Sequence[Mapping[str, Any]], nights: Mapping[str, NightSummary], link: Callable[[str], str]
+) -> list[tuple[str, str, list[Bar]]]:
+    """Return the pictures of several nights: title, greatest value, and bars in the order of their clocks.
+
+    Args:
+        recordings: of `data.json`.
+        nights: by their recordings.
+        link: from a recording to the page that its bars lead to.
+    """
+    known = [about for about in recordings if about["name"] in nights]
+    if not 2 <= len(known) <= MOST_BARS:
         return []
-    starts = [start_of(run.recordings[k]) for k in places]
+    starts = [start_of(about) for about in known]
     if all(start and has_date(start) for start in starts):
-        places.sort(key=lambda k: start_of(run.recordings[k]).replace(tzinfo=None))
-    ordered, pictures = [nights[run.recordings[k]["name"]] for k in places], []
+        known.sort(key=lambda about: start_of(about).replace(tzinfo=None))
+    ordered, pictures = [nights[about["name"]] for about in known], []
     for name in TRENDS:
         values = [getattr(night, name) for night in ordered]
         ends = [night.ahi_high for night in ordered] if name == "ahi" else []
         most = max((v for v in [*values, *ends] if not math.isnan(v)), default=0.0)
         if most > 0:
-            bars = [_bar(run, night, name, most) for night in ordered]
+            bars = [_bar(night, name, most, link(night.recording)) for night in ordered]
             pictures.append((NIGHT_NUMBERS[name][0], f"{most:.3g}", bars))
     return pictures
 
 
-def _bar(run: RunView, night: NightSummary, name: str, most: float) -> Bar:
+def _bar(night: NightSummary, name: str, most: float, link: str) -> Bar:
     value, ends = getattr(night, name), (night.ahi_low, night.ahi_high)
     known = name == "ahi" and not any(map(math.isnan, ends))
     text = "no value" if math.isnan(value) else f"{value:.1f}" + (f" ({ends[0]:.1f} to {ends[1]:.1f})" if known else "")
     height = 0.0 if math.isnan(value) else 100 * value / most
     interval = (100 * ends[0] / most, 100 * (ends[1] - ends[0]) / most) if known else None
-    return Bar(night.recording, viewer_link(run.folder, night.recording), text, height, interval)
+    return Bar(night.recording, link, text, height, interval)
 
 
 def events_that_matter(rows: Sequence[Row]) -> tuple[list[tuple[Row, Finding]], int]:
@@ -168,7 +184,7 @@ def events_that_matter(rows: Sequence[Row]) -> tuple[list[tuple[Row, Finding]], 
 
 
 def write_report(root: Path) -> Path:
-    """Write `report.html` of a run folder and its viewers, or of a folder of several runs; return the page's path.
+    """Write `report.html` of a run folder and its viewers, or of a folder of several; return the page's path.
 
     Raises: DataError naming what is missing in the folder or does not fit together; then nothing is written.
     """
@@ -176,12 +192,14 @@ def write_report(root: Path) -> Path:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected the folder of a run")
     folder = RunFolder(root)
-    if not any(path.is_file() for path in (root / RUNS, folder.metrics, folder.config, folder.log)):
+    if not any(path.is_file() for path in (root / RUNS, root / COHORT, folder.metrics, folder.config, folder.log)):
         raise DataError(f"{root}: no run folder, there is no metrics.json; name a finished run")
     try:
         with only_run_here(root):                                # not while a run is changing its files
             if (root / RUNS).is_file():
                 write_text(folder.report, _page(kind="several", **several_page(root)))
+            elif (root / COHORT).is_file():
+                write_text(folder.report, _page(kind="cohort", **cohort_page(root)))
             else:
                 _write_run_pages(read_run(root))
     except (*MISFITS, jinja2.TemplateError) as error:
@@ -217,6 +235,7 @@ def run_page(run: RunView, titles: Sequence[str], rows: Sequence[Row]) -> dict[s
     metrics = run.metrics
     listed, total = events_that_matter(rows)
     first, *remarks = verdict_of(metrics, run.is_series)
+    nights = {night.recording: night for night in metrics.nights or []}
     return {
         "title": "New recordings" if metrics.found else f"{run.data['dataset']}, seed {metrics.seed}",
         "simulated": bool(run.data["simulated"]),
@@ -226,13 +245,14 @@ def run_page(run: RunView, titles: Sequence[str], rows: Sequence[Row]) -> dict[s
         "remarks": remarks,
         "facts": _facts(run),
         "tables": _result_tables({run.data["dataset"]: [metrics]}) if metrics.detectors else [],
-        "curves": _curves(run),
+        "curves": _curves(run.folder),
         "tolerance_s": metrics.events.tolerance_s,
         "fault_kinds": [kind.replace("_", " ") for kind in metrics.fault_kinds],
         "calibration": None if run.is_series else metrics.calibration,
         "titles": titles,
         "rows": rows,
-        "trends": trends_of(run),
+        "failed": [],
+        "trends": trends_of(run.recordings, nights, partial(viewer_link, run.folder)),
         "listed": listed,
         "matter": total,
         "verdicts": VERDICTS,
@@ -273,6 +293,49 @@ def several_page(root: Path) -> dict[str, Any]:
         "seeds": len(next(iter(results.values()))),
         "tables": [*_result_tables(results), losses],
     }
+
+
+def cohort_page(root: Path) -> dict[str, Any]:
+    """Return what the page of a cohort shows: its nights in numbers, and links to their pages."""
+    folder = RunFolder(root)
+    metrics, data = read_metrics(folder.metrics), read_json(folder.data)
+    nights = {night.recording: night for night in metrics.nights or []}
+    numbers = [name for name in NIGHT_NUMBERS if any(not math.isnan(getattr(n, name)) for n in nights.values())]
+    first = "rows" if data["is_series"] else "start" if any(map(start_of, data["recordings"])) else "length"
+
+    def link(recording: str) -> str:
+        return quote((night_folder(root, recording) / "report.html").relative_to(root).as_posix())
+
+    return {
+        "title": f"{metrics.found.recordings} recordings",
+        "simulated": metrics.simulated,
+        "is_scored": True,
+        "is_series": data["is_series"],
+        "facts": [
+            ("hours scored", f"{metrics.found.hours:.1f}"),
+            ("alarms", str(metrics.found.events)),
+            *([("median REI", f"{np.nanmedian([n.ahi for n in nights.values()]):.1f}")] if "ahi" in numbers else []),
+            ("threshold", f"{metrics.threshold.value:.2f}"),
+        ],
+        "failed": _failed(root / FAILED),
+        "titles": [first, *(NIGHT_NUMBERS[name][0] for name in numbers)],
+        "rows": [
+            Row(one["name"], link(one["name"]), [], [_begin(one, data["is_series"]),
+                *(_cell(nights.get(one["name"]), name) for name in numbers)])
+            for one in data["recordings"]
+        ],
+        "trends": trends_of(data["recordings"], nights, link),
+        "tables": [(title, rows) for title, rows in respiratory_tables([metrics]).items() if len(rows) > 1],
+        "curves": _curves(folder),
+    }  # fmt: skip
+
+
+def _failed(path: Path) -> list[tuple[str, str]]:
+    """Return the recordings that could not be scored, and why."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(row["recording"], row["reason"]) for row in csv.DictReader(file)]
 
 
 def _facts(run: RunView) -> list[tuple[str, str]]:
@@ -364,12 +427,12 @@ def _training(run: RunView) -> list[dict[str, Any]]:
     return [_picture(run.folder.plots / f"{name}.png", alt) for name, alt in pictures.items()]
 
 
-def _curves(run: RunView) -> list[dict[str, Any]]:
+def _curves(folder: RunFolder) -> list[dict[str, Any]]:
     """Return the pictures of the free-response curves and of the nights' agreement with their labels, if there are."""
     pictures = {
-        run.folder.free_response: "Recall against false events an hour, a panel for all kinds and for each of them, a "
+        folder.free_response: "Recall against false events an hour, a panel for all kinds and for each of them, a "
         "line a detector.",
-        run.folder.bland_altman: "Respiratory events an hour, found less labelled, against the mean of both, a dot a "
+        folder.bland_altman: "Respiratory events an hour, found less labelled, against the mean of both, a dot a "
         "night, with the bias and the limits of agreement.",
     }
     return [_picture(path, alt) for path, alt in pictures.items() if path.is_file()]

@@ -46,6 +46,7 @@ STAMPS = ("start_timestamp", "end_timestamp")       # of rows of series, as they
 CLOCKS = ("start_clock", "end_clock")               # of recordings that have a clock
 SIGNALS = ("t", "values", "forecast", "score", "threshold")
 MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)   # of files of a run
+COHORT, FAILED = "cohort.json", "failed.csv"     # in the folder of a cohort, see reports/cohort.py
 LONG_NAME = 100                             # bytes; a longer name is cut in the names of pictures
 
 
@@ -101,6 +102,11 @@ def new_run(root: Path) -> RunFolder:
     except OSError as error:
         raise DataError(f"{root}: cannot be used as a run folder ({error.strerror})") from None
     return RunFolder(root)
+
+
+def night_folder(cohort: Path, recording: str) -> Path:
+    """Return the run folder of a recording in the folder of a cohort."""
+    return cohort / "nights" / _stem(recording)
 
 
 class SeveralRuns(Section):

@@ -70,8 +70,8 @@ STEPS_AT_ONCE = 200_000                  # their steps, at most: bounds the memo
 class NotAllScored(DataError):
     """Some recordings of a folder could not be read; the others are scored in the run folder `root`."""
 
-    def __init__(self, root: Path, refused: Sequence[str], asked: int) -> None:
-        more = f" (and {len(refused) - 1} more, see the log)" if refused[1:] else ""
+    def __init__(self, root: Path, refused: Sequence[str], asked: int, place: str = "the log") -> None:
+        more = f" (and {len(refused) - 1} more, see {place})" if refused[1:] else ""
         super().__init__(f"{len(refused)} of {counted(asked, 'recording')} not scored: {refused[0]}{more}")
         self.root = root
 
@@ -88,9 +88,19 @@ class ToScore:
     stages: list[EventMeta] | None = None                # of sleep; None = nobody scored them
 
 
+@dataclass(frozen=True)
+class Checked:
+    """Steps of each recording that can be scored, whether one has a clock, why others cannot be, and the first few."""
+
+    steps: dict[str, int]
+    has_clock: bool
+    refused: list[str]
+    first: dict[str, ToScore]
+
+
 def score_files(
     checkpoint: Path, files: Sequence[Path], root: Path, device: str, names: FileNames | None = None,
-    profile: str | None = None,
+    profile: str | None = None, pictures: bool = True,
 ) -> Path:
     """Score raw recordings with a trained model; no training data needed. Returns the run folder.
 
@@ -114,25 +124,23 @@ def score_files(
             return _series_to_score(name, file, columns, detector)
         return _recording_to_score(name, file, data, detector)
 
-    first: dict[str, ToScore] = {}
-    steps, has_clock, refused = _check(paths, files, read, first)
+    checked, checked_at = _check(paths, files, read), time.perf_counter()
 
     def read_again(name: str, file: Path) -> ToScore:
-        return first.pop(name, None) or read(name, file)
+        return checked.first.pop(name, None) or read(name, file)
 
-    asked, paths = len(steps) + len(refused), {name: paths[name] for name in steps}
-    run, checked = RunFolder(root), time.perf_counter()
+    run, paths = RunFolder(root), {name: paths[name] for name in checked.steps}
     again = is_cut_off(run)
     with at_work_in(root, new=not again), _marked(root), log_to_file(run.log):
         if again:
             log.warning("%s: a scoring was cut off here; it starts over", root)
-        log.info("scoring %d recordings with %s on %s", len(paths), checkpoint, device)
+        log.info("scoring %s with %s on %s", counted(len(paths), "recording"), checkpoint, device)
         clear_pictures(run)
-        for line in refused:
+        for line in checked.refused:
             log.error("not scored: %s", line)
-        results = _score_in_groups(run, state, detector, checkpoint, paths, steps, read_again, refused, has_clock)
+        results = _score_in_groups(run, state, detector, checkpoint, paths, checked, read_again, pictures)
         ended = time.perf_counter()
-        seconds = {"checking": checked - began, "scoring and reporting": ended - checked, "total": ended - began}
+        seconds = {"checking": checked_at - began, "scoring and reporting": ended - checked_at, "total": ended - began}
         write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
         write_metrics(run.metrics, results)
         draw_free_response(run, results)
@@ -141,8 +149,8 @@ def score_files(
             export_run(run)
         write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
         write_report(run.root)
-    if refused:
-        raise NotAllScored(root, refused, asked)
+    if checked.refused:
+        raise NotAllScored(root, checked.refused, len(paths) + len(checked.refused))
     return root
 
 
@@ -153,14 +161,9 @@ def scored_answer(root: Path) -> str:
     return "\n\n".join([*(markdown(table) for table in tables if len(table) > 1), str(root)])
 
 
-def _check(
-    paths: dict[str, Path], given: Sequence[Path], read: Callable[[str, Path], ToScore], first: dict[str, ToScore]
-) -> tuple[dict[str, int], bool, list[str]]:
-    """Return the steps of each recording that can be scored, whether one has a clock, and why others cannot be.
-
-    The first recordings, as many as are scored together, are kept in `first`.
-    """
-    steps, has_clock, refused, empty = {}, False, [], []
+def _check(paths: dict[str, Path], given: Sequence[Path], read: Callable[[str, Path], ToScore]) -> Checked:
+    """Read every file once; the first recordings, as many as are scored together, are kept."""
+    steps, has_clock, refused, empty, first = {}, False, [], [], {}
     for name, file in tqdm(paths.items(), desc="check", unit="file", disable=None):
         try:
             part = read(name, file)
@@ -179,7 +182,7 @@ def _check(
         log.info("%s", left_out_line(empty))
     if not steps:
         raise DataError(refused[0] if refused else left_out_line(empty))
-    return steps, has_clock, refused
+    return Checked(steps, has_clock, refused, first)
 
 
 @contextlib.contextmanager
@@ -198,9 +201,10 @@ def is_cut_off(run: RunFolder) -> bool:
 
 def _score_in_groups(
     run: RunFolder, state: dict[str, Any], detector: Detector, checkpoint: Path, paths: dict[str, Path],
-    steps: dict[str, int], read: Callable[[str, Path], ToScore], refused: Sequence[str], has_clock: bool,
+    checked: Checked, read: Callable[[str, Path], ToScore], pictures: bool,
 ) -> RunMetrics:  # fmt: skip
     """Score, write and draw recordings group by group; return their metrics."""
+    steps, has_clock = checked.steps, checked.has_clock
     simulated, fault_kinds = bool(state["data"].get("simulated")), state["data"].get("fault_kinds", [])
     chance, filled = RandomScores(detector, sum(steps.values())), []
     labelled: dict[str, list[ScoredRecording]] = {}
@@ -226,7 +230,8 @@ def _score_in_groups(
             add_events(files, findings, found)
             nights |= found
             for recording in findings.recordings:
-                draw_recording(run, findings, recording)
+                if pictures:
+                    draw_recording(run, findings, recording)
                 counts["events"] += len(recording.found)
                 counts["faults"] += len(recording.faults)
                 bar.update()
@@ -234,7 +239,7 @@ def _score_in_groups(
             for name, several in seen.items():
                 labelled.setdefault(name, []).extend(r for r in several if r.is_labelled)
             filled += [line for part in parts.values() for line in part.filled]
-    write_data(run, _scored_facts(state, detector, checkpoint, paths, steps, filled, refused), files.recordings)
+    write_data(run, _scored_facts(state, detector, checkpoint, paths, steps, filled, checked.refused), files.recordings)
     seen = labelled if any(recording.labelled for recording in labelled[LSTM]) else {}
     dataset, buffer = detector.config.dataset.name, state.get("vus_buffer_steps")
     results = compute_metrics(detector, dataset, simulated, fault_kinds, seen, buffer)

@@ -70,9 +70,11 @@ def test_no_shared_channel_is_no_skill(dataset):
 
 
 def test_a_run_computes_with_one_thread(tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "wait_and_run", lambda task, folder: {"threads": torch.get_num_threads()})
+    def job(task):
+        return {"threads": torch.get_num_threads()}
+
     torch.set_num_threads(2)
-    assert engines.one_run({"key": "a", "until": None, "folder": str(tmp_path / "a")})["threads"] == 1
+    assert engines.attempt(job, {"key": "a", "folder": str(tmp_path / "a")})["threads"] == 1
 
 
 @pytest.mark.parametrize(

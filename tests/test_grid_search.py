@@ -420,15 +420,14 @@ def test_a_scheduler_gives_the_same_though_a_worker_is_killed(home, done, tmp_pa
     assert len(journal_of(root)) == 4
 
 
-def test_a_run_that_kills_its_worker_each_time_is_recorded(cluster, monkeypatch):
+def test_a_run_that_kills_its_worker_each_time_is_recorded(cluster):
     def deadly(task):
         if task["key"] == "bad":
             os.kill(os.getpid(), 9)
         return {"key": task["key"], "until": None, "status": "finished"}
 
-    monkeypatch.setattr(engines, "one_run", deadly)
     tasks = [{"key": key, "until": None} for key in ("a", "bad", "b", "c")]
-    records = {record["key"]: record for record in engines.on_dask(cluster, tasks)}
+    records = {record["key"]: record for record in engines.on_dask(cluster, deadly, tasks)}
     assert {key: record["status"] for key, record in records.items()} == {
         "a": "finished", "b": "finished", "c": "finished", "bad": "failed",
     }  # fmt: skip
