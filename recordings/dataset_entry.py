@@ -23,7 +23,7 @@ MEASURES = (                                                     # by name, wher
     ("airflow", units.LIKE_AIRFLOW),
 )
 NO_AIRFLOW = re.compile(r"leak|press|rate|volume|set", re.IGNORECASE)
-NO_VALUE = {"oximetry": [0.0, 127.0, -1.0]}                      # of SpO2, none of which a person has
+NO_VALUE = {"oximetry": [0.0, 127.0, 255.0, -1.0]}                     # of SpO2, none of which a person has
 BREATHING_EVENT = re.compile(r"apn|hypop|rera|desat|cough|artefact|artifact", re.IGNORECASE)
 UNIT_IN_NAME = re.compile(r"[(\[]([^)\]]+)[)\]]\s*$")
 PLAIN = re.compile(r"[^\w ().,%-]+")

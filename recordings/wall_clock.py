@@ -8,6 +8,8 @@ from datetime import datetime, timedelta, tzinfo
 import numpy as np
 import pandas as pd
 
+from recordings.number_times import NO_DATE
+
 DATE_TIME = (
     r"(?P<a>\d{1,2})(?P<mark>[./-])(?P<b>\d{1,2})(?P=mark)(?P<year>\d{4})"
     r"(?:[ T,]+(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?(?:\s?(?P<half>[AaPp])[Mm])?)?"
@@ -16,7 +18,6 @@ TIME_OF_DAY = (
     r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?(?:\s?(?P<half>[AaPp])[Mm])?"
 )
 EPOCH = r"\d{10}(?:\.\d+)?|\d{13}"       # seconds, or milliseconds, since 1970
-NO_DATE = datetime(1900, 1, 1)           # the date of a time of day alone, as of strptime
 
 
 def readings_of(texts: pd.Series, time_format: str | None = None, zone: tzinfo | None = None) -> list[pd.Series]:
