@@ -212,6 +212,11 @@ def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[n
     return t, stamps.start
 
 
+def stamps_of(texts: pd.Series, way: str) -> np.ndarray:
+    """Return timestamps of one format, with a date, as datetime64 (n,), NaT where one has another format."""
+    return _column(texts, way, clean(str(texts.iloc[0])), Stamps(DETECT)).view("datetime64[us]")
+
+
 def _column(texts: pd.Series, way: str, first: str, stamps: Stamps) -> np.ndarray:
     """Return timestamps in one format as microseconds (n,), int64, NO_TIME for one in another format.
 
