@@ -276,17 +276,18 @@ def _is_time_unit(cell: str) -> bool:
 def _body_of(lines: list[str], where: str, keys: LayoutKeys, quote: str) -> tuple[int, str]:
     """Return the first line of the table and its delimiter."""
     delimiters = [keys.delimiter] if keys.delimiter else list(DELIMITERS)
-    widths = {d: _widths(lines, d, quote) for d in delimiters}
+    rows = {d: [split(line, d, quote) for line in lines] for d in delimiters}
+    widths = {d: _widths(rows[d]) for d in delimiters}
     usual = {d: Counter(w[len(w) // 2 :]).most_common(1)[0][0] for d, w in widths.items()}
-    headers = {d: header for d in delimiters if (header := _full_header(lines, d, quote)) is not None}
+    headers = {d: header for d in delimiters if (header := _full_header(rows[d])) is not None}
     regular = [d for d in delimiters if d in headers or (usual[d] > 1 and _is_regular(widths[d], usual[d]))]
     if " " in regular and len(regular) > 1:
         regular.remove(" ")
     begins = {d: headers[d] if d in headers else _begin(widths[d], usual[d]) for d in regular}
     is_quoted = lines[0].count(quote) % 2 == 1                       # a header over two lines
     if len(lines) > 2 and regular and min(begins.values()) > 0 and not is_quoted:
-        best = max(regular, key=lambda d: (_share_of_data(lines[begins[d] :], d, quote), usual[d]))
-        if _share_of_data(lines[begins[best] + 1 :], best, quote) > 0.5:
+        best = max(regular, key=lambda d: (_share_of_data(rows[d][begins[d] :]), usual[d]))
+        if _share_of_data(rows[best][begins[best] + 1 :]) > 0.5:
             return begins[best], best
     if not regular and len(lines) > SURE_ROWS and all(is_number(line, None) for line in lines[-SURE_ROWS:]):
         numbers = [number for number, line in enumerate(lines) if not is_number(line, None)]
@@ -295,13 +296,9 @@ def _body_of(lines: list[str], where: str, keys: LayoutKeys, quote: str) -> tupl
     return 0, keys.delimiter or _delimiter_of(lines, where, quote)
 
 
-def _widths(lines: list[str], delimiter: str, quote: str) -> list[int]:
-    """Return the number of cells of each line, without an empty one at its end."""
-    found = []
-    for line in lines:
-        cells = split(line.rstrip("\r\n"), delimiter, quote)
-        found.append(len(cells) - (len(cells) > 1 and not cells[-1].strip()))
-    return found
+def _widths(rows: list[list[str]]) -> list[int]:
+    """Return the number of cells of each row, without an empty one at its end."""
+    return [len(cells) - (len(cells) > 1 and not cells[-1].strip()) for cells in rows]
 
 
 def _is_regular(widths: list[int], usual: int) -> bool:
@@ -315,12 +312,11 @@ def _begin(widths: list[int], usual: int) -> int:
     return max(others, default=-1) + 1
 
 
-def _full_header(lines: list[str], delimiter: str, quote: str) -> int | None:
-    """Return the first line of as many texts, none empty, as all lines after it have cells; None without any.
+def _full_header(rows: list[list[str]]) -> int | None:
+    """Return the first row of as many texts, none empty, as all rows after it have cells; None without any.
 
     Cells of the rows below it may be empty, also the last one.
     """
-    rows = [split(line.rstrip("\r\n"), delimiter, quote) for line in lines]
     width = len(rows[-1])
     after = next((k + 1 for k in range(len(rows) - 1, -1, -1) if len(rows[k]) != width), 0)
     texts = (k for k in range(after, len(rows)) if not any(is_missing(cell) or is_datum(cell) for cell in rows[k]))
@@ -345,8 +341,8 @@ def _behind_facts(lines: list[str], delimiter: str, quote: str) -> int:
     return header if is_sure or TIME_NAME.match(rows[header][0].strip()) else 0
 
 
-def _share_of_data(lines: list[str], delimiter: str, quote: str) -> float:
-    cells = [cell for line in lines for cell in split(line, delimiter, quote) if not is_missing(cell)]
+def _share_of_data(rows: list[list[str]]) -> float:
+    cells = [cell for row in rows for cell in row if not is_missing(cell)]
     return sum(map(is_datum, cells)) / max(len(cells), 1)
 
 
@@ -368,9 +364,7 @@ def _delimiter_of(lines: list[str], where: str, quote: str) -> str:
 
 
 def _split_all(lines: list[str], delimiter: str, quote: str) -> list[list[str]]:
-    if delimiter == " ":
-        return [line.split() for line in lines]
-    return list(csv.reader(lines, delimiter=delimiter, quotechar=quote))
+    return [cells for _, cells, _ in _table_rows(list(enumerate(lines)), delimiter, quote)]
 
 
 def is_time(layout: Layout, index: int) -> bool:

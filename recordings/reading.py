@@ -25,7 +25,7 @@ from recordings.layouts import Layout, LayoutKeys, is_time
 from recordings.number_times import NO_DATE, PADDED, number_seconds, unit_s_in, unit_s_of
 from recordings.signals import Annotation
 from recordings.time_formats import is_compact_date, is_date
-from utils import DataError, counted
+from utils import DataError, counted, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -296,7 +296,8 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
         hint = "a sensor that was not recorded needs an empty column"
         if missing[0] == time:
             hint = "see time_column (--time-column of --score)"
-        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {_listed(layout.names)}; {hint}")
+        found = listed(layout.names, MAX_NAMES)
+        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {found}; {hint}")
     used = _usable_columns(layout, time, notes) if channels is None else channels
     if layout.preamble and layout.first_row > 2:
         notes.append(f"rows 1 to {layout.first_row - 1} are no samples")
@@ -388,11 +389,6 @@ def _is_number_column(layout: Layout, time: str, keys: TimeKeys) -> bool:
     cells = layout.column(layout.index(time))
     compact = bool(cells) and keys.time_unit is None and is_compact_date(cells[0])
     return keys.time_format is None and not compact and _is_numeric(layout, layout.index(time))
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name[:40])[1:-1] for name in names[:MAX_NAMES])
-    return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
 
 
 def _usable_columns(layout: Layout, time: str | None, notes: list[str]) -> list[str]:
