@@ -176,19 +176,24 @@ def fit(experiment: Experiment, fitted: Fitted, run: RunFolder, plots: bool, unt
         draw_training(run, trainer, detector, fitted.validation, dataset.meta.simulated)
 
 
-def start_training(experiment: Experiment, checkpoint: Path, device: str) -> Fitted:
-    """Return an untrained detector and its trainer, restored where there is a checkpoint."""
+def new_training(experiment: Experiment, device: str) -> Fitted:
+    """Return an untrained detector and its trainer."""
     resolved, training = experiment.resolved, experiment.resolved.config.training
-    saved = load_checkpoint(checkpoint) if checkpoint.is_file() else None
     seed_everything(training.seed)
     detector = Detector(build_model(resolved), experiment.dataset.scaler, resolved, device)
     windows, validation = training_data(experiment)
-    trainer = Trainer(detector.model, training, resolved.warm_up, device)
+    return Fitted(detector, Trainer(detector.model, training, resolved.warm_up, device), windows, validation)
+
+
+def start_training(experiment: Experiment, checkpoint: Path, device: str) -> Fitted:
+    """Return an untrained detector and its trainer, restored where there is a checkpoint."""
+    saved = load_checkpoint(checkpoint) if checkpoint.is_file() else None
+    fitted = new_training(experiment, device)
     if saved is not None:
         check_same_data(saved, experiment.dataset)
-        restore_trainer(trainer, saved, windows, checkpoint.name)
-        log.info("resuming after epoch %d", trainer.progress.epoch - 1)
-    return Fitted(detector, trainer, windows, validation)
+        restore_trainer(fitted.trainer, saved, fitted.windows, checkpoint.name)
+        log.info("resuming after epoch %d", fitted.trainer.progress.epoch - 1)
+    return fitted
 
 
 def train_on_other_ranks(experiment: Experiment, checkpoint: Path, device: str) -> None:
