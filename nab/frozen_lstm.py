@@ -26,6 +26,7 @@ RIDGE = 0.01                            # added to the covariance, so that nearl
 AT_ONCE = 512                           # blocks
 MAX_STATES = 5000                       # that a state is compared with: evenly spaced ones, if there are more
 NEIGHBOURS = 10
+LEAST_BLOCKS = FIRST_BLOCK + LEADS + 8  # to learn from: a covariance takes some errors, and these begin late
 
 
 class Learned(NamedTuple):
