@@ -21,6 +21,7 @@ CAUSAL_SPAN = 100                       # rows of a causal mean
 SHIFT_SPAN = 100                        # rows on either side
 MIN_RATIO = 0.1                         # of a causal part to its mean on the rows learned from
 MIN_SPREAD = 0.02                       # of a median absolute deviation, in standard deviations
+MAX_DEVIATION = 1000.0                  # of a channel: one that was constant so far does not hide all others
 Parts = dict[str, np.ndarray]
 
 
@@ -64,7 +65,7 @@ def median_deviation(values: np.ndarray, reference_rows: int) -> np.ndarray:
     reference = values[:reference_rows]
     middle = np.median(reference, axis=0)
     scale = np.maximum(np.median(np.abs(reference - middle), axis=0), MIN_SPREAD * reference.std(axis=0))
-    return (np.abs(values - middle) / np.maximum(scale, 1e-9)).mean(axis=1)
+    return np.minimum(np.abs(values - middle) / np.maximum(scale, 1e-9), MAX_DEVIATION).mean(axis=1)
 
 
 def mean_shift(values: np.ndarray) -> np.ndarray:
