@@ -15,7 +15,7 @@ from nab.blocks import center_and_scale, compressed
 from nab.online_lstm import FIRST_BLOCK, BatchedLSTMs, OnlineOptions, stacked_inputs, window_ends, windows_of
 from nab.tail_scores import errors_by_lead
 
-BLOCKS_LEARNED = 208                    # as many as this, or more of MAX_ROWS
+BLOCKS_LEARNED = 208                    # about as many as this, or more of MAX_ROWS
 MAX_ROWS = 4                            # of a block
 OPTIONS = OnlineOptions(members=3, phases=1, horizon=16, window=64, updates=3)
 RATE = 0.01
@@ -23,7 +23,7 @@ MAX_PLACES = 192                        # where the networks learn, evenly space
 LEADS = 8                               # used for errors; the LSTMs learn to forecast more
 ERROR_FLOOR = 0.1                       # spreads, added before the logarithm
 RIDGE = 0.01                            # added to the covariance, so that nearly constant errors do not dominate
-AT_ONCE = 512                           # blocks
+AT_ONCE = 256                           # blocks
 MAX_STATES = 5000                       # that a state is compared with: evenly spaced ones, if there are more
 NEIGHBOURS = 10
 LEAST_BLOCKS = FIRST_BLOCK + LEADS + 8  # to learn from: a covariance takes some errors, and these begin late
@@ -77,16 +77,17 @@ def untrained(blocks: np.ndarray, seed: int) -> BatchedLSTMs:
 def run(nets: BatchedLSTMs, blocks: np.ndarray) -> Learned:
     """Return the errors' coordinates and the hidden states at each of the blocks (K, C, 2), none for the first 16."""
     count, channels, _ = blocks.shape
-    inputs, values = stacked_inputs([blocks.reshape(count, -1)], OPTIONS)
+    inputs, _ = stacked_inputs([blocks.reshape(count, -1)], OPTIONS)                           # (1, T, 4C)
+    back = np.arange(OPTIONS.window - 1, -1, -1)
     errors = np.full((count, channels, 4), np.nan, np.float32)
     states = np.full((count, OPTIONS.members, OPTIONS.hidden_units), np.nan, np.float32)
     before = np.full((LEADS, LEADS, channels, 2), np.nan, np.float32)
     for first in range(FIRST_BLOCK, count, AT_ONCE):
         steps = np.arange(first, min(first + AT_ONCE, count))
+        windows = inputs[:, OPTIONS.padding + steps[:, None] - back]                           # (1, B, T, 4C)
         with torch.no_grad():
-            windows, _ = windows_of(inputs, values, steps, count - 1, OPTIONS)
-            hidden = nets.states(windows)                                                      # (E, B, D)
-            change = nets.forecast(hidden).mean(0)[:, :LEADS]                             # (B, leads, 2C)
+            hidden = nets.states(windows.repeat_interleave(OPTIONS.members, 0))                # (E, B, D)
+            change = nets.forecast(hidden).mean(0)[:, :LEADS]                                  # (B, leads, 2C)
         forecast = blocks[steps, None] + change.numpy().reshape(-1, LEADS, channels, 2)
         made = np.concatenate([before, forecast])
         around = blocks[first - LEADS : steps[-1] + 1]

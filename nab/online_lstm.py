@@ -214,12 +214,12 @@ def window_ends(now: int, options: OnlineOptions, generator: np.random.Generator
     return np.append(now, old)
 
 
-def windows_of(inputs: Tensor, values: Tensor, window_ends: np.ndarray, now: int,
-             options: OnlineOptions) -> tuple[Tensor, Tensor]:
+def windows_of(inputs: Tensor, values: Tensor, ends: np.ndarray, now: int,
+               options: OnlineOptions) -> tuple[Tensor, Tensor]:
     """Return inputs (A * E, B, T, 2C) and targets (A * E, B, T, H, C) of windows; targets after `now` are NaN."""
     first, phases, members = options.padding, options.phases, options.members
     back = phases * torch.arange(options.window - 1, -1, -1)
-    steps = first + torch.from_numpy(window_ends)[:, None] - back                              # in padded steps
+    steps = first + torch.from_numpy(ends)[:, None] - back                              # in padded steps
     ahead = steps[:, :, None] + phases * (1 + torch.arange(options.horizon))                   # (B, T, H)
     known = (ahead <= now + first) & (steps >= first)[:, :, None]
     change = values[:, ahead] - values[:, steps, None]                                         # (A, B, T, H, C)
