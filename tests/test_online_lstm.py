@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nab.online_lstm import FIRST_BLOCK, BatchedLSTMs, OnlineOptions, _updates_at, window_ends, forecast_online
+from nab.online_lstm import FIRST_BLOCK, BatchedLSTMs, OnlineOptions, _updates_at, forecast_online, window_ends
 
 pytestmark = pytest.mark.slow
 
