@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -79,6 +79,12 @@ def plain_text(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Return `1 row`, `2 rows`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return the first few of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(plain_text(name[:80]) for name in names[:most]) + more
 
 
 class PlainFormatter(logging.Formatter):

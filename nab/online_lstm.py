@@ -74,11 +74,14 @@ class BatchedLSTMs:
         self.first_moment = [torch.zeros_like(weight) for weight in self.weights]
         self.second_moment = [torch.zeros_like(weight) for weight in self.weights]
 
-    def forecast(self, x: Tensor) -> Tensor:
-        """Return the forecast changes (N, B, H, C) after windows x (N, B, T, 2C), for the first N networks."""
-        head, head_bias = self.weights[3][: len(x)], self.weights[4][: len(x)]
-        hidden = self._run(self._gates(x))[:, -1]                                  # (N, B, D)
-        return torch.baddbmm(head_bias, hidden, head).unflatten(2, (-1, self.channels))
+    def states(self, x: Tensor) -> Tensor:
+        """Return the hidden states (N, B, D) after windows x (N, B, T, 2C), of the first N networks."""
+        return self._run(self._gates(x))[:, -1]
+
+    def forecast(self, states: Tensor) -> Tensor:
+        """Return the forecast changes (N, B, H, C) from hidden states (N, B, D) of the first N networks."""
+        head, head_bias = self.weights[3][: len(states)], self.weights[4][: len(states)]
+        return torch.baddbmm(head_bias, states, head).unflatten(2, (-1, self.channels))
 
     def update(self, x: Tensor, target: Tensor, rate: float) -> None:
         """Update the first N networks on windows x (N, B, T, 2C).
@@ -150,7 +153,7 @@ def forecast_online(series: Sequence[np.ndarray], options: OnlineOptions, seed: 
     order = sorted(range(len(series)), key=lambda index: -len(series[index]))      # longest first: active ones in front
     lengths = np.array([len(series[index]) for index in order])
     steps, channels = int(lengths.max()), series[0].shape[1]
-    inputs, values = _inputs([series[index] for index in order], options)
+    inputs, values = stacked_inputs([series[index] for index in order], options)
     nets = BatchedLSTMs(len(order), channels, options, seed)
     generator = np.random.default_rng(seed)
     found = np.full((len(order), steps, options.horizon, channels), np.nan, dtype=np.float32)
@@ -159,8 +162,8 @@ def forecast_online(series: Sequence[np.ndarray], options: OnlineOptions, seed: 
         active = int((lengths > now).sum())
         rate = options.warm_up_rate if now < options.warm_up_blocks * options.phases else options.rate
         for _ in range(_updates_at(now, options)):
-            window_ends = _window_ends(now, options, generator)
-            nets.update(*_windows(inputs[:active], values[:active], window_ends, now, options), rate)
+            ends = window_ends(now, options, generator)
+            nets.update(*windows_of(inputs[:active], values[:active], ends, now, options), rate)
         waiting.append(now)
         if len(waiting) == MAX_WAITING or now + 1 == steps or _updates_at(now + 1, options):
             found[:, waiting] = _forecasts(nets, inputs, values, waiting, lengths, options)
@@ -175,9 +178,9 @@ def _forecasts(nets: BatchedLSTMs, inputs: Tensor, values: Tensor, steps: list[i
                options: OnlineOptions) -> np.ndarray:
     """Return the forecasts (S, K, H, C) made at K steps with the weights as they are; any after a series' end."""
     active = int((lengths > steps[0]).sum())
-    windows, _ = _windows(inputs[:active], values[:active], np.array(steps), steps[-1], options)
+    windows, _ = windows_of(inputs[:active], values[:active], np.array(steps), steps[-1], options)
     with torch.no_grad():
-        change = nets.forecast(windows).unflatten(0, (active, options.members)).mean(1)               # (A, K, H, C)
+        change = nets.forecast(nets.states(windows)).unflatten(0, (active, options.members)).mean(1)  # (A, K, H, C)
     made = np.full((len(inputs), *change.shape[1:]), np.nan, dtype=np.float32)
     made[:active] = values[:active, torch.tensor(steps) + options.padding, None] + change
     return made
@@ -191,7 +194,7 @@ def _updates_at(now: int, options: OnlineOptions) -> int:
     return int(place == turn % options.phases)
 
 
-def _inputs(series: Sequence[np.ndarray], options: OnlineOptions) -> tuple[Tensor, Tensor]:
+def stacked_inputs(series: Sequence[np.ndarray], options: OnlineOptions) -> tuple[Tensor, Tensor]:
     """Return the inputs (S, T, 2C), value and change, and the values (S, T, C), both after one window of padding."""
     first, phases = options.padding, options.phases
     steps = max(map(len, series)) + first + phases * options.horizon
@@ -203,7 +206,7 @@ def _inputs(series: Sequence[np.ndarray], options: OnlineOptions) -> tuple[Tenso
     return torch.cat([values, change], dim=2), values
 
 
-def _window_ends(now: int, options: OnlineOptions, generator: np.random.Generator) -> np.ndarray:
+def window_ends(now: int, options: OnlineOptions, generator: np.random.Generator) -> np.ndarray:
     """Return the last steps (B,) of an update's windows: the newest, a recent one, others from the whole past."""
     half, whole = options.phases * options.window // 2, options.phases * options.window
     old = generator.integers(min(half, now), now + 1, options.windows - 1)
@@ -211,12 +214,12 @@ def _window_ends(now: int, options: OnlineOptions, generator: np.random.Generato
     return np.append(now, old)
 
 
-def _windows(inputs: Tensor, values: Tensor, window_ends: np.ndarray, now: int,
-             options: OnlineOptions) -> tuple[Tensor, Tensor]:
+def windows_of(inputs: Tensor, values: Tensor, ends: np.ndarray, now: int,
+               options: OnlineOptions) -> tuple[Tensor, Tensor]:
     """Return inputs (A * E, B, T, 2C) and targets (A * E, B, T, H, C) of windows; targets after `now` are NaN."""
     first, phases, members = options.padding, options.phases, options.members
     back = phases * torch.arange(options.window - 1, -1, -1)
-    steps = first + torch.from_numpy(window_ends)[:, None] - back                              # in padded steps
+    steps = first + torch.from_numpy(ends)[:, None] - back                              # in padded steps
     ahead = steps[:, :, None] + phases * (1 + torch.arange(options.horizon))                   # (B, T, H)
     known = (ahead <= now + first) & (steps >= first)[:, :, None]
     change = values[:, ahead] - values[:, steps, None]                                         # (A, B, T, H, C)

@@ -3,25 +3,24 @@
     python -m nab.vus --nab-root NAB --out experiments/nab_vus
 
 TSB-AD's files are NAB's without the first row, with a label where both this row and the previous one are in a label
-window. The LSTMs learn in the probationary period only, so that a long anomaly does not become normal. The score of a
-block is the distance of its errors from those of the probationary period. The causal score of a row is the mean over
-the rows up to it, the offline score that over the rows around it.
+window. The LSTMs learn in the probationary period only (`nab.frozen_lstm`); scores are those of `nab.fusion`. A
+baseline's forecasts take the place of the LSTM's, or it is one part of the score alone.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from evaluation.metrics import suggest_buffer, vus
-from nab.benchmark import BASELINES, HORIZON, block_hashes, cached, lstm_forecasts, mean_and_spread, read_benchmark
-from nab.blocks import center_and_scale, compressed, held_to_rows, probation
-from nab.online_lstm import OnlineOptions
+from nab.benchmark import BASELINES, HALVES, mean_and_spread, read_benchmark
+from nab.blocks import probation
+from nab.frozen_lstm import LEADS, Learned, error_coordinates, learn, level_and_spread, rows_of_block, run, untrained
+from nab.fusion import CAUSAL, OFFLINE, Fusion, Parts, causal_score, offline_score, plain_parts, row_distances
+from nab.split_halves import random_halves
 from nab.tail_scores import errors_by_lead
 from recordings.nab_series import NabSeries
 from utils import (
@@ -38,11 +37,6 @@ from utils import (
 
 log = logging.getLogger(__name__)
 
-BLOCKS_IN_PROBATION = 208
-LEADS = 8                               # used for errors; the LSTMs learn to forecast more
-SPAN = 200                              # rows of a mean
-ERROR_FLOOR = 0.1                       # spreads, added before the logarithm
-RIDGE = 0.01                            # added to the covariance, so that nearly constant errors do not dominate
 TSB_AD = (
     "realKnownCause/ec2_request_latency_system_failure.csv", "realTraffic/occupancy_6005.csv",
     "realKnownCause/nyc_taxi.csv", "artificialWithAnomaly/art_load_balancer_spikes.csv",
@@ -52,59 +46,14 @@ TSB_AD = (
     "realKnownCause/cpu_utilization_asg_misconfiguration.csv", "realTweets/Twitter_volume_FB.csv",
     "realTraffic/speed_6005.csv",
 )  # fmt: skip
-
-
-def rows_of_block(series: NabSeries) -> int:
-    """Return the number of rows in a block."""
-    return max(round(probation(series) / BLOCKS_IN_PROBATION), 1)
-
-
-def level_and_spread(series: NabSeries) -> np.ndarray:
-    """Return mean and standard deviation (K, 2) of whole blocks, scaled and compressed as in `nab.blocks`."""
-    rows, probationary = rows_of_block(series), probation(series)
-    count = len(series.value) // rows
-    blocks = series.value[: count * rows].reshape(count, rows)
-    means = blocks.mean(axis=1)
-    center, scale = center_and_scale(means[: probationary // rows], series.value[:probationary])
-    return compressed(np.stack([means - center, blocks.std(axis=1)], axis=1) / scale)
-
-
-def distances(blocks: np.ndarray, forecast: np.ndarray, known: int) -> np.ndarray:
-    """Return the distance of each block's errors from those of the first `known` blocks (K,); 0 without a forecast.
-
-    Compared are the log of the RMS error over the first leads and the mean error, for level and spread.
-
-    Args:
-        blocks: (K, 2).
-        forecast: (K, H, 2).
-    Source: Mahalanobis 1936, "On the generalised distance in statistics"; divided by the root of the dimension.
-    """
-    errors = errors_by_lead(blocks, forecast)[:, :LEADS]                                       # (K, leads, 2)
-    sizes = np.log(np.sqrt(np.square(errors).mean(axis=1)) + ERROR_FLOOR)                      # (K, 2)
-    compared = np.concatenate([sizes, errors.mean(axis=1)], axis=1)                            # (K, 4)
-    reference = compared[:known][np.isfinite(compared[:known]).all(axis=1)]
-    deviation = np.nan_to_num(compared - reference.mean(axis=0))
-    precision = np.linalg.inv(np.cov(reference.T) + RIDGE * np.eye(deviation.shape[1]))
-    squared = np.einsum("ti,ij,tj->t", deviation, precision, deviation) / deviation.shape[1]
-    return np.sqrt(squared)
-
-
-def causal(scores: np.ndarray) -> np.ndarray:
-    """Return the mean (n,) of each score and the previous ones."""
-    return pd.Series(scores).rolling(SPAN, min_periods=1).mean().to_numpy()
-
-
-def offline(scores: np.ndarray) -> np.ndarray:
-    """Return the mean (n,) of the scores around each row, including later ones."""
-    return pd.Series(scores).rolling(SPAN, center=True, min_periods=1).mean().to_numpy()
-
-
-MEANS = {"causal": causal, "offline": offline}
-
-
-def distance_to_median(series: NabSeries) -> np.ndarray:
-    """Return |x - median of the probationary period| (n,), the amplitude baseline."""
-    return np.abs(series.value - np.median(series.value[: probation(series)]))
+FUSIONS = {                             # to choose from, the one that is used first
+    "causal": (CAUSAL, Fusion(errors=1), Fusion(errors=1, states=1), Fusion(errors=1, states=1, deviation=1)),
+    "offline": (OFFLINE, Fusion(errors=1), Fusion(errors=1, shift=1), Fusion(errors=2, shift=1),
+                Fusion(errors=1, states=1, shift=1), Fusion(errors=1, deviation=1, shift=1)),
+}  # fmt: skip
+PARTS_ALONE = {"states alone": Fusion(states=1), "deviation alone": Fusion(deviation=1), "shift alone": Fusion(shift=1)}
+SeriesParts = dict[str, Parts]
+Found = dict[str, dict[Fusion, list[float]]]           # kind -> fusion -> VUS-PR of each series
 
 
 def vus_pr(series: NabSeries, scores: np.ndarray) -> float:
@@ -113,72 +62,130 @@ def vus_pr(series: NabSeries, scores: np.ndarray) -> float:
     return vus(labels, scores[1:], suggest_buffer(series.value[1:]))[1]
 
 
+def score_of(parts: SeriesParts, kind: str, fusion: Fusion, learned_rows: int) -> np.ndarray:
+    """Return the score (n,) of a kind, "causal" or "offline"."""
+    return causal_score(parts[kind], fusion, learned_rows) if kind == "causal" else offline_score(parts[kind], fusion)
+
+
+def parts_of(series: NabSeries, outputs: Learned) -> SeriesParts:
+    """Return all parts of the scores of a series."""
+    learned_rows = probation(series)
+    plain = plain_parts(series.values, learned_rows)
+    distances = row_distances(outputs, learned_rows, len(series.values))
+    return {kind: distances[kind] | plain[kind] for kind in FUSIONS}
+
+
+def lstm_outputs(blocks: np.ndarray, known: int, seed: int, updated: bool = True) -> Learned:
+    """Return what the networks, or those that never learned, make of blocks (K, C, 2), the first `known` of them."""
+    return run(learn(blocks[:known], seed) if updated else untrained(blocks, seed), blocks)
+
+
+def baseline_outputs(blocks: np.ndarray, name: str) -> Learned:
+    """Return the errors' coordinates of one of BASELINES, which has no states."""
+    forecasts = BASELINES[name](blocks.reshape(len(blocks), -1), LEADS).reshape(len(blocks), LEADS, *blocks.shape[1:])
+    errors = error_coordinates(errors_by_lead(blocks, forecasts))
+    return Learned(errors, np.full((len(blocks), 1, 1), np.nan))
+
+
+def detectors(seeds: int) -> Iterator[tuple[str, Callable[[np.ndarray, int], Learned]]]:
+    """Yield the name of each detector and what makes its outputs from blocks and the number of those known."""
+    for name in BASELINES:
+        yield name, lambda blocks, known, name=name: baseline_outputs(blocks, name)
+    for row, updated in (("untrained LSTM", False), ("LSTM", True)):
+        for seed in range(seeds):
+            yield row, lambda blocks, known, seed=seed, on=updated: lstm_outputs(blocks, known, seed, on)
+
+
+def grade(benchmark: Mapping[str, NabSeries], make: Callable[[np.ndarray, int], Learned]) -> Found:
+    """Return the VUS-PR of each series with each of FUSIONS, and of parts alone."""
+    found: Found = {kind: {} for kind in FUSIONS}
+    for series in benchmark.values():
+        learned_rows = probation(series)
+        blocks = level_and_spread(series.values, learned_rows)
+        parts = parts_of(series, make(blocks, learned_rows // rows_of_block(learned_rows)))
+        for kind, fusions in FUSIONS.items():
+            for fusion in dict.fromkeys((*fusions, *PARTS_ALONE.values())):
+                scores = score_of(parts, kind, fusion, learned_rows)
+                found[kind].setdefault(fusion, []).append(vus_pr(series, scores))
+    return found
+
+
+def chosen_elsewhere(found: Mapping[Fusion, Sequence[float]], kind: str) -> float:
+    """Return the mean VUS-PR with the fusion chosen on half of the series and graded on the other; 20 random halves."""
+    of_fusion = np.array([found[fusion] for fusion in FUSIONS[kind]])                                  # (F, S)
+    halves = random_halves(list(TSB_AD), HALVES)
+    sides = np.concatenate([halves, ~halves])
+    return float(np.mean([of_fusion[of_fusion[:, on].mean(axis=1).argmax(), ~on].mean() for on in sides]))
+
+
 def run_vus(nab_root: Path, out: Path, seeds: int) -> str:
-    """Write forecasts and results to `out`; return the tables."""
+    """Write results to `out`; return the tables."""
     every = read_benchmark(nab_root)
     missing = [name for name in TSB_AD if name not in every]
     if missing:
         raise DataError(f"{nab_root}: no windows for {missing[0]}; expected the 14 series of TSB-AD")
     benchmark = {name: every[name] for name in TSB_AD}
-    blocks = {name: level_and_spread(series) for name, series in benchmark.items()}
-    distance = {name: distance_to_median(series) for name, series in benchmark.items()}
-    found: dict[str, list[dict[str, list[float]]]] = {"distance to the median": [_vus_by_mean(benchmark, distance)]}
-    for name in BASELINES:
-        forecasts = {key: BASELINES[name](values, HORIZON) for key, values in blocks.items()}
-        distance = row_distances(benchmark, blocks, forecasts)
-        found[name] = [_vus_by_mean(benchmark, distance)]
+    results: dict[str, list[Found]] = {}
     with only_run_here(out):
-        for seed in range(seeds):
-            distance = row_distances(benchmark, blocks, frozen_forecasts(out, blocks, seed))
-            found.setdefault("LSTM", []).append(_vus_by_mean(benchmark, distance))
-            means = [f"{kind} {np.mean(values):.3f}" for kind, values in found["LSTM"][-1].items()]
-            log.info("seed %d: VUS-PR %s", seed, ", ".join(means))
-        write_json(out / "results.json", {"series": TSB_AD, "vus_pr": found, "versions": versions()})
-        tables = vus_tables(found)
+        for name, make in detectors(seeds):
+            results.setdefault(name, []).append(grade(benchmark, make))
+            latest = results[name][-1]
+            means = (f"{kind} {np.mean(latest[kind][fusions[0]]):.3f}" for kind, fusions in FUSIONS.items())
+            log.info("%s: VUS-PR %s", name, ", ".join(means))
+            write_json(out / "results.json", _as_json(results))
+        tables = vus_tables(results, random_vus(benchmark, seeds))
         write_text(out / "tables.md", tables)
     return tables
 
 
-def _vus_by_mean(benchmark: Mapping[str, NabSeries], scores: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-    """Return the VUS-PR of each series for each of MEANS of its scores."""
-    return {
-        kind: [vus_pr(series, mean(scores[name])) for name, series in benchmark.items()]
-        for kind, mean in MEANS.items()
-    }
+def random_vus(benchmark: Mapping[str, NabSeries], seeds: int) -> list[float]:
+    """Return the mean VUS-PR of random scores, one a seed."""
+    return [np.mean([vus_pr(series, np.random.default_rng(seed).random(len(series.values)))
+                     for series in benchmark.values()]) for seed in range(seeds)]  # fmt: skip
 
 
-def frozen_forecasts(out: Path, blocks: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Return the forecasts (K, H, 2) of LSTMs that learned in the probationary period only."""
-    options = OnlineOptions(
-        members=3, phases=1, horizon=16, window=64, warm_up_blocks=BLOCKS_IN_PROBATION, updates=3, update_every=0
-    )
-    made_from = {"seed": seed, "options": asdict(options), "blocks": block_hashes(blocks)}
-    path = out / "forecasts" / f"frozen_lstm_seed{seed}.npz"
-    return cached(path, made_from, lambda: lstm_forecasts(blocks, seed, options))
+def _as_json(results: Mapping[str, Sequence[Found]]) -> dict:
+    vus_of = {name: [{kind: [{"weights": fusion._asdict(), "vus_pr": values} for fusion, values in of.items()]
+                      for kind, of in found.items()} for found in seeds]
+              for name, seeds in results.items()}  # fmt: skip
+    return {"series": TSB_AD, "vus_pr": vus_of, "versions": versions()}
 
 
-def row_distances(benchmark: Mapping[str, NabSeries], blocks: Mapping[str, np.ndarray],
-                  forecasts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return at each row (n,) the distance of its newest block."""
-    found = {}
-    for name, series in benchmark.items():
-        rows = rows_of_block(series)
-        of_blocks = distances(blocks[name], forecasts[name], probation(series) // rows)
-        found[name] = held_to_rows(of_blocks, rows * np.arange(1, len(of_blocks) + 1) - 1, len(series.value))
-    return found
-
-
-def vus_tables(found: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> str:
-    """Return two Markdown tables: the mean of each detector with the spread of its seeds, and the LSTM's series."""
-    lines = ["| score | " + " | ".join(MEANS) + " |", "|---" * (len(MEANS) + 1) + "|"]
-    for name, seeds in found.items():
-        cells = [mean_and_spread([np.mean(values[kind]) for values in seeds], 3) for kind in MEANS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| series, LSTM | " + " | ".join(MEANS) + " |", "|---" * (len(MEANS) + 1) + "|"]
+def vus_tables(results: Mapping[str, Sequence[Found]], by_chance: Sequence[float]) -> str:
+    """Return Markdown tables, means with the spread of the seeds: detectors, parts alone, the LSTM's series."""
+    whiches = ("errors alone", "fused", "fusion chosen elsewhere")
+    lines = _head("forecasts", [f"{kind}, {which}" for kind in FUSIONS for which in whiches])
+    for name, seeds in results.items():
+        cells = []
+        for kind, (used, *_) in FUSIONS.items():
+            cells += [_mean_cell(seeds, kind, Fusion(errors=1)), _mean_cell(seeds, kind, used)]
+            cells += [mean_and_spread([chosen_elsewhere(found[kind], kind) for found in seeds], 3)]
+        lines.append(_row(name, cells))
+    lines += ["", *_head("without forecasts", FUSIONS)]
+    for name, fusion in PARTS_ALONE.items():
+        absent = ("shift alone", "causal")
+        cells = ["" if (name, kind) == absent else _mean_cell(results["LSTM"], kind, fusion) for kind in FUSIONS]
+        lines.append(_row(name, cells))
+    lines.append(_row("random scores", 2 * [mean_and_spread(by_chance, 3)]))
+    lines += ["", *_head("series, LSTM", FUSIONS)]
     for k, name in enumerate(TSB_AD):
-        cells = [f"{np.mean([values[kind][k] for values in found['LSTM']]):.3f}" for kind in MEANS]
-        lines.append(f"| {name.removesuffix('.csv')} | " + " | ".join(cells) + " |")
+        used = {kind: np.mean([found[kind][fusions[0]][k] for found in results["LSTM"]])
+                for kind, fusions in FUSIONS.items()}  # fmt: skip
+        lines.append(_row(name.removesuffix(".csv"), [f"{mean:.3f}" for mean in used.values()]))
     return "\n".join(lines) + "\n"
+
+
+def _mean_cell(seeds: Sequence[Found], kind: str, fusion: Fusion) -> str:
+    return mean_and_spread([np.mean(found[kind][fusion]) for found in seeds], 3)
+
+
+def _head(first: str, columns: Iterable[str]) -> list[str]:
+    columns = [first, *columns]
+    return ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+
+
+def _row(first: str, cells: Iterable[str]) -> str:
+    return "| " + " | ".join([first, *cells]) + " |"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nab.online_lstm import FIRST_BLOCK, BatchedLSTMs, OnlineOptions, _updates_at, _window_ends, forecast_online
+from nab.online_lstm import FIRST_BLOCK, BatchedLSTMs, OnlineOptions, _updates_at, forecast_online, window_ends
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +115,7 @@ def test_later_values_change_no_earlier_forecast(cut):
 
 def test_an_update_mixes_the_newest_window_a_recent_one_and_old_ones():
     generator = np.random.default_rng(0)
-    ends = np.array([_window_ends(500, SMALL, generator) for _ in range(300)])
+    ends = np.array([window_ends(500, SMALL, generator) for _ in range(300)])
     assert (ends[:, 0] == 500).all()
     assert ends[:, 1].min() == 500 - SMALL.window + 1 and ends[:, 1].max() == 500
     assert ends[:, 2].min() < 50 and ends[:, 2].max() <= 500 and 200 < ends[:, 2].mean() < 300

@@ -886,6 +886,14 @@ FAULTS = [
         ("an output folder that is a file", put("out", "mine"), "out"),
     ),
     *of(
+        "nab.tsbad", "nab.tsbad --data nab --out out",
+        ("no such folder", remove("nab"), "nab"),
+        ("a folder without TSB-AD's", nothing, "TSB-AD-U"),
+        ("--seed -1", "--seed=-1", "--seed"),
+        ("--jobs 0", "--jobs 0", "--jobs"),
+        ("no --data's value", "--data", "--data"),
+    ),
+    *of(
         "nab.vus", "nab.vus --nab-root nab --out out --seeds 1",
         ("no such folder", remove("nab"), "nab"),
         ("a series alone", nothing, "14 series"),
