@@ -47,10 +47,9 @@ def build_parser() -> ArgumentParser:
 def describe_entry(files: Sequence[Path], target: Path, name: str) -> None:
     """Write a dataset's entry, print it, and log the command that uses it."""
     from recordings.dataset_entry import write_entry
-    from recordings.finding import recordings_in
+    from recordings.finding import expanded
 
-    found = [file for path in files for file in (recordings_in(path) if path.is_dir() else [path])]
-    entry = write_entry(found, target, name)
+    entry = write_entry([file for path in files for file in expanded(path)], target, name)
     print(json.dumps({name: entry}, indent=2, ensure_ascii=False))
     config = "" if target.resolve() == DATASET_CONFIG else f"--dataset-config {shlex.quote(str(target))} "
     log.info("written to %s; check what is guessed, then: %s", target,

@@ -69,7 +69,7 @@ from reports.run_folder import (
     write_history,
     write_run,
 )
-from trainers import Batches, Trainer, naive_losses
+from trainers import Batches, Trainer, naive_losses, tensorboard
 from utils import DataError, log_to_file, only_run_here, seed_everything, write_json
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,9 @@ class Fitted:
         write_tensors(path, state_of(self.detector) | {"training": training} | about)
 
 
-def fit(experiment: Experiment, fitted: Fitted, run: RunFolder, plots: bool, until: int | None) -> None:
+def fit(
+    experiment: Experiment, fitted: Fitted, run: RunFolder, plots: bool, until: int | None, in_tensorboard: bool = False
+) -> None:
     """Train to the early stop, or `until` an epoch; write checkpoint and history after each."""
     detector, trainer, dataset = fitted.detector, fitted.trainer, experiment.dataset
     plot_every = experiment.config.training.plot_every
@@ -166,29 +168,36 @@ def fit(experiment: Experiment, fitted: Fitted, run: RunFolder, plots: bool, unt
     def on_epoch(trainer: Trainer) -> None:
         fitted.save(run.checkpoint, experiment)
         write_history(run, trainer.progress.history)
+        show(trainer.progress.history[-1])
         if plots and plot_every and trainer.progress.epoch % plot_every == 0:
             draw_training(run, trainer, detector, fitted.validation, dataset.meta.simulated)
 
-    progress = trainer.fit(fitted.windows, fitted.validation, on_epoch, until)
+    with tensorboard(run.tensorboard if in_tensorboard else None, trainer.progress.epoch) as show:
+        progress = trainer.fit(fitted.windows, fitted.validation, on_epoch, until)
     write_history(run, progress.history)
     log.info("best epoch %d of %d, validation loss %.4f", progress.best_epoch, progress.epoch, progress.best_loss)
     if plots:
         draw_training(run, trainer, detector, fitted.validation, dataset.meta.simulated)
 
 
-def start_training(experiment: Experiment, checkpoint: Path, device: str) -> Fitted:
-    """Return an untrained detector and its trainer, restored where there is a checkpoint."""
+def new_training(experiment: Experiment, device: str) -> Fitted:
+    """Return an untrained detector and its trainer."""
     resolved, training = experiment.resolved, experiment.resolved.config.training
-    saved = load_checkpoint(checkpoint) if checkpoint.is_file() else None
     seed_everything(training.seed)
     detector = Detector(build_model(resolved), experiment.dataset.scaler, resolved, device)
     windows, validation = training_data(experiment)
-    trainer = Trainer(detector.model, training, resolved.warm_up, device)
+    return Fitted(detector, Trainer(detector.model, training, resolved.warm_up, device), windows, validation)
+
+
+def start_training(experiment: Experiment, checkpoint: Path, device: str) -> Fitted:
+    """Return an untrained detector and its trainer, restored where there is a checkpoint."""
+    saved = load_checkpoint(checkpoint) if checkpoint.is_file() else None
+    fitted = new_training(experiment, device)
     if saved is not None:
         check_same_data(saved, experiment.dataset)
-        restore_trainer(trainer, saved, windows, checkpoint.name)
-        log.info("resuming after epoch %d", trainer.progress.epoch - 1)
-    return Fitted(detector, trainer, windows, validation)
+        restore_trainer(fitted.trainer, saved, fitted.windows, checkpoint.name)
+        log.info("resuming after epoch %d", fitted.trainer.progress.epoch - 1)
+    return fitted
 
 
 def train_on_other_ranks(experiment: Experiment, checkpoint: Path, device: str) -> None:
@@ -348,12 +357,14 @@ def forecast_losses(fitted: Fitted) -> ForecastLosses:
 
 
 def run_experiment(
-    experiment: Experiment, run: RunFolder, device: str, plots: bool = True, until: int | None = None
-) -> RunMetrics | None:
+    experiment: Experiment, run: RunFolder, device: str, plots: bool = True, until: int | None = None,
+    in_tensorboard: bool = False,
+) -> RunMetrics | None:  # fmt: skip
     """Train or resume, calibrate, score the test split, write the run folder.
 
     Args:
         until: pause when so many epochs are done; called again, the run resumes.
+        in_tensorboard: write the history for TensorBoard, too.
     Returns: what `metrics.json` holds; None if training paused before its end.
     """
     clock = [time.perf_counter()]
@@ -362,7 +373,7 @@ def run_experiment(
         log.info("%s on %s: %s", dataset.meta.dataset, device, ", ".join(dataset.channels))
         fitted = start_training(experiment, run.checkpoint, device)
         start_folder(run, experiment.config)
-        fit(experiment, fitted, run, plots, until)
+        fit(experiment, fitted, run, plots, until, in_tensorboard)
         if not fitted.trainer.progress.finished:
             return None
         clock.append(time.perf_counter())
@@ -427,8 +438,9 @@ def load_all(runs: dict[str, ExperimentConfig], datasets: Path) -> dict[str, Exp
 
 
 def run_all(
-    config: ExperimentConfig, seeds: int, root: Path, datasets: Path, device: str, new: bool = True, rank: int = 0
-) -> str:
+    config: ExperimentConfig, seeds: int, root: Path, datasets: Path, device: str, new: bool = True, rank: int = 0,
+    in_tensorboard: bool = False,
+) -> str:  # fmt: skip
     """Run or resume every run of a config one after the other; return the results table.
 
     All their datasets are read and checked before a folder is made.
@@ -452,7 +464,7 @@ def run_all(
         write_json(root / "config.json", config.model_dump())    # last: with it the folder can be resumed
         results: dict[str, list[RunMetrics]] = {}
         for folder, experiment in experiments.items():
-            found = run_experiment(experiment, RunFolder(root / folder), device)
+            found = run_experiment(experiment, RunFolder(root / folder), device, in_tensorboard=in_tensorboard)
             results.setdefault(experiment.config.dataset.name, []).append(found)
         table = summarize(root if several else None, results)
         if several:
@@ -482,8 +494,9 @@ def summarize(parent: Path | None, results: dict[str, list[RunMetrics]]) -> str:
 
 
 def resume(
-    root: Path, overrides: Sequence[str], datasets: Path, device: str, rank: int = 0, out: Path | None = None
-) -> str:
+    root: Path, overrides: Sequence[str], datasets: Path, device: str, rank: int = 0, out: Path | None = None,
+    in_tensorboard: bool = False,
+) -> str:  # fmt: skip
     """Resume a run, or all the runs of a folder; return the results table.
 
     Args:
@@ -492,7 +505,7 @@ def resume(
     config, seeds = resumed_config(root, overrides, in_place=out is None), seeds_of(root)
     if out is not None and not rank:
         copy_models(root, out, planned_runs(config, seeds))
-    return run_all(config, seeds, out or root, datasets, device, new=False, rank=rank)
+    return run_all(config, seeds, out or root, datasets, device, new=False, rank=rank, in_tensorboard=in_tensorboard)
 
 
 def seeds_of(root: Path) -> int:

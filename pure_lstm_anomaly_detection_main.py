@@ -13,6 +13,7 @@ is a dataset too: one model for each of its series.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from utils import (
     ROOT,
     ArgumentParser,
     DataError,
+    add_file_names,
     keep_freed_memory,
     process_group,
     resolve_device,
@@ -53,6 +55,7 @@ def build_parser() -> ArgumentParser:
         "--resume", type=Path, metavar="DIR",
         help="resume a run, or a folder of seeds; with --set and --out: score it otherwise, in a copy",
     )  # fmt: skip
+    parser.add_argument("--tensorboard", action="store_true", help="write losses for TensorBoard, too")
     parser.add_argument("--dry-run", action="store_true", help="the whole path in seconds; nothing is kept")
     parser.add_argument("--checkpoint", type=Path, metavar="F", help="a trained model, with --score")
     parser.add_argument(
@@ -64,13 +67,7 @@ def build_parser() -> ArgumentParser:
         help="with --score: each recording by itself, N at once (0: one a core); the same --out again resumes",
     )  # fmt: skip
     parser.add_argument("--scheduler", metavar="ADDRESS", help="the same on a running Dask scheduler, tcp://HOST:PORT")
-    parser.add_argument(
-        "--channel", action="append", default=[], metavar="NAME=COLUMN[:UNIT]",
-        help="with --score: what the files call a channel of the model, and its unit where they do not say",
-    )  # fmt: skip
-    parser.add_argument("--time-column", metavar="NAME", help="with --score: the time column of the files")
-    parser.add_argument("--time-format", metavar="F", help="with --score: format of their timestamps, for strptime")
-    parser.add_argument("--time-zone", metavar="ZONE", help="with --score: zone of their clock, where it changes")
+    add_file_names(parser, "a file", "with --score: ")
     parser.add_argument(
         "--map-label", action="append", default=[], metavar="LABEL=KIND", help="with --score: the kind of a label"
     )
@@ -97,6 +94,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError("--jobs and --scheduler go with --score")
     if args.jobs is not None and (args.jobs < 0 or args.scheduler):
         raise DataError(f"--jobs {args.jobs}: expected 0 or more, and no --scheduler, which has its own workers")
+    if args.tensorboard and (args.score or args.dry_run):
+        raise DataError("--tensorboard shows a training; leave --score and --dry-run out")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise DataError("--tensorboard needs a package; pip install tensorboard")
     if args.export and args.dry_run:
         raise DataError("--export: a dry run keeps nothing to export")
     if args.score and (args.dry_run or args.seeds > 1 or args.set):
@@ -113,8 +114,7 @@ def score(args: argparse.Namespace, device: str) -> str:
     from reports.scoring import NotAllScored, score_files, scored_answer
 
     root = args.out or default_root(OUT, "scored")
-    times = {name: getattr(args, name) for name in ("time_column", "time_format", "time_zone")}
-    names = FileNames.parsed(args.channel, args.map_label, **times)
+    names = FileNames.parsed(args)
     by_itself = args.jobs is not None or args.scheduler
     try:
         if by_itself:
@@ -173,7 +173,7 @@ def command(args: argparse.Namespace) -> str:
     with process_group(device) as rank:
         if args.resume:
             root = args.out or args.resume
-            table = resume(args.resume, args.set, args.datasets, device, rank, args.out)
+            table = resume(args.resume, args.set, args.datasets, device, rank, args.out, args.tensorboard)
         else:
             overrides = [*args.set, *([f"dataset.name={args.dataset}"] if args.dataset else [])]
             config = load_experiment(args.config, [*overrides, *(QUICK if args.dry_run else ())])
@@ -181,7 +181,8 @@ def command(args: argparse.Namespace) -> str:
                 try_all(config, args.seeds, args.datasets, device, rank)
                 return "" if rank else "dry run: the whole path works"
             root = args.out or default_root(OUT, config.dataset.name)
-            table = run_all(config, args.seeds, root, args.datasets, device, rank=rank)
+            in_tensorboard = args.tensorboard and not rank
+            table = run_all(config, args.seeds, root, args.datasets, device, rank=rank, in_tensorboard=in_tensorboard)
         return "" if rank else answer_of(args, root, f"{table}\n\n{root}")
 
 

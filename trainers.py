@@ -6,8 +6,9 @@ import contextlib
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -129,6 +130,24 @@ def enough_memory(batch_size: int) -> Iterator[None]:
         hint = f"--set training.batch_size={batch_size // 2}" if batch_size > 1 else "fewer model.hidden_units"
         message = f"training.batch_size {batch_size} does not fit into the memory of the GPU; try {hint}"
         raise DataError(message) from None
+
+
+@contextlib.contextmanager
+def tensorboard(folder: Path | None, epoch: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Give what shows rows of the history in TensorBoard, from an epoch on; without a folder, nothing is shown."""
+    if folder is None:
+        yield lambda row: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder), purge_step=epoch) as writer:
+
+        def show(row: Mapping[str, float]) -> None:
+            for name in ("train_loss", "val_loss", "learning_rate"):
+                writer.add_scalar(name, row[name], int(row["epoch"]))
+            writer.flush()
+
+        yield show
 
 
 class Trainer:

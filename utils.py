@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -57,6 +57,17 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; {self.prog} --help lists the arguments\n")
 
 
+def add_file_names(parser: argparse.ArgumentParser, files: str, when: str = "") -> None:
+    """Declare the options that say what files, or an input, call otherwise than a model."""
+    parser.add_argument(
+        "--channel", action="append", default=[], metavar="NAME=COLUMN[:UNIT]",
+        help=f"{when}what {files} calls a channel of the model, and its unit where it does not say",
+    )  # fmt: skip
+    parser.add_argument("--time-column", metavar="NAME", help=f"{when}the time column of {files}")
+    parser.add_argument("--time-format", metavar="F", help=f"{when}format of its timestamps, for strptime")
+    parser.add_argument("--time-zone", metavar="ZONE", help=f"{when}zone of its clock, where it changes")
+
+
 def plain_text(text: str) -> str:
     """Return text with what a terminal would act upon, or cannot show, as `\\x1b`; line ends and tabs stay.
 
@@ -68,6 +79,12 @@ def plain_text(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Return `1 row`, `2 rows`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return the first few of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(plain_text(name[:80]) for name in names[:most]) + more
 
 
 class PlainFormatter(logging.Formatter):

@@ -123,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="workers (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)     # also where a shell started this in the background
     return run_cli(lambda: print(measure(args.nights, args.jobs, args.out)) or 0)
 
 

@@ -105,6 +105,10 @@ class JointDistance:
         self.means = np.asarray(calibration["means"], float)
         self.covariance = np.asarray(calibration["covariance"], float)
         self._inverse = functools.lru_cache(MAX_PATTERNS)(self._invert)
+        self._calibration = calibration
+
+    def __reduce__(self) -> tuple[type[JointDistance], tuple[Mapping]]:
+        return type(self), (self._calibration,)              # a cache cannot be pickled
 
     def distance(self, z: np.ndarray) -> np.ndarray:
         """Return the cube root of the squared Mahalanobis distance per comparison present (T,), of z (T, C, F)."""

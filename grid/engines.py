@@ -57,6 +57,7 @@ DASK_SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,        # and a paused worker would wait for ever
     "distributed.worker.preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],   # ours ends them
+    "distributed.worker.profile.enabled": False,     # samples of an hour's stacks: hundreds of MB
     "distributed.comm.retry.count": 3,
 }
 INSTALL = "pip install -r requirements-grid.txt"

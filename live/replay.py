@@ -98,7 +98,8 @@ def _undone_rounding(values: np.ndarray, resolution: float) -> np.ndarray:
 
 def _clock_of(recording: Recording, data: DatasetConfig | None) -> Callable[[float], str] | None:
     """Return what turns seconds into the recording's timestamps; None if it has none, or counts from another origin."""
-    from recordings.clocks import DAY_S, is_dated
+    from recordings.number_times import DAY_S
+    from recordings.time_formats import is_dated
     from recordings.wall_clock import has_date
 
     start, time_format = recording.start, data and data.time_format

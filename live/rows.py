@@ -17,8 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from recordings.cells import DecimalSigns, is_missing, is_number, without_thousands
-from recordings.clocks import HOUR_S, timestamp_of, unit_s_in
+from recordings.cells import DecimalSigns, is_missing, is_number, plain_number
 from recordings.layouts import (
     COMMENTS,
     DELIMITERS,
@@ -32,10 +31,12 @@ from recordings.layouts import (
     layout_of_lines,
     split,
 )
+from recordings.number_times import HOUR_S, unit_s_in
 from recordings.reading import DETECT, Dialect, time_column_of
 from recordings.row_times import Row, RowTimes
 from recordings.stateful import checked_like
 from recordings.tables import HEAD_LINES
+from recordings.time_formats import timestamp_of
 from recordings.units import factor_between, is_unspecified
 from utils import DataError, plain_text
 
@@ -380,7 +381,7 @@ class Rows:
     def _number(self, text: str) -> float | None:
         """Return a cell as a number; None if it is none, or is a word for a missing one."""
         decimal = self.decimal or "."
-        text = without_thousands(text.strip(), decimal, self.dialect.decimal is not None)
+        text = plain_number(text, decimal, self.dialect.decimal is not None)
         if is_number(text, decimal):
             return float(text.replace(",", "."))
         return math.inf * (-1) ** text.strip().startswith("-") if text.strip().lower().lstrip("+-") == "inf" else None
@@ -395,12 +396,12 @@ class Rows:
         """Return a time in s as a timestamp, or a time of day; "" where the input has seconds."""
         if self.series:
             return self.written
-        return self.times.stamps.at(t) if self.times.kind == "stamps" else ""
+        return self.times.at(t)
 
     @property
     def has_local_clock(self) -> bool:
         """Whether the times are those of a clock that may be changed to summer time and back."""
-        return self.times.kind == "stamps" and self.times.stamps.is_local
+        return self.times.is_local
 
     # ---- state --------------------------------------------------------------------------
 

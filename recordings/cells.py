@@ -11,6 +11,9 @@ NUMBER = re.compile(r"\s*[+-]?(\d*)([.,]?)(\d*)([eE][+-]?\d+)?\s*")
 THOUSANDS = {
     sign: re.compile(rf"[+-]?[1-9]\d{{0,2}}(\{other}\d{{3}})+(\{sign}\d*)?") for sign, other in ((",", "."), (".", ","))
 }
+# 1'234.5 or 1 234,5: certain, as none of these is a decimal sign
+GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(['\u2019 \u00a0\u202f]\d{3})+([.,]\d*)?")
+GROUP_MARKS = str.maketrans("", "", "'\u2019 \u00a0\u202f")
 # in lower case; the empty cell is one of them
 MISSING = frozenset(
     {"", "-", "--", "---", "?", "*", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none", "nil"}
@@ -28,11 +31,18 @@ def is_missing(text: str, more: Iterable[str] = ()) -> bool:
     return text.strip().lower() in MISSING or text.strip() in more
 
 
-def without_thousands(text: str, decimal: str, is_declared: bool) -> str:
-    """Return a number without its thousands separators; another text as it is.
+def without_marks(text: str) -> str:
+    """Return a number with a plain minus and without blanks or apostrophes between thousands."""
+    text = text.strip().replace("\u2212", "-")
+    return text.translate(GROUP_MARKS) if GROUPED.fullmatch(text) else text
 
-    Beside a decimal sign, as in 1,076.00, they are certain; without one, only if the sign is declared.
+
+def plain_number(text: str, decimal: str, is_declared: bool) -> str:
+    """Return a number with a plain minus and without its thousands separators; another text as it is.
+
+    Commas and points beside a decimal sign, as in 1,076.00, are certain; without one, only if the sign is declared.
     """
+    text = without_marks(text)
     if not (is_declared or decimal in text) or not THOUSANDS[decimal].fullmatch(text):
         return text
     return text.replace("." if decimal == "," else ",", "")
@@ -40,7 +50,7 @@ def without_thousands(text: str, decimal: str, is_declared: bool) -> str:
 
 def has_thousands(text: str) -> bool:
     """Return whether a text looks like a number with thousands separators of any kind."""
-    return bool(re.fullmatch(r"[+-]?[1-9]\d{0,2}([.,' \u00a0\u202f]\d{3})+([.,]\d*)?", text.strip()))
+    return bool(re.fullmatch(r"[+-]?[1-9]\d{0,2}([.,]\d{3})+([.,]\d*)?", text.strip()))
 
 
 @dataclass
@@ -53,7 +63,7 @@ class DecimalSigns:
     def take(self, cells: Iterable[str]) -> None:
         """Look at further cells."""
         for cell in cells:
-            found = NUMBER.fullmatch(cell)
+            found = NUMBER.fullmatch(without_marks(cell))
             if found and found[2] and (found[1] or found[3]):
                 self.seen[found[2]] = cell.strip()
                 if len(found[3]) != 3 or len(found[1]) > 3 or found[1].startswith("0") or not found[1]:

@@ -1,6 +1,6 @@
-"""Times of rows to seconds: numbers in any unit, timestamps in any usual format, one by one or a whole column.
+"""Timestamps to seconds, one by one or a whole column, and the rules for rows whose clock is too coarse or is set.
 
-Numbers keep their origin, which may be a clock's (1970 for Unix time); timestamps count from the first one.
+Seconds count from the first timestamp.
 """
 
 from __future__ import annotations
@@ -12,37 +12,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recordings.number_times import DAY_S, HOUR_S, UNIX, continue_after
+from recordings.time_formats import (
+    ELAPSED,
+    ISO,
+    bare,
+    check_format,
+    clean,
+    datetime_of,
+    formats_of,
+    is_dated,
+    period_of,
+    variants_of,
+)
 from utils import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DAY_S, HOUR_S = 86400.0, 3600.0
-UNIX, EXCEL = datetime(1970, 1, 1, tzinfo=UTC), datetime(1899, 12, 30)         # the clock at 0
-UNITS_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": HOUR_S, "d": DAY_S}
-SPELLINGS = {
-    "sec": "s", "secs": "s", "second": "s", "seconds": "s", "sek": "s", "sekunden": "s", "msec": "ms", "millis": "ms",
-    "millisecond": "ms", "milliseconds": "ms", "usec": "us", "microseconds": "us", "nanoseconds": "ns", "mins": "min",
-    "minute": "min", "minutes": "min", "minuten": "min", "hour": "h", "hours": "h", "hr": "h", "hrs": "h", "std": "h",
-    "stunden": "h", "day": "d", "days": "d", "tage": "d",
-}  # fmt: skip
-UNIX_S = (1e9, 4.1e9)                                                # 2001 to 2099
-EXCEL_DAYS, MATLAB_DAYS = (20_000, 80_000), (700_000, 800_000)       # 1954 to 2119, 1916 to 2190
-LONGEST_S, FASTEST_HZ = 1e10, 1e4                                    # beyond them, numbers are no seconds
-ISO, ELAPSED = "ISO 8601", "h:mm:ss"                                 # beside the formats of strptime
-ISO_LIKE = re.compile(
-    r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d([.,]\d+)?)?|\d{8}T\d{4,6}([.,]\d+)?)(Z|[+-]\d\d:?\d\d)?"
-)
-ELAPSED_LIKE = re.compile(r"\d{1,3}:\d\d:\d\d([.,]\d+)?|\d{1,3}:\d\d[.,]\d+")
-COMPACT_DATE = re.compile(r"(\d{8})([ T_-]?)(\d{6})(?:([.,])\d+|(\d{3}))?")
-TIME = r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:(?:[.,]|:(?=\d{3}\b))(?P<part>\d{1,9}))?)?" \
-    r"(?: ?(?P<half>[AaPp][Mm]))?"
-DATE = r"(?:(?P<a>\d{4}|\d{1,2})(?P<mark>[./-])(?P<b>\d{1,2})(?P=mark)(?P<c>\d{4}|\d{1,2})" \
-    r"|(?P<day>\d{1,2})(?: |-)(?P<month>[A-Za-z]{3,9})(?: |-|, )(?P<year>\d{4}|\d\d)" \
-    r"|(?P<month2>[A-Za-z]{3,9}) (?P<day2>\d{1,2}),? (?P<year2>\d{4}))"
-STAMPS = (re.compile(f"{DATE}(?:[ T]+|, ?){TIME}"), re.compile(f"{TIME}(?: +|, ?){DATE}"), re.compile(TIME))
-TIME_ALONE, DATE_ALONE = STAMPS[2], re.compile(DATE)
-DIRECTIVES = {"minute": "%M", "second": "%S", "part": "%f", "half": "%p", "day": "%d", "day2": "%d"}
 NO_TIME = np.iinfo(np.int64).min                                     # NaT of numpy
 
 
@@ -56,240 +43,6 @@ class TimeKeys:
 
 
 DETECT = TimeKeys()
-
-
-# ---- numbers --------------------------------------------------------------------------------
-
-
-def unit_s_of(name: str) -> float | None:
-    """Return the seconds of a unit of time such as ms, min, 1/256 s or s/256; None if it is no unit of time."""
-    text = name.strip().lower().replace("\u00b5", "u").replace("\u03bc", "u")
-    if found := re.fullmatch(r"1/(\d+) ?s|s/(\d+)", text):
-        ticks = int(found[1] or found[2])
-        return 1.0 / ticks if ticks else None
-    return UNITS_S.get(SPELLINGS.get(text, text))
-
-
-def unit_s_in(column: str, unit: str = "") -> float | None:
-    """Return the seconds of the unit that a time column states, in its name or its unit; None if it states none.
-
-    An `_s` at the end of the name states none: `t_s` is also what times of other units are called.
-    """
-    stated = re.match(r".*?[\[(]([^\])]*)[\])]", column)
-    for text in (unit, stated[1] if stated else "", column):
-        if (unit_s := unit_s_of(text)) is not None:
-            return unit_s
-    last = re.fullmatch(r".*[_ -]([a-z]{2,}|h)", column.strip().lower())
-    unit_s = unit_s_of(last[1]) if last else None
-    return None if unit_s == 1 else unit_s
-
-
-def unit_of_numbers(first: float, step: float, where: str) -> tuple[float, datetime | None]:
-    """Return the seconds of one unit of undeclared times, and the clock at 0 if they have one.
-
-    Args:
-        first, step: the first number and the usual distance of two.
-    Raises: DataError if they cannot be seconds, and it is not certain what else they are.
-    """
-    for unit_s in (1.0, 1e-3, 1e-6, 1e-9):
-        if UNIX_S[0] <= first * unit_s < UNIX_S[1]:
-            return unit_s, UNIX
-    for days, origin in ((EXCEL_DAYS, EXCEL), (MATLAB_DAYS, None)):
-        if days[0] <= first < days[1] and 0 < step < 1 / FASTEST_HZ:
-            return DAY_S, origin
-    if abs(first) > LONGEST_S or 0 < step < 1 / FASTEST_HZ:
-        apart = f", {step:.3g} apart," if step else ""
-        raise DataError(
-            f"{where}: times such as {first:.15g}{apart} cannot be seconds; set time_unit in dataset_config.json, "
-            'such as "ms", "1/256 s" or "d" (days)'
-        )
-    return 1.0, None
-
-
-def may_be_days(first: float) -> bool:
-    """Return whether a number may be days of Excel or MATLAB, so that the distance to the next one decides."""
-    return any(low <= first < high for low, high in (EXCEL_DAYS, MATLAB_DAYS))
-
-
-def may_be_compact(first: float) -> bool:
-    """Return whether a first number may be a clock time such as 220500.04 or 220500040."""
-    return first >= 1e4 and compact_seconds(np.array([first])) is not None
-
-
-def compact_seconds(numbers: np.ndarray, first: float | None = None) -> np.ndarray | None:
-    """Return numbers (n,) such as 220500.04 as seconds of a day; None if one of them is no clock time.
-
-    Args:
-        first: the first number of the recording, if it is not that of `numbers`: 220500040 has milliseconds.
-    """
-    numbers = numbers / 1000 if (numbers[0] if first is None else first) >= 1e6 else numbers
-    whole = np.floor(numbers + 1e-7)
-    hour, minute, second = whole // 10_000, whole // 100 % 100, whole % 100
-    if not ((numbers >= 0) & (hour < 24) & (minute < 60) & (second < 60)).all():
-        return None
-    return np.round(3600 * hour + 60 * minute + second + (numbers - whole), 6)
-
-
-def compact_clock(numbers: np.ndarray, where: str) -> np.ndarray | None:
-    """Return numbers (n,) that are clock times as seconds from the first; None if they are not.
-
-    Of seconds, none of 60 to 99 of each hundred would be missing over more than a minute.
-
-    Raises: DataError if rows are so far apart that both are possible.
-    """
-    if not may_be_compact(numbers[0]) or (seconds := compact_seconds(numbers)) is None:
-        return None
-    if not (np.diff(seconds // 60) != 0).any():
-        return None                                                  # within a minute, both are the same
-    since = continue_after(np.round(seconds * 1e6).astype(np.int64), int(DAY_S * 1e6))
-    if np.median(np.diff(since)) >= 40e6:
-        raise DataError(
-            f"{where}: times such as {numbers[0]:.15g}: clock times or seconds? set time_format, such as "
-            '"%H%M%S", or time_unit in dataset_config.json'
-        )
-    return (since - since[0]) / 1e6
-
-
-def number_seconds(
-    numbers: np.ndarray, where: str, unit_s: float | None
-) -> tuple[np.ndarray, datetime | None, float | None]:
-    """Return times that are numbers (n,) in seconds, the clock at 0 s if they state one, the seconds of their unit.
-
-    Args:
-        unit_s: seconds of one unit as far as it is stated. Of clock times such as 220500.04 there is none.
-    Raises: DataError if it is not certain what the numbers are.
-    """
-    if unit_s is None and (since := compact_clock(numbers, where)) is not None:
-        return since, None, None
-    origin = None
-    if unit_s is None:
-        steps = np.diff(numbers)
-        step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-        unit_s, origin = unit_of_numbers(float(numbers[0]), step, where)
-    elif UNIX_S[0] <= numbers[0] * unit_s < UNIX_S[1] and unit_s <= 1:
-        origin = UNIX
-    elif unit_s == DAY_S and EXCEL_DAYS[0] <= numbers[0] < EXCEL_DAYS[1]:
-        origin = EXCEL
-    return scaled(numbers, unit_s), origin, unit_s
-
-
-def scaled(numbers, unit_s: float):
-    """Return numbers, or one, in seconds; by division where that is exact to the last place."""
-    return numbers * unit_s if unit_s >= 1 else numbers / round(1 / unit_s)
-
-
-# ---- formats of timestamps ------------------------------------------------------------------
-
-
-def clean(text: str) -> str:
-    """Return a timestamp without blanks, quotes and brackets around it."""
-    return text.strip().strip("'\"[]").strip()
-
-
-def is_stamp(text: str) -> bool:
-    """Return whether a cell is a timestamp or a time of day in a format that is recognised."""
-    text = clean(text)
-    return bool(formats_of(text)) and any(datetime_of(text, way) is not None for way in formats_of(text))
-
-
-def is_date(text: str) -> bool:
-    """Return whether a cell is a date alone."""
-    return bool(DATE_ALONE.fullmatch(clean(text)) or re.fullmatch(r"\d{4}-\d\d-\d\d", clean(text)))
-
-
-def is_compact_date(text: str) -> bool:
-    """Return whether a number is date and time, such as 20240330235500."""
-    text = clean(text)
-    return bool(COMPACT_DATE.fullmatch(text)) and "1900" <= text[:4] < "2100" and is_stamp(text)
-
-
-def formats_of(text: str) -> tuple[str, ...]:
-    """Return the formats that a first timestamp may have: several where day, month and year may be mistaken.
-
-    They are those of `strptime`, or ISO or ELAPSED. Dates with points and four digits of the year begin with the day.
-    """
-    if ISO_LIKE.fullmatch(text):
-        return (ISO,)
-    if ELAPSED_LIKE.fullmatch(text):
-        return (ELAPSED,)
-    if found := COMPACT_DATE.fullmatch(text):
-        part = f"{found[4]}%f" if found[4] else "%f" if found[5] else ""
-        return (f"%Y%m%d{found[2]}%H%M%S{part}",)
-    found = next(filter(None, (pattern.fullmatch(text) for pattern in STAMPS)), None)
-    if found is None:
-        return ()
-    groups = found.groupdict()
-    if not groups.get("a"):
-        return (_format(found, {}),)
-    orders = ("Ymd",) if len(groups["a"]) == 4 else ("dmY", "mdY") if groups["mark"] != "." else ("dmY",)
-    if len(groups["a"]) < 4 and len(groups["c"]) < 4:
-        orders = ("dmy", "mdy", "ymd")
-    return tuple(_format(found, dict(zip("abc", order, strict=True))) for order in orders)
-
-
-def _format(found: re.Match[str], order: dict[str, str]) -> str:
-    """Return the strptime format of a match of a timestamp, with a, b and c of its date in that order."""
-    text = found.string
-    directives = DIRECTIVES | {name: f"%{letter}" for name, letter in order.items()}
-    directives["hour"] = "%I" if found["half"] else "%H"
-    for name in ("month", "month2", "year", "year2"):
-        if name in found.groupdict() and found[name]:
-            directives[name] = ("%b" if len(found[name]) == 3 else "%B") if "month" in name else (
-                "%Y" if len(found[name]) == 4 else "%y"
-            )
-    names = [name for name, value in found.groupdict().items() if value and name in directives]
-    for name in sorted(names, key=found.start, reverse=True):
-        text = text[: found.start(name)] + directives[name] + text[found.end(name) :]
-    return text
-
-
-def is_dated(time_format: str) -> bool:
-    """Return whether times in that format have a date; those of others may pass midnight."""
-    return time_format == ISO or (time_format != ELAPSED and bool(re.search("%[djcx]", time_format)))
-
-
-def period_of(time_format: str, text: str) -> int:
-    """Return after how many microseconds times without a date begin again: a day, or an hour without the hours."""
-    hours = text.count(":") > 1 if time_format == ELAPSED else bool(re.search("%[HIcXT]", time_format))
-    return round((DAY_S if hours else HOUR_S) * 1e6)
-
-
-def datetime_of(text: str, time_format: str) -> datetime | timedelta | None:
-    """Return a timestamp, or the time of day or since the start as timedelta; None if it has another format."""
-    try:
-        if time_format == ISO:
-            return datetime.fromisoformat(text.replace(",", "."))
-        if time_format == ELAPSED:
-            if not ELAPSED_LIKE.fullmatch(text):
-                return None
-            *hours, minutes, seconds = text.replace(",", ".").split(":")
-            whole, _, part = seconds.partition(".")
-            micro = int(part[:6].ljust(6, "0")) if part else 0
-            if int(whole) > 59:
-                return None
-            return timedelta(hours=int(*hours or [0]), minutes=int(minutes), seconds=int(whole), microseconds=micro)
-        text = re.sub(r"([.,:]\d{6})\d+", r"\1", text)               # strptime takes no more digits
-        found = datetime.strptime(text, time_format)
-    except ValueError:
-        return None
-    if is_dated(time_format):
-        return found
-    return timedelta(hours=found.hour, minutes=found.minute, seconds=found.second, microseconds=found.microsecond)
-
-
-def variants_of(time_format: str) -> tuple[str, ...]:
-    """Return a format and those with the fraction of a second left out, or added where it has none."""
-    if "%f" in time_format:
-        return time_format, re.sub("[.,]%f", "", time_format)
-    return time_format, time_format.replace("%S", "%S.%f"), time_format.replace("%S", "%S,%f")
-
-
-def timestamp_of(text: str, time_format: str | None = None) -> datetime | None:
-    """Return a timestamp with a date, as its first possible format or `time_format` has it; None if it is not one."""
-    text = clean(text)
-    formats = (time_format,) if time_format else formats_of(text)
-    found = next((stamp for way in formats if (stamp := datetime_of(text, way)) is not None), None)
-    return found if isinstance(found, datetime) else None
 
 
 # ---- timestamps one by one ------------------------------------------------------------------
@@ -307,6 +60,7 @@ class Stamps:
 
         self.zone = ZoneInfo(keys.time_zone) if keys.time_zone else None
         self.declared = (keys.time_format,) if keys.time_format else ()
+        self.clean = bare if keys.time_format else clean
         self.formats: tuple[str, ...] = ()                           # that all timestamps so far may have
         self.first, self.text, self.has_zone = "", "", False         # the first timestamp, the last one
         self.origin: dict[str, int] = {}                             # by format, in microseconds
@@ -316,7 +70,7 @@ class Stamps:
 
     def take(self, text: str) -> float | None:
         """Return the seconds of a timestamp from the first one; None if it cannot be read."""
-        text = clean(text)
+        text = self.clean(text)
         formats = self.formats or self.declared or formats_of(text)
         read = {way: us for way in formats if (us := self._microseconds(text, way)) is not None}
         if not read:
@@ -438,8 +192,8 @@ def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[n
     """
     stamps = Stamps(keys)
     if keys.time_format:
-        _check_format(keys.time_format, where)
-    first = clean(str(texts.iloc[0]))
+        check_format(keys.time_format, where)
+    first = stamps.clean(str(texts.iloc[0]))
     formats = stamps.declared or formats_of(first)
     read = {way: _column(texts, way, first, stamps) for way in formats}
     since = {way: (us - us[0]) / 1e6 for way, us in read.items() if (us != NO_TIME).all()}
@@ -458,13 +212,9 @@ def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[n
     return t, stamps.start
 
 
-def _check_format(time_format: str, where: str) -> None:
-    """Raise DataError if strptime does not know the format."""
-    try:
-        datetime.strptime("", time_format)
-    except ValueError as error:
-        if "does not match" not in str(error):
-            raise DataError(f"{where}: time_format {time_format!r} in dataset_config.json: {error}") from None
+def stamps_of(texts: pd.Series, way: str) -> np.ndarray:
+    """Return timestamps of one format, with a date, as datetime64 (n,), NaT where one has another format."""
+    return _column(texts, way, clean(str(texts.iloc[0])), Stamps(DETECT)).view("datetime64[us]")
 
 
 def _column(texts: pd.Series, way: str, first: str, stamps: Stamps) -> np.ndarray:
@@ -475,7 +225,7 @@ def _column(texts: pd.Series, way: str, first: str, stamps: Stamps) -> np.ndarra
     """
     us = _iso_column(texts) if way == ISO else _by_places(texts, way, first)
     if us is None or (us == NO_TIME).any():
-        us = np.array([_microseconds_of(stamps.read(clean(text), way)) for text in texts], np.int64)
+        us = np.array([_microseconds_of(stamps.read(stamps.clean(text), way)) for text in texts], np.int64)
     if not is_dated(way) and (us != NO_TIME).all():
         us = continue_after(us, period_of(way, first))
     if is_dated(way) and stamps.zone is not None and (us != NO_TIME).all() and stamps.read(first, way).tzinfo is None:
@@ -562,12 +312,6 @@ def _microseconds_of_fields(fields: dict[str, np.ndarray], places: dict[str, tup
     if (days.astype("datetime64[M]") != months).any():
         return None
     return days.astype(np.int64) * round(DAY_S * 1e6) + us
-
-
-def continue_after(us: np.ndarray, period_us: int) -> np.ndarray:
-    """Return times of day (n,), int64, that go on where they begin again: at midnight, or after an hour."""
-    steps = np.diff(us)
-    return us + period_us * np.r_[0, np.cumsum(steps < -period_us / 2)]
 
 
 def _in_zone(us: np.ndarray, zone: str) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from config import NAB, ROW_LABELS, DatasetConfig, check_name, read_json, validate
 from recordings import event_files, reading, units
+from recordings.layouts import bare_name, unit_in
 from recordings.preprocessing import axis_of
 from recordings.reading import Recording, Samples
 from utils import DataError, write_json
@@ -23,9 +24,8 @@ MEASURES = (                                                     # by name, wher
     ("airflow", units.LIKE_AIRFLOW),
 )
 NO_AIRFLOW = re.compile(r"leak|press|rate|volume|set", re.IGNORECASE)
-NO_VALUE = {"oximetry": [0.0, 127.0, -1.0]}                      # of SpO2, none of which a person has
+NO_VALUE = {"oximetry": [0.0, 127.0, 255.0, -1.0]}                     # of SpO2, none of which a person has
 BREATHING_EVENT = re.compile(r"apn|hypop|rera|desat|cough|artefact|artifact", re.IGNORECASE)
-UNIT_IN_NAME = re.compile(r"[(\[]([^)\]]+)[)\]]\s*$")
 PLAIN = re.compile(r"[^\w ().,%-]+")
 
 
@@ -84,10 +84,8 @@ def _channels(recordings: Sequence[Recording]) -> tuple[dict[str, Any], list[str
     for source, samples in recordings[0].channels.items():
         if not all(source in other.channels and _varies(other.channels[source]) for other in recordings):
             continue
-        in_name = UNIT_IN_NAME.search(source)
-        has_unit = in_name is not None and units.is_known(in_name[1])
-        unit = samples.unit or (in_name[1] if has_unit else "")
-        name = _channel_name(source[: in_name.start()] if has_unit else source, channels)
+        unit = samples.unit or unit_in(source)
+        name = _channel_name(bare_name(source), channels)
         measures = _measures(source, unit)
         unit_guess = {"oximetry": "%"}.get(measures, "a.u.")
         guesses.append(f"{name} measures {measures}" + ("" if unit else f", in {unit_guess}"))

@@ -15,7 +15,7 @@ import pandas as pd
 
 from recordings import edf, tables, wall_clock
 from recordings.cells import DecimalSigns
-from recordings.clocks import DAY_S, unit_s_in, unit_s_of
+from recordings.number_times import DAY_S, unit_s_in, unit_s_of
 from recordings.reading import DETECT, Dialect, Event
 from utils import DataError, counted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from recordings.event_files import NAME_ENDS
 from recordings.reading import TABLE_SUFFIXES, name_of
 from recordings.signal_files import EDF_SUFFIXES, WFDB_SUFFIXES, is_signal_file
 from recordings.wfdb_records import ANNOTATORS, segment_names
-from utils import DataError, counted
+from utils import DataError, counted, listed
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +42,32 @@ def recordings_in(folder: Path) -> list[Path]:
     left_out += [f"{path.name}/" for path in paths if path.is_dir()]
     if not found:
         cards = [path.name for path in paths if path.is_dir() and resmed_card.nights_in(path)]
-        hint = f"; name one of the cards in it: {listed(cards)}" if cards else ""
+        hint = f"; name one of the cards in it: {listed(cards, MAX_NAMES)}" if cards else ""
         formats = f"a ResMed card or files *{' or *'.join(FORMATS)}"
         raise DataError(f"{folder}: no recording in this folder; expected {formats}{hint}")
     if left_out:
-        log.info("%s: left out, as they are no recordings: %s", folder, listed(left_out))
+        log.info("%s: left out, as they are no recordings: %s", folder, listed(left_out, MAX_NAMES))
     return found
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more
+def expanded(path: Path) -> list[Path]:
+    """Return the recordings that a path names: the file itself, those in a folder, or those that match a pattern.
+
+    Raises: DataError if there is none.
+    """
+    if path.is_dir():
+        return recordings_in(path)
+    if path.exists() or not any(letter in str(path) for letter in "*?["):
+        return [path]
+    files = sorted(Path(name) for name in glob.glob(str(path)))
+    if not files:
+        raise DataError(f"{path}: no file matches this pattern")
+    return [one for file in files for one in (resmed_card.nights_in(file).values() if file.is_dir() else [file])]
 
 
 def left_out_line(files: Sequence[Path]) -> str:
     """Return the line that names files without samples."""
-    return f"{counted(len(files), 'file')} without samples left out: {listed([file.name for file in files])}"
+    return f"{counted(len(files), 'file')} without samples left out: {listed([file.name for file in files], MAX_NAMES)}"
 
 
 def _is_recording(path: Path) -> bool:

@@ -15,13 +15,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from recordings.cells import MISSING, DecimalSigns, is_missing, is_number
-from recordings.clocks import TIME_ALONE, clean, is_date, is_stamp, unit_s_in, unit_s_of
+from recordings.number_times import unit_s_in, unit_s_of
+from recordings.time_formats import TIME_ALONE, clean, is_date, is_stamp
 from recordings.units import is_known
 from utils import DataError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "blanks"}
 COMMENTS = ("#", "%", "//")                                          # that a line before the header may begin with
 FACT = re.compile(r"[A-Za-z][\w ]*=\t")                              # LabChart: Interval=, ChannelTitle=
+TIME_NAME = re.compile(r"(t|t_\w{1,3}|time.*|elapsed.*|date.*|datum.*|zeit.*|uhrzeit.*|temps.*|heure.*|tiempo.*|hora.*"
+                       r"|fecha.*|tempo.*|ora|tijd.*|\u6642.*|\u65f6.*|\u65e5.*)(\W.*)?$", re.IGNORECASE)
+RULE = re.compile(r"[-=+|: ]{2,}")                                   # below a header: ----; `--` alone is a value
 SURE_ROWS = 3                                                        # of numbers, without a header before them
 RATES = (                                                            # in the lines before the header
     (re.compile(r"sampl\w*[ _-]?(?:rate|freq\w*)[^\d\n]{0,16}([\d.]+)", re.IGNORECASE), False),
@@ -174,9 +178,11 @@ def layout_of_lines(
 def _layout(
     rows: list[tuple[int, str]], where: str, keys: LayoutKeys, wanted: Sequence[str], quote: str, preamble: list[str]
 ) -> Layout:
-    found = header_of([line for _, line in rows], keys, wanted, quote)
+    lines = [line for _, line in rows]
+    found = header_of(lines, keys, wanted, quote)
     if found is None:
-        found = _body_of([line for _, line in rows], where, keys, quote)
+        first, delimiter = _body_of(lines, where, keys, quote)
+        found = first + _behind_facts(lines[first:], delimiter, quote), delimiter
     first, delimiter = found
     preamble = [*preamble, *(line for _, line in rows[:first])]
     table = _table_rows(rows[first:], delimiter, quote)
@@ -192,7 +198,8 @@ def _layout(
     units = [unit_in(name) for name in names]
     if len(table) > after and after == 1 and is_units_row(fitted(table[1][1], len(names)), len(names), bool(preamble)):
         below = [clean(cell).strip("()[] ") for cell in table[1][1]]
-        units = [unit if is_missing(b) or is_datum(b) else b for unit, b in zip(units, below, strict=False)]
+        if not all(map(RULE.fullmatch, below)):
+            units = [unit if is_missing(b) or is_datum(b) else b for unit, b in zip(units, below, strict=False)]
         after = 2
     head = [fitted(cells, len(names)) for _, cells, _ in table[after:]]
     first_row = table[after][0] if len(table) > after else table[-1][2] + 1
@@ -243,8 +250,12 @@ def _holds(line: str, wanted: Sequence[str], keys: LayoutKeys) -> bool:
 
 
 def is_units_row(cells: Sequence[str], width: int, after_preamble: bool = False) -> bool:
-    """Return whether the row after the header is no row of samples: units, or AcqKnowledge's numbers of samples."""
+    """Return whether the row after the header is no row of samples: units, a rule such as `----`, or
+    AcqKnowledge's numbers of samples.
+    """
     full = [clean(cell) for cell in cells if cell.strip()]
+    if all(map(RULE.fullmatch, full)) and max(map(len, full), default=0) > 3:
+        return True
     if len(cells) != width or not full:
         return False
     if after_preamble and not cells[0].strip():
@@ -265,17 +276,18 @@ def _is_time_unit(cell: str) -> bool:
 def _body_of(lines: list[str], where: str, keys: LayoutKeys, quote: str) -> tuple[int, str]:
     """Return the first line of the table and its delimiter."""
     delimiters = [keys.delimiter] if keys.delimiter else list(DELIMITERS)
-    widths = {d: _widths(lines, d, quote) for d in delimiters}
+    rows = {d: [split(line, d, quote) for line in lines] for d in delimiters}
+    widths = {d: _widths(rows[d]) for d in delimiters}
     usual = {d: Counter(w[len(w) // 2 :]).most_common(1)[0][0] for d, w in widths.items()}
-    headers = {d: header for d in delimiters if (header := _full_header(lines, d, quote)) is not None}
+    headers = {d: header for d in delimiters if (header := _full_header(rows[d])) is not None}
     regular = [d for d in delimiters if d in headers or (usual[d] > 1 and _is_regular(widths[d], usual[d]))]
     if " " in regular and len(regular) > 1:
         regular.remove(" ")
     begins = {d: headers[d] if d in headers else _begin(widths[d], usual[d]) for d in regular}
     is_quoted = lines[0].count(quote) % 2 == 1                       # a header over two lines
     if len(lines) > 2 and regular and min(begins.values()) > 0 and not is_quoted:
-        best = max(regular, key=lambda d: (_share_of_data(lines[begins[d] :], d, quote), usual[d]))
-        if _share_of_data(lines[begins[best] + 1 :], best, quote) > 0.5:
+        best = max(regular, key=lambda d: (_share_of_data(rows[d][begins[d] :]), usual[d]))
+        if _share_of_data(rows[best][begins[best] + 1 :]) > 0.5:
             return begins[best], best
     if not regular and len(lines) > SURE_ROWS and all(is_number(line, None) for line in lines[-SURE_ROWS:]):
         numbers = [number for number, line in enumerate(lines) if not is_number(line, None)]
@@ -284,13 +296,9 @@ def _body_of(lines: list[str], where: str, keys: LayoutKeys, quote: str) -> tupl
     return 0, keys.delimiter or _delimiter_of(lines, where, quote)
 
 
-def _widths(lines: list[str], delimiter: str, quote: str) -> list[int]:
-    """Return the number of cells of each line, without an empty one at its end."""
-    found = []
-    for line in lines:
-        cells = split(line.rstrip("\r\n"), delimiter, quote)
-        found.append(len(cells) - (len(cells) > 1 and not cells[-1].strip()))
-    return found
+def _widths(rows: list[list[str]]) -> list[int]:
+    """Return the number of cells of each row, without an empty one at its end."""
+    return [len(cells) - (len(cells) > 1 and not cells[-1].strip()) for cells in rows]
 
 
 def _is_regular(widths: list[int], usual: int) -> bool:
@@ -304,20 +312,37 @@ def _begin(widths: list[int], usual: int) -> int:
     return max(others, default=-1) + 1
 
 
-def _full_header(lines: list[str], delimiter: str, quote: str) -> int | None:
-    """Return the first line of as many texts, none empty, as all lines after it have cells; None without any.
+def _full_header(rows: list[list[str]]) -> int | None:
+    """Return the first row of as many texts, none empty, as all rows after it have cells; None without any.
 
     Cells of the rows below it may be empty, also the last one.
     """
-    rows = [split(line.rstrip("\r\n"), delimiter, quote) for line in lines]
     width = len(rows[-1])
     after = next((k + 1 for k in range(len(rows) - 1, -1, -1) if len(rows[k]) != width), 0)
     texts = (k for k in range(after, len(rows)) if not any(is_missing(cell) or is_datum(cell) for cell in rows[k]))
     return next(texts, None) if width > 1 else None
 
 
-def _share_of_data(lines: list[str], delimiter: str, quote: str) -> float:
-    cells = [cell for line in lines for cell in split(line, delimiter, quote) if not is_missing(cell)]
+def _behind_facts(lines: list[str], delimiter: str, quote: str) -> int:
+    """Return the header behind lines such as `Device,XYZ` that are as wide as the table; 0 unless that is certain.
+
+    It is, if the header begins with a name of time, or if one of two or more such lines has a value that no header has.
+    """
+    rows = [fitted(cells, len(cells) - 1) for cells in _split_all(lines, delimiter, quote)]
+    samples = next((k for k in range(len(rows) - 1, -1, -1) if not is_data(rows[k])), -1) + 1
+    width = len(rows[-1])
+    header = samples - 1 - (samples > 1 and is_units_row(rows[samples - 1], width))
+    is_plain = len(rows) == len(lines)                               # no line ends within quotes
+    if not is_plain or not 0 < header < len(rows) - 2 or any(is_missing(c) or is_datum(c) for c in rows[header]):
+        return 0
+    if any(TIME_NAME.match(cells[0].strip()) and not any(map(is_datum, cells[1:])) for cells in rows[:header]):
+        return 0
+    is_sure = header > 1 and any(is_datum(cell) for cells in rows[:header] for cell in cells[1:])
+    return header if is_sure or TIME_NAME.match(rows[header][0].strip()) else 0
+
+
+def _share_of_data(rows: list[list[str]]) -> float:
+    cells = [cell for row in rows for cell in row if not is_missing(cell)]
     return sum(map(is_datum, cells)) / max(len(cells), 1)
 
 
@@ -327,6 +352,8 @@ def _delimiter_of(lines: list[str], where: str, quote: str) -> str:
     possible = [d for d in DELIMITERS if widths[d][0] > 1 and d != " "]
     if len(possible) > 1:
         regular = [d for d in possible if len(set(widths[d])) == 1]
+        data = [d for d in regular if all(map(is_datum, split(lines[0], d, quote)))]          # without a header
+        regular = data if len(data) == 1 else regular
         if len(regular) != 1:
             names = " or ".join(DELIMITERS[d] for d in possible)
             raise DataError(f"{where}: row 1: separated by {names}? set delimiter in dataset_config.json")
@@ -337,9 +364,7 @@ def _delimiter_of(lines: list[str], where: str, quote: str) -> str:
 
 
 def _split_all(lines: list[str], delimiter: str, quote: str) -> list[list[str]]:
-    if delimiter == " ":
-        return [line.split() for line in lines]
-    return list(csv.reader(lines, delimiter=delimiter, quotechar=quote))
+    return [cells for _, cells, _ in _table_rows(list(enumerate(lines)), delimiter, quote)]
 
 
 def is_time(layout: Layout, index: int) -> bool:

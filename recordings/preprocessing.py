@@ -13,7 +13,7 @@ import numpy as np
 from config import ChannelConfig, DatasetConfig
 from recordings import event_files, reading, resmed_card, simulator, sleep_stages
 from recordings.event_files import TimeAxis
-from recordings.finding import left_out_line, listed, recordings_in
+from recordings.finding import MAX_NAMES, expanded, left_out_line
 from recordings.reading import Dialect, Event, Recording, Samples
 from recordings.resampling import grid_of, significant, to_grid
 from recordings.signal_files import companions
@@ -32,7 +32,7 @@ from recordings.windowing import (
     true_runs,
     write_dataset,
 )
-from utils import DataError, counted, plain_text, sha256_of
+from utils import DataError, counted, listed, plain_text, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def _nights_of(name: str, dataset: DatasetConfig, nights: dict[str, Path]) -> di
     """Return the folder of each night that the split names by its date."""
     for night in dataset.split.names:
         if night not in nights:
-            there = listed(sorted(nights))
+            there = listed(sorted(nights), MAX_NAMES)
             raise DataError(f"{name}: no night {night!r} on the card {dataset.raw_dir}; expected of {there}, see split")
     return {night: nights[night] for night in dataset.split.names}
 
@@ -356,7 +356,7 @@ def inspect(given: Sequence[Path], dataset: DatasetConfig | None) -> None:
     empty: list[Path] = []
     for path in given:
         in_folder = path.is_dir() and not resmed_card.is_night(path)
-        for file in recordings_in(path) if path.is_dir() else [path]:
+        for file in expanded(path):
             if len(given) > 1 and reading.name_of(file).endswith(event_files.NAME_ENDS):
                 continue
             try:

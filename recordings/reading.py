@@ -19,22 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recordings import signal_files, tables, wall_clock
-from recordings.cells import is_missing, is_number, without_thousands
-from recordings.clocks import (
-    TimeKeys,
-    clock_changes,
-    is_compact_date,
-    is_date,
-    number_seconds,
-    seconds_of,
-    spread_seconds,
-    unit_s_in,
-    unit_s_of,
-    without_clock_changes,
-)
+from recordings.cells import is_missing, is_number, plain_number
+from recordings.clocks import TimeKeys, clock_changes, seconds_of, spread_seconds, without_clock_changes
 from recordings.layouts import Layout, LayoutKeys, is_time
+from recordings.number_times import NO_DATE, PADDED, number_seconds, unit_s_in, unit_s_of
 from recordings.signals import Annotation
-from utils import DataError, counted
+from recordings.time_formats import is_compact_date, is_date
+from utils import DataError, counted, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -305,7 +296,8 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
         hint = "a sensor that was not recorded needs an empty column"
         if missing[0] == time:
             hint = "see time_column (--time-column of --score)"
-        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {_listed(layout.names)}; {hint}")
+        found = listed(layout.names, MAX_NAMES)
+        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {found}; {hint}")
     used = _usable_columns(layout, time, notes) if channels is None else channels
     if layout.preamble and layout.first_row > 2:
         notes.append(f"rows 1 to {layout.first_row - 1} are no samples")
@@ -384,9 +376,10 @@ def _times_and_columns(
         t, start = _read_timestamps(stamps, path, layout, keys)
         some = stamps.iloc[[0, *range(len(stamps) - 1, 0, -CLOCK_ROWS)]]
         start = start or wall_clock.start_of(some, keys.time_format)
-        start = None if start == wall_clock.NO_DATE else start       # from 00:00:00 on: elapsed time, no clock
+    start = None if start == NO_DATE else start                      # from 00:00:00 on: elapsed time, no clock
     if time is not None:
-        is_local = bool(texts) and (start is None or start.tzinfo is None)
+        is_clock = bool(texts) or start is not None                  # of numbers: days of Excel, Unix time
+        is_local = is_clock and (start is None or start.tzinfo is None)
         t = _checked_times(t, path, layout.first_row, keys, is_local, notes)
     return t, start, frame
 
@@ -398,16 +391,13 @@ def _is_number_column(layout: Layout, time: str, keys: TimeKeys) -> bool:
     return keys.time_format is None and not compact and _is_numeric(layout, layout.index(time))
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name[:40])[1:-1] for name in names[:MAX_NAMES])
-    return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
-
-
 def _usable_columns(layout: Layout, time: str | None, notes: list[str]) -> list[str]:
     """Return the columns whose first rows are mostly numeric, or empty; note the others."""
     usable = []
     date = None if time is None else layout.date_of(layout.index(time))
     for index, name in enumerate(layout.names):
+        if not name and not _values(layout, index):
+            continue                                                 # of a delimiter at the end of each row
         if layout.names.count(name) > 1 or not name:
             notes.append(f"column {index + 1} is not read: its name {name!r} is empty or not unique")
         elif name != time and _is_numeric(layout, index):
@@ -426,7 +416,7 @@ def _values(layout: Layout, index: int) -> list[str]:
 def _is_numeric(layout: Layout, index: int) -> bool:
     """Return whether most of these cells are numbers."""
     cells = _values(layout, index)
-    plain = [without_thousands(cell.strip(), layout.decimal or ".", False) for cell in cells]
+    plain = [plain_number(cell, layout.decimal or ".", False) for cell in cells]
     return 2 * sum(is_number(cell, layout.decimal) for cell in plain) >= len(cells)
 
 
@@ -442,7 +432,8 @@ def _read_numbers(
         )
     stated = unit_s_in(name, layout.units[layout.index(name)])
     unit_s = unit_s_of(keys.time_unit) if keys.time_unit else stated
-    t, start, unit_s = number_seconds(numbers, path.name, unit_s)
+    is_padded = bool(PADDED.fullmatch(layout.column(layout.index(name))[0]))
+    t, start, unit_s = number_seconds(numbers, path.name, unit_s, is_padded)
     if keys.time_unit is None and unit_s not in (1.0, None):
         notes.append(f"times such as {numbers[0]:.15g} are read in units of {unit_s:.6g} s")
     if unit_s is None:
@@ -518,10 +509,10 @@ def _check_times(t: np.ndarray, path: Path, first_row: int) -> None:
     if len(not_increasing):
         row = not_increasing[0] + 1
         what, hint = "goes backwards", "expected increasing times"
-        if len(not_increasing) > 0.1 * len(t):
-            hint += "; if this column is no time, set time_column, or row_rate_hz where there is none"
         if t[row] == t[row - 1]:
             what, hint = "repeats", "expected increasing times, with fractions of a second if needed"
+        if len(not_increasing) > 0.1 * len(t):
+            hint += "; if this column is no time, or too coarse, set time_column, or row_rate_hz, rows a second"
         raise DataError(
             f"{path.name}: row {row + first_row}: time {what} ({t[row - 1]:.9g} s, then {t[row]:.9g} s; "
             f"{counted(len(not_increasing), 'such row')}); {hint}"

@@ -1,23 +1,25 @@
-"""Times of rows that come one by one, to seconds, by the rules of recordings/clocks.py."""
+"""Times of rows that come one by one, to seconds, by the rules of recordings/clocks.py and number_times.py."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 
-from recordings.clocks import (
+from recordings.clocks import NO_TIME, Stamps, TimeKeys
+from recordings.number_times import (
     DAY_S,
-    NO_TIME,
-    Stamps,
-    TimeKeys,
+    NO_DATE,
+    PADDED,
     compact_clock,
     compact_seconds,
-    is_compact_date,
     may_be_compact,
     may_be_days,
     scaled,
     unit_of_numbers,
     unit_s_of,
 )
+from recordings.time_formats import is_compact_date
 from utils import DataError
 
 Row = tuple[float, list[float]]          # time in s, a value a channel, NaN = none
@@ -40,7 +42,7 @@ class RowTimes:
         self.kind = "stamps" if keys.time_format else ""             # or numbers, compact; "" = not known
         self.waiting: list[Row] = []           # numbers that decide nothing yet, and their rows
         self.first_us, self.last_us = NO_TIME, NO_TIME               # of clock times that are numbers
-        self.first_number = 0.0
+        self.first_number, self.is_padded = 0.0, False               # is_padded: the first one is like 000500.04
 
     def take(self, text: str, number: float | None, row: list[float]) -> list[Row] | None:
         """Take a row; return the rows whose times are known now. None if the time cannot be read.
@@ -50,6 +52,8 @@ class RowTimes:
         Raises: DataError if the times cannot be seconds and it is not certain what else they are.
         """
         if self.kind != "stamps" and number is not None and not self._is_stamp(text):
+            if not self.kind and not self.waiting:
+                self.is_padded = bool(PADDED.fullmatch(text))
             return self._take_number(number, row) if np.isfinite(number) else None
         if self.kind not in ("", "stamps") or self.waiting:
             return None
@@ -58,6 +62,17 @@ class RowTimes:
             return None
         self.kind = "stamps"
         return self.spread.take(t, row)
+
+    def at(self, t: float) -> str:
+        """Return the clock at t seconds after the first row; "" where the times are none of a clock, or not certain."""
+        if self.kind == "compact":
+            return (NO_DATE + timedelta(seconds=self.first_us / 1e6 + t)).time().isoformat("milliseconds")
+        return self.stamps.at(t) if self.kind == "stamps" else ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the times are those of a clock whose zone is not known."""
+        return self.kind in ("stamps", "compact") and self.stamps.is_local
 
     @property
     def is_waiting(self) -> bool:
@@ -82,7 +97,7 @@ class RowTimes:
         first = self.waiting[0][0]
         if self.unit_s is not None:
             return self._settled("numbers")
-        if may_be_compact(first):
+        if may_be_compact(first, self.is_padded):
             return self._settled(kind) if (kind := self._decided(first, number)) else []
         if may_be_days(first) and len(self.waiting) < 2:
             return []
@@ -95,7 +110,8 @@ class RowTimes:
             return "numbers"
         if both[0] // 60 == both[1] // 60:
             return ""
-        compact_clock(np.array([number for number, _ in self.waiting]), "time")       # refuses what is not certain
+        numbers = np.array([number for number, _ in self.waiting])
+        compact_clock(numbers, "time", self.is_padded)               # refuses what is not certain
         return "compact"
 
     def _settled(self, kind: str) -> list[Row]:
@@ -126,7 +142,8 @@ class RowTimes:
 
     def state_dict(self) -> dict[str, object]:
         """Return what a later process needs to resume."""
-        plain = {name: getattr(self, name) for name in ("kind", "waiting", "first_us", "last_us", "first_number")}
+        names = ("kind", "waiting", "first_us", "last_us", "first_number", "is_padded")
+        plain = {name: getattr(self, name) for name in names}
         unit_s = -1.0 if self.unit_s is None else self.unit_s
         return plain | {"unit_s": unit_s, "stamps": self.stamps.state_dict(), "spread": self.spread.state_dict()}
 
@@ -136,7 +153,7 @@ class RowTimes:
             raise ValueError(f"kind of times is {state['kind']!r:.40}")
         self.kind, self.waiting = state["kind"], checked_rows(state["waiting"])
         self.first_us, self.last_us = int(state["first_us"]), int(state["last_us"])
-        self.first_number = float(state["first_number"])
+        self.first_number, self.is_padded = float(state["first_number"]), bool(state["is_padded"])
         self.unit_s = float(state["unit_s"]) if state["unit_s"] > 0 else None
         self.stamps.load_state_dict(state["stamps"])
         self.spread.load_state_dict(state["spread"])

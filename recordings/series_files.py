@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from recordings import tables, wall_clock
-from recordings.reading import MAX_VALUE
+from recordings.reading import MAX_NAMES, MAX_VALUE
 from recordings.windowing import TIMESTAMP_PATTERN
-from utils import DataError, counted
+from utils import DataError, counted, listed
 
 TIME_COLUMN, VALUE_COLUMN = "timestamp", "value"         # of NAB; also where a file has other columns besides
 INFINITE = r"[+-]?inf(?:inity)?"
@@ -83,8 +83,8 @@ def _time_column(layout: tables.Layout, wanted: SeriesColumns, path: Path) -> st
     found = [name for name in candidates if name and _holds_times(layout, name, wanted.time_format)]
     if len(found) == 1:
         return found[0]
-    what = f"{len(found)} columns of timestamps, {_listed(found)}" if found else f"no column {name!r}"
-    raise DataError(f"{path.name}: {what}; the file has {_listed(layout.names)}; name one with --time-column")
+    what = f"{len(found)} columns of timestamps, {listed(found, MAX_NAMES)}" if found else f"no column {name!r}"
+    raise DataError(f"{path.name}: {what}; the file has {listed(layout.names, MAX_NAMES)}; name one with --time-column")
 
 
 def _value_columns(layout: tables.Layout, time: str, wanted: SeriesColumns, path: Path) -> dict[str, str]:
@@ -96,7 +96,7 @@ def _value_columns(layout: tables.Layout, time: str, wanted: SeriesColumns, path
             columns[channel] = channel if channel in same else same[0]
     missing = [column for column in columns.values() if column not in layout.names]
     if missing:
-        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {_listed(layout.names)}")
+        raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {listed(layout.names, MAX_NAMES)}")
     unknown = [channel for channel in wanted.channels or [VALUE_COLUMN] if channel not in columns]
     if not unknown or (columns and wanted.channels is None):
         return {name: columns[name] for name in wanted.channels or columns}
@@ -104,7 +104,7 @@ def _value_columns(layout: tables.Layout, time: str, wanted: SeriesColumns, path
     if len(numbers) == 1 and len(unknown) == 1 and not columns:
         return {unknown[0] if wanted.channels else numbers[0]: numbers[0]}
     hint = f"--channel {unknown[0]}=COLUMN" if wanted.channels else "--value-columns"
-    what = f"columns of numbers: {_listed(numbers) or 'none'}"
+    what = f"columns of numbers: {listed(numbers, MAX_NAMES) or 'none'}"
     raise DataError(f"{path.name}: no column {unknown[0]!r}; {what}; name what to read with {hint}")
 
 
@@ -127,10 +127,6 @@ def _holds_times(layout: tables.Layout, name: str, time_format: str | None) -> b
         return bool(wall_clock.readings_of(cells, time_format)[0].notna().all())
     except ValueError:
         return False
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(repr(name[:40])[1:-1] for name in names[:20])
 
 
 # ---- cells ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recordings.cells import MISSING, NUMBER, DecimalSigns, has_thousands, is_number, without_thousands
+from recordings.cells import MISSING, NUMBER, DecimalSigns, has_thousands, is_number, plain_number
 from recordings.layouts import Layout, LayoutKeys, is_data, layout_of_lines, split
 from utils import DataError, counted
 
@@ -157,7 +157,7 @@ def _head_of(path: Path) -> tuple[str, str]:
             return head.decode(encoding), encoding
         except UnicodeDecodeError:
             continue
-    raise DataError(f"{path.name}: not a readable CSV: neither UTF-8 nor Latin-1 text")
+    raise DataError(f"{path.name}: not a readable CSV: neither UTF-8 nor Latin-1 text; save it as UTF-8")
 
 
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -243,7 +243,7 @@ def _to_floats(column: pd.Series, path: Path, layout: Layout, index: int, first_
         texts = texts.mask(is_word)
         decimal = layout.decimal or "."
         declared = layout.keys.decimal is not None
-        texts = texts.map(lambda text: without_thousands(text, decimal, declared), na_action="ignore")
+        texts = texts.map(lambda text: plain_number(text, decimal, declared), na_action="ignore")
         if decimal == ",":
             texts = texts.where(~texts.str.contains(".", regex=False, na=False), "?").str.replace(",", ".")
         numbers = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
@@ -255,6 +255,8 @@ def _to_floats(column: pd.Series, path: Path, layout: Layout, index: int, first_
                 hint += "; if it has thousands separators, set decimal in dataset_config.json"
             elif not any(letter.isdigit() for letter in cell):
                 hint += '; if it means "no value", set missing in dataset_config.json'
+                if row + first_row == layout.first_row:
+                    hint += ", or skip_rows if lines stand before the header"
             name = layout.names[index]
             message = f"{path.name}: row {row + first_row}: column {name!r} holds {cell!r}; expected a number{hint}"
             raise NotANumber(message, name, row + first_row, cell)

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from datetime import datetime, timedelta, tzinfo
 
 import numpy as np
 import pandas as pd
 
-DATE_TIME = (
-    r"(?P<a>\d{1,2})(?P<mark>[./-])(?P<b>\d{1,2})(?P=mark)(?P<year>\d{4})"
-    r"(?:[ T,]+(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?(?:\s?(?P<half>[AaPp])[Mm])?)?"
-)
-TIME_OF_DAY = (
-    r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2}(?:[.,]\d+)?))?(?:\s?(?P<half>[AaPp])[Mm])?"
-)
+from recordings.clocks import stamps_of
+from recordings.number_times import NO_DATE
+from recordings.time_formats import DATE_ALONE, ISO, TIME_ALONE, clean, datetime_of, formats_of, is_dated
+
 EPOCH = r"\d{10}(?:\.\d+)?|\d{13}"       # seconds, or milliseconds, since 1970
-NO_DATE = datetime(1900, 1, 1)           # the date of a time of day alone, as of strptime
 
 
 def readings_of(texts: pd.Series, time_format: str | None = None, zone: tzinfo | None = None) -> list[pd.Series]:
     """Return each way in which texts can be dates with times (n,), NaT where one is none; two if day or month is first.
 
-    Accepted are ISO 8601, `31.12.2024 23:59:59,5`, dates with slashes or dashes in either order, also with AM and PM,
-    seconds and milliseconds since 1970, or `time_format` alone if it is given. The clock is the one that is written,
-    without its zone; with `zone`, times of another zone are converted to that one.
+    Accepted are dates alone, ISO 8601, every format of `time_formats` that has a date, seconds and milliseconds since
+    1970, or `time_format` alone if it is given. The clock is the one that is written, without its zone; with `zone`,
+    times of another zone are converted to that one.
 
     Raises: ValueError if the texts have several time zones, or the format is none.
     """
@@ -35,24 +32,52 @@ def readings_of(texts: pd.Series, time_format: str | None = None, zone: tzinfo |
     if pd.Series([first]).str.fullmatch(EPOCH).item():
         numbers = pd.to_numeric(texts.where(texts.str.fullmatch(EPOCH).eq(True)))
         return [pd.to_datetime(numbers * (1.0 if numbers.max() > 1e11 else 1e3), unit="ms")]
-    parts = texts.str.extract(f"^{DATE_TIME}$")
-    if parts["year"].isna().all():
+    if clean(first) != first:
+        texts = texts.map(clean, na_action="ignore")
+    texts = _with_midnight(texts)
+    first = next((text for text in texts if isinstance(text, str) and text), "")
+    formats = [way for way in formats_of(first) if way != ISO and is_dated(way)]
+    if not formats:
         plain = texts.str.replace(",", ".", regex=False)
         return [_naive(pd.to_datetime(plain, format="ISO8601", errors="coerce"), zone)]
-    orders = [("a", "b")] if (parts["mark"] == ".").any() else [("a", "b"), ("b", "a")]
-    seconds = _seconds_of(parts.fillna({"hour": "0", "minute": "0"}))
-    dates = [pd.to_datetime(parts["year"] + "-" + parts[month].str.zfill(2) + "-" + parts[day].str.zfill(2),
-                            format="%Y-%m-%d", errors="coerce") for day, month in orders]  # fmt: skip
-    found = [date + pd.to_timedelta(seconds, unit="s") for date in dates]
-    complete = [one for one in found if one.notna().all()]
+    return _certain([_read(texts.fillna(""), way) for way in formats])
+
+
+def _read(texts: pd.Series, way: str) -> pd.Series:
+    """Return timestamps (n,) of a format, also with or without seconds: tables of events are written by hand."""
+    found = pd.Series(stamps_of(texts, way), texts.index)
+    if not found.isna().any():
+        return found
+    other = re.sub(":%S([.,]%f)?", "", way) if "%S" in way else way.replace("%M", "%M:%S")
+    return found.fillna(pd.Series(stamps_of(texts, other), texts.index))
+
+
+def _with_midnight(texts: pd.Series) -> pd.Series:
+    """Return texts (n,), of which dates alone with day and month in numbers are followed by midnight."""
+    alone = texts.str.fullmatch(DATE_ALONE).eq(True)
+    timed = next(iter(texts[~alone].dropna()), "")
+    return texts.mask(alone, texts + (" 00:00:00" if timed.count(":") > 1 else " 00:00"))
+
+
+def _certain(readings: list[pd.Series]) -> list[pd.Series]:
+    """Return of readings (n,) those that may be meant: complete, different, without leaps of days where others leap."""
+    complete = [one for one in readings if one.notna().all()]
     if not complete:
-        return [min(found, key=lambda one: one.isna().sum())]
-    return complete[:1] if len(complete) == 2 and complete[0].equals(complete[1]) else complete
+        return [min(readings, key=lambda one: one.isna().sum())]
+    near = [one for one in complete if one.diff().abs().max() < pd.Timedelta(hours=12)]
+    kept = near or complete
+    return [one for k, one in enumerate(kept) if not any(one.equals(other) for other in kept[:k])]
 
 
 def times_of_day(texts: pd.Series) -> np.ndarray:
     """Return texts such as `22:30:15,5`, `22:30` or `10:30 PM` as seconds from midnight (n,), NaN where one is none."""
-    return _seconds_of(texts.str.strip().str.extract(f"^{TIME_OF_DAY}$"))
+    return np.array([_seconds_of(clean(text)) if isinstance(text, str) else np.nan for text in texts], float)
+
+
+def _seconds_of(text: str) -> float:
+    ways = formats_of(text) if TIME_ALONE.fullmatch(text) else ()
+    of_day = datetime_of(text, ways[0]) if ways else None
+    return np.nan if of_day is None or of_day >= timedelta(days=1) else of_day.total_seconds()
 
 
 def start_of(texts: pd.Series, time_format: str | None = None) -> datetime | None:
@@ -114,17 +139,6 @@ def time_at(start: datetime | None, seconds: float) -> str:
 def seconds_of_day(clock: datetime) -> float:
     """Return the seconds from midnight to a clock."""
     return (clock - clock.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
-
-
-def _seconds_of(parts: pd.DataFrame) -> np.ndarray:
-    """Return hour, minute, second and half of day, as texts, in seconds from midnight (n,)."""
-    second = parts["second"].str.replace(",", ".", regex=False).fillna("0")
-    hour, minute, second = (pd.to_numeric(part).to_numpy(float) for part in (parts["hour"], parts["minute"], second))
-    half = parts["half"].str.lower().to_numpy(object)
-    has_half = pd.notna(half)
-    hour = np.where(has_half, hour % 12 + 12 * (half == "p"), hour)
-    inside = (hour < 24) & (minute < 60) & (second < 61)
-    return np.where(inside, 3600 * hour + 60 * minute + second, np.nan)
 
 
 def _naive(stamps: pd.Series, zone: tzinfo | None) -> pd.Series:

@@ -64,7 +64,7 @@ class RunFolder:
         self.free_response = root / "plots" / "free_response.png"
         self.bland_altman = root / "plots" / "bland_altman.png"
         self.signals, self.plots, self.report = root / "signals.npz", root / "plots", root / "report.html"
-        self.viewers = root / "viewer"
+        self.viewers, self.tensorboard = root / "viewer", root / "tensorboard"
 
     def overview(self, recording: str) -> Path:
         """Return where the picture of a whole recording goes."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +24,10 @@ from evaluation.results import LSTM, FoundCounts, RunMetrics, read_metrics, writ
 from evaluation.scored_recording import ScoredRecording
 from recordings import event_files, preprocessing
 from recordings.file_names import FileNames
-from recordings.finding import left_out_line, recordings_in
+from recordings.finding import expanded, left_out_line
 from recordings.nab_series import read_series
 from recordings.reading import Recording, name_of
-from recordings.resmed_card import has_events, is_night, nights_in
+from recordings.resmed_card import has_events, is_night
 from recordings.series_files import SeriesColumns
 from recordings.signals import NoSamples
 from recordings.windowing import EventMeta, Segment, segments_where
@@ -297,19 +296,9 @@ def files_to_score(given: Sequence[Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in given:
-        if path.is_dir():
-            files, missing = recordings_in(path), ""
-        elif path.exists() or not any(letter in str(path) for letter in "*?["):
-            files, missing = [path], f"{path}: a file of labelled events, no recording"
-        else:
-            files = sorted(Path(name) for name in glob.glob(str(path)))
-            files = [one for file in files for one in (nights_in(file).values() if file.is_dir() else [file])]
-            missing = f"{path}: no file matches this pattern"
-        files = [file for file in files if not name_of(file).endswith(event_files.NAME_ENDS)]
-        if not files and path.is_file() and len(given) > 1:
-            continue
-        if not files:
-            raise DataError(missing)
+        files = [file for file in expanded(path) if not name_of(file).endswith(event_files.NAME_ENDS)]
+        if not files and not (path.is_file() and len(given) > 1):
+            raise DataError(f"{path}: a file of labelled events, no recording")
         for file in files:
             name = name_of(file)
             check_name(name, "--score: the name of a recording,")

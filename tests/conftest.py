@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pictures
 import pytest
+import warm
 
 from recordings.windowing import FORMAT, EventMeta, Meta, ScalerMeta, Segment, SpanMeta
 from utils import ROOT
@@ -56,6 +57,18 @@ def blank_pictures():
     """Let pictures be saved, but not rendered."""
     with pictures.blank():
         yield
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers, forked from a process that has imported torch; those of `--jobs 2` begin afresh."""
+    dask, utils = map(pytest.importorskip, ("dask", "distributed.utils"))
+    from grid import engines
+
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        utils.get_mp_context().set_forkserver_preload([*warm.PACKAGES])
+        with engines.local_cluster(2, None) as client:
+            yield client
 
 
 @pytest.fixture

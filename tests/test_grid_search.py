@@ -441,16 +441,6 @@ def test_workers_that_do_not_see_the_folder_are_refused(cluster, monkeypatch, tm
         engines.check_workers(cluster, "--scheduler tcp://x", tmp_path)
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """Two workers, forked from a process that has imported torch; those of `--jobs 2` begin afresh."""
-    dask, utils = map(pytest.importorskip, ("dask", "distributed.utils"))
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        utils.get_mp_context().set_forkserver_preload([*warm.PACKAGES])
-        with engines.local_cluster(2, None) as client:
-            yield client
-
-
 # ---- how many at once -----------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The main script as a user calls it, on three small recordings and a tiny model."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -598,3 +599,24 @@ def test_help_shows_commands_and_does_not_wait_for_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "python pure_lstm_anomaly_detection_main.py" in done.stdout and done.stdout.strip().endswith("False")
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_losses_are_shown_in_tensorboard_on_request(home, run, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert call(home, "--out", tmp_path / "x", "--tensorboard") == 0
+    shown, history = EventAccumulator(str(tmp_path / "x" / "tensorboard")).Reload(), pd.read_csv(run / "history.csv")
+    for name in ("train_loss", "val_loss", "learning_rate"):
+        values = [(one.step, one.value) for one in shown.Scalars(name)]
+        np.testing.assert_allclose(values, history[["epoch", name]], rtol=1e-5)
+    assert not (run / "tensorboard").exists()
+
+
+def test_tensorboard_that_is_missing_is_told_before_anything_is_written(home, tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
+    assert call(home, "--out", tmp_path / "x", "--tensorboard") == 2
+    assert "pip install tensorboard" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert call(home, "--checkpoint", "x", "--score", "y", "--tensorboard") == 2

@@ -111,9 +111,25 @@ def test_a_doubt_about_rows_is_one_line(tmp_path, change, expected):
 def test_a_time_format_settles_which_is_the_month(tmp_path):
     assert pd.Timestamp(read_rows(write(tmp_path / "a.csv", TIMES.dt.strftime("%d/%m/%Y %H:%M"))).times[0]) == TIMES[0]
     path = write(tmp_path / "a.csv", TIMES.dt.strftime("%d/%m/%Y %H:%M")[:48], values=VALUES[:48])
+    assert pd.Timestamp(read_rows(path).times[0]) == TIMES[0]        # as months, they would leap by a month at midnight
+    days = pd.Series(pd.date_range("2024-02-01", periods=12))
+    path = write(tmp_path / "a.csv", days.dt.strftime("%d/%m/%Y"), values=VALUES[:12])
     with pytest.raises(DataError, match="--time-format"):
         read_rows(path)
-    assert pd.Timestamp(read_rows(path, SeriesColumns(time_format="%d/%m/%Y %H:%M")).times[0]) == TIMES[0]
+    assert pd.Timestamp(read_rows(path, SeriesColumns(time_format="%d/%m/%Y")).times[-1]) == days.iloc[-1]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "change"),
+    [
+        ("%d-%b-%Y %H:%M", str), ("%m/%d/%y %I:%M %p", str), ("%Y%m%d%H%M%S", str), ("%Y-%m-%d %H:%M:%S UTC", str),
+        ("%d %b %Y %H:%M", lambda text: text.replace("Jan", "janv.").replace("Feb", "f\u00e9vr.")),
+        ("%Y\u5e74%m\u6708%d\u65e5 %H:%M", str), ("%d.%m.%Y %H:%M", lambda text: text.removesuffix(" 00:00")),
+    ],
+)  # fmt: skip
+def test_timestamps_of_a_series_are_read_as_those_of_recordings(tmp_path, pattern, change):
+    path = write(tmp_path / "a.csv", TIMES.dt.strftime(pattern).map(change))
+    assert (read_rows(path).times == TIMES.to_numpy()).all()
 
 
 # ---- datasets -------------------------------------------------------------------------------

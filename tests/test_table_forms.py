@@ -1,7 +1,7 @@
 """Tables as devices and programs write them: what a file gives, and what its lines give one by one."""
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -68,6 +68,12 @@ FORMS = {
     "units row": (table(SECONDS, header="t_s,flow\ns,L/s", scale=60.0), {}),
     "units in the header": (table(SECONDS, header="t_s,flow [L/s]", scale=60.0), {}),
     "units row of ms": (table([f"{1000 * t:.0f}" for t in T], header="t_s,flow\nms,L/min"), {}),
+    "rule below the header": (table(SECONDS, "|", header="t_s,flow\n----+----"), {}),
+    "minus of typesetting": (table(SECONDS).replace(",-", ",\u2212"), {}),
+    "apostrophes": (table(SECONDS, ";", header="t_s,flow [mL/min]", scale=1e-3)
+                    .replace("000\n", "'000\n"), {}),
+    "facts as wide as the table": (table(SECONDS, before="Name,night 1\nRate,25\nBegin,2024-03-30 23:57\n"), {}),
+    "no header, decimal comma": (table(COMMA, ";", ",", header=""), {"names": ["t_s", "flow"]}),
     "row rate": ("flow\n" + "".join(f"{value}\n" for value in FLOW), {"row_rate_hz": RATE_HZ}),
     "BioSPPy": ("# Sampling Rate (Hz):= 25.00\n# Labels:= flow\n" + "".join(f"{value}\n" for value in FLOW), {}),
     "OpenSignals": ('# OpenSignals\n# {"00:11": {"column": ["nSeq", "flow"], "sampling rate": 25, '
@@ -88,6 +94,7 @@ FORMS = {
                             header="Datum,t_s,flow"), {}),
     "HHMMSS": (table(stamped("%H%M%S.%f")), {}),
     "HHMMSSmmm": (table([f"{text:}" for text in stamped("%H%M%S%f")]), {}),
+    "HHMMSS after midnight": (table([(stamp + timedelta(minutes=9)).strftime("%H%M%S.%f") for stamp in STAMPS]), {}),
     "YYYYMMDDHHMMSS": (table(stamped("%Y%m%d%H%M%S.%f")), {}),
     "epoch ms": (table([f"{1711843160000 + 1000 * t:.0f}" for t in T]), {}),
     "epoch us": (table([f"{1711843160000000 + 1e6 * t:.0f}" for t in T]), {}),
@@ -103,6 +110,13 @@ FORMS = {
     "two-digit years": (table(stamped("%d/%m/%y %H:%M:%S.%f")), {}),
     "Viatom": (table(stamped("%H:%M:%S %b %d %Y")), {}),
     "O2 ring": (table([f'"{text}"' for text in stamped("%I:%M:%S%p %b %d, %Y")]), {}),
+    "months in German": (table([f"{text[:2]}. M\u00e4rz 2024 {text[2:]}" for text in stamped("%d%H:%M:%S.%f")]), {}),
+    "Chinese dates": (table(stamped("%Y\u5e74%m\u6708%d\u65e5 %H:%M:%S.%f")), {}),
+    "ctime": (table(stamped("%a %b %d %H:%M:%S %Y")), {}),
+    "Spanish AM and PM": (table([text.replace("AM", "a. m.").replace("PM", "p.\u00a0m.")
+                                 for text in stamped("%d/%m/%Y %I:%M:%S.%f\u202f%p")]), {}),
+    "zone apart": (table(stamped("%Y-%m-%d %H:%M:%S.%f +0100")), {}),
+    "Uhr": (table(stamped("%d.%m.%Y %H:%M:%S,%f Uhr"), ";", ","), {}),
     "time_format": (table(stamped("%y.%m.%d_%H:%M:%S.%f"), header="t_s,flow"), {"time_format": "%y.%m.%d_%H:%M:%S.%f"}),
     "summer time": (table(LOCAL), {"time_zone": "Europe/Berlin"}),
     "winter time": (table(AUTUMN), {"time_zone": "Europe/Berlin"}),
@@ -196,6 +210,10 @@ def refusal(tmp_path, text, **keys):
         (table([f"{45528509952 + 256 * k}" for k in range(N)]), ", 256 apart, cannot be seconds; set time_unit"),
         (table([f"{1e-5 * k:.5f}" for k in range(N)]), "apart, cannot be seconds; set time_unit"),
         ("t_s,flow\n" + "".join(f"{10_000 + 100 * k},{k % 7}\n" for k in range(59)), "clock times or seconds? set"),
+        (table([f"{t:.2f}" for t in 500 + T // 60 * 100 + T % 60][:1900] + [f"{700 + k / 25:.2f}" for k in range(100)]),
+         "times such as 500: clock times or seconds? set time_format"),
+        (table(SECONDS, before="a,b\nc,d\n", header="flow,other"), "or skip_rows if lines stand before the header"),
+        (table(stamped("%d%m%Y%H%M%S.%f")), "or time_format if they are clock times"),
         (COUNTS + "999;1.202\n", "row 1001: ambiguous numbers such as 1.202; set decimal"),
         (COUNTS + "999;1,202\n", "row 1001: ambiguous numbers such as 1,202; set decimal"),
         ("t_s,flow\n2024-05-01 10:00:00,1\n2024-05-01 10:00:00,2\n", "time repeats"),
