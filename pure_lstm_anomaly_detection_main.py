@@ -25,6 +25,7 @@ from utils import (
     ROOT,
     ArgumentParser,
     DataError,
+    add_file_names,
     keep_freed_memory,
     process_group,
     resolve_device,
@@ -66,13 +67,7 @@ def build_parser() -> ArgumentParser:
         help="with --score: each recording by itself, N at once (0: one a core); the same --out again resumes",
     )  # fmt: skip
     parser.add_argument("--scheduler", metavar="ADDRESS", help="the same on a running Dask scheduler, tcp://HOST:PORT")
-    parser.add_argument(
-        "--channel", action="append", default=[], metavar="NAME=COLUMN[:UNIT]",
-        help="with --score: what the files call a channel of the model, and its unit where they do not say",
-    )  # fmt: skip
-    parser.add_argument("--time-column", metavar="NAME", help="with --score: the time column of the files")
-    parser.add_argument("--time-format", metavar="F", help="with --score: format of their timestamps, for strptime")
-    parser.add_argument("--time-zone", metavar="ZONE", help="with --score: zone of their clock, where it changes")
+    add_file_names(parser, "a file", "with --score: ")
     parser.add_argument(
         "--map-label", action="append", default=[], metavar="LABEL=KIND", help="with --score: the kind of a label"
     )
@@ -119,8 +114,7 @@ def score(args: argparse.Namespace, device: str) -> str:
     from reports.scoring import NotAllScored, score_files, scored_answer
 
     root = args.out or default_root(OUT, "scored")
-    times = {name: getattr(args, name) for name in ("time_column", "time_format", "time_zone")}
-    names = FileNames.parsed(args.channel, args.map_label, **times)
+    names = FileNames.parsed(args)
     by_itself = args.jobs is not None or args.scheduler
     try:
         if by_itself:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import ArgumentParser, keep_freed_memory, resolve_device, run_cli, setup_logging
+from utils import ArgumentParser, add_file_names, keep_freed_memory, resolve_device, run_cli, setup_logging
 
 
 def build_parser() -> ArgumentParser:
@@ -26,13 +26,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--follow", type=Path, metavar="FILE", help="read a file as it grows, instead of stdin")
     parser.add_argument("--state", type=Path, metavar="F", help="file to save the state in, and to resume from")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file, instead of stdout")
-    parser.add_argument(
-        "--channel", action="append", default=[], metavar="NAME=COLUMN[:UNIT]",
-        help="what the input calls a channel of the model, and its unit where it does not say",
-    )  # fmt: skip
-    parser.add_argument("--time-column", metavar="NAME", help="the time column of the input")
-    parser.add_argument("--time-format", metavar="F", help="format of its timestamps, for strptime")
-    parser.add_argument("--time-zone", metavar="ZONE", help="zone of its clock, where it changes")
+    add_file_names(parser, "the input")
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="format of the output (csv)")
     parser.add_argument("--plot", action="store_true", help="show signals and score in a window")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="where the LSTM runs (cpu)")
@@ -50,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from live.stream import watch
         from recordings.file_names import FileNames
 
-        times = {name: getattr(args, name) for name in ("time_column", "time_format", "time_zone")}
-        names = FileNames.parsed(args.channel, [], **times)
+        names = FileNames.parsed(args)
         torch.set_num_threads(1)                                 # a step is too small to share
         device, as_json = resolve_device(args.device), args.format == "jsonl"
         files = {"follow": args.follow, "state": args.state, "out": args.out}

@@ -57,6 +57,17 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; {self.prog} --help lists the arguments\n")
 
 
+def add_file_names(parser: argparse.ArgumentParser, files: str, when: str = "") -> None:
+    """Declare the options that say what files, or an input, call otherwise than a model."""
+    parser.add_argument(
+        "--channel", action="append", default=[], metavar="NAME=COLUMN[:UNIT]",
+        help=f"{when}what {files} calls a channel of the model, and its unit where it does not say",
+    )  # fmt: skip
+    parser.add_argument("--time-column", metavar="NAME", help=f"{when}the time column of {files}")
+    parser.add_argument("--time-format", metavar="F", help=f"{when}format of its timestamps, for strptime")
+    parser.add_argument("--time-zone", metavar="ZONE", help=f"{when}zone of its clock, where it changes")
+
+
 def plain_text(text: str) -> str:
     """Return text with what a terminal would act upon, or cannot show, as `\\x1b`; line ends and tabs stay.
 

@@ -27,7 +27,7 @@ import numpy as np
 from config import ScoringProfile
 from detection.comparisons import PRESENT_SHARE
 from detection.trailing import SpanMedian, known_ranges
-from recordings.windowing import EventMeta, true_runs
+from recordings.windowing import EventMeta, overlap, true_runs
 
 APNEA_WINDOW_S = 4.0                    # about a breath; edges are this exact whatever its length, since windows unite
 HYPOPNEA_WINDOW_S = 9.2                 # holds a whole breath, also a slow one
@@ -80,7 +80,7 @@ class BreathingEvent:
         return self.end_s - self.start_s
 
     def overlaps(self, other: BreathingEvent | EventMeta) -> bool:
-        return self.start_s <= other.end_s and other.start_s <= self.end_s
+        return overlap((self.start_s, self.end_s), (other.start_s, other.end_s))
 
 
 def respiratory_events(

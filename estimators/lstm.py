@@ -73,6 +73,8 @@ class LSTMDetector:
     ----------
     detector : detection.detector.Detector
         Model, scaler, calibration and threshold; after `fit` or `load`.
+    data : config.DatasetConfig or None
+        How raw recordings are read and resampled; None where every row is a step.
 
     Notes
     -----
@@ -93,7 +95,7 @@ class LSTMDetector:
     ) -> None:  # fmt: skip
         self.rate_hz, self.channels, self.config, self.device = rate_hz, channels, config, device
         self.detector: Detector | None = None
-        self._data: DatasetConfig | None = None                  # of raw recordings; None = every row is a step
+        self.data: DatasetConfig | None = None                  # of raw recordings; None = every row is a step
         self._training: tuple[Experiment, Fitted] | None = None  # None = loaded
 
     # ---- fit, save, load --------------------------------------------------------------------
@@ -122,8 +124,8 @@ class LSTMDetector:
         """
         recordings = listed(recordings)
         measures = dict(self.channels or dict.fromkeys(names_in(recordings[0]), "other"))
-        self._data = dataset_config(self.rate_hz, measures, recordings[0])
-        config = experiment_config(self._data, self.config or {})
+        self.data = dataset_config(self.rate_hz, measures, recordings[0])
+        config = experiment_config(self.data, self.config or {})
         names, units = list(measures), [""] * len(measures)
         try:
             resolved = resolve(config, names, units, list(measures.values()), self.rate_hz)
@@ -138,7 +140,7 @@ class LSTMDetector:
             val = [part for k, one in known for part in self._segments(one, names, f"calibration_{k}")]
         if not train or not val:
             raise DataError("too little data: no channel has a value in what is left to train or to calibrate on")
-        dataset = dataset_of(self._data, measures, {"train": train, "val": val}, self.rate_hz, guard)
+        dataset = dataset_of(self.data, measures, {"train": train, "val": val}, self.rate_hz, guard)
         experiment = prepare(config, dataset)
         fitted = new_training(experiment, resolve_device(self.device))
         fitted.trainer.fit(fitted.windows, fitted.validation)
@@ -166,7 +168,7 @@ class LSTMDetector:
         state, detector = load_calibrated(Path(path), resolve_device(device))
         measures = dict(zip(detector.channels, detector.resolved.measures, strict=True))
         one = cls(detector.rate_hz, measures, None, device)
-        one.detector, one._data = detector, recorded_data(state, detector, Path(path).name)
+        one.detector, one.data = detector, recorded_data(state, detector, Path(path).name)
         return one
 
     # ---- score ------------------------------------------------------------------------------
@@ -234,17 +236,17 @@ class LSTMDetector:
 
     def _segment(self, recording: Values, names: Sequence[str], name: str) -> Segment:
         """Return a whole recording on the grid."""
-        if self._data is not None and isinstance(recording, pd.DataFrame) and TIME in recording:
+        if self.data is not None and isinstance(recording, pd.DataFrame) and TIME in recording:
             check_columns(recording, names)
-            return on_grid(raw_recording(recording, names, name, self._data), self._data, [])
+            return on_grid(raw_recording(recording, names, name, self.data), self.data, [])
         values = values_of(recording, names)
         label = np.zeros(len(values), np.int8)
-        stamps = np.arange(len(values)).astype(str) if self._data is None else None
+        stamps = np.arange(len(values)).astype(str) if self.data is None else None
         return Segment(name, np.arange(len(values)) / self.rate_hz, values, label, stamps)
 
     def _parts(self, segment: Segment) -> list[Segment]:
         """Return the parts of a recording in which something has a value; of a series all of it."""
-        return [segment] if self._data is None else segments_where(segment, np.ones(len(segment), bool))
+        return [segment] if self.data is None else segments_where(segment, np.ones(len(segment), bool))
 
     def _segments(self, recording: Values, names: Sequence[str], name: str) -> list[Segment]:
         return self._parts(self._segment(recording, names, name))
@@ -277,7 +279,7 @@ class LSTMStream:
         """Return the next steps, a row or several (n, C), scored; columns as of `LSTMDetector.score`."""
         owner = self.owner
         values = values_of(np.atleast_2d(rows) if isinstance(rows, np.ndarray) else rows, list(owner._fitted.channels))
-        missing, table = np.isnan(values).all(axis=1) & (owner._data is not None), unscored(len(values))
+        missing, table = np.isnan(values).all(axis=1) & (owner.data is not None), unscored(len(values))
         for start, end in runs(missing):
             if missing[start]:
                 self.detector_stream.restart()                   # the segment is over

@@ -26,7 +26,7 @@ def agreement_of(nights: Sequence[NightAgreement]) -> Agreement | None:
     nights = [night for night in nights if night.hours > 0]
     if len(nights) < LEAST_NIGHTS:
         return None
-    rates = np.array([[night.labelled_ahi, night.found_ahi] for night in nights])            # (n, 2)
+    rates = rates_of(nights)
     counts = np.array([[night.labelled, night.found, night.paired] for night in nights])    # (n, 3)
     draws = np.random.default_rng(SEED).integers(len(nights), size=(RESAMPLES, len(nights)))
 
@@ -42,12 +42,27 @@ def agreement_of(nights: Sequence[NightAgreement]) -> Agreement | None:
     spread = LIMITS_SD * float(errors.std(ddof=1))
     return Agreement(
         nights=nights,
-        bias=estimate(lambda x: (x[..., 1] - x[..., 0]).mean(axis=-1), rates),
-        mae=estimate(lambda x: np.abs(x[..., 1] - x[..., 0]).mean(axis=-1), rates),
+        bias=estimate(ahi_bias, rates),
+        mae=estimate(ahi_mae, rates),
         limits=[float(errors.mean()) - spread, float(errors.mean()) + spread],
         icc=estimate(intraclass_correlation, rates),
         f1=estimate(f1_of, counts),
     )
+
+
+def rates_of(nights: Sequence[NightAgreement]) -> np.ndarray:
+    """Return labelled and found events an hour (n, 2) of the nights that have a rate."""
+    return np.array([[night.labelled_ahi, night.found_ahi] for night in nights if night.hours > 0]).reshape(-1, 2)
+
+
+def ahi_bias(rates: np.ndarray) -> np.ndarray:
+    """Return found minus labelled events an hour (...), the mean over n nights of rates (..., n, 2)."""
+    return (rates[..., 1] - rates[..., 0]).mean(axis=-1)
+
+
+def ahi_mae(rates: np.ndarray) -> np.ndarray:
+    """Return the mean absolute difference (...) over n nights of rates (..., n, 2)."""
+    return np.abs(rates[..., 1] - rates[..., 0]).mean(axis=-1)
 
 
 def intraclass_correlation(ratings: np.ndarray) -> np.ndarray:

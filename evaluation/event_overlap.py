@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evaluation.agreement import agreement_of
+from evaluation.agreement import agreement_of, ahi_bias, ahi_mae, rates_of
 from evaluation.results import NightAgreement, RespiratoryMeasures
+from recordings.windowing import Span, overlap
 
 LEAST_IOU = (0.2, 0.5)
-Span = tuple[float, float]               # first and last time in s
 
 
 def intersection_over_union(found: Sequence[Span], labelled: Sequence[Span]) -> np.ndarray:
@@ -31,9 +31,22 @@ def pair_events(found: Sequence[Span], labelled: Sequence[Span], least_iou: floa
     """Return the places of the events that belong together, found and labelled, with the largest IoU in sum."""
     from scipy.optimize import linear_sum_assignment
 
-    overlap = intersection_over_union(found, labelled)
-    pairs = zip(*linear_sum_assignment(np.where(overlap >= least_iou, overlap, 0.0), maximize=True), strict=True)
-    return [(int(k), int(j)) for k, j in pairs if overlap[k, j] >= least_iou]
+    iou = intersection_over_union(found, labelled)
+    pairs = zip(*linear_sum_assignment(np.where(iou >= least_iou, iou, 0.0), maximize=True), strict=True)
+    return [(int(k), int(j)) for k, j in pairs if iou[k, j] >= least_iou]
+
+
+def judged(
+    found: Sequence[Span], labelled: Sequence[Span], uncounted: Sequence[Span]
+) -> tuple[dict[int, int], list[bool]]:
+    """Return which found event belongs to which labelled one, by their places, and which found ones count (F,).
+
+    An event without a label that overlaps an uncounted span is neither true nor false: nobody labelled single events
+    there.
+    """
+    pairs = dict(pair_events(found, labelled, LEAST_IOU[0]))
+    counts = [k in pairs or not any(overlap(span, other) for other in uncounted) for k, span in enumerate(found)]
+    return pairs, counts
 
 
 def respiratory_measures(
@@ -65,7 +78,7 @@ def respiratory_measures(
     n_found, n_labelled = sum(map(len, found)), sum(map(len, labelled))
     onset, duration = np.median(errors, axis=0) if errors else (np.nan, np.nan)
     total = n_found + n_labelled
-    errors_ahi = [(len(f) - len(w)) / h for f, w, h in zip(found, labelled, hours, strict=True) if h > 0]
+    rates = rates_of(nights)
     return RespiratoryMeasures(
         profile=profile,
         labelled=n_labelled,
@@ -75,8 +88,8 @@ def respiratory_measures(
         onset_error_s=float(onset),
         duration_error_s=float(duration),
         kinds=confusion,
-        ahi_bias=float(np.mean(errors_ahi)) if errors_ahi else np.nan,
-        ahi_mae=float(np.abs(errors_ahi).mean()) if errors_ahi else np.nan,
+        ahi_bias=float(ahi_bias(rates)) if len(rates) else np.nan,
+        ahi_mae=float(ahi_mae(rates)) if len(rates) else np.nan,
         agreement=agreement_of(nights),
     )
 

@@ -127,9 +127,10 @@ def _encoding_of(follow: Path | None) -> str:
 def _split_lines(data: bytes, encoding: str) -> list[bytes]:
     """Return lines with their ends, and last what follows them; a line ends as in a file, with CR, LF or both."""
     if encoding != "utf-8":
-        end = "\n".encode(encoding)
-        *lines, rest = data.split(end)
-        return [*(line + end for line in lines), rest]
+        even = len(data) // 2 * 2
+        texts = re.split("(?<=\n)|(?<=\r)(?!\n)", data[:even].decode(encoding, "surrogatepass"))
+        *lines, rest = (text.encode(encoding, "surrogatepass") for text in texts)
+        return [*lines, rest + data[even:]]
     lines = data.splitlines(keepends=True)
     return lines if lines and not lines[-1].endswith((b"\n", b"\r")) else [*lines, b""]
 

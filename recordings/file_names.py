@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from config import DatasetConfig, check_name
 from recordings.series_files import SeriesColumns
 from recordings.units import is_known
 from utils import DataError
+
+TIMES = ("time_column", "time_format", "time_zone")      # options, and keys of a dataset
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,21 @@ class FileNames:
             raise DataError(f"--time-zone {self.time_zone}: unknown zone; expected such as Europe/Berlin, or UTC")
 
     @classmethod
-    def parsed(cls, channels: Sequence[str], labels: Sequence[str], **times: str | None) -> FileNames:
-        """Return what `NAME=COLUMN`, `NAME=COLUMN:UNIT` and `LABEL=KIND` say.
+    def parsed(cls, args: argparse.Namespace) -> FileNames:
+        """Return what `NAME=COLUMN`, `NAME=COLUMN:UNIT` and `LABEL=KIND` say, of the options of `add_file_names`.
 
         Raises: DataError naming the option that cannot be read.
         """
         columns = {}
-        for text in channels:
+        for text in args.channel:
             name, column = _pair("--channel", text, "flow=Flow or flow=Flow:L/s")
             column, mark, unit = (column, "", "") if not is_known(column.rpartition(":")[2]) else column.rpartition(":")
             columns[name] = (column, unit) if mark else (column or unit, None)
+        labels = getattr(args, "map_label", ())                  # live, there are none
         kinds = dict(_pair("--map-label", text, '"A. Central"=central_apnea') for text in labels)
         for kind in kinds.values():
             check_name(kind, "--map-label: kind")
-        return cls(columns, kinds, **times)
+        return cls(columns, kinds, **{name: getattr(args, name) for name in TIMES})
 
     def check(self, known: Sequence[str]) -> None:
         """Raise DataError if a channel is none of the model's."""
@@ -55,7 +59,7 @@ class FileNames:
         for name, (source, unit) in self.channels.items():
             channels[name] = channels[name].model_copy(update={"source": source, "source_unit": unit})
         changed = {"channels": channels, "labels": {**data.labels, **self.labels}}
-        times = {name: getattr(self, name) for name in ("time_column", "time_format", "time_zone")}
+        times = {name: getattr(self, name) for name in TIMES}
         return data.model_copy(update=changed | {key: value for key, value in times.items() if value})
 
     def series(self, data: Mapping[str, Any], channels: Sequence[str]) -> SeriesColumns:

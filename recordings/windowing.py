@@ -63,6 +63,14 @@ class Segment:
         return Segment(self.recording, self.t[start:end], self.values[start:end], self.label[start:end], timestamp)
 
 
+Span = tuple[float, float]               # first and last time in s, both included
+
+
+def overlap(one: Span, other: Span) -> bool:
+    """Return whether two spans share an instant; touching is overlapping."""
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
 class EventMeta(Section):
     start_s: float
     end_s: float

@@ -19,10 +19,10 @@ from detection.breathing_events import PERIODIC, RESPIRATORY
 from detection.desaturation import depth_of
 from detection.detector import Detector
 from detection.events import FoundEvent
-from evaluation.event_overlap import LEAST_IOU, Span, intersection_over_union, pair_events
+from evaluation.event_overlap import intersection_over_union, judged
 from evaluation.nights import ScoredNight
 from evaluation.scored_recording import ScoredRecording
-from recordings.windowing import EventMeta
+from recordings.windowing import EventMeta, overlap
 from reports.findings import Findings, stamped, steps_led, timestamps_of
 from reports.run_folder import RunFiles
 
@@ -79,22 +79,17 @@ def _found(event: FoundEvent, kind: str, found_by: str) -> Row:
 def _judge(
     rows: Sequence[Row], recording: ScoredRecording, labelled: Sequence[EventMeta], uncounted: Sequence[EventMeta]
 ) -> list[EventMeta]:
-    """Pair rows with labels by their overlap and say which are false; return the labels that are taken.
-
-    An event without a label that touches an uncounted one is neither true nor false.
-    """
-    spans, wanted = [(row["start_s"], row["end_s"]) for row in rows], [(e.start_s, e.end_s) for e in labelled]
-    overlap, pairs = intersection_over_union(spans, wanted), dict(pair_events(spans, wanted, LEAST_IOU[0]))
-    for k, (row, span) in enumerate(zip(rows, spans, strict=True)):
+    """Pair rows with labels by their overlap and say which are false; return the labels that are taken."""
+    spans = [(row["start_s"], row["end_s"]) for row in rows]
+    wanted, unknown = ([(e.start_s, e.end_s) for e in events] for events in (labelled, uncounted))
+    pairs, counts = judged(spans, wanted, unknown)
+    iou = intersection_over_union(spans, wanted)
+    for k, row in enumerate(rows):
         if k in pairs:
-            row |= {"matched_label": labelled[pairs[k]].kind, "iou": float(overlap[k, pairs[k]]), "is_false": 0}
-        elif recording.is_labelled and not any(_touch(span, (e.start_s, e.end_s)) for e in uncounted):
+            row |= {"matched_label": labelled[pairs[k]].kind, "iou": float(iou[k, pairs[k]]), "is_false": 0}
+        elif recording.is_labelled and counts[k]:
             row["is_false"] = 1
     return [labelled[j] for j in pairs.values()]
-
-
-def _touch(one: Span, other: Span) -> bool:
-    return one[0] <= other[1] and other[0] <= one[1]
 
 
 def _alarms(
@@ -112,7 +107,7 @@ def _alarms(
         component = SCORE_COMPONENTS[steps_led(recording, event, led).argmax()]
         span = event.start_s, event.end_s
         explained_by = admitted + (rejected if component in PAUSES else [])
-        if not any(_touch(span, other) for other in explained_by):
+        if not any(overlap(span, other) for other in explained_by):
             left.append((event, component))
     kind = partial(_kind, findings.detector, recording.t, values, expected)
     match = recording.match([event for event, _ in left], findings.tolerance_s, labelled)
@@ -125,7 +120,7 @@ def _alarms(
             iou = float(intersection_over_union([span], [(label.start_s, label.end_s)])[0, 0])
             row |= {"matched_label": label.kind, "iou": iou, "is_false": 0}
         elif recording.is_labelled:
-            row["is_false"] = int(not any(_touch(span, (e.start_s, e.end_s + late)) for e in recording.labelled))
+            row["is_false"] = int(not any(overlap(span, (e.start_s, e.end_s + late)) for e in recording.labelled))
         yield row
 
 

@@ -23,7 +23,7 @@ from evaluation.detector_metrics import detector_metrics, fault_measures
 from evaluation.results import LSTM, RANDOM, UNTRAINED, CalibrationEvents, RunMetrics, ThresholdFacts
 from evaluation.scored_recording import ScoredRecording
 from recordings.wall_clock import clock_at, clocks_at, time_at
-from recordings.windowing import EventMeta, Segment
+from recordings.windowing import EventMeta, Segment, overlap
 from reports.run_folder import AROUND_ROWS, AROUND_S, CLOCKS, STAMPS, RunFiles, RunFolder
 from trainers import Batches, Trainer
 
@@ -279,9 +279,8 @@ def _alarm_rows(
         match = recording.match(events, late)
         for event, k in zip(events, match.match, strict=True):
             row = {"event": event, "matched_label": recording.labelled[k].kind if k >= 0 else "", "found_by": found_by}
-            overlapped = (
-                e.kind for e in recording.labelled if e.start_s <= event.end_s and event.start_s <= e.end_s + late
-            )
+            span = event.start_s, event.end_s
+            overlapped = (e.kind for e in recording.labelled if overlap(span, (e.start_s, e.end_s + late)))
             row["overlaps"] = row["matched_label"] or next(overlapped, "")
             row |= _explained(findings.detector.channels, recording, event, *led) if found_by == "lstm" else {}
             row |= {"component": depth_of(event), "contributions": ""} if found_by == "oximetry" else {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from config import BREATHING, load_profile
+from config import BREATHING, ScoringProfile, load_profile
 from detection.breathing_events import PERIODIC, RESPIRATORY
-from evaluation.event_overlap import respiratory_measures
+from evaluation.event_overlap import judged, respiratory_measures
 from evaluation.nights import ScoredNight, score_night
 from evaluation.results import RespiratoryMeasures, RunMetrics
 from evaluation.scored_recording import ScoredRecording
@@ -15,13 +15,13 @@ from reports.findings import Findings
 from reports.run_folder import RunFolder
 
 
-def nights_of(findings: Findings) -> dict[str, ScoredNight]:
-    """Return the nights of recordings with a channel of breathing, by their names."""
+def nights_of(findings: Findings, profile: ScoringProfile | None = None) -> dict[str, ScoredNight]:
+    """Return the nights of recordings with a channel of breathing, by their names; None = the detector's profile."""
     detector = findings.detector
     channels = dict(zip(detector.channels, detector.resolved.measures, strict=True))
     if not set(channels.values()) & {*BREATHING}:
         return {}
-    profile = load_profile(detector.config.events.profile)
+    profile = profile or load_profile(detector.config.events.profile)
     nights = {}
     for recording in findings.recordings:
         steps = [
@@ -40,18 +40,20 @@ def measures_of(
 ) -> RespiratoryMeasures | None:
     """Return the respiratory events of labelled recordings against their labels; None if none is labelled.
 
-    Periodic breathing is labelled as a whole, and not its events; events in it, or where the signal is labelled as
-    lost, count as neither true nor false.
+    Periodic breathing is labelled as a whole, and not its events; an event in it, or where the signal is labelled as
+    lost, that belongs to no label counts as neither true nor false.
     """
     labelled = [recording for recording in recordings if recording.is_labelled and recording.name in nights]
     if not any(_is_respiratory(event) for recording in labelled for event in recording.labelled):
         return None
     found, wanted, hours = [], [], []
     for recording in labelled:
-        unknown = [event for event in recording.labelled if event.kind in (PERIODIC, *fault_kinds)]
-        events = [event for event in nights[recording.name].events if not any(map(event.overlaps, unknown))]
-        found.append([((event.start_s, event.end_s), event.kind) for event in events])
-        wanted.append([((e.start_s, e.end_s), e.kind) for e in recording.labelled if _is_respiratory(e)])
+        events = [((e.start_s, e.end_s), e.kind) for e in nights[recording.name].events]
+        known = [((e.start_s, e.end_s), e.kind) for e in recording.labelled if _is_respiratory(e)]
+        uncounted = [(e.start_s, e.end_s) for e in recording.labelled if e.kind in (PERIODIC, *fault_kinds)]
+        _, counts = judged([span for span, _ in events], [span for span, _ in known], uncounted)
+        found.append([event for event, is_counted in zip(events, counts, strict=True) if is_counted])
+        wanted.append(known)
         hours.append(nights[recording.name].summary.breathing_hours)
     return respiratory_measures(profile, found, wanted, hours, [recording.name for recording in labelled])
 

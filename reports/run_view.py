@@ -22,7 +22,7 @@ from utils import DataError
 
 UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, ValueError,          # what numpy and zipfile raise
               zipfile.BadZipFile, zlib.error, tokenize.TokenError)
-EVENTS = ("recording", "kind", "start_s", "end_s", "channel", "confidence", "found_by", "matched_label", "is_false")
+SHOWN = ("recording", "kind", "start_s", "end_s", "channel", "confidence", "found_by", "matched_label", "is_false")
 MOST_SIGNALS = 4_000_000_000             # bytes of one array of signals.npz, unpacked
 
 
@@ -80,7 +80,7 @@ def read_run(root: Path) -> RunView:
     metrics = read_metrics(folder.metrics)
     data, config, made = (read_json(path) for path in (folder.data, folder.config, folder.run))
     stamps = STAMPS if data.get("is_series") else ()
-    events = _read_table(folder.events, (*EVENTS, *stamps), ("start_s", "end_s"))
+    events = _read_table(folder.events, (*SHOWN, *stamps), ("start_s", "end_s"))
     labels = _read_table(folder.labels, (*LABELS, *stamps), ("start_s", "end_s"))
     history = _read_table(folder.history, HISTORY, HISTORY) if folder.history.is_file() else None
     run = RunView(folder, metrics, data, config, made, events, labels, history)

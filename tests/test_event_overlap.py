@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.event_overlap import intersection_over_union, pair_events, respiratory_measures
+from evaluation.event_overlap import intersection_over_union, judged, pair_events, respiratory_measures
 
 
 def test_the_overlap_of_spans_by_hand():
@@ -33,6 +33,11 @@ def test_pairs_are_the_best_of_all_that_can_be_made(seed):
         for order in itertools.permutations(range(4))
     )
     assert sum(overlap[k, j] for k, j in pair_events(*spans, 0.2)) == pytest.approx(best)
+
+
+def test_an_event_in_uncounted_time_counts_if_it_has_a_label():
+    found, periodic = [(0, 10), (40, 50), (80, 90), (120, 130)], [(35, 95)]
+    assert judged(found, [(41, 51)], periodic) == ({1: 0}, [True, True, False, True])
 
 
 def test_measures_of_two_recordings_by_hand():
