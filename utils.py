@@ -82,9 +82,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """Return the first few of some names, and how many more there are."""
+    """Return the first few of some names on one line, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(plain_text(name[:80]) for name in names[:most]) + more
+    return ", ".join(plain_text(name[:80]).replace("\r", "\\r").replace("\n", "\\n") for name in names[:most]) + more
 
 
 class PlainFormatter(logging.Formatter):
