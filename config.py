@@ -302,6 +302,7 @@ class ScoringProfile(Section):
     hypopnea_reduction: float = Field(gt=0, lt=1, description="and in a hypopnea that a desaturation follows")
     desaturation_points: float | None = Field(gt=0, description="points of saturation; null = none is asked for")
     flow_only_reduction: float = Field(gt=0, lt=1, description="and in a hypopnea where nothing measures saturation")
+    flow_alone_counts: bool = Field(False, description="whether that is enough also where saturation is measured")
     min_duration_s: float = Field(gt=0, description="shorter ones are rejected")
     effort_share: float = Field(gt=0, description="of a belt's expected range, from which on there is effort")
 
