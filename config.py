@@ -41,7 +41,7 @@ M = TypeVar("M", bound=BaseModel)
 Duration = Annotated[float, Field(le=1e9)]                           # 30 years: numbers of steps stay exact
 Measured = Literal["airflow", "effort", "oximetry", "other"]
 BREATHING = ("airflow", "effort")                                    # of these
-SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "pace", "joint")
+SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "pace", "volume_drop", "jolt", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}
 NAB = "NAB"                                                          # entry of dataset_config.json
@@ -178,7 +178,9 @@ class ScoreConfig(Timed):
     error_s: Duration = Field(1.0, gt=0, description="trailing span of the error over all leads")
     near_s: Duration = Field(0.2, gt=0, description="largest lead that counts for transient_error")
     transient_s: Duration = Field(0.6, gt=0, description="trailing span of the error of the near leads")
+    jolt_s: Duration = Field(2.0, gt=0, description="trailing span of jolt, the same error of all channels of a kind")
     level_s: Duration = Field(15.0, gt=0, description="trailing span of the mean that counts as the level")
+    offset_s: Duration = Field(20.0, gt=0, description="trailing span of the mean airflow that counts as none")
     settle_s: Duration = Field(3.0, gt=0, description="forecasts are not used for so long after a missing value")
     weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {
@@ -186,7 +188,7 @@ class ScoreConfig(Timed):
             "transient_error:airflow": 0.03, "transient_error:effort": 0.03, "joint": 0.01,
         },
         min_length=1,
-        description="weight of a component (amplitude_drop, error, transient_error, level, joint), or of it on "
+        description="weight of a component (see detection/anomaly_scores.py), or of it on "
         "channels that measure airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
     )  # fmt: skip
     calibrate_on: list[Literal["train", "val"]] = Field(

@@ -8,6 +8,8 @@ share of calibration time that is at least as anomalous:
     transient_error  of a channel, high side
     level            of a channel, high side
     pace             of a channel, high side: faster breathing than expected
+    volume_drop      Stouffer's sum of an airflow's ratio, low_range, volume_ratio and low_volume: shallow breathing
+    jolt             of a channel, high side: all that measure the same are shaken
     joint            Mahalanobis distance of the first four comparisons of all channels from normal ones
 
 The score is the largest surprisal, each component with a weight: a weighted Bonferroni rule. It
@@ -33,11 +35,15 @@ from detection.comparisons import (
     AMPLITUDE_FLOOR,
     ERROR,
     JOINED,
+    JOLT,
     LEVEL,
     LOW_RANGE,
+    LOW_VOLUME,
     PACE,
     PRESENT_SHARE,
+    RATIO,
     TRANSIENT,
+    VOLUME_RATIO,
     StepBuffer,
 )
 from detection.trailing import SpanMedian, known_ranges
@@ -298,6 +304,8 @@ def _components(
         "transient_error": features[:, :, TRANSIENT],
         "level": features[:, :, LEVEL],
         "pace": features[:, :, PACE],
+        "jolt": features[:, :, JOLT],
+        "volume_drop": z[:, :, [RATIO, LOW_RANGE, VOLUME_RATIO, LOW_VOLUME]].sum(axis=2) / 2,
     }
     return components if joint is None else components | {"joint": joint.distance(z)[:, None]}
 

@@ -11,13 +11,16 @@ from detection.comparisons import (
     ERROR,
     ERROR_FLOOR,
     LEVEL,
+    JOLT,
     LEVEL_FLOOR,
     LOW_RANGE,
+    LOW_VOLUME,
     MOVEMENT_FLOOR,
     NAMES,
     PACE,
     RATIO,
     TRANSIENT,
+    VOLUME_RATIO,
     Comparisons,
     ComparisonStream,
     Spans,
@@ -27,7 +30,7 @@ from live.stream import FORMAT, load_state, save_state
 
 NAN = math.nan
 SMALL = Spans(
-    warm_up=3, settle=4, near=2, transient=3, error=4, amplitude=5, expected=6, baseline=12, level=7
+    warm_up=3, settle=4, near=2, transient=3, error=4, amplitude=5, expected=6, baseline=12, level=7, offset=8, jolt=6
 )
 SIZES = ([1], [2], [7], [15], [16], [17], [1000], [3, 1, 250, 17, 499, 2, 64, 1, 163])
 
@@ -75,16 +78,36 @@ def naive_comparisons(x, forecast, spans):
     features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    for f in (RATIO, TRANSIENT, PACE):
+    jolts = np.log(np.sqrt(naive.trailing(near, spans.jolt, 0.8, np.mean)) + ERROR_FLOOR)
+    features[:, 0, JOLT], features[:, 1:, JOLT] = jolts[:, 0], np.nanmean(jolts[:, 1:], axis=1, keepdims=True)
+    volume, expected = naive_volumes(x[:, 0], used[:, :, 0], spans)
+    features[:, 0, LOW_VOLUME] = -np.log(volume)
+    features[:, 0, VOLUME_RATIO] = before(np.repeat(np.log(expected)[:, None], channels, axis=1))[:, 0] - np.log(volume)
+    for f in (RATIO, TRANSIENT, PACE, JOLT, VOLUME_RATIO):
         features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, span)
     expected_range = np.exp(features[:, :, RATIO] - features[:, :, LOW_RANGE]) - AMPLITUDE_FLOOR
     return features, residual, aligned[:, (horizon - 1) // 2], expected_range
 
 
+def naive_volumes(flow, forecast, spans):
+    """Return the volume observed and that of the forecasts (T,), of flow (T,), the first channel, and (T, H)."""
+    volume, expected = np.full((2, len(flow)), NAN)
+    for t in range(len(flow)):
+        recent, window = (flow[max(t - span + 1, 0) : t + 1] for span in (spans.offset, spans.amplitude))
+        if np.isfinite(recent).sum() < 0.8 * spans.offset or t < spans.offset - 1:
+            continue
+        floor, offset = AMPLITUDE_FLOOR * spans.amplitude, np.nanmean(recent)
+        expected[t] = np.ptp(np.cumsum(forecast[t] - offset)) + floor
+        if np.isfinite(window).sum() >= 0.8 * spans.amplitude and t >= spans.amplitude - 1:
+            volume[t] = np.ptp(np.cumsum(np.nan_to_num(window - offset))) + floor
+    return volume, expected
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
 @pytest.mark.parametrize(("warm_up", "settle"), [(0, 1), (3, 6), (9, 4)])
 def test_comparisons_are_those_of_slow_loops(warm_up, settle):
     spans = replace(SMALL, warm_up=warm_up, settle=settle)
-    observed, forecast = breathe(90, seed=0, horizon=4)
+    observed, forecast = breathe(90, seed=0, channels=3, horizon=4)
     observed[30:33, 0] = NAN
     observed[50:70, 1] = NAN
     got = compare(observed, forecast, spans)
@@ -94,7 +117,7 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
 
 
 def test_names_stand_for_the_last_axis():
-    assert [NAMES[k] for k in (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE)] == list(NAMES)
+    assert [NAMES[k] for k in (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE, JOLT, VOLUME_RATIO, LOW_VOLUME)] == list(NAMES)
     assert compare(*breathe(20, 0))[0].shape == (20, 2, len(NAMES))
 
 
@@ -121,7 +144,7 @@ def test_pieces_of_any_size_give_the_same_comparisons(sizes):
 @pytest.mark.parametrize("size", [1, 100])
 def test_a_saved_and_loaded_state_resumes_bit_for_bit(at, size, tmp_path):
     observed, forecast = draw_faulty()
-    first, second = (ComparisonStream(2, forecast.shape[1], SPANS) for _ in range(2))
+    first, second = (ComparisonStream(("airflow", "effort"), forecast.shape[1], SPANS) for _ in range(2))
     parts, done = [], 0
     for n in [*cut(at, [size]), *cut(1000 - at, [size])]:
         if done == at:
@@ -137,7 +160,7 @@ def test_a_saved_and_loaded_state_resumes_bit_for_bit(at, size, tmp_path):
 
 def test_the_state_does_not_grow_with_the_stream():
     observed, forecast = breathe(900, seed=0)
-    stream = ComparisonStream(2, forecast.shape[1], SPANS)
+    stream = ComparisonStream(("airflow", "effort"), forecast.shape[1], SPANS)
     sizes = []
     for first in range(0, 900, 300):
         stream.update(observed[first : first + 300], forecast[first : first + 300])
@@ -196,3 +219,27 @@ def test_breathing_of_twice_the_pace_shows_in_pace_alone():
     np.testing.assert_allclose(late[:, PACE], math.log(2), atol=0.15)
     np.testing.assert_allclose(late[:, RATIO], 0.0, atol=0.05)
     np.testing.assert_allclose(features[600:740, 0, PACE], 0.0, atol=0.1)
+
+
+def test_shallow_breaths_show_in_volume_also_where_their_peaks_are_sharper():
+    t = np.arange(1500) / 5
+    shallow, phase = t > 240, (t / 4) % 1
+    usual = np.sin(2 * np.pi * phase)
+    sharp = np.where(phase < 0.1, 1.0, np.where(phase < 0.2, -1.0, 0.0))          # the same peaks, a third of the air
+    observed = np.where(shallow, sharp, usual)[:, None]
+    ahead = (t[:, None] + np.arange(1, 31) / 5)[:, :, None]
+    features = compare(observed, np.sin(2 * np.pi * ahead / 4))[0]
+    late = features[1270:1290, 0]
+    np.testing.assert_allclose(late[:, RATIO], 0.0, atol=0.1)
+    assert (late[:, VOLUME_RATIO] > 0.6).all()
+    np.testing.assert_allclose(features[900:1190, 0, VOLUME_RATIO], 0.0, atol=0.1)
+
+
+def test_a_jolt_of_one_belt_counts_for_both_by_half():
+    observed, forecast = breathe(900, seed=0, channels=3)
+    shaken = observed.copy()
+    shaken[600:620, 1] += np.random.default_rng(1).normal(size=20) * 3
+    before, after = (compare(values, forecast)[0][619, :, JOLT] for values in (observed, shaken))
+    alone = compare(shaken[:, [0, 1]], forecast[:, :, [0, 1]])[0][619, 1, JOLT]
+    assert after[1] == after[2] > before[1] + 1 and after[0] == before[0]
+    assert alone - before[1] > 1.5 * (after[1] - before[1])

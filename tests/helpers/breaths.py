@@ -6,7 +6,8 @@ from detection.comparisons import ComparisonStream, Spans
 
 HORIZON = 30
 SPANS = Spans(
-    warm_up=10, settle=15, near=1, transient=3, error=5, amplitude=45, expected=150, baseline=300, level=60
+    warm_up=10, settle=15, near=1, transient=3, error=5, amplitude=45, expected=150, baseline=300, level=60, offset=100,
+    jolt=10,
 )  # 5 Hz
 
 
@@ -20,9 +21,9 @@ def breathe(length, seed, channels=2, horizon=HORIZON):
     return observed, forecast
 
 
-def compare(observed, forecast, spans=SPANS, pieces=None):
+def compare(observed, forecast, spans=SPANS, pieces=None, measures=("airflow", "effort", "effort")):
     """Return the arrays of the comparison, piece by piece where their lengths are given."""
-    stream = ComparisonStream(observed.shape[1], forecast.shape[1], spans)
+    stream = ComparisonStream(measures[: observed.shape[1]], forecast.shape[1], spans)
     parts, first = [], 0
     for n in pieces if pieces is not None else [len(observed)]:
         parts.append(stream.update(observed[first : first + n], forecast[first : first + n]))
