@@ -104,9 +104,9 @@ def test_thousands_beside_a_decimal_sign_leave_no_doubt(write):
     for mark in ("'", "\u2019", "\u00a0", "\u202f", " "):
         path = write(f"t_s;flow\n0;5,5\n1;1{mark}076\n2;-12{mark}345{mark}678,5\n")
         if mark == " ":                                              # may be a lost delimiter
-            assert refusal(path, ["flow"]).endswith("thousands separators, set decimal in dataset_config.json")
+            assert "if it has thousands separators, set decimal in" in refusal(path, ["flow"])
         declared = Dialect(decimal="," if mark == " " else None)
-        assert read_recording(path, ["flow"], declared).channels["flow"].values.tolist() == [5.5, 1076.0, -12345678.5]
+        assert read_recording(path, None, declared).channels["flow"].values.tolist() == [5.5, 1076.0, -12345678.5]
 
 
 @pytest.mark.parametrize(
