@@ -24,7 +24,7 @@ from recordings.simulator import session_csv, simulate_session
 from utils import ROOT, ArgumentParser, run_cli
 
 MODEL = ROOT / "models" / "cpap_flow.safetensors"
-BROKEN = "night_broken"
+BROKEN, SAID = "night_broken", "stderr.txt"
 KINDS = ("central_apnea", "hypopnea")
 
 
@@ -41,9 +41,17 @@ def simulate(folder: Path, nights: int) -> None:
 
 
 def start(nights: Path, out: Path, jobs: int) -> subprocess.Popen:
+    """Start the command; what it says goes to a file, which never blocks it."""
     command = [sys.executable, "pure_lstm_anomaly_detection_main.py", "--checkpoint", str(MODEL), "--score",
                str(nights), "--jobs", str(jobs), "--out", str(out)]  # fmt: skip
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (nights.parent / SAID).open("w") as said:
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+
+
+def last_lines(process: subprocess.Popen, out: Path, count: int) -> list[str]:
+    """Wait for the command; return the last lines of what it said."""
+    process.wait()
+    return (out / SAID).read_text().strip().splitlines()[-count:]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -95,11 +103,11 @@ def measure(nights: int, jobs: int, out: Path) -> str:
         workers_of(process)[0].kill()
     if watch(process, root, 2 * nights // 3, memory):
         process.send_signal(signal.SIGINT)
-    interrupted = process.communicate()[1].strip().splitlines()[-2:]
+    interrupted = last_lines(process, out, 2)
     before = {path: path.stat().st_mtime_ns for path in root.glob("nights/*/report.html")}
     process = start(data, root, jobs)
     watch(process, root, sys.maxsize, memory)
-    seconds, last = time.monotonic() - began, process.communicate()[1].strip().splitlines()[-1]
+    [last], seconds = last_lines(process, out, 1), time.monotonic() - began
     rows, failed = rows_of(root / "nights.csv"), rows_of(root / "failed.csv")
     counts = Counter(row["recording"] for row in rows)
     done_twice = sum(path.stat().st_mtime_ns != stamp for path, stamp in before.items())

@@ -23,7 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from config import DATASET_CONFIG, DatasetConfig, ExperimentConfig, load_dataset_config, load_experiment, validate
+from config import (
+    DATASET_CONFIG,
+    DatasetConfig,
+    ExperimentConfig,
+    load_dataset_config,
+    load_experiment,
+    load_profile,
+    validate,
+)
 from data_loader import load_dataset
 from detection.detector import Detector
 from evaluation.detector_metrics import detector_metrics
@@ -49,10 +57,14 @@ Scored = dict[str, list[ScoredRecording]]
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine's recordings as each detector sees them, and the LSTM's nights by recording."""
+    """A machine's recordings as each detector sees them, and the LSTM's nights by recording.
+
+    any_duration: the nights scored without a least duration of an event.
+    """
 
     seen: Scored
     nights: dict[str, ScoredNight]
+    any_duration: dict[str, ScoredNight]
 
 
 class LastBreaths(nn.Module):
@@ -105,16 +117,19 @@ def score_machine(experiment: Experiment, device: str, folder: Path) -> Machine:
     dataset = experiment.dataset
     segments, labelled = dataset.splits["test"], labels_in_test_span(dataset)
     seen: Scored = {}
-    nights: dict[str, ScoredNight] = {}
+    nights: list[dict[str, ScoredNight]] = []
+    profile = load_profile(experiment.config.events.profile)
     for name, detector in detectors_of(experiment, device, folder):
         scored = detector.detect([segment.values for segment in segments])
         chance = RandomScores(detector, sum(map(len, experiment.normal)))
         found = recordings_as_seen(detector, segments, scored, labelled, chance)
         mine = found.pop(LSTM)
         if name == LSTM:
-            nights = nights_of(Findings(detector, segments, scored, mine, dataset.meta.simulated))
+            findings = Findings(detector, segments, scored, mine, dataset.meta.simulated)
+            profiles = (profile, profile.model_copy(update={"min_duration_s": 0.0}))
+            nights = [nights_of(findings, each) for each in profiles]
         seen |= {name: mine} | ({} if seen else found)                       # the others, once
-    return Machine(seen, nights)
+    return Machine(seen, *nights)
 
 
 def part(machine: str, config: ExperimentConfig, out: Path, device: str) -> Machine:
@@ -160,38 +175,49 @@ def tables(seeds: Sequence[Mapping[str, Machine]], config: ExperimentConfig) -> 
 def respiratory_rows(seeds: Sequence[Mapping[str, Machine]], profile: str) -> tuple[Table, dict[str, Any]]:
     """Return how the LSTM's respiratory events fit the labelled ones, a row a machine, and its numbers, one a seed.
 
-    The last row is of all recordings with a labelled event. The AHI is of a machine's whole night.
+    The last row is of all recordings with a labelled event. The AHI is of a machine's whole night. An unpaired event is
+    a false one; how many there would be without the profile's least duration of an event stands beside it.
     """
     names = {machine: [machine] for machine in seeds[0]} | {"all that have a label": list(seeds[0])}
     table = [[f"respiratory events, profile {profile}", "labelled", "found", "F1 at IoU 0.2", "at 0.5",
-              "onset error, s", "duration error, s", "unpaired an hour", "AHI found, labelled"]]  # fmt: skip
+              "onset error, s", "duration error, s", "unpaired an hour", "without the least duration",
+              "AHI found, labelled"]]  # fmt: skip
     numbers = {}
     for row, machines in names.items():
         several = [_respiratory([one[m] for m in machines], profile, len(machines) > 1) for one in seeds]
         if several[0] is not None:
-            measures, hours = zip(*several, strict=True)
+            measures, anyhow, hours = zip(*several, strict=True)
             numbers[row] = [one.model_dump() for one in measures]
-            table.append([row, str(measures[0].labelled), *_respiratory_cells(measures, hours[0])])
+            table.append([row, str(measures[0].labelled), *_respiratory_cells(measures, anyhow, hours[0])])
     return table, numbers
 
 
 def _respiratory(
     machines: Sequence[Machine], profile: str, only_labelled: bool
-) -> tuple[RespiratoryMeasures, float] | None:
-    """Return the measures of machines' recordings, joined, and their hours of breathing; None without a label."""
+) -> tuple[RespiratoryMeasures, RespiratoryMeasures, float] | None:
+    """Return the measures of machines' recordings, joined, those without the least duration, and hours of breathing.
+
+    None without a label.
+    """
     recordings = [recording for machine in machines for recording in machine.seen[LSTM]]
     if only_labelled:
         recordings = [recording for recording in recordings if recording.labelled]
-    nights = {name: night for machine in machines for name, night in machine.nights.items()}
-    measures = measures_of(profile, recordings, nights, [])
+    nights, anyhow = (
+        {name: night for machine in machines for name, night in getattr(machine, how).items()}
+        for how in ("nights", "any_duration")
+    )
+    measures, without_rule = (measures_of(profile, recordings, scored, []) for scored in (nights, anyhow))
     hours = sum(nights[recording.name].summary.breathing_hours for recording in recordings)
-    return None if measures is None else (measures, hours)
+    return None if measures is None else (measures, without_rule, hours)
 
 
-def _respiratory_cells(seeds: Sequence[RespiratoryMeasures], hours: float) -> list[str]:
+def _respiratory_cells(
+    seeds: Sequence[RespiratoryMeasures], anyhow: Sequence[RespiratoryMeasures], hours: float
+) -> list[str]:
     numbers = [[one.found, *one.f1.values(), one.onset_error_s, one.duration_error_s,
-                (one.found - one.paired["0.2"]) / hours] for one in seeds]  # fmt: skip
-    digits = (0, 2, 2, 1, 1, 2)
+                *((each.found - each.paired["0.2"]) / hours for each in (one, other))]
+               for one, other in zip(seeds, anyhow, strict=True)]  # fmt: skip
+    digits = (0, 2, 2, 1, 1, 2, 2)
     cells = [f"{np.mean(column):.{n}f}" for column, n in zip(zip(*numbers, strict=True), digits, strict=True)]
     found = np.mean([one.found for one in seeds]) / hours
     return [*cells, f"{found:.1f}, {seeds[0].labelled / hours:.1f}"]

@@ -63,7 +63,7 @@ def numbers_in(frame: pd.DataFrame, name: str) -> np.ndarray:
     strange = np.flatnonzero(np.isnan(values) & frame[name].notna().to_numpy())
     if len(strange):
         found = str(frame[name].iloc[strange[0]])[:40]
-        raise DataError(f"column {name!r}, row {strange[0]}: found {found!r}; expected numbers, NaN where missing")
+        raise DataError(f"column {name!r}, row {strange[0]}: found {found!r}; expected numbers, NaN = missing")
     return values
 
 

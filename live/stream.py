@@ -24,7 +24,7 @@ if TYPE_CHECKING:                                                # heavy imports
     from recordings.file_names import FileNames
     from reports.plots import LivePlot
 
-FORMAT = 3                               # of a state file
+FORMAT = 4                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
 FIRST = 200                              # characters of the first line that identify an input
 TAIL = 400                               # last bytes written that identify an output

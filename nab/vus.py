@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,13 +76,13 @@ def parts_of(series: NabSeries, outputs: Learned) -> SeriesParts:
     return {kind: distances[kind] | plain[kind] for kind in FUSIONS}
 
 
-def lstm_outputs(blocks: np.ndarray, known: int, seed: int, updated: bool = True) -> Learned:
+def lstm_outputs(blocks: np.ndarray, known: int, seed: int, updated: bool) -> Learned:
     """Return what the networks, or those that never learned, make of blocks (K, C, 2), the first `known` of them."""
     return run(learn(blocks[:known], seed) if updated else untrained(blocks, seed), blocks)
 
 
-def baseline_outputs(blocks: np.ndarray, name: str) -> Learned:
-    """Return the errors' coordinates of one of BASELINES, which has no states."""
+def baseline_outputs(blocks: np.ndarray, known: int, name: str) -> Learned:
+    """Return the errors' coordinates of one of BASELINES, which needs no known blocks and has no states."""
     forecasts = BASELINES[name](blocks.reshape(len(blocks), -1), LEADS).reshape(len(blocks), LEADS, *blocks.shape[1:])
     errors = error_coordinates(errors_by_lead(blocks, forecasts))
     return Learned(errors, np.full((len(blocks), 1, 1), np.nan))
@@ -90,10 +91,10 @@ def baseline_outputs(blocks: np.ndarray, name: str) -> Learned:
 def detectors(seeds: int) -> Iterator[tuple[str, Callable[[np.ndarray, int], Learned]]]:
     """Yield the name of each detector and what makes its outputs from blocks and the number of those known."""
     for name in BASELINES:
-        yield name, lambda blocks, known, name=name: baseline_outputs(blocks, name)
+        yield name, partial(baseline_outputs, name=name)
     for row, updated in (("untrained LSTM", False), ("LSTM", True)):
         for seed in range(seeds):
-            yield row, lambda blocks, known, seed=seed, on=updated: lstm_outputs(blocks, known, seed, on)
+            yield row, partial(lstm_outputs, seed=seed, updated=updated)
 
 
 def grade(benchmark: Mapping[str, NabSeries], make: Callable[[np.ndarray, int], Learned]) -> Found:

@@ -103,6 +103,8 @@ class Stamps:
             return ""
         start, zone = self.start, self.zone
         try:
+            if start is None and not self.origin[self.formats[0]]:   # from 00:00:00 on: elapsed time, no clock
+                return ""
             if start is None:
                 midnight = UNIX + timedelta(microseconds=self.origin[self.formats[0]])
                 return (midnight + timedelta(seconds=t)).time().isoformat("milliseconds")

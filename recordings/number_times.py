@@ -49,8 +49,15 @@ def unit_s_in(column: str, unit: str = "") -> float | None:
     return None if unit_s == 1 else unit_s
 
 
-def unit_of_numbers(first: float, step: float, where: str) -> tuple[float, datetime | None]:
-    """Return the seconds of one unit of undeclared times, and the clock at 0 if they have one.
+def origin_of(first: float, unit_s: float) -> datetime | None:
+    """Return the clock at 0 of times that are numbers, by the first one and the seconds of their unit; None = none."""
+    if UNIX_S[0] <= first * unit_s < UNIX_S[1] and unit_s <= 1:
+        return UNIX
+    return EXCEL if unit_s == DAY_S and EXCEL_DAYS[0] <= first < EXCEL_DAYS[1] else None
+
+
+def unit_of_numbers(first: float, step: float, where: str) -> float:
+    """Return the seconds of one unit of undeclared times.
 
     Args:
         first, step: the first number and the usual distance of two.
@@ -58,17 +65,16 @@ def unit_of_numbers(first: float, step: float, where: str) -> tuple[float, datet
     """
     for unit_s in (1.0, 1e-3, 1e-6, 1e-9):
         if UNIX_S[0] <= first * unit_s < UNIX_S[1]:
-            return unit_s, UNIX
-    for days, origin in ((EXCEL_DAYS, EXCEL), (MATLAB_DAYS, None)):
-        if days[0] <= first < days[1] and 0 < step < 1 / FASTEST_HZ:
-            return DAY_S, origin
+            return unit_s
+    if may_be_days(first) and 0 < step < 1 / FASTEST_HZ:
+        return DAY_S
     if abs(first) > LONGEST_S or 0 < step < 1 / FASTEST_HZ:
         apart = f", {step:.3g} apart," if step else ""
         raise DataError(
             f"{where}: times such as {first:.15g}{apart} cannot be seconds; set time_unit in dataset_config.json, "
             'such as "ms", "1/256 s" or "d" (days), or time_format if they are clock times'
         )
-    return 1.0, None
+    return 1.0
 
 
 def may_be_days(first: float) -> bool:
@@ -139,16 +145,11 @@ def number_seconds(
     """
     if unit_s is None and (since := compact_clock(numbers, where, is_padded)) is not None:
         return since, NO_DATE + timedelta(seconds=float(compact_seconds(numbers[:1])[0])), None
-    origin = None
     if unit_s is None:
         steps = np.diff(numbers)
         step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-        unit_s, origin = unit_of_numbers(float(numbers[0]), step, where)
-    elif UNIX_S[0] <= numbers[0] * unit_s < UNIX_S[1] and unit_s <= 1:
-        origin = UNIX
-    elif unit_s == DAY_S and EXCEL_DAYS[0] <= numbers[0] < EXCEL_DAYS[1]:
-        origin = EXCEL
-    return scaled(numbers, unit_s), origin, unit_s
+        unit_s = unit_of_numbers(float(numbers[0]), step, where)
+    return scaled(numbers, unit_s), origin_of(float(numbers[0]), unit_s), unit_s
 
 
 def scaled(numbers, unit_s: float):

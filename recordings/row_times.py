@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from recordings.number_times import (
     compact_seconds,
     may_be_compact,
     may_be_days,
+    origin_of,
     scaled,
     unit_of_numbers,
     unit_s_of,
 )
 from recordings.time_formats import is_compact_date
+from recordings.wall_clock import clock_at
 from utils import DataError
 
 Row = tuple[float, list[float]]          # time in s, a value a channel, NaN = none
@@ -64,15 +66,21 @@ class RowTimes:
         return self.spread.take(t, row)
 
     def at(self, t: float) -> str:
-        """Return the clock at t seconds after the first row; "" where the times are none of a clock, or not certain."""
-        if self.kind == "compact":
-            return (NO_DATE + timedelta(seconds=self.first_us / 1e6 + t)).time().isoformat("milliseconds")
-        return self.stamps.at(t) if self.kind == "stamps" else ""
+        """Return the clock at t seconds; "" where the times are none of a clock, or not certain."""
+        return self.stamps.at(t) if self.kind == "stamps" else clock_at(self._origin, t)
 
     @property
     def is_local(self) -> bool:
         """Whether the times are those of a clock whose zone is not known."""
-        return self.kind in ("stamps", "compact") and self.stamps.is_local
+        is_clock = self.kind == "stamps" or (self._origin is not None and self._origin.tzinfo is None)
+        return is_clock and self.stamps.is_local
+
+    @property
+    def _origin(self) -> datetime | None:
+        """The clock at 0 s of times that are numbers; None where they have none."""
+        if self.kind == "compact":
+            return NO_DATE + timedelta(seconds=self.first_us / 1e6)
+        return origin_of(self.first_number, self.unit_s) if self.kind == "numbers" and self.unit_s else None
 
     @property
     def is_waiting(self) -> bool:
@@ -123,7 +131,7 @@ class RowTimes:
         if kind == "numbers" and self.unit_s is None:
             step = waiting[1][0] - waiting[0][0] if len(waiting) > 1 else 0.0
             try:
-                self.unit_s, _ = unit_of_numbers(waiting[0][0], step, "time")
+                self.unit_s = unit_of_numbers(waiting[0][0], step, "time")
             except DataError:
                 self.kind = ""                                       # the next row may be better
                 raise

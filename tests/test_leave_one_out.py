@@ -1,12 +1,19 @@
 """What stands in the place of the LSTM, and what is left out: the parts of benchmarks.leave_one_out."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.leave_one_out import MACHINES, LastBreaths, machine_of, without
+from benchmarks.leave_one_out import MACHINES, LastBreaths, Machine, machine_of, respiratory_rows, without
 from config import DATASET_CONFIG, load_dataset_config
+from detection.breathing_events import BreathingEvent
 from detection.forecasts import network_input
+from evaluation.nights import ScoredNight
+from evaluation.results import LSTM
+from evaluation.scored_recording import ScoredRecording
+from recordings.windowing import EventMeta
 
 
 def test_the_last_breaths_are_the_last_horizon_once_more():
@@ -43,3 +50,19 @@ def test_nothing_of_a_machine_is_left_where_it_is_left_out(machine):
     assert {machine_of(name) for name in left.split.train} == set(MACHINES) - {machine}
     assert sorted(left.split.names) == sorted(data.split.names) and left.split.test_fraction == 0
     assert left.labels == data.labels and left.channels == data.channels
+
+
+def test_false_events_with_and_without_the_least_duration():
+    def night(*spans):
+        events = [BreathingEvent("apnea", "flow", *span, *[np.nan] * 6) for span in spans]
+        return ScoredNight(events, [], [], SimpleNamespace(breathing_hours=2.0))
+
+    none = np.empty(0)
+    labelled = [EventMeta(start_s=100.0, end_s=112.0, kind="apnea")]
+    seen = {LSTM: [ScoredRecording("jl_1", none, none, none.astype(bool), [], [], labelled)]}
+    found = (100.0, 112.0), (300.0, 311.0)
+    machine = Machine(seen, {"jl_1": night(*found)}, {"jl_1": night(*found, (500.0, 508.0), (600.0, 609.0))})
+    (head, row, _), _ = respiratory_rows([{"jl": machine}], "device")
+    cells = dict(zip(head, row, strict=True))
+    assert (cells["unpaired an hour"], cells["without the least duration"]) == ("0.50", "1.50")
+    assert cells["F1 at IoU 0.2"] == "0.67" and cells["AHI found, labelled"] == "1.0, 0.5"

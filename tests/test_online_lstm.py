@@ -32,7 +32,7 @@ def test_a_network_computes_what_torch_computes():
         reference.bias_hh_l0.zero_()
         x = torch.randn(4, 9, 2, generator=torch.Generator().manual_seed(0))
         expected = reference(x)[0][:, -1] @ head + head_bias
-        torch.testing.assert_close(nets.forecast(x[None])[0, ..., 0], expected)
+        torch.testing.assert_close(nets.forecast(nets.states(x[None]))[0, ..., 0], expected)
 
 
 def test_a_step_of_training_is_that_of_torch_adam():

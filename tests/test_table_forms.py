@@ -11,6 +11,7 @@ from live.rows import InputWarnings, Rows, read_lines
 from recordings.preprocessing import dialect_of, load_recording
 from recordings.reading import Dialect, describe, measured_rate, read_recording
 from recordings.tables import layout_of
+from recordings.wall_clock import clock_at
 from utils import DataError
 
 RATE_HZ, N = 25.0, 2000                                              # 80 s: past a minute
@@ -96,6 +97,7 @@ FORMS = {
     "HHMMSSmmm": (table([f"{text:}" for text in stamped("%H%M%S%f")]), {}),
     "HHMMSS after midnight": (table([(stamp + timedelta(minutes=9)).strftime("%H%M%S.%f") for stamp in STAMPS]), {}),
     "YYYYMMDDHHMMSS": (table(stamped("%Y%m%d%H%M%S.%f")), {}),
+    "YYYYMMDDHHMMSS and commas": (table(stamped("%Y%m%d%H%M%S.%f"), ";", ","), {}),
     "epoch ms": (table([f"{1711843160000 + 1000 * t:.0f}" for t in T]), {}),
     "epoch us": (table([f"{1711843160000000 + 1e6 * t:.0f}" for t in T]), {}),
     "ticks": (table([f"{455285099520 + 256 * t:.2f}" for t in T], header="t [s/256],flow"),
@@ -127,6 +129,7 @@ FORMS["missing words"] = ("".join(line.partition("#")[0] + "\n" for line in FORM
                           FORMS["missing words"][1])  # fmt: skip
 FORMS["blanks"] = (FORMS["blanks"][0].replace("t_s  flow", "t_s flow"), {})
 FORMS["UTF-16"] = (FORMS["comma"][0], {})
+FORMS["UTF-16, CR"] = (FORMS["CR"][0], {})
 
 
 @pytest.fixture
@@ -134,18 +137,18 @@ def form(request, tmp_path):
     """Return the file of a form and its dataset."""
     text, keys = FORMS[request.param]
     path = tmp_path / "one.csv"
-    path.write_bytes(text.encode("utf-16" if request.param == "UTF-16" else "utf-8"))
+    path.write_bytes(text.encode("utf-16" if "UTF-16" in request.param else "utf-8"))
     return path, DatasetConfig(**BASE | keys)
 
 
 def live_rows(path, data):
-    """Return the times and values of a file that is fed line by line."""
+    """Return the times and values of a file that is fed line by line, and the clock at its first row."""
     rows = Rows(data.time_column, ["flow"], InputWarnings(), dialect=dialect_of(data), units=["L/min"], rate_hz=RATE_HZ)
     with path.open("rb") as file:
         found = [row for line, _ in read_lines(file, None, lambda: False, InputWarnings()) if line is not None
                  for row in rows.take(line)]  # fmt: skip
     found += rows.rest()
-    return np.array([t for t, _ in found]), np.array([values[0] for _, values in found])
+    return np.array([t for t, _ in found]), np.array([values[0] for _, values in found]), rows.timestamp(found[0][0])
 
 
 @pytest.mark.parametrize("form", FORMS, indirect=True)
@@ -166,7 +169,9 @@ def test_a_table_of_any_form_is_read_as_it_is_meant(form):
 def test_lines_one_by_one_give_the_rows_of_the_file(form, capsys):
     path, data = form
     recording = load_recording(path, "one", data)
-    t, flow = live_rows(path, data)
+    t, flow, clock = live_rows(path, data)
+    if data.row_rate_hz is None and recording.time_column is not None:
+        assert clock == clock_at(recording.start, recording.t[0])
     np.testing.assert_array_equal(t, recording.t)
     present = np.isfinite(flow)
     np.testing.assert_array_equal(t[present], recording.channels["flow"].t)

@@ -355,7 +355,8 @@ function judge(e, judged, change = {}) {
 }
 
 function add(start, end) {
-  const key = `a${events.filter((e) => e.added).length + 1}`, e = {key, verdict: "plain", channel: "", judged: null, now: null, added: true};
+  const numbers = events.filter((e) => e.added).map((e) => Number(e.key.slice(1)));      // one may have been undone
+  const e = {key: `a${Math.max(0, ...numbers) + 1}`, verdict: "plain", channel: "", judged: null, now: null, added: true};
   const kind = selected && spanOf(selected).kind;
   Object.assign(e, {start, end, kind: facts.kinds.includes(kind) ? kind : facts.kinds[0]});
   events.push(e);
