@@ -7,6 +7,7 @@ need it, and numpy not at all, so that `--help` does not wait for them.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import ctypes
 import hashlib
@@ -170,6 +171,14 @@ def run_cli(body: Callable[[], int]) -> int:
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
+    finally:
+        atexit.register(_end_at_once)                            # the last one registered is called first
+
+
+def _end_at_once() -> None:
+    """Let Ctrl-C end a process that has nothing left to do: raised in what libraries do at exit, it is a traceback."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def setup_logging() -> None:

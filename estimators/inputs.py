@@ -46,8 +46,9 @@ def values_of(recording: Values, names: Sequence[str]) -> np.ndarray:
     """Return the values (T, C) of steps."""
     if isinstance(recording, pd.DataFrame):
         check_columns(recording, names)
-        return recording[list(names)].to_numpy(float)
-    values = np.asarray(recording, float)
+        values = np.column_stack([numbers_in(recording, name) for name in names])
+    else:
+        values = np.asarray(recording, float)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or values.shape[1] != len(names):
         raise DataError(f"an array of shape {values.shape}; expected (T, {len(names)}): {', '.join(names)}")
@@ -56,16 +57,26 @@ def values_of(recording: Values, names: Sequence[str]) -> np.ndarray:
     return values
 
 
+def numbers_in(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """Return a column (T,) as numbers; DataError naming it and the first row that is none."""
+    values = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
+    strange = np.flatnonzero(np.isnan(values) & frame[name].notna().to_numpy())
+    if len(strange):
+        found = str(frame[name].iloc[strange[0]])[:40]
+        raise DataError(f"column {name!r}, row {strange[0]}: found {found!r}; expected numbers, NaN = missing")
+    return values
+
+
 def raw_recording(
     frame: pd.DataFrame, names: Sequence[str], name: str, data: DatasetConfig | None = None
 ) -> Recording:
     """Return a raw table, in the model's units, as a recording as it is read from a file."""
-    t = frame[TIME].to_numpy(float)
+    t = numbers_in(frame, TIME)
     if not np.isfinite(t).all() or (np.diff(t) <= 0).any():
         raise DataError(f"{TIME}: expected finite times in s that increase from row to row")
     channels = {}
     for channel in names:
-        values = frame[channel].to_numpy(float)
+        values = numbers_in(frame, channel)
         known = np.isfinite(values) & ~np.isin(values, data.channels[channel].sentinels if data else [])
         channels[channel] = Samples(t[known], values[known])
     return Recording(name, Path(name), t, channels)

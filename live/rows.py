@@ -36,7 +36,7 @@ from recordings.reading import DETECT, Dialect, time_column_of
 from recordings.row_times import Row, RowTimes
 from recordings.stateful import checked_like
 from recordings.tables import HEAD_LINES
-from recordings.time_formats import timestamp_of
+from recordings.time_formats import is_compact_date, timestamp_of
 from recordings.units import factor_between, is_unspecified
 from utils import DataError, plain_text
 
@@ -334,7 +334,7 @@ class Rows:
 
     def _shows_decimal(self, cells: list[str]) -> bool:
         """Return whether a row can be read: no number so far leaves the decimal sign open."""
-        self.signs.take(cells)
+        self.signs.take(cell for cell in cells if not is_compact_date(cell))
         if self.signs.seen:
             self.decimal = self.signs.sign(self.layout.delimiter)
         return self.decimal is not None or not self.signs.seen

@@ -11,9 +11,9 @@ NUMBER = re.compile(r"\s*[+-]?(\d*)([.,]?)(\d*)([eE][+-]?\d+)?\s*")
 THOUSANDS = {
     sign: re.compile(rf"[+-]?[1-9]\d{{0,2}}(\{other}\d{{3}})+(\{sign}\d*)?") for sign, other in ((",", "."), (".", ","))
 }
-# 1'234.5 or 1 234,5: certain, as none of these is a decimal sign
-GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(['\u2019 \u00a0\u202f]\d{3})+([.,]\d*)?")
-GROUP_MARKS = str.maketrans("", "", "'\u2019 \u00a0\u202f")
+# 1'234.5: certain, as none of these marks is a decimal sign; of a plain blank, a lost delimiter may be the cause
+GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(['\u2019\u00a0\u202f]\d{3})+([.,]\d*)?")
+GROUP_MARKS = str.maketrans("", "", "'\u2019\u00a0\u202f")
 # in lower case; the empty cell is one of them
 MISSING = frozenset(
     {"", "-", "--", "---", "?", "*", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null", "none", "nil"}
@@ -32,7 +32,7 @@ def is_missing(text: str, more: Iterable[str] = ()) -> bool:
 
 
 def without_marks(text: str) -> str:
-    """Return a number with a plain minus and without blanks or apostrophes between thousands."""
+    """Return a number with a plain minus and without apostrophes or fixed blanks between thousands."""
     text = text.strip().replace("\u2212", "-")
     return text.translate(GROUP_MARKS) if GROUPED.fullmatch(text) else text
 
@@ -40,9 +40,10 @@ def without_marks(text: str) -> str:
 def plain_number(text: str, decimal: str, is_declared: bool) -> str:
     """Return a number with a plain minus and without its thousands separators; another text as it is.
 
-    Commas and points beside a decimal sign, as in 1,076.00, are certain; without one, only if the sign is declared.
+    Commas and points beside a decimal sign, as in 1,076.00, are certain; without one, only if the sign is declared, as
+    are plain blanks.
     """
-    text = without_marks(text)
+    text = without_marks(text.replace(" ", "\u00a0") if is_declared else text)
     if not (is_declared or decimal in text) or not THOUSANDS[decimal].fullmatch(text):
         return text
     return text.replace("." if decimal == "," else ",", "")
@@ -50,7 +51,7 @@ def plain_number(text: str, decimal: str, is_declared: bool) -> str:
 
 def has_thousands(text: str) -> bool:
     """Return whether a text looks like a number with thousands separators of any kind."""
-    return bool(re.fullmatch(r"[+-]?[1-9]\d{0,2}([.,]\d{3})+([.,]\d*)?", text.strip()))
+    return bool(re.fullmatch(r"[+-]?[1-9]\d{0,2}([., ]\d{3})+([.,]\d*)?", text.strip()))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from recordings.cells import MISSING, DecimalSigns, is_missing, is_number
 from recordings.number_times import unit_s_in, unit_s_of
-from recordings.time_formats import TIME_ALONE, clean, is_date, is_stamp
+from recordings.time_formats import TIME_ALONE, clean, is_compact_date, is_date, is_stamp
 from recordings.units import is_known
 from utils import DataError
 
@@ -469,5 +469,5 @@ def _empatica(table: list[tuple[int, list[str], int]], width: int) -> tuple[date
 
 def _sign_of(head: list[list[str]], delimiter: str, names: list[str]) -> str | None:
     signs = DecimalSigns()
-    signs.take(cell for row in head for cell in row)
+    signs.take(cell for row in head for cell in row if not is_compact_date(cell))
     return signs.sign(delimiter)

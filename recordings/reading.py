@@ -416,7 +416,7 @@ def _values(layout: Layout, index: int) -> list[str]:
 def _is_numeric(layout: Layout, index: int) -> bool:
     """Return whether most of these cells are numbers."""
     cells = _values(layout, index)
-    plain = [plain_number(cell, layout.decimal or ".", False) for cell in cells]
+    plain = [plain_number(cell, layout.decimal or ".", layout.keys.decimal is not None) for cell in cells]
     return 2 * sum(is_number(cell, layout.decimal) for cell in plain) >= len(cells)
 
 

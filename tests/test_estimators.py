@@ -103,6 +103,8 @@ def test_raw_breathing_is_resampled_and_kept_apart_from_calibration():
         (lambda: LSTMDetector(config={"training.epoch": 1}).fit(wave(900)), "training.epoch: unknown key"),
         (lambda: LSTMDetector(5.0, {"flow": "wind"}, QUICK).fit(wave(900)), "flow|measures"),
         (lambda: LSTMDetector(config=QUICK).fit(np.full((900, 1), np.inf)), "infinite"),
+        (lambda: LSTMDetector(config=QUICK).fit(pd.DataFrame({"x": [0.0] * 899 + [np.inf]})), "infinite"),
+        (lambda: LSTMDetector(config=QUICK).fit(pd.DataFrame({"x": ["1", "2", "off"]})), "'x', row 2: found 'off'"),
     ],
 )
 def test_wrong_input_is_one_clear_line(call, message):

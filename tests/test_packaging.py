@@ -1,6 +1,9 @@
 """pyproject.toml, the pinned requirements, the lock file and the files that are there say the same."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -45,9 +48,21 @@ def test_the_lock_has_the_pinned_versions_with_hashes():
 def test_all_modules_and_folders_are_installed():
     tools = PROJECT["tool"]["setuptools"]
     scripts = {path.stem for path in ROOT.glob("*.py") if "ArgumentParser(__doc__)" in path.read_text()}
-    assert set(tools["py-modules"]) == {path.stem for path in ROOT.glob("*.py")} - scripts
+    assert set(tools["py-modules"]) == {path.stem for path in ROOT.glob("*.py")} - scripts - {"setup"}
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
     assert set(tools["packages"]) == folders
+
+
+def test_every_file_that_modules_read_is_in_what_is_built(tmp_path):
+    pytest.importorskip("setuptools")
+    tools, clone = PROJECT["tool"]["setuptools"], tmp_path / "clone"
+    wanted = [*ROOT.glob("*.json"), *(ROOT / f"{name}.py" for name in tools["py-modules"])]
+    wanted += [path for name in tools["packages"] for path in (ROOT / name).rglob("*.*") if path.suffix != ".pyc"]
+    for path in (*wanted, *(ROOT / name for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"))):
+        (clone / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, clone / path.relative_to(ROOT))
+    subprocess.run([sys.executable, "setup.py", "-q", "build_py", "-d", "built"], cwd=clone, check=True, timeout=100)
+    assert not [path.name for path in wanted if not (clone / "built" / path.relative_to(ROOT)).is_file()]
 
 
 def test_the_interpreter_is_the_one_that_the_script_asks_for():

@@ -97,6 +97,7 @@ FORMS = {
     "HHMMSSmmm": (table([f"{text:}" for text in stamped("%H%M%S%f")]), {}),
     "HHMMSS after midnight": (table([(stamp + timedelta(minutes=9)).strftime("%H%M%S.%f") for stamp in STAMPS]), {}),
     "YYYYMMDDHHMMSS": (table(stamped("%Y%m%d%H%M%S.%f")), {}),
+    "YYYYMMDDHHMMSS and commas": (table(stamped("%Y%m%d%H%M%S.%f"), ";", ","), {}),
     "epoch ms": (table([f"{1711843160000 + 1000 * t:.0f}" for t in T]), {}),
     "epoch us": (table([f"{1711843160000000 + 1e6 * t:.0f}" for t in T]), {}),
     "ticks": (table([f"{455285099520 + 256 * t:.2f}" for t in T], header="t [s/256],flow"),

@@ -138,6 +138,13 @@ def test_a_signal_that_a_library_turns_into_an_error_of_its_own_still_ends_the_r
     test_errors_of_our_own_stay_tracebacks()
 
 
+def test_ctrl_c_while_libraries_clean_up_at_exit_is_no_traceback():
+    code = ("import atexit, os, signal, utils\n"                   # what is registered first is called last
+            "atexit.register(os.kill, os.getpid(), signal.SIGINT)\nutils.run_cli(lambda: 0)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 def test_a_signal_lets_the_files_at_hand_be_finished(tmp_path, capsys):
     def body():
         with atomic_path(tmp_path / "a.csv") as first, atomic_path(tmp_path / "b.csv") as second:
