@@ -178,9 +178,7 @@ class ScoreConfig(Timed):
     error_s: Duration = Field(1.0, gt=0, description="trailing span of the error over all leads")
     near_s: Duration = Field(0.2, gt=0, description="largest lead that counts for transient_error")
     transient_s: Duration = Field(0.6, gt=0, description="trailing span of the error of the near leads")
-    jolt_s: Duration = Field(2.0, gt=0, description="trailing span of jolt, the same error of all channels of a kind")
     level_s: Duration = Field(15.0, gt=0, description="trailing span of the mean that counts as the level")
-    offset_s: Duration = Field(20.0, gt=0, description="trailing span of the mean airflow that counts as none")
     settle_s: Duration = Field(3.0, gt=0, description="forecasts are not used for so long after a missing value")
     weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {

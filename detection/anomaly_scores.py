@@ -46,7 +46,7 @@ from detection.comparisons import (
     VOLUME_RATIO,
     StepBuffer,
 )
-from detection.trailing import SpanMedian, known_ranges
+from detection.trailing import KnownRange, SpanMedian
 
 TAIL_LEVEL = 0.98                       # calibration share below the exponential tail
 KNOTS = 257                             # of a calibration distribution below its tail
@@ -273,8 +273,9 @@ def envelope_drop(observed: np.ndarray, span: int, reference: int) -> np.ndarray
     steps; of several channels the largest counts. After the scoring of respiratory events by a drop of the flow's
     excursion against a pre-event baseline (Berry et al., J. Clin. Sleep Med. 8, 2012), looking back only.
     """
-    log_range = np.log(known_ranges(observed, span, PRESENT_SHARE) + AMPLITUDE_FLOOR)
-    median, _ = SpanMedian(observed.shape[1], reference).update(log_range)
+    channels = observed.shape[1]
+    log_range = np.log(KnownRange(channels, span, PRESENT_SHARE).update(observed) + AMPLITUDE_FLOOR)
+    median, _ = SpanMedian(channels, reference).update(log_range)
     return np.fmax.reduce(median - log_range, axis=1)
 
 

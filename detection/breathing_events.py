@@ -26,7 +26,7 @@ import numpy as np
 
 from config import ScoringProfile
 from detection.comparisons import PRESENT_SHARE
-from detection.trailing import SpanMedian, known_ranges
+from detection.trailing import KnownRange, SpanMedian
 from recordings.windowing import EventMeta, overlap, true_runs
 
 APNEA_WINDOW_S = 4.0                    # about a breath; edges are this exact whatever its length, since windows unite
@@ -176,7 +176,7 @@ class Night:
 
     def _ranges(self, values: np.ndarray, window_s: float) -> np.ndarray:
         """Return the range (T,) over the window that ends at each step; NaN where too little of it is there."""
-        return known_ranges(values[:, None], round(window_s * self.rate_hz), PRESENT_SHARE)[:, 0]
+        return KnownRange(1, round(window_s * self.rate_hz), PRESENT_SHARE).update(values[:, None])[:, 0]
 
     def _baseline(self, values: np.ndarray) -> np.ndarray:
         """Return the median (T,) of a breath's range over the last 2 min."""

@@ -13,8 +13,8 @@ For every channel the forecasts are compared with the observed values in several
     volume_ratio     like ratio, of the volume that moves in and out: the range of the sum of the flow above its own
                      trailing mean; of airflow alone. Breaths of like volume differ in peak flow: it is the steadier one
     low_volume       - log volume observed, over the same span
-    jolt             like transient_error over a longer span, the mean of all channels that measure the same: a movement
-                     of the body shakes both belts, a slip one of them
+    jolt             like transient_error, of the mean of all channels that measure the same: a movement of the body
+                     shakes both belts, a slip one of them
 
 What is expected is the median of the forecasts' ranges, paces or volumes, over a while that ends before the observed
 span begins: a pause must not lower what is expected in its place. None depends on phase: where breathing stops, a
@@ -29,15 +29,16 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided, sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 
-from detection.trailing import Delay, SpanMedian, SpanRange, SpanSums
+from detection.trailing import Delay, KnownRange, SpanMedian, SpanSums
 from recordings.stateful import Stateful
 
 AMPLITUDE_FLOOR = 0.02                  # scaled units: below it, a signal counts as flat
 MOVEMENT_FLOOR = 0.002                  # scaled units a step: a flat signal has about the pace of breathing
 ERROR_FLOOR = 0.03                      # scaled units: smaller errors are rounding
 LARGEST_LOG = 80.0                      # of an expected range, which stays a number
+LARGEST_FLOW = 1e6                      # scaled units: its running sum keeps enough digits after a fault
 LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training counts as equal to it
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected range
@@ -55,7 +56,6 @@ class Spans:
 
     warm_up: forecasts not used at the start of a segment. settle: a channel's forecasts are not
     used for so long after a value was missing. near: leads of `transient_error`. baseline: of the medians.
-    offset: of the mean flow that counts as none, for volumes.
     """
 
     warm_up: int
@@ -67,8 +67,6 @@ class Spans:
     expected: int
     baseline: int
     level: int
-    offset: int
-    jolt: int
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,8 @@ class ComparisonStream(Stateful):
     """
 
     STATE = (
-        "seen", "forecast", "last", "past", "signal", "errors", "ranges", "medians", "expected", "delayed", "baseline",
+        "seen", "forecast", "last", "volume", "signal", "errors", "ranges", "medians", "expected", "delayed",
+        "baseline",
     )  # fmt: skip
 
     def __init__(self, measures: Sequence[str], horizon: int, spans: Spans) -> None:
@@ -126,17 +125,18 @@ class ComparisonStream(Stateful):
         self.spans, self.horizon, self.channels, self.seen = spans, horizon, channels, 0
         self.airflow = [k for k, what in enumerate(measures) if what == "airflow"]
         self.alike = [[k for k, other in enumerate(measures) if other == what] for what in dict.fromkeys(measures)]
-        volumes = len(self.airflow)
+        ranges = channels + len(self.airflow)                                # of the signals, of running sums of flow
+        self.floors = AMPLITUDE_FLOOR * np.where(np.arange(ranges) < channels, 1, spans.amplitude)
         self.forecast = np.full((horizon, horizon, channels), np.nan)        # of the last steps
         self.last = np.full((1, channels), np.nan)                           # observed step
-        self.past = np.full((spans.amplitude - 1, volumes), np.nan)          # airflow, the last steps
-        self.signal = SpanSums(4 * channels, max(spans.amplitude, spans.settle, spans.level, spans.offset))
-        self.errors = SpanSums(4 * channels, max(spans.error, spans.transient, spans.jolt))
-        self.ranges = SpanRange(channels, spans.amplitude)
-        self.medians = SpanMedian(2 * channels + volumes, spans.expected)    # of logs: ranges, paces, volumes expected
-        self.expected = Delay(2 * channels + volumes, spans.amplitude)
-        self.delayed = Delay(4 * channels + volumes, spans.amplitude)        # what is relative to its own median
-        self.baseline = SpanMedian(4 * channels + volumes, spans.baseline)
+        self.volume = np.zeros((1, len(self.airflow)))                       # running sum of the flow above its mean
+        self.signal = SpanSums(4 * channels, max(spans.amplitude, spans.settle, spans.level))
+        self.errors = SpanSums(4 * channels, max(spans.error, spans.transient))
+        self.ranges = KnownRange(ranges, spans.amplitude, PRESENT_SHARE)
+        self.medians = SpanMedian(ranges + channels, spans.expected)         # of logs: ranges and paces expected
+        self.expected = Delay(ranges + channels, spans.amplitude)
+        self.delayed = Delay(ranges + 3 * channels, spans.amplitude)         # what is relative to its own median
+        self.baseline = SpanMedian(ranges + 3 * channels, spans.baseline)
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
         """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
@@ -154,14 +154,15 @@ class ComparisonStream(Stateful):
         filled = [np.where(known, square, 0.0) for known, square in zip(finite, squares, strict=True)]
         self.errors.update(np.concatenate([filled[0], finite[0], filled[1], finite[1]], axis=1))
         error, transient = self._log_error(0, self.spans.error), self._log_error(2, self.spans.transient)
-        jolt = self._mean_of_alike(self._log_error(2, self.spans.jolt))
         level = np.log(np.abs(self._mean(self.signal, 0, self.spans.level)) + LEVEL_FLOOR)
-        ratio, low_range, pace, volumes = self._ranges(observed, forecast)
-        varying = self._less_baseline(np.concatenate([ratio, pace, transient, jolt, volumes[:, 0]], axis=1))
-        ratio, pace, transient, jolt, volume_ratio = np.split(varying, np.arange(1, 5) * self.channels, axis=1)
+        ratio, low_range, pace = self._ranges(observed, forecast)
+        varying = self._less_baseline(np.concatenate([pace, transient, self._mean_of_alike(transient), ratio], axis=1))
+        pace, transient, jolt, ratio = np.split(varying, np.arange(1, 4) * self.channels, axis=1)
         features = np.full((n, self.channels, len(NAMES)), np.nan)               # (n, C, F)
+        features[:, self.airflow, VOLUME_RATIO] = ratio[:, self.channels :]
+        features[:, self.airflow, LOW_VOLUME] = low_range[:, self.channels :]
+        ratio, low_range = ratio[:, : self.channels], low_range[:, : self.channels]
         features[:, :, :VOLUME_RATIO] = np.stack([ratio, low_range, error, transient, level, pace, jolt], axis=2)
-        features[:, self.airflow, VOLUME_RATIO], features[:, self.airflow, LOW_VOLUME] = volume_ratio, volumes[:, 1]
         expected_range = np.exp(np.minimum(ratio - low_range, LARGEST_LOG)) - AMPLITUDE_FLOOR      # ratio = 0 there
         return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2], expected_range)
 
@@ -192,38 +193,31 @@ class ComparisonStream(Stateful):
         near_total = np.einsum("nhc,nhc->nc", errors[:, :near], errors[:, :near])
         return total / self.horizon, near_total / near
 
-    def _ranges(
-        self, observed: np.ndarray, forecast: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return ratio, low_range, pace (n, C), volume_ratio and low_volume (n, 2, airflow); no median subtracted."""
-        spans = self.spans
-        expected_range = forecast.max(axis=1) - forecast.min(axis=1) + AMPLITUDE_FLOOR
+    def _ranges(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return ratio, low_range (n, C + airflow), first of all channels, then of volumes, and pace (n, C).
+
+        Of ratio and pace no median is subtracted yet.
+        """
+        spans, channels = self.spans, self.channels
+        running, ahead = self._volumes(observed, forecast)
+        expected = np.concatenate([np.ptp(forecast, axis=1), np.ptp(ahead, axis=1)], axis=1) + self.floors
         movement = np.abs(np.diff(forecast, axis=1)).sum(axis=1) / max(self.horizon - 1, 1) + MOVEMENT_FLOOR
-        volume, expected_volume = self._volumes(observed, forecast)
-        logs = np.log(np.concatenate([expected_range, movement / expected_range, expected_volume], axis=1))
+        logs = np.log(np.concatenate([expected, movement / expected[:, :channels]], axis=1))
         median, count = self.medians.update(logs)
         expected = self.expected.update(np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan))
-        expected_range, expected_pace, expected_volume = np.split(expected, [self.channels, 2 * self.channels], axis=1)
-        is_known = np.isfinite(self._mean(self.signal, 0, spans.amplitude))
-        ranges = np.where(is_known, self.ranges.update(observed), np.nan) + AMPLITUDE_FLOOR
-        low_range, movement = -np.log(ranges), self._mean(self.signal, 2, spans.amplitude) + MOVEMENT_FLOOR
-        low_volume = -np.log(np.where(is_known[:, self.airflow], volume, np.nan))
-        volumes = np.stack([expected_volume + low_volume, low_volume], axis=1)
-        return expected_range + low_range, low_range, np.log(movement / ranges) - expected_pace, volumes
+        ranges = self.ranges.update(np.concatenate([observed, running], axis=1)) + self.floors
+        movement = self._mean(self.signal, 2, spans.amplitude) + MOVEMENT_FLOOR
+        expected, expected_pace = np.split(expected, [len(self.floors)], axis=1)
+        return expected - np.log(ranges), -np.log(ranges), np.log(movement / ranges[:, :channels]) - expected_pace
 
     def _volumes(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the volume (n, airflow) observed over the amplitude span, and that of the forecasts.
-
-        It is the range of the sum, in scaled units times steps, of the flow above its mean over the offset span.
-        """
-        span, floor = self.spans.amplitude, AMPLITUDE_FLOOR * self.spans.amplitude
-        flow = np.concatenate([self.past, observed[:, self.airflow]])
-        self.past = flow[len(observed) :].copy()
-        offset = self._mean(self.signal, 0, self.spans.offset)[:, self.airflow]      # (n, airflow)
-        window = sliding_window_view(flow, span, axis=0) - offset[:, :, None]        # (n, airflow, span)
-        inside = np.where(np.isfinite(window), window, 0.0).cumsum(axis=2)
-        ahead = (forecast[:, :, self.airflow] - offset[:, None]).cumsum(axis=1)      # (n, H, airflow)
-        return np.ptp(inside, axis=2) + np.where(np.isfinite(offset), floor, np.nan), np.ptp(ahead, axis=1) + floor
+        """Return the running sums of the airflow above its trailing mean, observed (n, A) and forecast (n, H, A)."""
+        level = self._mean(self.signal, 0, self.spans.level)[:, self.airflow]        # (n, A)
+        flow = np.clip(observed[:, self.airflow] - level, -LARGEST_FLOW, LARGEST_FLOW)
+        known = np.isfinite(flow)
+        running = np.cumsum(np.concatenate([self.volume, np.where(known, flow, 0.0)]), axis=0)
+        self.volume = running[-1:]
+        return np.where(known, running[1:], np.nan), (forecast[:, :, self.airflow] - level[:, None]).cumsum(axis=1)
 
     def _part(self, sums: SpanSums, part: int, span: int) -> np.ndarray:
         """Return the trailing sums (n, C) of the part-th group of C columns."""

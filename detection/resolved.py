@@ -54,8 +54,8 @@ class ResolvedConfig:
             "transient_error": max(self.warm_up + spans.near, spans.transient),
             "level": spans.level,
         }
-        steps["pace"], steps["jolt"] = steps["amplitude_drop"], max(self.warm_up + spans.near, spans.jolt)
-        steps["volume_drop"] = max(steps["amplitude_drop"], spans.offset)
+        steps["pace"], steps["jolt"] = steps["amplitude_drop"], steps["transient_error"]
+        steps["volume_drop"] = max(steps["amplitude_drop"], spans.level)
         return {name: count for name, count in steps.items() if self.weights[name].any()}
 
 
@@ -92,8 +92,6 @@ def resolve(
         expected=steps(score.expected_s),
         baseline=steps(score.baseline_s),
         level=steps(score.level_s),
-        offset=steps(score.offset_s),
-        jolt=steps(score.jolt_s),
     )
     _check_memory(horizon, spans, len(channels))
     window, names = steps(config.training.window_s), (tuple(channels), tuple(units), tuple(measures))

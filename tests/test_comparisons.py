@@ -4,14 +4,14 @@ from dataclasses import replace
 import naive
 import numpy as np
 import pytest
-from breaths import SPANS, breathe, compare, cut
+from breaths import HORIZON, SPANS, breathe, compare, cut
 
 from detection.comparisons import (
     AMPLITUDE_FLOOR,
     ERROR,
     ERROR_FLOOR,
-    LEVEL,
     JOLT,
+    LEVEL,
     LEVEL_FLOOR,
     LOW_RANGE,
     LOW_VOLUME,
@@ -30,7 +30,7 @@ from live.stream import FORMAT, load_state, save_state
 
 NAN = math.nan
 SMALL = Spans(
-    warm_up=3, settle=4, near=2, transient=3, error=4, amplitude=5, expected=6, baseline=12, level=7, offset=8, jolt=6
+    warm_up=3, settle=4, near=2, transient=3, error=4, amplitude=5, expected=6, baseline=12, level=7
 )
 SIZES = ([1], [2], [7], [15], [16], [17], [1000], [3, 1, 250, 17, 499, 2, 64, 1, 163])
 
@@ -78,8 +78,8 @@ def naive_comparisons(x, forecast, spans):
     features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    jolts = np.log(np.sqrt(naive.trailing(near, spans.jolt, 0.8, np.mean)) + ERROR_FLOOR)
-    features[:, 0, JOLT], features[:, 1:, JOLT] = jolts[:, 0], np.nanmean(jolts[:, 1:], axis=1, keepdims=True)
+    features[:, 0, JOLT] = features[:, 0, TRANSIENT]                    # of one airflow and two belts
+    features[:, 1:, JOLT] = np.nanmean(features[:, 1:, TRANSIENT], axis=1, keepdims=True)
     volume, expected = naive_volumes(x[:, 0], used[:, :, 0], spans)
     features[:, 0, LOW_VOLUME] = -np.log(volume)
     features[:, 0, VOLUME_RATIO] = before(np.repeat(np.log(expected)[:, None], channels, axis=1))[:, 0] - np.log(volume)
@@ -91,16 +91,15 @@ def naive_comparisons(x, forecast, spans):
 
 def naive_volumes(flow, forecast, spans):
     """Return the volume observed and that of the forecasts (T,), of flow (T,), the first channel, and (T, H)."""
-    volume, expected = np.full((2, len(flow)), NAN)
-    for t in range(len(flow)):
-        recent, window = (flow[max(t - span + 1, 0) : t + 1] for span in (spans.offset, spans.amplitude))
-        if np.isfinite(recent).sum() < 0.8 * spans.offset or t < spans.offset - 1:
-            continue
-        floor, offset = AMPLITUDE_FLOOR * spans.amplitude, np.nanmean(recent)
-        expected[t] = np.ptp(np.cumsum(forecast[t] - offset)) + floor
-        if np.isfinite(window).sum() >= 0.8 * spans.amplitude and t >= spans.amplitude - 1:
-            volume[t] = np.ptp(np.cumsum(np.nan_to_num(window - offset))) + floor
-    return volume, expected
+    above, expected = np.full((2, len(flow)), NAN)
+    for t in range(spans.level - 1, len(flow)):
+        recent = [value for value in flow[t - spans.level + 1 : t + 1] if math.isfinite(value)]
+        if len(recent) >= 0.8 * spans.level:
+            above[t] = flow[t] - np.mean(recent)
+            expected[t] = np.ptp(np.cumsum(forecast[t] - np.mean(recent)))
+    running = np.where(np.isfinite(above), np.nancumsum(above), NAN)
+    volume = naive.trailing(running[:, None], spans.amplitude, 0.8, np.ptp)[:, 0]
+    return volume + AMPLITUDE_FLOOR * spans.amplitude, expected + AMPLITUDE_FLOOR * spans.amplitude
 
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")
@@ -117,7 +116,8 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
 
 
 def test_names_stand_for_the_last_axis():
-    assert [NAMES[k] for k in (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE, JOLT, VOLUME_RATIO, LOW_VOLUME)] == list(NAMES)
+    places = (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE, JOLT, VOLUME_RATIO, LOW_VOLUME)
+    assert [NAMES[k] for k in places] == list(NAMES)
     assert compare(*breathe(20, 0))[0].shape == (20, 2, len(NAMES))
 
 
@@ -221,25 +221,26 @@ def test_breathing_of_twice_the_pace_shows_in_pace_alone():
     np.testing.assert_allclose(features[600:740, 0, PACE], 0.0, atol=0.1)
 
 
-def test_shallow_breaths_show_in_volume_also_where_their_peaks_are_sharper():
-    t = np.arange(1500) / 5
-    shallow, phase = t > 240, (t / 4) % 1
-    usual = np.sin(2 * np.pi * phase)
-    sharp = np.where(phase < 0.1, 1.0, np.where(phase < 0.2, -1.0, 0.0))          # the same peaks, a third of the air
-    observed = np.where(shallow, sharp, usual)[:, None]
-    ahead = (t[:, None] + np.arange(1, 31) / 5)[:, :, None]
-    features = compare(observed, np.sin(2 * np.pi * ahead / 4))[0]
-    late = features[1270:1290, 0]
-    np.testing.assert_allclose(late[:, RATIO], 0.0, atol=0.1)
-    assert (late[:, VOLUME_RATIO] > 0.6).all()
-    np.testing.assert_allclose(features[900:1190, 0, VOLUME_RATIO], 0.0, atol=0.1)
+def test_breaths_of_less_air_and_equal_peaks_show_in_volume_alone():
+    step = np.arange(1400)
+    square = np.where(step % 20 < 10, 1.0, -1.0)                     # ten steps in, ten out: a volume of 10
+    pulses = np.where(step % 20 < 10, step % 20 < 2, -1.0 * (step % 20 < 12))                # two in, two out
+    ahead = (step[:, None] + np.arange(1, HORIZON + 1)) % 20
+    features = compare(np.where(step < 1200, square, pulses)[:, None], np.where(ahead < 10, 1.0, -1.0)[:, :, None])[0]
+    floor = AMPLITUDE_FLOOR * SPANS.amplitude
+    before, after = features[900:1200, 0], features[1350:1360, 0]
+    np.testing.assert_allclose(before[:, [RATIO, VOLUME_RATIO]], 0.0, atol=1e-9)
+    np.testing.assert_allclose(before[:, LOW_VOLUME], -math.log(10 + floor))
+    np.testing.assert_allclose(after[:, RATIO], 0.0, atol=1e-9)
+    np.testing.assert_allclose(after[:, LOW_VOLUME], -math.log(2 + floor))
+    np.testing.assert_allclose(after[:, VOLUME_RATIO], math.log((10 + floor) / (2 + floor)), atol=0.02)
 
 
-def test_a_jolt_of_one_belt_counts_for_both_by_half():
+def test_a_jolt_of_one_belt_counts_half_for_both():
     observed, forecast = breathe(900, seed=0, channels=3)
     shaken = observed.copy()
     shaken[600:620, 1] += np.random.default_rng(1).normal(size=20) * 3
-    before, after = (compare(values, forecast)[0][619, :, JOLT] for values in (observed, shaken))
-    alone = compare(shaken[:, [0, 1]], forecast[:, :, [0, 1]])[0][619, 1, JOLT]
-    assert after[1] == after[2] > before[1] + 1 and after[0] == before[0]
-    assert alone - before[1] > 1.5 * (after[1] - before[1])
+    calm, jolted = (compare(values, forecast)[0][619] for values in (observed, shaken))
+    assert jolted[1, JOLT] == jolted[2, JOLT] > calm[1, JOLT] + 0.5
+    assert jolted[1, TRANSIENT] > calm[1, TRANSIENT] + 1.5 * (jolted[1, JOLT] - calm[1, JOLT])
+    assert jolted[0, JOLT] == calm[0, JOLT]                                           # of the airflow

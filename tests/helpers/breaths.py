@@ -6,8 +6,7 @@ from detection.comparisons import ComparisonStream, Spans
 
 HORIZON = 30
 SPANS = Spans(
-    warm_up=10, settle=15, near=1, transient=3, error=5, amplitude=45, expected=150, baseline=300, level=60, offset=100,
-    jolt=10,
+    warm_up=10, settle=15, near=1, transient=3, error=5, amplitude=45, expected=150, baseline=300, level=60
 )  # 5 Hz
 
 
