@@ -8,7 +8,8 @@ share of calibration time that is at least as anomalous:
     transient_error  of a channel, high side
     level            of a channel, high side
     pace             of a channel, high side: faster breathing than expected
-    volume_drop      Stouffer's sum of an airflow's ratio, low_range, volume_ratio and low_volume: shallow breathing
+    volume_drop      Stouffer's sum of a channel's ratio, low_range, volume_ratio and low_volume, as far as they are
+                     there: shallow breathing, and a pause after a gap, before the forecasts say what to expect
     jolt             of a channel, high side: all that measure the same are shaken
     joint            Mahalanobis distance of the first four comparisons of all channels from normal ones
 
@@ -306,9 +307,16 @@ def _components(
         "level": features[:, :, LEVEL],
         "pace": features[:, :, PACE],
         "jolt": features[:, :, JOLT],
-        "volume_drop": z[:, :, [RATIO, LOW_RANGE, VOLUME_RATIO, LOW_VOLUME]].sum(axis=2) / 2,
+        "volume_drop": _present_sum([z[:, :, f] for f in (RATIO, LOW_RANGE, VOLUME_RATIO, LOW_VOLUME)]),
     }
     return components if joint is None else components | {"joint": joint.distance(z)[:, None]}
+
+
+def _present_sum(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return Stouffer's sum (T, C) of the normal scores (T, C) that are there; NaN where none is."""
+    count = sum(np.isfinite(part).astype(float) for part in parts)                   # one after the other: a step
+    total = sum(np.where(np.isfinite(part), part, 0.0) for part in parts)            # alone gets the same bits
+    return total / np.sqrt(np.where(count > 0, count, np.nan))
 
 
 def _all_tails(tails: Sequence[Sequence[dict | None]]) -> Tails:

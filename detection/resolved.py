@@ -55,7 +55,7 @@ class ResolvedConfig:
             "level": spans.level,
         }
         steps["pace"], steps["jolt"] = steps["amplitude_drop"], steps["transient_error"]
-        steps["volume_drop"] = max(steps["amplitude_drop"], spans.level)
+        steps["volume_drop"] = spans.amplitude
         return {name: count for name, count in steps.items() if self.weights[name].any()}
 
 
