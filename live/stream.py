@@ -19,18 +19,23 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from utils import DataError, counted, only_writer_of, sha256_of, signals_to_stop
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
-    from live.detection import EventChange, LiveDetection, Step
+    from live.detection import Found, LiveDetection, RespiratoryEvent
     from live.rows import Clock, InputWarnings, RateCheck, Rows
     from recordings.file_names import FileNames
     from reports.plots import LivePlot
 
-FORMAT = 4                               # of a state file
+FORMAT = 5                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
 FIRST = 200                              # characters of the first line that identify an input
 TAIL = 400                               # last bytes written that identify an output
-COLUMNS = (                              # clocks are those of a recording; rows of a series have a timestamp instead
-    "kind", "t_s", "clock", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
-    "start_clock", "end_clock",
+EVIDENCE = (                             # of a respiratory event, as in `events.csv`
+    "duration_s", "reduction", "baseline_reduction", "effort", "desaturation", "desaturation_delay_s", "confidence",
+)  # fmt: skip
+SERIES_COLUMNS = (
+    "kind", "t_s", "timestamp", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
+)  # fmt: skip
+COLUMNS = (                              # of a recording
+    "kind", "t_s", "clock", *SERIES_COLUMNS[3:], "start_clock", "end_clock", "event_kind", *EVIDENCE, "profile",
 )  # fmt: skip
 
 
@@ -54,7 +59,7 @@ class Output:
         self.bytes, self.begun = (keep or 0) if path is not None else 0, False
         self.file: Any = sys.stdout.buffer if path is None else None         # a file is opened when output begins
         self.tail = bytes.fromhex(tail)
-        columns = [("timestamp" if name == "clock" else name) for name in COLUMNS[:-2]] if rows.series else COLUMNS
+        columns = SERIES_COLUMNS if rows.series else COLUMNS
         self.table = csv.DictWriter(SimpleNamespace(write=self._write), columns, lineterminator="\n")
         if self.bytes:
             self._check_tail()
@@ -90,7 +95,7 @@ class Output:
             self.table.writeheader()
             self.flush()
 
-    def write(self, found: Sequence[Step | EventChange]) -> None:
+    def write(self, found: Sequence[Found]) -> None:
         """Write a line for each, at once."""
         for one in found:
             fields = self._fields(one)
@@ -100,11 +105,13 @@ class Output:
                 self.table.writerow(fields)
         self.flush()
 
-    def _fields(self, one: Step | EventChange) -> dict[str, Any]:
+    def _fields(self, one: Found) -> dict[str, Any]:
         """Return the columns of a line; "" = no value."""
         clock, series = self.rows.timestamp, self.rows.series
         at = {"t_s": round(one.t_s, 6), "timestamp" if series else "clock": clock(one.t_s)}
-        if hasattr(one, "event"):
+        if hasattr(one, "profile"):
+            return {"kind": "respiratory_event"} | at | self._respiratory(one)
+        if hasattr(one, "change"):
             event = one.event
             about = {"channel": event.channel, "start_s": round(event.start_s, 6)}
             about |= {"end_s": round(event.end_s, 6)} if one.change == "end" else {}
@@ -114,6 +121,14 @@ class Output:
             return {"kind": f"event_{one.change}"} | at | about
         scored = {"score": _rounded(one.score), "threshold": _rounded(one.threshold), "alarm": int(one.alarm)}
         return {"kind": "step"} | at | scored | {"channel": one.channel}
+
+    def _respiratory(self, one: RespiratoryEvent) -> dict[str, Any]:
+        """Return the columns that a respiratory event has of its own."""
+        event, clock = one.event, self.rows.timestamp
+        span = {"start_s": round(event.start_s, 6), "end_s": round(event.end_s, 6)}
+        clocks = {"start_clock": clock(span["start_s"]), "end_clock": clock(span["end_s"])}
+        about = {"event_kind": event.kind, "channel": event.channel, "found_by": "respiratory", "profile": one.profile}
+        return about | span | clocks | {name: _rounded(getattr(event, name)) for name in EVIDENCE}
 
     def _write(self, line: str) -> None:
         data = line.encode()
@@ -189,7 +204,7 @@ class Stream:
         self.at_start, self.to_skip = True, 0                    # before that line; lines to skip after a restart
         self.any_row, self.any_step = False, False               # whether a line was a row, and a row made a step
 
-    def take(self, line: str) -> list[Step | EventChange]:
+    def take(self, line: str) -> list[Found]:
         """Return the steps and events that a line completes."""
         if self._taken_before(line):
             return []
@@ -197,12 +212,12 @@ class Stream:
         self.any_step = self.any_step or bool(found)
         return found
 
-    def _take_row(self, t: float, values: list[float]) -> list[Step | EventChange]:
+    def _take_row(self, t: float, values: list[float]) -> list[Found]:
         self.any_row = True
         if self.rows.series:                                     # every row is a step, whatever its time
             return self.live.push(t, values)
         rows, is_new_recording = self.clock.take(t, values, self.rows.has_local_clock)
-        found: list[Step | EventChange] = []
+        found: list[Found] = []
         if is_new_recording:
             found += self.live.finish()
             self.live.restart()
@@ -242,14 +257,14 @@ class Stream:
             what = f"{counted(self.taken, 'line')} of samples" if self.taken else "no line of samples"
             raise DataError(f"{where}: {what}, and no step; expected some seconds of samples, with a header")
 
-    def end_head(self) -> list[Step | EventChange]:
+    def end_head(self) -> list[Found]:
         """Return the steps of rows without a header that were too few to be sure of.
 
         Raises: DataError if there is no header, and no names are declared.
         """
         return [one for row in self.rows.end_head() for one in self._take_row(*row)]
 
-    def finish(self) -> list[Step | EventChange]:
+    def finish(self) -> list[Found]:
         """Return the remaining steps and events at the end of the input."""
         found = [one for row in self.rows.rest() for one in self._take_row(*row)]
         found += [one for row in self.clock.rest() for one in self.live.push(*row)] + self.live.finish()

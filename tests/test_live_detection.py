@@ -9,8 +9,8 @@ import tiny
 
 from config import DatasetConfig
 from detection.checkpoint import detector_from, load_checkpoint
-from live.detection import EventChange, LiveDetection, Step
-from live.stream import FORMAT, load_state, save_state
+from live.detection import EventChange, LiveDetection, RespiratoryEvent, Step
+from live.stream import EVIDENCE, FORMAT, load_state, save_state
 from reports import scoring
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,9 @@ class Case:
         self.frame.to_csv(folder / "live.csv", index=False)
         monkeypatch.setattr(scoring, "draw_recording", lambda *_: None)
         scoring.score_files(path, [folder / "live.csv"], folder / f"{kind}-scored", "cpu")
-        self.scores, self.events = (pd.read_csv(folder / f"{kind}-scored" / f"{n}.csv") for n in ("scores", "alarms"))
+        tables = (pd.read_csv(folder / f"{kind}-scored" / f"{name}.csv") for name in ("scores", "alarms", "events"))
+        self.scores, self.events, answer = tables
+        self.respiratory = answer[answer["found_by"] == "respiratory"]
         numbers = self.frame.to_numpy()[:, 1:].astype(float)
         times = np.zeros(len(numbers)) if series else self.frame["t_s"].to_numpy()
         self.rows = list(zip(times.tolist(), numbers.tolist(), strict=True))
@@ -95,6 +97,16 @@ def test_events_are_those_of_the_batch_path(case, found):
     assert {"lstm", "signal_loss", "oximetry"} >= set(case.events["found_by"]) > set()
     assert ("oximetry" in set(case.events["found_by"])) == (case.data is not None)
     assert len(over) >= (1 if case.data is None else 6)
+
+
+def test_respiratory_events_are_those_of_the_batch_path(case, found):
+    events = [one.event for one in found if isinstance(one, RespiratoryEvent)]
+    assert [event.kind for event in events] == case.respiratory["kind"].tolist()
+    assert len(events) >= (1 if case.data else 0)
+    for name in ("start_s", "end_s", "duration_s", *EVIDENCE[1:]):
+        values = [getattr(event, name) for event in events]
+        np.testing.assert_allclose(values, case.respiratory[name].astype(float), atol=1e-3, err_msg=name)
+    assert {one.profile for one in found if isinstance(one, RespiratoryEvent)} <= {"aasm_1a"}
 
 
 def test_events_begin_and_end_in_turn_and_in_order_of_time(case, found):
