@@ -289,13 +289,15 @@ class Stream:
 
 
 def new_stream(
-    checkpoint: Path, device: str, input_warnings: InputWarnings, names: FileNames | None = None
-) -> Stream:
+    checkpoint: Path, device: str, input_warnings: InputWarnings, names: FileNames | None = None,
+    profile: str | None = None,
+) -> Stream:  # fmt: skip
     """Return the stream of a trained model.
 
     Args:
         names: what the input calls otherwise than the model.
-    Raises: DataError if the checkpoint cannot be used, or has no such channel.
+        profile: how respiratory events are scored; None = as the model's config says.
+    Raises: DataError if the checkpoint cannot be used, or has no such channel, or there is no such profile.
     """
     from detection.checkpoint import load_calibrated, recorded_data
     from live.detection import LiveDetection
@@ -305,6 +307,8 @@ def new_stream(
     from recordings.reading import Dialect
 
     state, detector = load_calibrated(checkpoint, device)
+    if profile is not None:
+        detector.use_profile(profile)
     data, names = recorded_data(state, detector, checkpoint.name), names or FileNames()
     names.check(detector.channels)
     if data is None:
@@ -354,8 +358,8 @@ def restore(stream: Stream, saved: dict[str, Any], path: Path) -> None:
 
 def watch(
     checkpoint: Path, device: str, follow: Path | None, state: Path | None, out: Path | None, as_json: bool, plot: bool,
-    names: FileNames | None = None,
-) -> int:
+    names: FileNames | None = None, profile: str | None = None,
+) -> int:  # fmt: skip
     """Detect on lines until the input ends or a signal comes; return the exit code.
 
     Args:
@@ -364,11 +368,12 @@ def watch(
         out: file to write; None = stdout.
         plot: whether to show signals and score in a window.
         names: what the input calls otherwise than the model.
+        profile: how respiratory events are scored; None = as the model's config says.
     Raises: DataError if the checkpoint, the state or a file cannot be used.
     """
     from live.rows import InputWarnings, read_lines
 
-    stream = new_stream(checkpoint, device, InputWarnings(), names)
+    stream = new_stream(checkpoint, device, InputWarnings(), names, profile)
     with only_writer_of(state) if state else contextlib.nullcontext():
         sha, saved = sha256_of(checkpoint), {"place": 0, "bytes": None, "tail": ""}
         if state and state.exists():
