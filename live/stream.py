@@ -22,6 +22,7 @@ if TYPE_CHECKING:                                                # heavy imports
     from live.detection import Found, LiveDetection, RespiratoryEvent
     from live.rows import Clock, InputWarnings, RateCheck, Rows
     from recordings.file_names import FileNames
+    from recordings.row_times import Row
     from reports.plots import LivePlot
 
 FORMAT = 5                               # of a state file
@@ -203,28 +204,43 @@ class Stream:
         self.first, self.taken = "", 0                           # first line after the header; lines since then
         self.at_start, self.to_skip = True, 0                    # before that line; lines to skip after a restart
         self.any_row, self.any_step = False, False               # whether a line was a row, and a row made a step
+        self.due: list[Row] = []                                 # rows that wait to be scored together
 
-    def take(self, line: str) -> list[Found]:
-        """Return the steps and events that a line completes."""
-        if self._taken_before(line):
-            return []
-        found = [one for row in self.rows.take(line) for one in self._take_row(*row)]
-        self.any_step = self.any_step or bool(found)
-        return found
+    def take(self, lines: Iterable[str]) -> Iterator[list[Found]]:
+        """Yield the steps and events that lines complete, some at a time.
 
-    def _take_row(self, t: float, values: list[float]) -> list[Found]:
+        Raises: DataError of a line, after what the lines before it give.
+        """
+        try:
+            for line in lines:
+                if not self._taken_before(line):
+                    yield from map(self._take_row, self.rows.take(line))
+        except DataError:
+            yield self._scored()
+            raise
+        yield self._scored()
+
+    def _take_row(self, row: Row) -> list[Found]:
+        """Let a row wait to be scored with others; return what these give if it begins something new."""
         self.any_row = True
-        if self.rows.series:                                     # every row is a step, whatever its time
-            return self.live.push(t, values)
-        rows, is_new_recording = self.clock.take(t, values, self.rows.has_local_clock)
+        if self.rows.series:                                     # every row is a step, and has a timestamp of its own
+            self.due.append(row)
+            return self._scored()
+        rows, is_new_recording = self.clock.take(*row, self.rows.has_local_clock)
         found: list[Found] = []
         if is_new_recording:
-            found += self.live.finish()
+            found = self._scored() + self.live.finish()
             self.live.restart()
         for t, values in rows:
             if self.rates is not None and not self.rates.done:
                 self.rates.take(t, values)
-            found += self.live.push(t, values)
+        self.due += rows
+        return found
+
+    def _scored(self) -> list[Found]:
+        """Return the steps and events of the rows that wait."""
+        found, self.due = self.live.push(self.due), []
+        self.any_step = self.any_step or bool(found)
         return found
 
     def _taken_before(self, line: str) -> bool:
@@ -262,12 +278,13 @@ class Stream:
 
         Raises: DataError if there is no header, and no names are declared.
         """
-        return [one for row in self.rows.end_head() for one in self._take_row(*row)]
+        return [one for row in self.rows.end_head() for one in self._take_row(row)] + self._scored()
 
     def finish(self) -> list[Found]:
         """Return the remaining steps and events at the end of the input."""
-        found = [one for row in self.rows.rest() for one in self._take_row(*row)]
-        found += [one for row in self.clock.rest() for one in self.live.push(*row)] + self.live.finish()
+        found = [one for row in self.rows.rest() for one in self._take_row(row)]
+        self.due += self.clock.rest()
+        found += self._scored() + self.live.finish()
         self.any_step = self.any_step or bool(found)
         return found
 
@@ -389,7 +406,7 @@ def watch(
         try:
             with contextlib.closing(output), noted_signals() as signals:
                 lines = read_lines(source, follow, lambda: bool(signals), stream.rows.input_warnings)
-                place = _take_lines(stream, lines, output, save, window)
+                place = _take_lines(stream, lines, first_place, output, save, window)
                 where, found = str(follow or "stdin"), []
                 if state is None:
                     found = stream.finish()
@@ -400,7 +417,7 @@ def watch(
                     stream.check_any_row(where)
                 output.begin()
                 output.write(found)
-                save(first_place if place is None else place)
+                save(place)
                 if state and not signals:                        # after a signal, a later process continues
                     output.write(stream.finish())
         except OSError as error:
@@ -424,26 +441,30 @@ def _save(path: Path, sha: str, stream: Stream, output: Output, place: int) -> N
 
 
 def _take_lines(
-    stream: Stream, lines: Iterable[tuple[str | None, int]], output: Output, save: Callable[[int], None], window: Any
-) -> int | None:
-    """Take lines until they end or the window is closed; return the place after the last one, None = no line.
+    stream: Stream, lines: Iterable[tuple[list[str], int]], place: int, output: Output, save: Callable[[int], None],
+    window: Any,
+) -> int:  # fmt: skip
+    """Take lines until they end or the window is closed; return the place after the last ones.
 
     Args:
         lines: what `read_lines` yields.
+        place: where they begin.
         save: saves the state at a place in the input.
     """
-    place, saved_at = None, -math.inf                            # the first line must not be lost in a crash either
-    for line, place in lines:
-        if line is not None:
-            found = stream.take(line)
-            if not output.begun and (found or stream.rows.layout is not None):     # the header has been checked
-                if not found:
-                    save(place)
-                output.begin()
-            if found:
-                output.write(found)
-            if window is not None:
-                window.add(found)
+    saved_at = -math.inf                                         # the first lines must not be lost in a crash either
+    for some, after in lines:
+        while some:
+            now, some = (some, []) if output.begun else (some[:1], some[1:])
+            for found in stream.take(now):
+                if not output.begun and (found or stream.rows.layout is not None):     # the header has been checked
+                    if not found:
+                        save(place)                              # it is read again
+                    output.begin()
+                if found:
+                    output.write(found)
+                if window is not None:
+                    window.add(found)
+        place = after
         if window is not None and not window.draw():
             break                                                # it was closed
         if output.begun and time.monotonic() - saved_at > SAVE_S:

@@ -51,7 +51,7 @@ def case(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(case):
     live = case.live()
-    return [one for row in case.rows for one in live.push(*row)] + live.finish()
+    return [one for row in case.rows for one in live.push([row])] + live.finish()
 
 
 def same(first, second):
@@ -125,37 +125,49 @@ def test_events_begin_and_end_in_turn_and_in_order_of_time(case, found):
     assert times == sorted(times)
 
 
+def pushed(case, live, rows, size=300):
+    """Return what rows give that are pushed some at a time; those of a series come one by one, as in the stream."""
+    size = size if case.data else 1
+    return [one for first in range(0, len(rows), size) for one in live.push(rows[first : first + size])]
+
+
+@pytest.mark.parametrize("size", [2, 7, 300])
+def test_rows_at_once_give_the_same_as_one_by_one_bit_for_bit(case, found, size):
+    live = case.live()
+    assert same(pushed(case, live, case.rows, size) + live.finish(), found)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.42, 0.75, 0.9])
 def test_a_saved_and_loaded_state_resumes_bit_for_bit(case, found, share, tmp_path):
     at = round(share * len(case.rows))
     first, second = case.live(), case.live()
-    before = [one for row in case.rows[:at] for one in first.push(*row)]
+    before = pushed(case, first, case.rows[:at])
     save_state(tmp_path / "state", {"format": FORMAT, "checkpoint": "", "stream": first.state_dict()})
     second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
-    after = [one for row in case.rows[at:] for one in second.push(*row)] + second.finish()
+    after = pushed(case, second, case.rows[at:]) + second.finish()
     assert same([*before, *after], found)
 
 
 def test_a_new_recording_is_independent_of_the_one_before(case):
     live, rows = case.live(), case.rows[:800]
-    first = [one for row in rows for one in live.push(*row)] + live.finish()
+    first = pushed(case, live, rows) + live.finish()
     live.restart()
-    assert same([one for row in rows for one in live.push(*row)] + live.finish(), first)
+    assert same(pushed(case, live, rows) + live.finish(), first)
 
 
 def test_almost_no_input_gives_almost_no_output(case):
     live = case.live()
     assert live.finish() == []
     live.restart()
-    steps = [one for one in live.push(5.0, case.rows[0][1]) + live.finish() if isinstance(one, Step)]
+    steps = [one for one in live.push([(5.0, case.rows[0][1])]) + live.finish() if isinstance(one, Step)]
     assert len(steps) == (case.data is None)                     # the filters of a recording are not full yet
 
 
 def test_extreme_values_never_crash(case):
-    live, scores = case.live(), []
+    rows = []
     for k, (t, values) in enumerate(case.rows[:900]):
         extreme = [1e300, -1e300, math.inf, -math.inf, 1e-320, 127.0][k % 6]
-        values = [extreme if k % 97 == 50 else value for value in values]
-        scores += [one.score for one in live.push(t, values) if isinstance(one, Step)]
+        rows.append((t, [extreme if k % 97 == 50 else value for value in values]))
+    scores = [one.score for one in case.live().push(rows) if isinstance(one, Step)]
     assert scores and not any(math.isinf(score) for score in scores)
     assert any(math.isfinite(score) for score in scores)

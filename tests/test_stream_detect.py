@@ -203,13 +203,16 @@ CUTS = [1, 2, 60, 1100, 2300, 2600]
 
 
 def kill_after(monkeypatch, rows):
-    """Let the process seem to die when that many rows have been taken."""
-    push, count = LiveDetection.push, iter(range(rows))
+    """Let the process, which reads a few lines at once, seem to die when that many rows have been taken."""
+    push, left = LiveDetection.push, [rows]
 
-    def dying(live, *row):
-        if next(count, None) is None:
+    def dying(live, some):
+        left[0] -= len(some)
+        if left[0] < 0:
             raise SystemExit(137)
-        return push(live, *row)
+        return push(live, some)
+
+    monkeypatch.setattr("live.rows.CHUNK", 300)
 
     monkeypatch.setattr(LiveDetection, "push", dying)
 
