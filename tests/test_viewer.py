@@ -97,6 +97,9 @@ def test_a_review_is_saved_as_labels_that_are_read_again(page, tmp_path):
         page.click("#save")
     assert download.value.suggested_filename == "night.events.csv"
     download.value.save_as(tmp_path / "night.events.csv")
+    assert (tmp_path / "night.events.csv").read_text() == (
+        "start_s,end_s,label\n30.00,45.50,central_apnea\n95.00,110.00,central_apnea\n200.00,201.80,hypopnea\n"
+    )
     events = read_events(tmp_path / "night.events.csv", 299.8, {})
     assert [(e.start_s, e.end_s, e.label) for e in events] == [
         (30.0, 45.5, "central_apnea"), (95.0, 110.0, "central_apnea"), (200.0, 201.8, "hypopnea"),
