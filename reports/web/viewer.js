@@ -155,6 +155,12 @@ function timeSteps(u, axis, low, high, least) {
   return ticks;
 }
 
+function scoreSteps(u, axis, low, high, step) {                  // heights are square roots; their squares are round
+  const ticks = [];
+  for (let k = 0; k * step <= high; k++) ticks.push(Math.sqrt(Number(((k * step) ** 2).toPrecision(1))));
+  return [...new Set(ticks)];
+}
+
 function panel(name, unit, series, isLast, kind) {
   const holder = document.createElement("div");
   holder.className = "panel";
@@ -170,7 +176,7 @@ function panel(name, unit, series, isLast, kind) {
     axes: [
       {stroke: line, grid, size: isLast ? 26 : 0, ticks: {show: isLast, size: 4}, splits: timeSteps, gap: 2,
        values: (u, ticks) => ticks.map((t) => isLast ? timeText(t) : "")},
-      {stroke: line, grid, size: 58, space: 26, gap: 3, ticks: {size: 4},
+      {stroke: line, grid, size: 58, space: 26, gap: 3, ticks: {size: 4}, ...(kind === "score" && {splits: scoreSteps}),
        values: (u, ticks) => ticks.map((y) => number(kind === "score" ? y * y : y))},
     ],
     series: [{}, ...series.map(([color, width, dash]) => ({stroke: () => style(color), width, dash, points: {show: false}}))],
@@ -433,6 +439,7 @@ function paintOverview() {
 
 function drawOverview() {
   const canvas = $("overview"), ctx = canvas.getContext("2d"), x = (t) => placeIn(t, facts) * canvas.width;
+  if (!canvas.clientWidth) return;                               // a page that is not shown has no size
   if (!picture.width || canvas.width !== Math.round(canvas.clientWidth * devicePixelRatio)) paintOverview();
   ctx.clearRect(0, 0, canvas.width, canvas.height);
   ctx.drawImage(picture, 0, 0);
