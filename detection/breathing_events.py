@@ -314,11 +314,14 @@ class PeriodicStream(Stateful):
     STATE = ("start_s", "last_s", "end_s", "cycles")
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self.start_s = self.last_s = self.end_s = math.nan       # of the first event; start, end of the newest one
         self.cycles = 0
 
     def update(self, events: Sequence[BreathingEvent], until_s: float) -> list[tuple[float, float]]:
-        """Take the next events; return the spans (start_s, end_s) that are over if no later one begins by `until_s`."""
+        """Take the next events; return the spans (start_s, end_s) that are over if no other begins before `until_s`."""
         spans = []
         for event in events:
             if event.kind in CYCLING:
@@ -330,7 +333,7 @@ class PeriodicStream(Stateful):
 
     def _end(self) -> list[tuple[float, float]]:
         spans = [(self.start_s, self.end_s)] if self.cycles >= CYCLES else []
-        self.__init__()
+        self._forget()
         return spans
 
 

@@ -163,6 +163,9 @@ def test_timestamps_are_kept(home, call, expected):
     np.testing.assert_allclose(found["score"], seconds["score"], atol=1e-6)
     stamps = pd.to_datetime(found["clock"]) - pd.Timestamp("2024-05-01 22:30")
     np.testing.assert_allclose(stamps.dt.total_seconds(), found["t_s"], atol=1e-3)
+    events = found[found["kind"] == "respiratory_event"]
+    starts = pd.to_datetime(events["start_clock"]) - pd.Timestamp("2024-05-01 22:30")
+    np.testing.assert_allclose(starts.dt.total_seconds(), events["start_s"], atol=1e-3)
 
 
 def test_a_series_has_a_step_a_row_with_its_own_timestamp(home, expected):
