@@ -218,8 +218,8 @@ def stream(folder: Path) -> Case:
     def read(home: Path) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
             taken = new_stream(path, "cpu", InputWarnings())
-            for line in (home / "lines.csv").read_bytes().split(b"\n"):
-                found = taken.take(line.decode("utf-8", errors="replace").rstrip("\r"))
+            lines = (home / "lines.csv").read_bytes().decode("utf-8", errors="replace").split("\n")
+            for found in taken.take(line.rstrip("\r") for line in lines):
                 [taken.rows.timestamp(one.t_s) for one in found]
             taken.finish()
 
@@ -234,8 +234,7 @@ def state(folder: Path) -> Case:
     path = tiny.make_checkpoint(folder)
     lines = tiny.draw_recording(8, 3).to_csv(index=False).splitlines()
     began = new_stream(path, "cpu", InputWarnings())
-    for line in lines[:150]:
-        began.take(line)
+    list(began.take(lines[:150]))
     about = {"format": FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "tail": "00" * 10}
     save_state(folder / "live.state", about | {"stream": began.state_dict()})
 
@@ -243,8 +242,7 @@ def state(folder: Path) -> Case:
         with contextlib.redirect_stderr(io.StringIO()):
             taken, before = new_stream(path, "cpu", InputWarnings()), load_state(home / "live.state", "sum")
             restore(taken, before, home / "live.state")
-            for line in lines[140:]:
-                taken.take(line)
+            list(taken.take(lines[140:]))
             taken.finish()
 
     return files_in(folder, "live.state"), read

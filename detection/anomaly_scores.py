@@ -118,7 +118,9 @@ class JointDistance:
         for pattern, rows in _patterns(known):
             if pattern.any():
                 part = flat[rows][:, pattern]
-                distance[rows] = ((part @ self._inverse(pattern.tobytes())) * part).sum(axis=1) / pattern.sum()
+                inverse = self._inverse(pattern.tobytes())
+                scaled = np.einsum("tk,kl->tl", part, inverse)               # a product rounds by how many rows it has
+                distance[rows] = (scaled * part).sum(axis=1) / pattern.sum()
         return np.cbrt(distance)                # near normal (Wilson and Hilferty, PNAS 17, 1931)
 
     def _invert(self, pattern: bytes) -> np.ndarray:

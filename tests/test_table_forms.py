@@ -145,8 +145,8 @@ def live_rows(path, data):
     """Return the times and values of a file that is fed line by line, and the clock at its first row."""
     rows = Rows(data.time_column, ["flow"], InputWarnings(), dialect=dialect_of(data), units=["L/min"], rate_hz=RATE_HZ)
     with path.open("rb") as file:
-        found = [row for line, _ in read_lines(file, None, lambda: False, InputWarnings()) if line is not None
-                 for row in rows.take(line)]  # fmt: skip
+        parts = read_lines(file, None, lambda: False, InputWarnings())
+        found = [row for lines, _ in parts for line in lines for row in rows.take(line)]
     found += rows.rest()
     return np.array([t for t, _ in found]), np.array([values[0] for _, values in found]), rows.timestamp(found[0][0])
 
