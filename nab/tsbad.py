@@ -23,9 +23,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from config import read_json
-from evaluation.metrics import oracle_point_f1, suggest_buffer, threshold_free
+from evaluation.metrics import suggest_buffer
 from nab.frozen_lstm import LEAST_BLOCKS, learn, level_and_spread, rows_of_block, run
 from nab.fusion import CAUSAL, OFFLINE, causal_score, offline_score, plain_parts, row_distances
+from nab.tsbad_measures import measures
 from utils import (
     ROOT,
     ArgumentParser,
@@ -46,7 +47,6 @@ FOLDERS = {"TSB-AD-U": "uni", "TSB-AD-M": "multi"}
 DETECTORS = {"causal": "LSTM_causal", "offline": "LSTM_offline"}
 NAME = re.compile(r".+_tr_(\d+)_1st_\d+")
 LEAST_ROWS = 4 * LEAST_BLOCKS           # to learn from, so that blocks of any size are enough
-COLUMNS = {"AUC-PR": "auc_pr", "AUC-ROC": "auc_roc", "VUS-PR": "vus_pr", "VUS-ROC": "vus_roc"}
 
 
 class Series(NamedTuple):
@@ -116,10 +116,8 @@ def score_file(task: Mapping[str, Any]) -> dict[str, Any]:
         place = score_path(Path(task["out"]), task["group"], detector, path)
         with atomic_path(place) as temporary, temporary.open("wb") as file:
             np.save(file, scaled)
-        found = threshold_free(series.label, scaled, buffer)
-        measures = {column: found[name] for column, name in COLUMNS.items()}
-        rows[detector] = {"file": path.name, "Time": round(seconds, 3), **measures,
-                          "Standard-F1": oracle_point_f1(series.label, scaled)}  # fmt: skip
+        row = {"file": path.name, "Time": round(seconds, 3)}
+        rows[detector] = row | measures(series.label, scaled, buffer)
     record = {"status": "finished", "rows": rows, "rows_scored": len(series.label)}
     write_json(record_path(Path(task["out"]), task["group"], path), record)
     return record
