@@ -41,10 +41,11 @@ def best_f1(label: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """
     label = label.astype(bool)
     starts, ends = true_runs(label).T
-    highest = np.maximum.reduceat(np.append(scores, -np.inf), np.stack([starts, ends], axis=1).ravel())[::2]  # events
-    adjusted = scores.copy()
-    adjusted[label] = np.repeat(highest, ends - starts)
-    adjusted[0] = scores[0]                                      # TSB-AD's code never adjusts the first row
+    adjusted, without_last = scores.copy(), scores.copy()
+    without_last[-1] = -np.inf                      # TSB-AD's code leaves the last row of a file out of its event,
+    adjusted[label] = np.repeat(highest_in_events(scores, starts, ends), ends - starts)
+    adjusted[0] = scores[0]                         # and does not adjust the first one
+    highest = highest_in_events(without_last, starts, ends)
     found = [
         {
             "PA-F1": point_scores(label, adjusted > level)["f1"],
@@ -55,6 +56,11 @@ def best_f1(label: np.ndarray, scores: np.ndarray) -> dict[str, float]:
         for level in distinct_thresholds(scores)
     ]
     return {name: float(np.nanmax([one[name] for one in found])) for name in found[0]}
+
+
+def highest_in_events(scores: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the highest of the scores (n,) in each event (E,) of the rows from start to end, the latter excluded."""
+    return np.maximum.reduceat(np.append(scores, -np.inf), np.stack([starts, ends], axis=1).ravel())[::2]
 
 
 def distinct_thresholds(scores: np.ndarray) -> np.ndarray:

@@ -36,6 +36,13 @@ def test_best_f1_worked_out_by_hand():
     assert found["R-based-F1"] == pytest.approx(2 * covered / (1 + covered))
 
 
+def test_the_last_row_is_no_part_of_an_event_in_event_based_f1():
+    """As in TSB-AD's code: of two events, the one that only the last row alarms in counts as missed."""
+    label, scores = np.array([0, 1, 1, 0, 0, 1, 1]), np.array([0, 0, 9, 0, 0, 0, 9.0])
+    assert best_f1(label, scores)["Event-based-F1"] == pytest.approx(2 / 3)
+    assert best_f1(label, scores)["PA-F1"] == pytest.approx(1.0)
+
+
 def test_thresholds_between_the_same_scores_count_once():
     found = distinct_thresholds(np.array([0.0, 0.0, 0.5, 1.0]))
     assert [int(np.sum(np.array([0, 0, 0.5, 1]) > level)) for level in sorted(found)] == [2, 1, 0]
