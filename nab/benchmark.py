@@ -40,8 +40,8 @@ class Setting:
 
 
 SIZES = (30, 35, 42)                    # blocks in probation
-SETTINGS = (Setting(), *(setting for size in SIZES for share in (0.0, 0.5, 1.0)
-                         if (setting := Setting(size, share)) != Setting()))  # fmt: skip
+SHARES = (0.0, 0.5, 1.0)
+SETTINGS = sorted((Setting(size, share) for size in SIZES for share in SHARES), key=lambda one: one != Setting())
 
 
 # ---- the benchmark --------------------------------------------------------------------------
