@@ -9,7 +9,7 @@
 #                          (about 2 minutes, after installation)
 #   ./cmd_script.sh grid   a small grid search on the same recordings: 4 configs with 2 seeds each, as many at
 #                          once as fit the machine -> experiments/simulated-grid (about 10 minutes)
-#   ./cmd_script.sh model  models/cpap_flow and its card, trained again on four real CPAP nights in ../shared; then the
+#   ./cmd_script.sh model  models/cpap_flow, its card and data sheet, from four CPAP nights in ../shared; then the
 #                          table of machines that a model has not met, three trainings of each (about 45 minutes)
 #   ./cmd_script.sh test   lint check and tests (about 12 minutes on two CPU cores, installation included)
 #
@@ -83,6 +83,7 @@ model() {
     say "machines that a model has not met"
     $python -m benchmarks.leave_one_out --out "$left_out"
     $python -m reports.model_card "$run" --notes models/cpap_flow.notes.md --tables "$left_out/tables.md" --out models
+    $python -m reports.data_sheet datasets/collected-known-anomaly/cpap_flow --out models/cpap_flow.data.md
 }
 
 run_tests() {

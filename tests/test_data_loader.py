@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+import data_loader
 from data_loader import Scaler, TrainingWindows, check_splits_apart, load_dataset, validation_batches
 from recordings.windowing import ScalerMeta, write_windows
 from utils import DataError
@@ -46,6 +47,17 @@ def dataset_folder(tmp_path, make_segment, make_meta, write_meta):
 
 
 # ---------------------------------------------------------------- the dataset
+
+
+def test_a_dataset_is_found_or_named_where_it_is(tmp_path):
+    folder = tmp_path / "mine" / "made" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "meta.json").touch()
+    assert data_loader.dataset_folder("tiny", folder.parent) == folder
+    with pytest.raises(DataError, match=r"under .*mine, but under .*made; name that one"):
+        data_loader.dataset_folder("tiny", tmp_path / "mine")
+    with pytest.raises(DataError, match="did you mean 'tiny'"):
+        data_loader.dataset_folder("tinny", tmp_path / "mine")
 
 def test_dataset_is_scaled_by_the_scaler_in_meta(dataset_folder):
     dataset = load_dataset(dataset_folder())
