@@ -41,7 +41,7 @@ M = TypeVar("M", bound=BaseModel)
 Duration = Annotated[float, Field(le=1e9)]                           # 30 years: numbers of steps stay exact
 Measured = Literal["airflow", "effort", "oximetry", "other"]
 BREATHING = ("airflow", "effort")                                    # of these
-SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "pace", "joint")
+SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "pace", "volume_drop", "jolt", "joint")
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}
 NAB = "NAB"                                                          # entry of dataset_config.json
@@ -186,7 +186,7 @@ class ScoreConfig(Timed):
             "transient_error:airflow": 0.03, "transient_error:effort": 0.03, "joint": 0.01,
         },
         min_length=1,
-        description="weight of a component (amplitude_drop, error, transient_error, level, joint), or of it on "
+        description="weight of a component (see detection/anomaly_scores.py), or of it on "
         "channels that measure airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
     )  # fmt: skip
     calibrate_on: list[Literal["train", "val"]] = Field(
@@ -302,6 +302,7 @@ class ScoringProfile(Section):
     hypopnea_reduction: float = Field(gt=0, lt=1, description="and in a hypopnea that a desaturation follows")
     desaturation_points: float | None = Field(gt=0, description="points of saturation; null = none is asked for")
     flow_only_reduction: float = Field(gt=0, lt=1, description="and in a hypopnea where nothing measures saturation")
+    flow_alone_counts: bool = Field(False, description="whether that is enough also where saturation is measured")
     min_duration_s: float = Field(gt=0, description="shorter ones are rejected")
     effort_share: float = Field(gt=0, description="of a belt's expected range, from which on there is effort")
 

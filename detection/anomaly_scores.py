@@ -8,6 +8,9 @@ share of calibration time that is at least as anomalous:
     transient_error  of a channel, high side
     level            of a channel, high side
     pace             of a channel, high side: faster breathing than expected
+    volume_drop      Stouffer's sum of a channel's ratio, low_range, volume_ratio and low_volume, as far as they are
+                     there: shallow breathing, and a pause after a gap, before the forecasts say what to expect
+    jolt             of a channel, high side: all that measure the same are shaken
     joint            Mahalanobis distance of the first four comparisons of all channels from normal ones
 
 The score is the largest surprisal, each component with a weight: a weighted Bonferroni rule. It
@@ -33,14 +36,18 @@ from detection.comparisons import (
     AMPLITUDE_FLOOR,
     ERROR,
     JOINED,
+    JOLT,
     LEVEL,
     LOW_RANGE,
+    LOW_VOLUME,
     PACE,
     PRESENT_SHARE,
+    RATIO,
     TRANSIENT,
+    VOLUME_RATIO,
     StepBuffer,
 )
-from detection.trailing import SpanMedian, known_ranges
+from detection.trailing import KnownRange, SpanMedian
 
 TAIL_LEVEL = 0.98                       # calibration share below the exponential tail
 KNOTS = 257                             # of a calibration distribution below its tail
@@ -269,8 +276,9 @@ def envelope_drop(observed: np.ndarray, span: int, reference: int) -> np.ndarray
     steps; of several channels the largest counts. After the scoring of respiratory events by a drop of the flow's
     excursion against a pre-event baseline (Berry et al., J. Clin. Sleep Med. 8, 2012), looking back only.
     """
-    log_range = np.log(known_ranges(observed, span, PRESENT_SHARE) + AMPLITUDE_FLOOR)
-    median, _ = SpanMedian(observed.shape[1], reference).update(log_range)
+    channels = observed.shape[1]
+    log_range = np.log(KnownRange(channels, span, PRESENT_SHARE).update(observed) + AMPLITUDE_FLOOR)
+    median, _ = SpanMedian(channels, reference).update(log_range)
     return np.fmax.reduce(median - log_range, axis=1)
 
 
@@ -300,8 +308,17 @@ def _components(
         "transient_error": features[:, :, TRANSIENT],
         "level": features[:, :, LEVEL],
         "pace": features[:, :, PACE],
+        "jolt": features[:, :, JOLT],
+        "volume_drop": _present_sum([z[:, :, f] for f in (RATIO, LOW_RANGE, VOLUME_RATIO, LOW_VOLUME)]),
     }
     return components if joint is None else components | {"joint": joint.distance(z)[:, None]}
+
+
+def _present_sum(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return Stouffer's sum (T, C) of the normal scores (T, C) that are there; NaN where none is."""
+    count = sum(np.isfinite(part).astype(float) for part in parts)                   # one after the other: a step
+    total = sum(np.where(np.isfinite(part), part, 0.0) for part in parts)            # alone gets the same bits
+    return total / np.sqrt(np.where(count > 0, count, np.nan))
 
 
 def _all_tails(tails: Sequence[Sequence[dict | None]]) -> Tails:

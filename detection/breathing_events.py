@@ -7,7 +7,7 @@ end of the last normal breath to the first that recovers. Rules, by a profile of
     apnea       reduced by `apnea_reduction` for `min_duration_s`; central, obstructive or mixed by what the belts do
                 meanwhile: effort is absent, present, or absent and then present; unclassified without a belt
     hypopnea    reduced by `hypopnea_reduction` for `min_duration_s`, and a desaturation follows; where nothing measures
-                saturation, or the profile asks for none, reduced by `flow_only_reduction`
+                saturation, or the profile asks for none, or with `flow_alone_counts`, reduced by `flow_only_reduction`
     periodic    a span of three or more central apneas or hypopneas, each begun within 30 to 120 s of the one before
 
 Source: AASM Manual for the Scoring of Sleep and Associated Events, version 3, 2023, VIII.D (apnea: drop of the peak
@@ -26,7 +26,7 @@ import numpy as np
 
 from config import ScoringProfile
 from detection.comparisons import PRESENT_SHARE
-from detection.trailing import SpanMedian, known_ranges
+from detection.trailing import KnownRange, SpanMedian
 from recordings.stateful import Stateful
 from recordings.windowing import EventMeta, overlap, true_runs
 
@@ -203,7 +203,7 @@ class Night:
 
     def _ranges(self, values: np.ndarray, window_s: float) -> np.ndarray:
         """Return the range (T,) over the window that ends at each step; NaN where too little of it is there."""
-        return known_ranges(values[:, None], round(window_s * self.rate_hz), PRESENT_SHARE)[:, 0]
+        return KnownRange(1, round(window_s * self.rate_hz), PRESENT_SHARE).update(values[:, None])[:, 0]
 
     def _baseline(self, values: np.ndarray) -> np.ndarray:
         """Return the median (T,) of a breath's range over the last 2 min."""
@@ -272,8 +272,10 @@ class Night:
     def _without_desaturation(self, event: BreathingEvent) -> str | None:
         """Return why a hypopnea is rejected by its saturation, or by the flow alone where none is measured."""
         points, reduction = self.profile.desaturation_points, self.profile.flow_only_reduction
+        is_enough = event.reduction >= reduction
+        if self.profile.flow_alone_counts and is_enough:
+            return None
         if np.isnan(event.desaturation):
-            is_enough = event.reduction >= reduction
             return None if is_enough else f"reduced by less than {reduction:g}, and no saturation is measured"
         return None if event.desaturation >= points else f"no fall of {points:g} points of saturation"
 

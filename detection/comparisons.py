@@ -10,33 +10,42 @@ For every channel the forecasts are compared with the observed values in several
     level            log |trailing mean|, in the scaler's units: how far the level is from that of training
     pace             log pace observed over the span of `ratio` - log pace expected, less its own trailing median;
                      pace is the mean movement a step over the range: fast breaths move through it more often
+    volume_ratio     like ratio, of the volume that moves in and out: the range of the sum of the flow above its own
+                     trailing mean; of airflow alone. Breaths of like volume differ in peak flow: it is the steadier one
+    low_volume       - log volume observed, over the same span
+    jolt             like transient_error, of the mean of all channels that measure the same: a movement of the body
+                     shakes both belts, a slip one of them
 
-What is expected is the median of the forecasts' ranges, or paces, over a while that ends before the observed span
-begins: a pause must not lower what is expected in its place. Ranges and paces do not depend on phase: where breathing
-stops, a forecast of breathing and a flat line differ in range, while the error of a flat line is small. All of them
-look back only.
+What is expected is the median of the forecasts' ranges, paces or volumes, over a while that ends before the observed
+span begins: a pause must not lower what is expected in its place. None depends on phase: where breathing stops, a
+forecast of breathing and a flat line differ in range, while the error of a flat line is small. All of them look back
+only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from detection.trailing import Delay, SpanMedian, SpanRange, SpanSums
+from detection.trailing import Delay, KnownRange, SpanMedian, SpanSums
 from recordings.stateful import Stateful
 
 AMPLITUDE_FLOOR = 0.02                  # scaled units: below it, a signal counts as flat
 MOVEMENT_FLOOR = 0.002                  # scaled units a step: a flat signal has about the pace of breathing
 ERROR_FLOOR = 0.03                      # scaled units: smaller errors are rounding
 LARGEST_LOG = 80.0                      # of an expected range, which stays a number
+LARGEST_FLOW = 1e6                      # scaled units: its running sum keeps enough digits after a fault
 LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that of training counts as equal to it
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected range
-NAMES = ("ratio", "low_range", "error", "transient_error", "level", "pace")      # of the comparisons, on axis F
-RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE = range(len(NAMES))
+NAMES = (                               # of the comparisons, on axis F
+    "ratio", "low_range", "error", "transient_error", "level", "pace", "jolt", "volume_ratio", "low_volume",
+)  # fmt: skip
+RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE, JOLT, VOLUME_RATIO, LOW_VOLUME = range(len(NAMES))
 JOINED = LEVEL                          # those before it are also looked at together
 Record = TypeVar("Record")
 
@@ -101,23 +110,33 @@ class ComparisonStream(Stateful):
     """Compares one recording with its forecasts, piece by piece: pieces of any size give the same.
 
     It keeps the last steps that the trailing spans reach back to.
+
+    Args:
+        measures: what each of the C channels measures.
     """
 
     STATE = (
-        "seen", "forecast", "last", "signal", "errors", "ranges", "medians", "expected", "delayed", "baseline",
+        "seen", "forecast", "last", "volume", "signal", "errors", "ranges", "medians", "expected", "delayed",
+        "baseline",
     )  # fmt: skip
 
-    def __init__(self, channels: int, horizon: int, spans: Spans) -> None:
+    def __init__(self, measures: Sequence[str], horizon: int, spans: Spans) -> None:
+        channels = len(measures)
         self.spans, self.horizon, self.channels, self.seen = spans, horizon, channels, 0
+        self.airflow = [k for k, what in enumerate(measures) if what == "airflow"]
+        self.alike = [[k for k, other in enumerate(measures) if other == what] for what in dict.fromkeys(measures)]
+        ranges = channels + len(self.airflow)                                # of the signals, of running sums of flow
+        self.floors = AMPLITUDE_FLOOR * np.where(np.arange(ranges) < channels, 1, spans.amplitude)
         self.forecast = np.full((horizon, horizon, channels), np.nan)        # of the last steps
         self.last = np.full((1, channels), np.nan)                           # observed step
+        self.volume = np.zeros((1, len(self.airflow)))                       # running sum of the flow above its mean
         self.signal = SpanSums(4 * channels, max(spans.amplitude, spans.settle, spans.level))
         self.errors = SpanSums(4 * channels, max(spans.error, spans.transient))
-        self.ranges = SpanRange(channels, spans.amplitude)
-        self.medians = SpanMedian(2 * channels, spans.expected)              # of log ranges and paces of forecasts
-        self.expected = Delay(2 * channels, spans.amplitude)
-        self.delayed = Delay(3 * channels, spans.amplitude)                  # ratio, pace, transient_error
-        self.baseline = SpanMedian(3 * channels, spans.baseline)
+        self.ranges = KnownRange(ranges, spans.amplitude, PRESENT_SHARE)
+        self.medians = SpanMedian(ranges + channels, spans.expected)         # of logs: ranges and paces expected
+        self.expected = Delay(ranges + channels, spans.amplitude)
+        self.delayed = Delay(ranges + 3 * channels, spans.amplitude)         # what is relative to its own median
+        self.baseline = SpanMedian(ranges + 3 * channels, spans.baseline)
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
         """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
@@ -137,9 +156,13 @@ class ComparisonStream(Stateful):
         error, transient = self._log_error(0, self.spans.error), self._log_error(2, self.spans.transient)
         level = np.log(np.abs(self._mean(self.signal, 0, self.spans.level)) + LEVEL_FLOOR)
         ratio, low_range, pace = self._ranges(observed, forecast)
-        varying = self._less_baseline(np.concatenate([ratio, pace, transient], axis=1))
-        ratio, pace, transient = np.split(varying, 3, axis=1)
-        features = np.stack([ratio, low_range, error, transient, level, pace], axis=2)    # (n, C, F)
+        varying = self._less_baseline(np.concatenate([pace, transient, self._mean_of_alike(transient), ratio], axis=1))
+        pace, transient, jolt, ratio = np.split(varying, np.arange(1, 4) * self.channels, axis=1)
+        features = np.full((n, self.channels, len(NAMES)), np.nan)               # (n, C, F)
+        features[:, self.airflow, VOLUME_RATIO] = ratio[:, self.channels :]
+        features[:, self.airflow, LOW_VOLUME] = low_range[:, self.channels :]
+        ratio, low_range = ratio[:, : self.channels], low_range[:, : self.channels]
+        features[:, :, :VOLUME_RATIO] = np.stack([ratio, low_range, error, transient, level, pace, jolt], axis=2)
         expected_range = np.exp(np.minimum(ratio - low_range, LARGEST_LOG)) - AMPLITUDE_FLOOR      # ratio = 0 there
         return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2], expected_range)
 
@@ -171,18 +194,30 @@ class ComparisonStream(Stateful):
         return total / self.horizon, near_total / near
 
     def _ranges(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ratio, low_range and pace (n, C), no median subtracted."""
-        spans = self.spans
-        expected_range = forecast.max(axis=1) - forecast.min(axis=1) + AMPLITUDE_FLOOR
+        """Return ratio, low_range (n, C + airflow), first of all channels, then of volumes, and pace (n, C).
+
+        Of ratio and pace no median is subtracted yet.
+        """
+        spans, channels = self.spans, self.channels
+        running, ahead = self._volumes(observed, forecast)
+        expected = np.concatenate([np.ptp(forecast, axis=1), np.ptp(ahead, axis=1)], axis=1) + self.floors
         movement = np.abs(np.diff(forecast, axis=1)).sum(axis=1) / max(self.horizon - 1, 1) + MOVEMENT_FLOOR
-        logs = np.log(np.concatenate([expected_range, movement / expected_range], axis=1))
+        logs = np.log(np.concatenate([expected, movement / expected[:, :channels]], axis=1))
         median, count = self.medians.update(logs)
         expected = self.expected.update(np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan))
-        expected_range, expected_pace = np.split(expected, 2, axis=1)                     # logs
-        is_known = np.isfinite(self._mean(self.signal, 0, spans.amplitude))
-        ranges = np.where(is_known, self.ranges.update(observed), np.nan) + AMPLITUDE_FLOOR
-        low_range, movement = -np.log(ranges), self._mean(self.signal, 2, spans.amplitude) + MOVEMENT_FLOOR
-        return expected_range + low_range, low_range, np.log(movement / ranges) - expected_pace
+        ranges = self.ranges.update(np.concatenate([observed, running], axis=1)) + self.floors
+        movement = self._mean(self.signal, 2, spans.amplitude) + MOVEMENT_FLOOR
+        expected, expected_pace = np.split(expected, [len(self.floors)], axis=1)
+        return expected - np.log(ranges), -np.log(ranges), np.log(movement / ranges[:, :channels]) - expected_pace
+
+    def _volumes(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the running sums of the airflow above its trailing mean, observed (n, A) and forecast (n, H, A)."""
+        level = self._mean(self.signal, 0, self.spans.level)[:, self.airflow]        # (n, A)
+        flow = np.clip(observed[:, self.airflow] - level, -LARGEST_FLOW, LARGEST_FLOW)
+        known = np.isfinite(flow)
+        running = np.cumsum(np.concatenate([self.volume, np.where(known, flow, 0.0)]), axis=0)
+        self.volume = running[-1:]
+        return np.where(known, running[1:], np.nan), (forecast[:, :, self.airflow] - level[:, None]).cumsum(axis=1)
 
     def _part(self, sums: SpanSums, part: int, span: int) -> np.ndarray:
         """Return the trailing sums (n, C) of the part-th group of C columns."""
@@ -198,6 +233,15 @@ class ComparisonStream(Stateful):
     def _log_error(self, part: int, span: int) -> np.ndarray:
         """Return the log RMS error (n, C) of a trailing span: part 0 of all leads, 2 of the near ones."""
         return np.log(np.sqrt(self._mean(self.errors, part, span)) + ERROR_FLOOR)
+
+    def _mean_of_alike(self, values: np.ndarray) -> np.ndarray:
+        """Return for each channel the mean (n, C) of those that measure the same and have a value."""
+        known, means = np.isfinite(values), np.empty_like(values)
+        filled = np.where(known, values, 0.0)
+        for group in self.alike:                                 # column by column: the same in pieces of any size
+            count = sum(known[:, k].astype(float) for k in group)
+            means[:, group] = (sum(filled[:, k] for k in group) / np.where(count > 0, count, np.nan))[:, None]
+        return means
 
     def _less_baseline(self, values: np.ndarray) -> np.ndarray:
         """Return values (n, K) less the median of those in the baseline span that ends an amplitude span before.

@@ -54,7 +54,8 @@ class ResolvedConfig:
             "transient_error": max(self.warm_up + spans.near, spans.transient),
             "level": spans.level,
         }
-        steps["pace"] = steps["amplitude_drop"]
+        steps["pace"], steps["jolt"] = steps["amplitude_drop"], steps["transient_error"]
+        steps["volume_drop"] = spans.amplitude
         return {name: count for name, count in steps.items() if self.weights[name].any()}
 
 

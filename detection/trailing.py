@@ -81,12 +81,20 @@ class SpanRange(SpanMax):
         return high + negated_low
 
 
-def known_ranges(rows: np.ndarray, span: int, share: float) -> np.ndarray:
-    """Return the range (n, K) of the last `span` rows of (n, K), NaN = missing; NaN if less than `share` is known."""
-    present = SpanSums(rows.shape[1], span)
-    present.update(np.isfinite(rows).astype(float))
-    enough = np.nan_to_num(present.over(span)) >= share * span
-    return np.where(enough, SpanRange(rows.shape[1], span).update(rows), np.nan)
+class KnownRange(Stateful):
+    """Range of the last `span` rows where at least a share of them has a value."""
+
+    STATE = ("present", "range")
+
+    def __init__(self, columns: int, span: int, share: float) -> None:
+        self.present, self.range = SpanSums(columns, span), SpanRange(columns, span)
+        self.span, self.least = span, share * span
+
+    def update(self, rows: np.ndarray) -> np.ndarray:
+        """Take the next rows (n, K), NaN = missing; return their ranges (n, K), NaN where too little is known."""
+        self.present.update(np.isfinite(rows).astype(float))
+        enough = np.nan_to_num(self.present.over(self.span)) >= self.least
+        return np.where(enough, self.range.update(rows), np.nan)
 
 
 class SpanMedian(Stateful):

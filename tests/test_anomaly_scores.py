@@ -20,7 +20,7 @@ from detection.anomaly_scores import (
     resolve_weights,
     series_baselines,
 )
-from detection.comparisons import LEVEL, LOW_RANGE, NAMES, RATIO
+from detection.comparisons import LEVEL, LOW_RANGE, LOW_VOLUME, NAMES, RATIO, VOLUME_RATIO
 
 NAN = math.nan
 FLOW, BELT = 0, 1
@@ -214,7 +214,7 @@ def test_weights_follow_what_a_channel_measures_and_the_largest_is_one():
     weights = {"amplitude_drop": 0.02, "amplitude_drop:airflow": 0.5, "error:effort": 0.1, "joint": 0.05}
     resolved = resolve_weights(weights, ("airflow", "effort", "other"))
     expected = {"amplitude_drop": [1, 0.04, 0.04], "error": [0, 0.2, 0], "joint": [0.1]}
-    expected |= {name: [0, 0, 0] for name in ("transient_error", "level", "pace")}
+    expected |= {name: [0, 0, 0] for name in ("transient_error", "level", "pace", "volume_drop", "jolt")}
     assert resolved.keys() == expected.keys()
     for name, values in expected.items():
         assert resolved[name].tolist() == pytest.approx(values)
@@ -269,6 +269,18 @@ def test_drop_is_the_sum_of_normal_scores_of_ratio_and_low_range(calibration):
     expected = surprisal(drop, calibration["components"]["amplitude_drop"][FLOW])
     score = Scorer(calibration, resolve_weights({"amplitude_drop:airflow": 1.0}, MEASURES)).score(features).score
     np.testing.assert_allclose(score, expected, atol=1e-12)
+
+
+def test_volume_drop_is_the_sum_of_the_normal_scores_that_are_there(calibration):
+    features = compare(*breathe(800, seed=3))[0]
+    score = Scorer(calibration, resolve_weights({"volume_drop:airflow": 1.0}, MEASURES)).score(features).score
+    four = (RATIO, LOW_RANGE, VOLUME_RATIO, LOW_VOLUME)
+    z = np.array([normal_scores(surprisal(features[:, FLOW, f], calibration["tails"][FLOW][f])) for f in four])
+    tail = calibration["components"]["volume_drop"][FLOW]
+    np.testing.assert_allclose(score[300:], surprisal(z[:, 300:].sum(axis=0) / 2, tail), atol=1e-12)
+    early = slice(SPANS.amplitude - 1, SPANS.level)                    # the range is known, nothing is expected yet
+    assert np.isnan(z[[0, 2, 3], early]).all()
+    np.testing.assert_allclose(score[early], surprisal(z[1, early], tail), atol=1e-12)
 
 
 def test_joint_distance_is_the_mahalanobis_distance_per_comparison(calibration):

@@ -87,6 +87,13 @@ def test_a_hypopnea_of_two_fifths_needs_its_desaturation(points, found, profile)
         assert "points of saturation" in rejected[0].reason
 
 
+def test_by_the_criteria_of_1999_half_the_flow_or_a_desaturation_is_enough():
+    steady, falls = np.full(len(t), 96.0), np.where((t > 175) & (t < 190), 92.5, 96.0)
+    for share, saturation, found in ((0.4, steady, 1), (0.6, falls, 1), (0.6, steady, 0)):
+        assert len(events_of(breathe((140, 165, share)), saturation=saturation, profile="aasm_1999")[0]) == found
+    assert events_of(breathe((140, 165, 0.4)), saturation=steady)[0] == []               # not by rule 1A
+
+
 def test_by_the_flow_alone_a_hypopnea_halves_it():
     assert [event.kind for event in events_of(breathe((140, 165, 0.4)))[0]] == ["hypopnea"]
     assert events_of(breathe((140, 165, 0.6)))[0] == []

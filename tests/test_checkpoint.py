@@ -12,7 +12,8 @@ import tiny
 import torch
 import warm
 
-from detection.checkpoint import detector_from, load_calibrated, load_checkpoint, read_tensors, write_tensors
+from detection.checkpoint import LATER, detector_from, load_calibrated, load_checkpoint, read_tensors, write_tensors
+from detection.comparisons import NAMES
 from experiment import resumed_config
 from utils import ROOT, DataError
 
@@ -35,6 +36,17 @@ def state(checkpoint):
 @pytest.fixture
 def night(tmp_path):
     return tmp_path / "night.safetensors"
+
+
+def test_a_calibration_from_before_volumes_and_jolts_scores_as_it_did(night, state):
+    values = np.random.default_rng(0).normal(size=(600, 3)) * state["scaler"]["scale"]
+    calibration = state["calibration"]
+    earlier = [row[: NAMES.index("jolt")] for row in calibration["tails"]]
+    components = {name: tails for name, tails in calibration["components"].items() if name not in LATER}
+    old = {**calibration, "tails": earlier, "components": components}
+    write_tensors(night, state | {"calibration": old})
+    again, before = load_calibrated(night, "cpu")[1], detector_from(state, "cpu")
+    np.testing.assert_array_equal(again.detect([values])[0].score, before.detect([values])[0].score)
 
 
 # ---- the file -------------------------------------------------------------------------------

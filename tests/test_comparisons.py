@@ -4,20 +4,23 @@ from dataclasses import replace
 import naive
 import numpy as np
 import pytest
-from breaths import SPANS, breathe, compare, cut
+from breaths import HORIZON, SPANS, breathe, compare, cut
 
 from detection.comparisons import (
     AMPLITUDE_FLOOR,
     ERROR,
     ERROR_FLOOR,
+    JOLT,
     LEVEL,
     LEVEL_FLOOR,
     LOW_RANGE,
+    LOW_VOLUME,
     MOVEMENT_FLOOR,
     NAMES,
     PACE,
     RATIO,
     TRANSIENT,
+    VOLUME_RATIO,
     Comparisons,
     ComparisonStream,
     Spans,
@@ -75,16 +78,35 @@ def naive_comparisons(x, forecast, spans):
     features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    for f in (RATIO, TRANSIENT, PACE):
+    features[:, 0, JOLT] = features[:, 0, TRANSIENT]                    # of one airflow and two belts
+    features[:, 1:, JOLT] = np.nanmean(features[:, 1:, TRANSIENT], axis=1, keepdims=True)
+    volume, expected = naive_volumes(x[:, 0], used[:, :, 0], spans)
+    features[:, 0, LOW_VOLUME] = -np.log(volume)
+    features[:, 0, VOLUME_RATIO] = before(np.repeat(np.log(expected)[:, None], channels, axis=1))[:, 0] - np.log(volume)
+    for f in (RATIO, TRANSIENT, PACE, JOLT, VOLUME_RATIO):
         features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, span)
     expected_range = np.exp(features[:, :, RATIO] - features[:, :, LOW_RANGE]) - AMPLITUDE_FLOOR
     return features, residual, aligned[:, (horizon - 1) // 2], expected_range
 
 
+def naive_volumes(flow, forecast, spans):
+    """Return the volume observed and that of the forecasts (T,), of flow (T,), the first channel, and (T, H)."""
+    above, expected = np.full((2, len(flow)), NAN)
+    for t in range(spans.level - 1, len(flow)):
+        recent = [value for value in flow[t - spans.level + 1 : t + 1] if math.isfinite(value)]
+        if len(recent) >= 0.8 * spans.level:
+            above[t] = flow[t] - np.mean(recent)
+            expected[t] = np.ptp(np.cumsum(forecast[t] - np.mean(recent)))
+    running = np.where(np.isfinite(above), np.nancumsum(above), NAN)
+    volume = naive.trailing(running[:, None], spans.amplitude, 0.8, np.ptp)[:, 0]
+    return volume + AMPLITUDE_FLOOR * spans.amplitude, expected + AMPLITUDE_FLOOR * spans.amplitude
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
 @pytest.mark.parametrize(("warm_up", "settle"), [(0, 1), (3, 6), (9, 4)])
 def test_comparisons_are_those_of_slow_loops(warm_up, settle):
     spans = replace(SMALL, warm_up=warm_up, settle=settle)
-    observed, forecast = breathe(90, seed=0, horizon=4)
+    observed, forecast = breathe(90, seed=0, channels=3, horizon=4)
     observed[30:33, 0] = NAN
     observed[50:70, 1] = NAN
     got = compare(observed, forecast, spans)
@@ -94,7 +116,8 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
 
 
 def test_names_stand_for_the_last_axis():
-    assert [NAMES[k] for k in (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE)] == list(NAMES)
+    places = (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE, JOLT, VOLUME_RATIO, LOW_VOLUME)
+    assert [NAMES[k] for k in places] == list(NAMES)
     assert compare(*breathe(20, 0))[0].shape == (20, 2, len(NAMES))
 
 
@@ -121,7 +144,7 @@ def test_pieces_of_any_size_give_the_same_comparisons(sizes):
 @pytest.mark.parametrize("size", [1, 100])
 def test_a_saved_and_loaded_state_resumes_bit_for_bit(at, size, tmp_path):
     observed, forecast = draw_faulty()
-    first, second = (ComparisonStream(2, forecast.shape[1], SPANS) for _ in range(2))
+    first, second = (ComparisonStream(("airflow", "effort"), forecast.shape[1], SPANS) for _ in range(2))
     parts, done = [], 0
     for n in [*cut(at, [size]), *cut(1000 - at, [size])]:
         if done == at:
@@ -137,7 +160,7 @@ def test_a_saved_and_loaded_state_resumes_bit_for_bit(at, size, tmp_path):
 
 def test_the_state_does_not_grow_with_the_stream():
     observed, forecast = breathe(900, seed=0)
-    stream = ComparisonStream(2, forecast.shape[1], SPANS)
+    stream = ComparisonStream(("airflow", "effort"), forecast.shape[1], SPANS)
     sizes = []
     for first in range(0, 900, 300):
         stream.update(observed[first : first + 300], forecast[first : first + 300])
@@ -196,3 +219,28 @@ def test_breathing_of_twice_the_pace_shows_in_pace_alone():
     np.testing.assert_allclose(late[:, PACE], math.log(2), atol=0.15)
     np.testing.assert_allclose(late[:, RATIO], 0.0, atol=0.05)
     np.testing.assert_allclose(features[600:740, 0, PACE], 0.0, atol=0.1)
+
+
+def test_breaths_of_less_air_and_equal_peaks_show_in_volume_alone():
+    step = np.arange(1400)
+    square = np.where(step % 20 < 10, 1.0, -1.0)                     # ten steps in, ten out: a volume of 10
+    pulses = np.where(step % 20 < 10, step % 20 < 2, -1.0 * (step % 20 < 12))                # two in, two out
+    ahead = (step[:, None] + np.arange(1, HORIZON + 1)) % 20
+    features = compare(np.where(step < 1200, square, pulses)[:, None], np.where(ahead < 10, 1.0, -1.0)[:, :, None])[0]
+    floor = AMPLITUDE_FLOOR * SPANS.amplitude
+    before, after = features[900:1200, 0], features[1350:1360, 0]
+    np.testing.assert_allclose(before[:, [RATIO, VOLUME_RATIO]], 0.0, atol=1e-9)
+    np.testing.assert_allclose(before[:, LOW_VOLUME], -math.log(10 + floor))
+    np.testing.assert_allclose(after[:, RATIO], 0.0, atol=1e-9)
+    np.testing.assert_allclose(after[:, LOW_VOLUME], -math.log(2 + floor))
+    np.testing.assert_allclose(after[:, VOLUME_RATIO], math.log((10 + floor) / (2 + floor)), atol=0.02)
+
+
+def test_a_jolt_of_one_belt_counts_half_for_both():
+    observed, forecast = breathe(900, seed=0, channels=3)
+    shaken = observed.copy()
+    shaken[600:620, 1] += np.random.default_rng(1).normal(size=20) * 3
+    calm, jolted = (compare(values, forecast)[0][619] for values in (observed, shaken))
+    assert jolted[1, JOLT] == jolted[2, JOLT] > calm[1, JOLT] + 0.5
+    assert jolted[1, TRANSIENT] > calm[1, TRANSIENT] + 1.5 * (jolted[1, JOLT] - calm[1, JOLT])
+    assert jolted[0, JOLT] == calm[0, JOLT]                                           # of the airflow

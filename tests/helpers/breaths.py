@@ -20,9 +20,9 @@ def breathe(length, seed, channels=2, horizon=HORIZON):
     return observed, forecast
 
 
-def compare(observed, forecast, spans=SPANS, pieces=None):
+def compare(observed, forecast, spans=SPANS, pieces=None, measures=("airflow", "effort", "effort")):
     """Return the arrays of the comparison, piece by piece where their lengths are given."""
-    stream = ComparisonStream(observed.shape[1], forecast.shape[1], spans)
+    stream = ComparisonStream(measures[: observed.shape[1]], forecast.shape[1], spans)
     parts, first = [], 0
     for n in pieces if pieces is not None else [len(observed)]:
         parts.append(stream.update(observed[first : first + n], forecast[first : first + n]))
