@@ -41,7 +41,9 @@ M = TypeVar("M", bound=BaseModel)
 Duration = Annotated[float, Field(le=1e9)]                           # 30 years: numbers of steps stay exact
 Measured = Literal["airflow", "effort", "oximetry", "other"]
 BREATHING = ("airflow", "effort")                                    # of these
-SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "pace", "volume_drop", "jolt", "joint")
+SCORE_COMPONENTS = (
+    "amplitude_drop", "error", "transient_error", "level", "pace", "volume_drop", "shared_transient", "joint",
+)  # fmt: skip
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}
 NAB = "NAB"                                                          # entry of dataset_config.json
