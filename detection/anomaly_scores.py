@@ -217,7 +217,8 @@ class Scorer:
     def __init__(self, calibration: Mapping, weights: Mapping[str, np.ndarray]) -> None:
         tails, components = calibration["tails"], calibration["components"]
         self.tails, self.spread = _all_tails(tails), np.asarray(calibration["spread"], float)
-        self.joint = JointDistance(calibration) if calibration["covariance"] else None
+        is_joint = calibration["covariance"] and weights["joint"].any()
+        self.joint = JointDistance(calibration) if is_joint else None
         fitted = [name for name in COMPONENTS if name in components]
         self.used = [(name, k) for name in fitted for k in np.flatnonzero(weights[name] > 0).tolist()]
         self.component_tails = Tails([components[name][k] for name, k in self.used])

@@ -26,7 +26,7 @@ from recordings.windowing import EventMeta, overlap
 from reports.findings import Findings, stamped, steps_led, timestamps_of
 from reports.run_folder import RunFiles
 
-PAUSES = ("amplitude_drop", "joint")     # components that a pause raises, so that a candidate explains their alarm
+PAUSES = ("amplitude_drop", "volume_drop", "joint")      # raised by a pause: a candidate explains their alarm
 AROUND_S = 1.0                           # of an alarm, that its kind is told from
 Row = dict[str, Any]
 

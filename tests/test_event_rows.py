@@ -57,7 +57,7 @@ def test_an_event_takes_the_place_of_its_alarms_and_one_label():
 
 def test_a_pause_that_a_rule_rejected_takes_its_alarm_but_no_cough():
     rejected = [candidate("apnea", 100, 108, "lasts 8.0 s, less than 10"), candidate("apnea", 300, 308, "too short")]
-    rows = rows_of([("amplitude_drop", 106, 108), ("transient_error", 303, 306)], rejected=rejected)
+    rows = rows_of([("volume_drop", 106, 108), ("transient_error", 303, 306)], rejected=rejected)
     assert short(rows) == [("cough", 303, "", 1)]
 
 
