@@ -112,6 +112,7 @@ class Dialect:
     comment: str | None = None
     names: Sequence[str] | None = None
     missing: Sequence[str] = ()
+    encoding: str | None = None
     annotators: Sequence[str] | None = None
     annotation_s: float = 0.0
 
@@ -296,6 +297,8 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
         hint = "a sensor that was not recorded needs an empty column"
         if missing[0] == time:
             hint = "see time_column (--time-column of --score)"
+        if layout.encoding == "cp1252" and not "".join(layout.names).isascii():
+            hint += "; if its letters are not those, set encoding in dataset_config.json"
         found = listed(layout.names, MAX_NAMES)
         raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {found}; {hint}")
     used = _usable_columns(layout, time, notes) if channels is None else channels
@@ -305,6 +308,8 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     found = {c: Samples(t, frame[c].to_numpy(), layout.units[layout.index(c)] or None) for c in used}
     layout = replace(layout, decimal=frame.attrs["decimal"])
     where = f"time in {time!r}" if time is not None else f"{layout.rate_hz:g} rows a second"
+    if layout.encoding == "cp1252" and (odd := re.search(r"\S*[^\x00-\x7f]{3}\S*", " ".join(layout.names))):
+        notes.append(f"names such as {odd[0]!r} are read as Latin-1; if they look wrong, set encoding")
     text = f"{tables.describe_layout(layout)}, {where}"
     recording = Recording("", path, t, found, [], text, [], notes, start, time)
     return recording, dict.fromkeys(used, 0.0)
@@ -329,7 +334,7 @@ def time_column_of(layout: Layout, declared: str | None, is_dataset: bool) -> st
     if layout.head and is_date(layout.column(0)[0]):                 # and its time of day in another one
         times = [k for k in range(len(layout.names)) if layout.column(k) and layout.date_of(k) == 0]
         return layout.names[times[0]] if times else layout.names[0]
-    return layout.names[0]
+    return next(filter(None, layout.names), layout.names[0])         # the row numbers of R have no name
 
 
 def _read_rows(
@@ -337,16 +342,16 @@ def _read_rows(
 ) -> tuple[Layout, list[str], tuple[np.ndarray, datetime | None, pd.DataFrame]]:
     """Return what `_times_and_columns` reads, with the layout and the columns that can be read.
 
-    Lines after the last sample are left out if it cannot be read with them, as are columns of texts if they `may_drop`.
+    Lines that are no samples are left out if it cannot be read with them, as are columns of texts if they `may_drop`.
     """
     while True:
         further: list[str] = []
         try:
             return layout, used, _times_and_columns(path, layout, time, used, keys, further)
         except DataError as error:
-            if layout.rows is None and (found := tables.without_footer(path, layout)) is not None:
-                layout, note = found
-                further = [note]
+            is_whole = layout.rows is None and not layout.skipped
+            if is_whole and (found := tables.without_other_lines(path, layout)) is not None:
+                layout, further = found
             elif may_drop and isinstance(error, tables.NotANumber) and error.column != time and len(used) > 1:
                 used = [name for name in used if name != error.column]
                 further = [f"column {error.column!r} is not read: row {error.row} holds {error.cell!r}, not a number"]
