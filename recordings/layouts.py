@@ -220,7 +220,7 @@ def _layout(
     units = [unit_in(name) for name in names]
     if len(table) > after and after == 1 and is_units_row(fitted(table[1][1], len(names)), len(names), bool(preamble)):
         below = [clean(cell).strip("()[] ") for cell in table[1][1]]
-        if not all(map(RULE.fullmatch, below)):
+        if not all(map(RULE.fullmatch, filter(None, below))):
             units = [unit if is_missing(b) or is_datum(b) else b for unit, b in zip(units, below, strict=False)]
         after = 2
     head = [fitted(cells, len(names)) for _, cells, _ in table[after:]]
@@ -234,14 +234,19 @@ def _layout(
 
 
 def _has_row_names(table: list[tuple[int, list[str], int]]) -> bool:
-    """Return whether all rows have a cell more than the header, first their number: `write.table` of R writes so."""
+    """Return whether all rows have a cell more than the header, first their number: `write.table` of R writes so.
+
+    It is certain where the second cells, below the first name, increase like times.
+    """
     (_, header, _), *rows = table
-    numbers = [
-        int(number) for _, (cell, *cells), _ in rows
-        if len(cells) == len(header) and cells[-1].strip() and (number := cell.strip("'\" ")).isdecimal()
-    ]  # fmt: skip
-    is_counted = 1 < len(numbers) == len(rows) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    return is_counted and not any(map(is_datum, header))
+    cells = [[cell.strip("'\" ") for cell in cells] for _, cells, _ in rows]
+    if len(rows) < SURE_ROWS or any(map(is_datum, header)) or any(len(row) != len(header) + 1 for row in cells):
+        return False
+    if not all(row[0].isdecimal() and is_number(row[1], ".") and row[-1] for row in cells):
+        return False
+    first, times = int(cells[0][0]), [float(row[1]) for row in cells]
+    is_counted = first > 0 and all(int(row[0]) == number for number, row in enumerate(cells, start=first))
+    return is_counted and all(before < after for before, after in zip(times, times[1:], strict=False))
 
 
 def _table_rows(rows: list[tuple[int, str]], delimiter: str, quote: str) -> list[tuple[int, list[str], int]]:

@@ -1,4 +1,4 @@
-"""Read raw respiratory recordings and their labelled events, and describe them.
+"""Read raw respiratory recordings.
 
 A recording is a table (CSV, optionally gzipped: a time column in seconds or timestamps, and named
 channels; a channel slower than the fastest one has empty cells between its samples), an EDF or BDF
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -38,8 +37,6 @@ SLOWEST_HZ = 0.1                                                     # of rows w
 COUNTER = re.compile(r"(sample|samples|index|idx|row|count|counter|frame|n?seq|packet|nr|no)[ _.#]*"
                      r"(no|nr|number|index|idx|id|count)?\.?", re.IGNORECASE)             # a column of row numbers
 CLOCK_ROWS = 10_000                                                  # between two rows that tell day from month
-COARSE = 150                                                         # levels, of which fewer say nothing by repeating
-MIN_GAP_S, MIN_FLATLINE_S = 0.5, 2.0                                 # the shortest ones that `describe` reports
 
 
 @dataclass(frozen=True)
@@ -187,29 +184,6 @@ def name_of(path: Path) -> str:
     return name.stem if name.suffix.lower() in known else name.name
 
 
-def describe(recording: Recording, labels: Mapping[str, str] | None = None) -> list[str]:
-    """Return lines of text on a recording: channels, rates, gaps, flatlines, events.
-
-    Args:
-        labels: the dataset's, to report for each annotation whether it is an event.
-    """
-    at = wall_clock.clock_at(recording.start, float(recording.t[0]))
-    lines = [
-        f"{recording.path.name}: {counted(len(recording.t), 'row')}, {recording.duration_s:.2f} s "
-        f"({recording.duration_s / 3600:.2f} h), time from {recording.t[0]:g} s" + (f", clock {at}" if at else ""),
-        f"  {recording.format}",
-    ]
-    for name, samples in recording.channels.items():
-        lines += _describe_channel(name, samples)
-    lines += [f"  {note}" for note in recording.notes]
-    lines.append(f"  events: {len(recording.events)}")
-    lines += [f"    {e.start_s:g} to {e.end_s:g} s: {e.label}" for e in recording.events]
-    if recording.annotations:
-        lines.append(f"  annotations in the file: {len(recording.annotations)}")
-        lines += _describe_annotations(recording.annotations, labels)
-    return lines
-
-
 def measured_rate(t: np.ndarray) -> float:
     """Return the sampling rate in Hz of samples at times (n,): one over their mean distance, without gaps.
 
@@ -221,55 +195,6 @@ def measured_rate(t: np.ndarray) -> float:
     usual = np.median(steps)
     regular = steps[(steps >= 0.5 * usual) & (steps <= 1.5 * usual)]
     return float(1.0 / np.mean(regular)) if usual > 0 and len(regular) else float("nan")
-
-
-def _describe_channel(name: str, samples: Samples) -> list[str]:
-    t, values, step_s = samples.t, samples.values, np.diff(samples.t)
-    rate = measured_rate(t)
-    unit = f" {samples.unit}" if samples.unit else ""
-    low, middle, high = np.quantile(values, [0.01, 0.5, 0.99])
-    lines = [
-        f"  {name}: {rate:.4g} Hz, {counted(len(values), 'sample')}, "
-        f"1 / 50 / 99 %: {low:.4g} / {middle:.4g} / {high:.4g}, "
-        f"range {values.min():.4g} to {values.max():.4g}{unit}"
-    ]
-    gaps = np.flatnonzero(step_s > max(MIN_GAP_S, 1.5 / rate))
-    if len(gaps):
-        longest = gaps[np.argmax(step_s[gaps])]
-        lines.append(
-            f"    {counted(len(gaps), 'gap')}, {step_s[gaps].sum():.1f} s in total, the longest "
-            f"{step_s[longest]:.1f} s at {t[longest]:.1f} s"
-        )
-    if _is_coarse(values):                                           # SpO2 in whole per cent repeats by nature
-        return lines
-    runs = equal_runs(values)
-    duration_s, level = (runs[:, 1] - runs[:, 0]) / rate, values[runs[:, 0]]
-    for kind, place, found in (
-        ("flatline", "", duration_s >= MIN_FLATLINE_S),
-        ("run", " at the lowest value", (duration_s >= 3 / rate) & (level == values.min())),
-        ("run", " at the highest value", (duration_s >= 3 / rate) & (level == values.max())),
-    ):
-        if found.any():
-            lines.append(
-                f"    {counted(found.sum(), kind)}{place}, the longest {duration_s[found].max():.1f} s, "
-                f"the first at {t[runs[found][0, 0]]:.1f} s"
-            )
-    return lines
-
-
-def _is_coarse(values: np.ndarray) -> bool:
-    """Return whether a channel's values (n,) are few whole numbers, as of an oximeter or a pulse."""
-    return np.array_equal(values, np.round(values)) and 1 < len(np.unique(values)) < COARSE
-
-
-def _describe_annotations(annotations: Sequence[Event], labels: Mapping[str, str] | None) -> list[str]:
-    lines = []
-    for label, count in Counter(a.label for a in annotations).most_common():
-        same = [a for a in annotations if a.label == label]
-        total_s = sum(a.end_s - a.start_s for a in same)
-        use = "" if labels is None else f": {labels[label]}" if label in labels else ": not in labels, not an event"
-        lines.append(f"    {label!r}: {count}, the first at {same[0].start_s:g} s, {total_s:g} s in total{use}")
-    return lines
 
 
 def equal_runs(values: np.ndarray) -> np.ndarray:

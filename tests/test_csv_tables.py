@@ -8,7 +8,8 @@ import pytest
 from recordings.cells import is_number
 from recordings.clocks import seconds_of
 from recordings.event_files import read_events
-from recordings.reading import Dialect, describe, read_recording
+from recordings.inspection import describe
+from recordings.reading import Dialect, read_recording
 from recordings.tables import layout_of
 from utils import DataError
 

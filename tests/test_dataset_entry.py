@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 import collected_data_preprocess as script
-from recordings.reading import describe, read_recording
+from recordings.inspection import describe
+from recordings.reading import read_recording
 from recordings.windowing import read_meta
 
 SECONDS = 400

@@ -8,8 +8,9 @@ import pytest
 
 from config import DatasetConfig
 from live.rows import InputWarnings, Rows, read_lines
+from recordings.inspection import describe
 from recordings.preprocessing import dialect_of, load_recording
-from recordings.reading import Dialect, describe, measured_rate, read_recording
+from recordings.reading import Dialect, measured_rate, read_recording
 from recordings.tables import layout_of
 from recordings.wall_clock import clock_at
 from utils import DataError
@@ -70,6 +71,7 @@ FORMS = {
     "units in the header": (table(SECONDS, header="t_s,flow [L/s]", scale=60.0), {}),
     "units row of ms": (table([f"{1000 * t:.0f}" for t in T], header="t_s,flow\nms,L/min"), {}),
     "rule below the header": (table(SECONDS, "|", header="t_s,flow\n----+----"), {}),
+    "rule and trailing bars": (table(SECONDS, "|", header="t_s,flow,\n----,----,", tail="|"), {}),
     "minus of typesetting": (table(SECONDS).replace(",-", ",\u2212"), {}),
     "apostrophes": (table(SECONDS, ";", header="t_s,flow [mL/min]", scale=1e-3)
                     .replace("000\n", "'000\n"), {}),
