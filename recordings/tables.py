@@ -161,7 +161,7 @@ def _head_of(path: Path, declared: str | None = None) -> tuple[str, str]:
             head = b"".join(file.readline(MAX_HEAD) for _ in range(HEAD_LINES))
     except READ_ERRORS as error:
         raise _not_readable(path, error) from None
-    if declared is not None:
+    if declared is not None and not head.startswith(codecs.BOM_UTF8):
         return _decoded(head, declared, path), declared
     encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
     if encoding is None and b"\0" in head:                           # of UTF-16, every second byte of plain text
