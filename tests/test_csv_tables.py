@@ -181,7 +181,8 @@ def test_a_declared_encoding_that_does_not_fit_is_one_line(write):
     assert refusal(path, encoding="utf-8").startswith(expected)
     hint = "if its letters are not those, set encoding in dataset_config.json"
     assert hint in refusal(path, ["\u6d41\u91cf"], time_column="\u65f6\u95f4")
-    assert list(read_recording(write(b"\xef\xbb\xbft,x\n0,1\n1,2\n"), ["x"], Dialect("t", encoding="utf-8")).channels) == ["x"]
+    marked = write(b"\xef\xbb\xbft,x\n0,1\n1,2\n")
+    assert list(read_recording(marked, ["x"], Dialect("t", encoding="utf-8")).channels) == ["x"]
     late = write(b"t,x,note\n" + b"0,1,\n" * 300 + b"1,2,\xff\xff\n")
     message = refusal(late, ["x"], time_column="t", encoding="utf-8")
     assert "night.csv: not a readable CSV: 'utf-8' codec can't decode" in message
