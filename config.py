@@ -421,6 +421,9 @@ class DatasetConfig(Section):
     names: list[Annotated[str, Field(min_length=1)]] | None = Field(
         None, min_length=1, description="CSV: names of the columns, where the file has no header, or instead of it"
     )
+    encoding: str | None = Field(
+        None, description="CSV: encoding of its letters, such as cp932 or gb18030; null = detect it"
+    )
     missing: list[str] = Field([], description="CSV: words that mean 'no value', besides usual ones such as -- and n/a")
     annotators: list[Name] | None = Field(
         None, description="WFDB: suffixes of the annotation files; null = those of the known ones that exist"
@@ -454,6 +457,15 @@ class DatasetConfig(Section):
         if unit is not None and not re.fullmatch(r"s|ms|us|ns|min|h|d|1/[1-9]\d* ?s", unit):
             raise ValueError(f"time_unit is {_shown(unit)}; expected s, ms, us, ns, min, h, d or such as 1/256 s")
         return unit
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, encoding: str | None) -> str | None:
+        try:
+            "".encode(encoding or "utf-8")
+        except LookupError:
+            raise ValueError(f"encoding is {_shown(encoding)}; expected such as cp932 or gb18030") from None
+        return encoding
 
     @field_validator("time_zone")
     @classmethod

@@ -20,13 +20,12 @@ from typing import Any, BinaryIO
 from recordings.cells import DecimalSigns, is_missing, is_number, plain_number
 from recordings.layouts import (
     COMMENTS,
-    DELIMITERS,
     FACT,
     SURE_ROWS,
     Layout,
     fitted,
     header_of,
-    is_data,
+    is_sample,
     is_units_row,
     layout_of_lines,
     split,
@@ -432,7 +431,7 @@ class Rows:
 
 def _is_sample(line: str) -> bool:
     """Return whether a line is a row of samples with some delimiter."""
-    return len(line) < LONGEST and any(is_data(line.split(delimiter)) for delimiter in DELIMITERS)
+    return len(line) < LONGEST and is_sample(line)
 
 
 class Clock:
