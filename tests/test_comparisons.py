@@ -255,3 +255,14 @@ def test_a_jolt_of_one_belt_counts_half_for_both():
     assert jolted[1, SHARED] == jolted[2, SHARED] > calm[1, SHARED] + 0.5
     assert jolted[1, TRANSIENT] > calm[1, TRANSIENT] + 1.5 * (jolted[1, SHARED] - calm[1, SHARED])
     assert jolted[0, SHARED] == calm[0, SHARED]                                           # of the airflow
+
+
+def test_each_airflow_has_its_own_volume_and_other_channels_none():
+    observed, forecast = breathe(600, seed=0, channels=3)
+    flows = compare(observed, forecast, measures=("airflow", "effort", "airflow"))[0]
+    for k in (0, 2):
+        alone = compare(observed[:, [k]], forecast[:, :, [k]])[0]
+        np.testing.assert_array_equal(flows[:, k, VOLUME_RATIO:], alone[:, 0, VOLUME_RATIO:])
+    none = compare(observed, forecast, measures=("effort", "effort", "other"))[0]
+    assert np.isnan(flows[:, 1, VOLUME_RATIO:]).all() and np.isnan(none[:, :, VOLUME_RATIO:]).all()
+    np.testing.assert_array_equal(none[:, :, : PACE + 1], flows[:, :, : PACE + 1])
