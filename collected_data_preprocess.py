@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logging()
 
     def body() -> int:
-        from recordings.preprocessing import inspect, preprocess_recordings
+        from recordings.inspection import inspect
+        from recordings.preprocessing import preprocess_recordings
 
         if args.list:
             print("\n".join(dataset_names(args.dataset_config)))

@@ -41,7 +41,9 @@ M = TypeVar("M", bound=BaseModel)
 Duration = Annotated[float, Field(le=1e9)]                           # 30 years: numbers of steps stay exact
 Measured = Literal["airflow", "effort", "oximetry", "other"]
 BREATHING = ("airflow", "effort")                                    # of these
-SCORE_COMPONENTS = ("amplitude_drop", "error", "transient_error", "level", "pace", "volume_drop", "jolt", "joint")
+SCORE_COMPONENTS = (
+    "amplitude_drop", "error", "transient_error", "level", "pace", "volume_drop", "shared_transient", "joint",
+)  # fmt: skip
 ROW_LABELS = ("recording", "window", "t_s", "timestamp", "label")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10))}
 NAB = "NAB"                                                          # entry of dataset_config.json
@@ -419,6 +421,9 @@ class DatasetConfig(Section):
     names: list[Annotated[str, Field(min_length=1)]] | None = Field(
         None, min_length=1, description="CSV: names of the columns, where the file has no header, or instead of it"
     )
+    encoding: str | None = Field(
+        None, description="CSV: encoding of its letters, such as cp932 or gb18030; null = detect it"
+    )
     missing: list[str] = Field([], description="CSV: words that mean 'no value', besides usual ones such as -- and n/a")
     annotators: list[Name] | None = Field(
         None, description="WFDB: suffixes of the annotation files; null = those of the known ones that exist"
@@ -452,6 +457,15 @@ class DatasetConfig(Section):
         if unit is not None and not re.fullmatch(r"s|ms|us|ns|min|h|d|1/[1-9]\d* ?s", unit):
             raise ValueError(f"time_unit is {_shown(unit)}; expected s, ms, us, ns, min, h, d or such as 1/256 s")
         return unit
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, encoding: str | None) -> str | None:
+        try:
+            "".encode(encoding or "utf-8")
+        except LookupError:
+            raise ValueError(f"encoding is {_shown(encoding)}; expected such as cp932 or gb18030") from None
+        return encoding
 
     @field_validator("time_zone")
     @classmethod

@@ -76,7 +76,7 @@ def dataset_folder(name: str, datasets: Path) -> Path:
     made = [path.parent for pattern in ("*/meta.json", "*/*/meta.json") for path in sorted(datasets.glob(pattern))]
     for folder in made:
         if folder.name == name:
-            raise DataError(f"no windowed dataset {name!r} under {datasets}, but under {folder.parent}; name that folder")
+            raise DataError(f"no windowed dataset {name!r} under {datasets}, but under {folder.parent}: name that one")
     near = difflib.get_close_matches(name, [folder.name for folder in made], 1)
     hint = f"did you mean {near[0]!r}? If not, create it" if near else "create it"
     raise DataError(f"no windowed dataset {name!r} under {datasets}; {hint} first: python {_command(name, datasets)}")

@@ -45,9 +45,9 @@ def measure(checkpoint: Path, lines: list[str], out: Path) -> None:
     seconds, memory, began = np.empty(len(lines)), [], time.perf_counter()
     for k, line in enumerate(lines):
         start = time.perf_counter()
-        found = stream.take(line)
-        if found:
-            output.write(found)
+        for found in stream.take([line]):
+            if found:
+                output.write(found)
         seconds[k] = time.perf_counter() - start
         if (k + 1) % (3600 * RATE_HZ) == 0:
             memory.append(memory_mib())

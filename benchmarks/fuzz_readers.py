@@ -28,8 +28,9 @@ def files_in(folder: Path, *names: str) -> dict[str, bytes]:
 
 def table(folder: Path) -> Case:
     from config import DatasetConfig
+    from recordings.inspection import describe
     from recordings.preprocessing import load_recording, on_grid
-    from recordings.reading import describe, read_recording
+    from recordings.reading import read_recording
 
     data = DatasetConfig(**tiny.DATA)
     frame = tiny.draw_recording(20, 1)
@@ -50,7 +51,8 @@ def events(folder: Path) -> Case:
 
 
 def edf(folder: Path, bdf: bool = False, gaps: bool = False) -> Case:
-    from recordings.reading import describe, read_recording
+    from recordings.inspection import describe
+    from recordings.reading import read_recording
 
     steps = np.arange(500)
     parts = [edf_files.signal("ch0", 5000 * np.sin(steps / 5), 25, "uV"), edf_files.signal("ch1", steps[:100], 5, "uV")]
@@ -70,7 +72,8 @@ def edf_with_gaps(folder: Path) -> Case:
 
 def card(folder: Path) -> Case:
     from recordings.finding import recordings_in
-    from recordings.reading import Dialect, describe, read_recording
+    from recordings.inspection import describe
+    from recordings.reading import Dialect, read_recording
 
     night = edf_files.write_card(folder, datetime(2024, 3, 30, 23, 55), [(120, [(40, 60)]), (60, [(20, 35)])])
     edf_files.write_empty(night, datetime(2024, 3, 31, 3, 0))
@@ -88,7 +91,8 @@ def segments(folder: Path) -> Case:
     import wfdb
 
     from recordings.finding import recordings_in
-    from recordings.reading import describe, read_recording
+    from recordings.inspection import describe
+    from recordings.reading import read_recording
 
     folder.mkdir(parents=True, exist_ok=True)
     about = {"fs": 25, "units": ["L", "mV"], "sig_name": ["flow", "ecg"], "fmt": ["16", "16"], "write_dir": str(folder)}
@@ -106,7 +110,8 @@ def segments(folder: Path) -> Case:
 def wfdb(folder: Path) -> Case:
     import wfdb
 
-    from recordings.reading import describe, read_recording
+    from recordings.inspection import describe
+    from recordings.reading import read_recording
 
     folder.mkdir(parents=True, exist_ok=True)
     signal = np.sin(np.arange(1000)[:, None] / 5) * [1.0, 2.0]
@@ -218,8 +223,8 @@ def stream(folder: Path) -> Case:
     def read(home: Path) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
             taken = new_stream(path, "cpu", InputWarnings())
-            for line in (home / "lines.csv").read_bytes().split(b"\n"):
-                found = taken.take(line.decode("utf-8", errors="replace").rstrip("\r"))
+            lines = (home / "lines.csv").read_bytes().decode("utf-8", errors="replace").split("\n")
+            for found in taken.take(line.rstrip("\r") for line in lines):
                 [taken.rows.timestamp(one.t_s) for one in found]
             taken.finish()
 
@@ -234,8 +239,7 @@ def state(folder: Path) -> Case:
     path = tiny.make_checkpoint(folder)
     lines = tiny.draw_recording(8, 3).to_csv(index=False).splitlines()
     began = new_stream(path, "cpu", InputWarnings())
-    for line in lines[:150]:
-        began.take(line)
+    list(began.take(lines[:150]))
     about = {"format": FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "tail": "00" * 10}
     save_state(folder / "live.state", about | {"stream": began.state_dict()})
 
@@ -243,8 +247,7 @@ def state(folder: Path) -> Case:
         with contextlib.redirect_stderr(io.StringIO()):
             taken, before = new_stream(path, "cpu", InputWarnings()), load_state(home / "live.state", "sum")
             restore(taken, before, home / "live.state")
-            for line in lines[140:]:
-                taken.take(line)
+            list(taken.take(lines[140:]))
             taken.finish()
 
     return files_in(folder, "live.state"), read

@@ -31,7 +31,7 @@ def kind_of_alarm(
         return ANOMALY
     if component == "pace":
         return TACHYPNEA
-    if component not in ("transient_error", "jolt"):
+    if component not in ("transient_error", "shared_transient"):
         return OTHER
     airflow = [k for k, what in enumerate(measures) if what == "airflow"]
     if any(_range(values[:, k]) >= COUGH_SHARE * expected[k] for k in airflow):

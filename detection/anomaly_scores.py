@@ -10,7 +10,7 @@ share of calibration time that is at least as anomalous:
     pace             of a channel, high side: faster breathing than expected
     volume_drop      Stouffer's sum of a channel's ratio, low_range, volume_ratio and low_volume, as far as they are
                      there: shallow breathing, and a pause after a gap, before the forecasts say what to expect
-    jolt             of a channel, high side: all that measure the same are shaken
+    shared_transient of a channel, high side: all that measure the same are shaken
     joint            Mahalanobis distance of the first four comparisons of all channels from normal ones
 
 The score is the largest surprisal, each component with a weight: a weighted Bonferroni rule. It
@@ -36,13 +36,13 @@ from detection.comparisons import (
     AMPLITUDE_FLOOR,
     ERROR,
     JOINED,
-    JOLT,
     LEVEL,
     LOW_RANGE,
     LOW_VOLUME,
     PACE,
     PRESENT_SHARE,
     RATIO,
+    SHARED,
     TRANSIENT,
     VOLUME_RATIO,
     StepBuffer,
@@ -125,7 +125,9 @@ class JointDistance:
         for pattern, rows in _patterns(known):
             if pattern.any():
                 part = flat[rows][:, pattern]
-                distance[rows] = ((part @ self._inverse(pattern.tobytes())) * part).sum(axis=1) / pattern.sum()
+                inverse = self._inverse(pattern.tobytes())
+                scaled = np.einsum("tk,kl->tl", part, inverse)               # a product rounds by how many rows it has
+                distance[rows] = (scaled * part).sum(axis=1) / pattern.sum()
         return np.cbrt(distance)                # near normal (Wilson and Hilferty, PNAS 17, 1931)
 
     def _invert(self, pattern: bytes) -> np.ndarray:
@@ -308,7 +310,7 @@ def _components(
         "transient_error": features[:, :, TRANSIENT],
         "level": features[:, :, LEVEL],
         "pace": features[:, :, PACE],
-        "jolt": features[:, :, JOLT],
+        "shared_transient": features[:, :, SHARED],
         "volume_drop": _present_sum([z[:, :, f] for f in (RATIO, LOW_RANGE, VOLUME_RATIO, LOW_VOLUME)]),
     }
     return components if joint is None else components | {"joint": joint.distance(z)[:, None]}

@@ -18,15 +18,16 @@ the baseline is what the LSTM expected; that of the manual, the 2 minutes before
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
 from config import ScoringProfile
 from detection.comparisons import PRESENT_SHARE
 from detection.trailing import KnownRange, SpanMedian
+from recordings.stateful import Stateful
 from recordings.windowing import EventMeta, overlap, true_runs
 
 APNEA_WINDOW_S = 4.0                    # about a breath; edges are this exact whatever its length, since windows unite
@@ -42,6 +43,7 @@ CENTRAL, OBSTRUCTIVE, MIXED, UNCLASSIFIED = "central_apnea", "obstructive_apnea"
 HYPOPNEA, PERIODIC = "hypopnea", "periodic_breathing"
 APNEAS = (CENTRAL, OBSTRUCTIVE, MIXED, UNCLASSIFIED)
 RESPIRATORY = (*APNEAS, HYPOPNEA)        # kinds that are counted one by one, found and labelled
+CYCLING = (CENTRAL, UNCLASSIFIED, HYPOPNEA)      # of which periodic breathing consists
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,32 @@ def respiratory_events(
     """
     if len(t) < 2:
         return [], []
+    k = oximeter_of(channels)
+    is_measured = k is not None and bool(np.isfinite(values[:, k]).any())
+    return night_of(t, values, expected, channels, score, profile, is_measured).events()
+
+
+def oximeter_of(channels: Mapping[str, str]) -> int | None:
+    """Return which of the channels measures saturation, the first of several; None if none does."""
+    return next((k for k, measures in enumerate(channels.values()) if measures == "oximetry"), None)
+
+
+def night_of(
+    t: np.ndarray, values: np.ndarray, expected: np.ndarray, channels: Mapping[str, str], score: np.ndarray,
+    profile: ScoringProfile, is_measured: bool, start: int = 0,
+) -> Night:  # fmt: skip
+    """Return a segment, or a part of one, for the rules to look at; arguments as for `respiratory_events`.
+
+    Args:
+        is_measured: whether the oximeter has a value anywhere in the segment.
+        start: step from which on candidates begin; those before it are only looked back to.
+    """
     moving: dict[str, list[Movement]] = {"airflow": [], "effort": []}
-    saturation = None
     for k, (channel, measures) in enumerate(channels.items()):
         if measures in moving:
             moving[measures].append(Movement(channel, values[:, k], expected[:, k]))
-        elif measures == "oximetry" and saturation is None:
-            saturation = values[:, k]
-    return Night(t, moving["airflow"], moving["effort"], saturation, score, profile).events()
+    saturation = values[:, oximeter_of(channels)] if is_measured else None
+    return Night(t, moving["airflow"], moving["effort"], saturation, score, profile, start)
 
 
 Judge = Callable[[BreathingEvent, np.ndarray], BreathingEvent]      # gives an event its kind, or a reason against it
@@ -117,16 +137,20 @@ class Night:
         t: times (T,) in s, evenly spaced.
         airflow: of each airflow channel; belts stand in where there is none.
         effort: of each belt.
-        saturation: (T,) in %, NaN = missing; None = no oximeter.
+        saturation: (T,) in %, NaN = missing; None = no oximeter, or one that measures nothing.
         score: (T,), for the confidence.
+        start: step from which on candidates begin.
+
+    `candidates` holds every stretch that was judged, admitted or not.
     """
 
     def __init__(
         self, t: np.ndarray, airflow: Sequence[Movement], effort: Sequence[Movement], saturation: np.ndarray | None,
-        score: np.ndarray, profile: ScoringProfile,
+        score: np.ndarray, profile: ScoringProfile, start: int = 0,
     ) -> None:  # fmt: skip
-        is_measured = saturation is not None and np.isfinite(saturation).any()
-        self.t, self.profile, self.score, self.saturation = t, profile, score, saturation if is_measured else None
+        self.t, self.profile, self.score, self.saturation = t, profile, score, saturation
+        self.start = start
+        self.candidates: list[BreathingEvent] = []
         self.rate_hz = 1 / (t[1] - t[0])
         self.airflow, self.belts = list(airflow) or list(effort), list(effort) if airflow else []
         self.ranges = {belt.channel: self._ranges(belt.values, APNEA_WINDOW_S) for belt in self.belts}
@@ -162,13 +186,16 @@ class Night:
         """Return the judged stretches over which a channel's movement is reduced."""
         ranges = self._ranges(channel.values, window_s)
         window = round(window_s * self.rate_hz)
-        spans = reduced_spans(ranges, channel.expected, window, 1 - reduction, round(LONGEST_S * self.rate_hz))
-        return [judge(*self._evidence(channel, ranges, baseline, window, *span)) for span in self._joined(spans)]
+        longest = round(LONGEST_S * self.rate_hz)
+        spans = self._joined(reduced_spans(ranges, channel.expected, window, 1 - reduction, longest, self.start))
+        judged = [judge(*self._evidence(channel, ranges, baseline, window, *span)) for span in spans]
+        self.candidates += judged
+        return judged
 
     def _joined(self, spans: np.ndarray) -> list[tuple[int, int]]:
         joined: list[tuple[int, int]] = []
         for first, last in spans.tolist():
-            if joined and (first - joined[-1][1]) / self.rate_hz < JOIN_S:
+            if joined and first - joined[-1][1] < round(JOIN_S * self.rate_hz):
                 joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
             else:
                 joined.append((first, last))
@@ -258,7 +285,7 @@ class Night:
 
 
 def reduced_spans(
-    ranges: np.ndarray, expected: np.ndarray, window: int, share: float, longest: int
+    ranges: np.ndarray, expected: np.ndarray, window: int, share: float, longest: int, start: int = 0
 ) -> np.ndarray:
     """Return the stretches over which movement is reduced, first and last steps (k, 2).
 
@@ -267,10 +294,11 @@ def reduced_spans(
         expected: (T,) the range expected there, NaN = unknown.
         share: of the expected range; what stays below it is reduced. What counts is what was expected as the stretch
             began, for up to `longest` steps.
+        start: a stretch in which movement becomes too little before this step is left out.
     """
     with np.errstate(invalid="ignore"):
         low = ranges < share * expected
-    spans, done = [], 0
+    spans, done = [], start
     for first, end in true_runs(low).tolist():
         if first < done:
             continue
@@ -282,13 +310,35 @@ def reduced_spans(
     return np.array(spans, int).reshape(-1, 2)
 
 
+class PeriodicStream(Stateful):
+    """Spans of periodic breathing among one segment's events, which come in time order."""
+
+    STATE = ("start_s", "last_s", "end_s", "cycles")
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self.start_s = self.last_s = self.end_s = math.nan       # of the first event; start, end of the newest one
+        self.cycles = 0
+
+    def update(self, events: Sequence[BreathingEvent], until_s: float) -> list[tuple[float, float]]:
+        """Take the next events; return the spans (start_s, end_s) that are over if no other begins before `until_s`."""
+        spans = []
+        for event in events:
+            if event.kind in CYCLING:
+                if not CYCLE_S[0] <= event.start_s - self.last_s <= CYCLE_S[1]:
+                    spans += self._end()
+                    self.start_s = event.start_s
+                self.cycles, self.last_s, self.end_s = self.cycles + 1, event.start_s, event.end_s
+        return spans + self._end() if until_s - self.last_s > CYCLE_S[1] else spans
+
+    def _end(self) -> list[tuple[float, float]]:
+        spans = [(self.start_s, self.end_s)] if self.cycles >= CYCLES else []
+        self._forget()
+        return spans
+
+
 def periodic_breathing(events: Sequence[BreathingEvent]) -> list[tuple[float, float]]:
     """Return the spans (start_s, end_s) of periodic breathing among one segment's events, in time order."""
-    cycling = [event for event in events if event.kind in (CENTRAL, UNCLASSIFIED, HYPOPNEA)]
-    spans: list[list[BreathingEvent]] = [[event] for event in cycling[:1]]
-    for before, event in pairwise(cycling):
-        if CYCLE_S[0] <= event.start_s - before.start_s <= CYCLE_S[1]:
-            spans[-1].append(event)
-        else:
-            spans.append([event])
-    return [(span[0].start_s, span[-1].end_s) for span in spans if len(span) >= CYCLES]
+    return PeriodicStream().update(events, math.inf)

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from config import SCORE_COMPONENTS, DatasetConfig, ExperimentConfig, Measured, Name, Section, Unit, validate
 from data_loader import Scaler
 from detection import thresholds
-from detection.comparisons import JOINED, JOLT, NAMES
+from detection.comparisons import JOINED, NAMES, SHARED
 from detection.detector import Detector, build_model
 from detection.resolved import ResolvedConfig, resolve
 from lstm_model import StackedLSTM
 from utils import DataError, write_bytes
 
 FORMAT = 4
-LATER = ("jolt", "volume_drop")         # components that earlier checkpoints of this format do not know
+LATER = ("shared_transient", "volume_drop")         # components that earlier checkpoints of this format do not know
 OLD = "checkpoint.pt"                    # until format 2, a pickle
 NOT_READ = "written by an older version of this program, whose format is no longer read; train the model again"
 
@@ -123,9 +123,9 @@ class Calibration(Section):
     @model_validator(mode="after")
     def _with_later_ones(self) -> Calibration:
         """Take comparisons and components that came after this calibration for not fitted."""
-        if {len(row) for row in self.tails} != {JOLT}:
+        if {len(row) for row in self.tails} != {SHARED}:
             return self
-        tails = [[*row, *[None] * (len(NAMES) - JOLT)] for row in self.tails]
+        tails = [[*row, *[None] * (len(NAMES) - SHARED)] for row in self.tails]
         components = {name: [None] * len(tails) for name in LATER} | self.components
         return self.model_copy(update={"tails": tails, "components": components})
 

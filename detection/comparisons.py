@@ -13,7 +13,7 @@ For every channel the forecasts are compared with the observed values in several
     volume_ratio     like ratio, of the volume that moves in and out: the range of the sum of the flow above its own
                      trailing mean; of airflow alone. Breaths of like volume differ in peak flow: it is the steadier one
     low_volume       - log volume observed, over the same span
-    jolt             like transient_error, of the mean of all channels that measure the same: a movement of the body
+    shared_transient like transient_error, of the mean of all channels that measure the same: a movement of the body
                      shakes both belts, a slip one of them
 
 What is expected is the median of the forecasts' ranges, paces or volumes, over a while that ends before the observed
@@ -24,7 +24,7 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -43,9 +43,10 @@ LEVEL_FLOOR = 0.1                       # scaled units: a level nearer to that o
 PRESENT_SHARE = 0.8                     # of a span's steps that must have a value
 FORECAST_SHARE = 0.3                    # of a span's forecasts that must be there for an expected range
 NAMES = (                               # of the comparisons, on axis F
-    "ratio", "low_range", "error", "transient_error", "level", "pace", "jolt", "volume_ratio", "low_volume",
+    "ratio", "low_range", "error", "transient_error", "level", "pace", "shared_transient", "volume_ratio",
+    "low_volume",
 )  # fmt: skip
-RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE, JOLT, VOLUME_RATIO, LOW_VOLUME = range(len(NAMES))
+RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE, SHARED, VOLUME_RATIO, LOW_VOLUME = range(len(NAMES))
 JOINED = LEVEL                          # those before it are also looked at together
 Record = TypeVar("Record")
 
@@ -113,6 +114,8 @@ class ComparisonStream(Stateful):
 
     Args:
         measures: what each of the C channels measures.
+        weights: of each component, for each channel (C,): a pace, volume or shared transient that has none is not
+            computed, and NaN.
     """
 
     STATE = (
@@ -120,12 +123,17 @@ class ComparisonStream(Stateful):
         "baseline",
     )  # fmt: skip
 
-    def __init__(self, measures: Sequence[str], horizon: int, spans: Spans) -> None:
+    def __init__(
+        self, measures: Sequence[str], horizon: int, spans: Spans, weights: Mapping[str, np.ndarray]
+    ) -> None:
         channels = len(measures)
         self.spans, self.horizon, self.channels, self.seen = spans, horizon, channels, 0
-        self.airflow = [k for k, what in enumerate(measures) if what == "airflow"]
-        self.alike = [[k for k, other in enumerate(measures) if other == what] for what in dict.fromkeys(measures)]
+        self.paced = np.flatnonzero(weights["pace"])
+        self.airflow = [k for k in np.flatnonzero(weights["volume_drop"]) if measures[k] == "airflow"]
+        alike = [[k for k, other in enumerate(measures) if other == what] for what in dict.fromkeys(measures)]
+        self.alike = [group for group in alike if weights["shared_transient"][group].any()]
         ranges = channels + len(self.airflow)                                # of the signals, of running sums of flow
+        varying = ranges + channels + len(self.paced) + len(self.alike)      # what is relative to its own median
         self.floors = AMPLITUDE_FLOOR * np.where(np.arange(ranges) < channels, 1, spans.amplitude)
         self.forecast = np.full((horizon, horizon, channels), np.nan)        # of the last steps
         self.last = np.full((1, channels), np.nan)                           # observed step
@@ -133,10 +141,10 @@ class ComparisonStream(Stateful):
         self.signal = SpanSums(4 * channels, max(spans.amplitude, spans.settle, spans.level))
         self.errors = SpanSums(4 * channels, max(spans.error, spans.transient))
         self.ranges = KnownRange(ranges, spans.amplitude, PRESENT_SHARE)
-        self.medians = SpanMedian(ranges + channels, spans.expected)         # of logs: ranges and paces expected
-        self.expected = Delay(ranges + channels, spans.amplitude)
-        self.delayed = Delay(ranges + 3 * channels, spans.amplitude)         # what is relative to its own median
-        self.baseline = SpanMedian(ranges + 3 * channels, spans.baseline)
+        self.medians = SpanMedian(ranges + len(self.paced), spans.expected)  # of logs: ranges and paces expected
+        self.expected = Delay(ranges + len(self.paced), spans.amplitude)
+        self.delayed = Delay(varying, spans.amplitude)
+        self.baseline = SpanMedian(varying, spans.baseline)
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
         """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
@@ -156,13 +164,17 @@ class ComparisonStream(Stateful):
         error, transient = self._log_error(0, self.spans.error), self._log_error(2, self.spans.transient)
         level = np.log(np.abs(self._mean(self.signal, 0, self.spans.level)) + LEVEL_FLOOR)
         ratio, low_range, pace = self._ranges(observed, forecast)
-        varying = self._less_baseline(np.concatenate([pace, transient, self._mean_of_alike(transient), ratio], axis=1))
-        pace, transient, jolt, ratio = np.split(varying, np.arange(1, 4) * self.channels, axis=1)
+        parts = [transient, ratio, pace, self._shared(transient)]
+        varying = self._less_baseline(np.concatenate(parts, axis=1))
+        transient, ratio, pace, shared = np.split(varying, np.cumsum([part.shape[1] for part in parts[:-1]]), axis=1)
         features = np.full((n, self.channels, len(NAMES)), np.nan)               # (n, C, F)
         features[:, self.airflow, VOLUME_RATIO] = ratio[:, self.channels :]
         features[:, self.airflow, LOW_VOLUME] = low_range[:, self.channels :]
         ratio, low_range = ratio[:, : self.channels], low_range[:, : self.channels]
-        features[:, :, :VOLUME_RATIO] = np.stack([ratio, low_range, error, transient, level, pace, jolt], axis=2)
+        features[:, :, : LEVEL + 1] = np.stack([ratio, low_range, error, transient, level], axis=2)
+        features[:, self.paced, PACE] = pace
+        for group, mean in zip(self.alike, shared.T, strict=True):
+            features[:, group, SHARED] = mean[:, None]
         expected_range = np.exp(np.minimum(ratio - low_range, LARGEST_LOG)) - AMPLITUDE_FLOOR      # ratio = 0 there
         return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2], expected_range)
 
@@ -194,21 +206,21 @@ class ComparisonStream(Stateful):
         return total / self.horizon, near_total / near
 
     def _ranges(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ratio, low_range (n, C + airflow), first of all channels, then of volumes, and pace (n, C).
+        """Return ratio, low_range (n, C + A), first of all channels, then of volumes, and the paces that have a weight.
 
         Of ratio and pace no median is subtracted yet.
         """
-        spans, channels = self.spans, self.channels
+        spans, paced = self.spans, self.paced
         running, ahead = self._volumes(observed, forecast)
         expected = np.concatenate([np.ptp(forecast, axis=1), np.ptp(ahead, axis=1)], axis=1) + self.floors
-        movement = np.abs(np.diff(forecast, axis=1)).sum(axis=1) / max(self.horizon - 1, 1) + MOVEMENT_FLOOR
-        logs = np.log(np.concatenate([expected, movement / expected[:, :channels]], axis=1))
+        movement = np.abs(np.diff(forecast[:, :, paced], axis=1)).sum(axis=1) / max(self.horizon - 1, 1)
+        logs = np.log(np.concatenate([expected, (movement + MOVEMENT_FLOOR) / expected[:, paced]], axis=1))
         median, count = self.medians.update(logs)
         expected = self.expected.update(np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan))
         ranges = self.ranges.update(np.concatenate([observed, running], axis=1)) + self.floors
-        movement = self._mean(self.signal, 2, spans.amplitude) + MOVEMENT_FLOOR
+        movement = self._mean(self.signal, 2, spans.amplitude)[:, paced] + MOVEMENT_FLOOR
         expected, expected_pace = np.split(expected, [len(self.floors)], axis=1)
-        return expected - np.log(ranges), -np.log(ranges), np.log(movement / ranges[:, :channels]) - expected_pace
+        return expected - np.log(ranges), -np.log(ranges), np.log(movement / ranges[:, paced]) - expected_pace
 
     def _volumes(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the running sums of the airflow above its trailing mean, observed (n, A) and forecast (n, H, A)."""
@@ -234,13 +246,13 @@ class ComparisonStream(Stateful):
         """Return the log RMS error (n, C) of a trailing span: part 0 of all leads, 2 of the near ones."""
         return np.log(np.sqrt(self._mean(self.errors, part, span)) + ERROR_FLOOR)
 
-    def _mean_of_alike(self, values: np.ndarray) -> np.ndarray:
-        """Return for each channel the mean (n, C) of those that measure the same and have a value."""
-        known, means = np.isfinite(values), np.empty_like(values)
+    def _shared(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean of values (n, C) that are there, a column a group of channels that measure the same."""
+        known, means = np.isfinite(values), np.empty((len(values), len(self.alike)))
         filled = np.where(known, values, 0.0)
-        for group in self.alike:                                 # column by column: the same in pieces of any size
+        for column, group in enumerate(self.alike):              # term by term: the same in pieces of any size
             count = sum(known[:, k].astype(float) for k in group)
-            means[:, group] = (sum(filled[:, k] for k in group) / np.where(count > 0, count, np.nan))[:, None]
+            means[:, column] = sum(filled[:, k] for k in group) / np.where(count > 0, count, np.nan)
         return means
 
     def _less_baseline(self, values: np.ndarray) -> np.ndarray:

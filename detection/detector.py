@@ -156,7 +156,7 @@ class Detector:
 
     def new_comparisons(self) -> ComparisonStream:
         """Return what compares a recording with its forecasts, from its first step on."""
-        return ComparisonStream(self.resolved.measures, self.model.horizon, self.spans)
+        return ComparisonStream(self.resolved.measures, self.model.horizon, self.spans, self.weights)
 
     def detect(self, recordings: Sequence[np.ndarray]) -> list[Scored]:
         """Return scores, thresholds and alarms of recordings of physical values (T, C).

@@ -54,7 +54,7 @@ class ResolvedConfig:
             "transient_error": max(self.warm_up + spans.near, spans.transient),
             "level": spans.level,
         }
-        steps["pace"], steps["jolt"] = steps["amplitude_drop"], steps["transient_error"]
+        steps["pace"], steps["shared_transient"] = steps["amplitude_drop"], steps["transient_error"]
         steps["volume_drop"] = spans.amplitude
         return {name: count for name, count in steps.items() if self.weights[name].any()}
 

@@ -20,13 +20,12 @@ from typing import Any, BinaryIO
 from recordings.cells import DecimalSigns, is_missing, is_number, plain_number
 from recordings.layouts import (
     COMMENTS,
-    DELIMITERS,
     FACT,
     SURE_ROWS,
     Layout,
     fitted,
     header_of,
-    is_data,
+    is_sample,
     is_units_row,
     layout_of_lines,
     split,
@@ -71,39 +70,37 @@ class InputWarnings:
 
 def read_lines(
     file: BinaryIO, follow: Path | None, stopped: Callable[[], bool], input_warnings: InputWarnings
-) -> Iterator[tuple[str | None, int]]:
-    """Yield each line without its end, and the file position after it, as the lines come; None = no line at present.
+) -> Iterator[tuple[list[str], int]]:
+    """Yield the lines that have come, without their ends, and the file position after them; none = none at present.
 
     Args:
         follow: the file's path, if it is read as it grows; None = the input has an end.
-        stopped: whether to stop; asked before each line.
+        stopped: whether to stop; asked before each look for more.
     """
     rest, cut, place = b"", 0, file.tell() if follow else 0          # cut: bytes dropped of a line that is too long
     encoding = _encoding_of(follow)
     while not stopped():
         if follow is None and not _is_ready(file):
-            yield None, place
+            yield [], place
             continue
         chunk = os.read(file.fileno(), CHUNK)
         if not chunk and follow is None:
             if rest:
-                yield _text(rest, encoding), place + len(rest) + cut
+                yield [_text(rest, encoding)], place + len(rest) + cut
             return
         if not chunk:
             if follow.is_file() and follow.stat().st_size < place + len(rest) + cut:
                 input_warnings.warn("shorter files", f"{follow.name} became shorter; reading it from its start")
                 place, rest, cut = os.lseek(file.fileno(), 0, os.SEEK_SET), b"", 0
-            yield None, place
+            yield [], place
             time.sleep(WAIT_S)
             continue
         if not place and not rest and chunk[:2] in UTF_16:
             encoding = UTF_16[chunk[:2]]
         *lines, rest = _split_lines(rest + chunk, encoding)
-        for line in lines:
-            if stopped():
-                return
-            place, cut = place + len(line) + cut, 0
-            yield _text(line, encoding), place
+        if lines:
+            place, cut = place + sum(map(len, lines)) + cut, 0
+            yield [_text(line, encoding) for line in lines], place
         cut += max(len(rest) - LONGEST, 0)                           # too long for a row: it will be refused
         rest = rest[:LONGEST]
 
@@ -434,7 +431,7 @@ class Rows:
 
 def _is_sample(line: str) -> bool:
     """Return whether a line is a row of samples with some delimiter."""
-    return len(line) < LONGEST and any(is_data(line.split(delimiter)) for delimiter in DELIMITERS)
+    return len(line) < LONGEST and is_sample(line)
 
 
 class Clock:

@@ -19,18 +19,24 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from utils import DataError, counted, only_writer_of, sha256_of, signals_to_stop
 
 if TYPE_CHECKING:                                                # heavy imports wait for the work
-    from live.detection import EventChange, LiveDetection, Step
+    from live.detection import Found, LiveDetection, RespiratoryEvent
     from live.rows import Clock, InputWarnings, RateCheck, Rows
     from recordings.file_names import FileNames
+    from recordings.row_times import Row
     from reports.plots import LivePlot
 
-FORMAT = 4                               # of a state file
+FORMAT = 5                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
 FIRST = 200                              # characters of the first line that identify an input
 TAIL = 400                               # last bytes written that identify an output
-COLUMNS = (                              # clocks are those of a recording; rows of a series have a timestamp instead
-    "kind", "t_s", "clock", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
-    "start_clock", "end_clock",
+EVIDENCE = (                             # of a respiratory event, as in `events.csv`
+    "duration_s", "reduction", "baseline_reduction", "effort", "desaturation", "desaturation_delay_s", "confidence",
+)  # fmt: skip
+SERIES_COLUMNS = (
+    "kind", "t_s", "timestamp", "score", "threshold", "alarm", "channel", "start_s", "end_s", "peak_score", "found_by",
+)  # fmt: skip
+COLUMNS = (                              # of a recording
+    "kind", "t_s", "clock", *SERIES_COLUMNS[3:], "start_clock", "end_clock", "event_kind", *EVIDENCE, "profile",
 )  # fmt: skip
 
 
@@ -54,7 +60,7 @@ class Output:
         self.bytes, self.begun = (keep or 0) if path is not None else 0, False
         self.file: Any = sys.stdout.buffer if path is None else None         # a file is opened when output begins
         self.tail = bytes.fromhex(tail)
-        columns = [("timestamp" if name == "clock" else name) for name in COLUMNS[:-2]] if rows.series else COLUMNS
+        columns = SERIES_COLUMNS if rows.series else COLUMNS
         self.table = csv.DictWriter(SimpleNamespace(write=self._write), columns, lineterminator="\n")
         if self.bytes:
             self._check_tail()
@@ -90,7 +96,7 @@ class Output:
             self.table.writeheader()
             self.flush()
 
-    def write(self, found: Sequence[Step | EventChange]) -> None:
+    def write(self, found: Sequence[Found]) -> None:
         """Write a line for each, at once."""
         for one in found:
             fields = self._fields(one)
@@ -100,11 +106,13 @@ class Output:
                 self.table.writerow(fields)
         self.flush()
 
-    def _fields(self, one: Step | EventChange) -> dict[str, Any]:
+    def _fields(self, one: Found) -> dict[str, Any]:
         """Return the columns of a line; "" = no value."""
         clock, series = self.rows.timestamp, self.rows.series
         at = {"t_s": round(one.t_s, 6), "timestamp" if series else "clock": clock(one.t_s)}
-        if hasattr(one, "event"):
+        if hasattr(one, "profile"):
+            return {"kind": "respiratory_event"} | at | self._respiratory(one)
+        if hasattr(one, "change"):
             event = one.event
             about = {"channel": event.channel, "start_s": round(event.start_s, 6)}
             about |= {"end_s": round(event.end_s, 6)} if one.change == "end" else {}
@@ -114,6 +122,14 @@ class Output:
             return {"kind": f"event_{one.change}"} | at | about
         scored = {"score": _rounded(one.score), "threshold": _rounded(one.threshold), "alarm": int(one.alarm)}
         return {"kind": "step"} | at | scored | {"channel": one.channel}
+
+    def _respiratory(self, one: RespiratoryEvent) -> dict[str, Any]:
+        """Return the columns that a respiratory event has of its own."""
+        event, clock = one.event, self.rows.timestamp
+        span = {"start_s": round(event.start_s, 6), "end_s": round(event.end_s, 6)}
+        clocks = {"start_clock": clock(span["start_s"]), "end_clock": clock(span["end_s"])}
+        about = {"event_kind": event.kind, "channel": event.channel, "found_by": "respiratory", "profile": one.profile}
+        return about | span | clocks | {name: _rounded(getattr(event, name)) for name in EVIDENCE}
 
     def _write(self, line: str) -> None:
         data = line.encode()
@@ -188,28 +204,43 @@ class Stream:
         self.first, self.taken = "", 0                           # first line after the header; lines since then
         self.at_start, self.to_skip = True, 0                    # before that line; lines to skip after a restart
         self.any_row, self.any_step = False, False               # whether a line was a row, and a row made a step
+        self.due: list[Row] = []                                 # rows that wait to be scored together
 
-    def take(self, line: str) -> list[Step | EventChange]:
-        """Return the steps and events that a line completes."""
-        if self._taken_before(line):
-            return []
-        found = [one for row in self.rows.take(line) for one in self._take_row(*row)]
-        self.any_step = self.any_step or bool(found)
-        return found
+    def take(self, lines: Iterable[str]) -> Iterator[list[Found]]:
+        """Yield the steps and events that lines complete, some at a time.
 
-    def _take_row(self, t: float, values: list[float]) -> list[Step | EventChange]:
+        Raises: DataError of a line, after what the lines before it give.
+        """
+        try:
+            for line in lines:
+                if not self._taken_before(line):
+                    yield from map(self._take_row, self.rows.take(line))
+        except DataError:
+            yield self._scored()
+            raise
+        yield self._scored()
+
+    def _take_row(self, row: Row) -> list[Found]:
+        """Let a row wait to be scored with others; return what these give if it begins something new."""
         self.any_row = True
-        if self.rows.series:                                     # every row is a step, whatever its time
-            return self.live.push(t, values)
-        rows, is_new_recording = self.clock.take(t, values, self.rows.has_local_clock)
-        found: list[Step | EventChange] = []
+        if self.rows.series:                                     # every row is a step, and has a timestamp of its own
+            self.due.append(row)
+            return self._scored()
+        rows, is_new_recording = self.clock.take(*row, self.rows.has_local_clock)
+        found: list[Found] = []
         if is_new_recording:
-            found += self.live.finish()
+            found = self._scored() + self.live.finish()
             self.live.restart()
         for t, values in rows:
             if self.rates is not None and not self.rates.done:
                 self.rates.take(t, values)
-            found += self.live.push(t, values)
+        self.due += rows
+        return found
+
+    def _scored(self) -> list[Found]:
+        """Return the steps and events of the rows that wait."""
+        found, self.due = self.live.push(self.due), []
+        self.any_step = self.any_step or bool(found)
         return found
 
     def _taken_before(self, line: str) -> bool:
@@ -242,17 +273,18 @@ class Stream:
             what = f"{counted(self.taken, 'line')} of samples" if self.taken else "no line of samples"
             raise DataError(f"{where}: {what}, and no step; expected some seconds of samples, with a header")
 
-    def end_head(self) -> list[Step | EventChange]:
+    def end_head(self) -> list[Found]:
         """Return the steps of rows without a header that were too few to be sure of.
 
         Raises: DataError if there is no header, and no names are declared.
         """
-        return [one for row in self.rows.end_head() for one in self._take_row(*row)]
+        return [one for row in self.rows.end_head() for one in self._take_row(row)] + self._scored()
 
-    def finish(self) -> list[Step | EventChange]:
+    def finish(self) -> list[Found]:
         """Return the remaining steps and events at the end of the input."""
-        found = [one for row in self.rows.rest() for one in self._take_row(*row)]
-        found += [one for row in self.clock.rest() for one in self.live.push(*row)] + self.live.finish()
+        found = [one for row in self.rows.rest() for one in self._take_row(row)]
+        self.due += self.clock.rest()
+        found += self._scored() + self.live.finish()
         self.any_step = self.any_step or bool(found)
         return found
 
@@ -274,13 +306,15 @@ class Stream:
 
 
 def new_stream(
-    checkpoint: Path, device: str, input_warnings: InputWarnings, names: FileNames | None = None
-) -> Stream:
+    checkpoint: Path, device: str, input_warnings: InputWarnings, names: FileNames | None = None,
+    profile: str | None = None,
+) -> Stream:  # fmt: skip
     """Return the stream of a trained model.
 
     Args:
         names: what the input calls otherwise than the model.
-    Raises: DataError if the checkpoint cannot be used, or has no such channel.
+        profile: how respiratory events are scored; None = as the model's config says.
+    Raises: DataError if the checkpoint cannot be used, or has no such channel, or there is no such profile.
     """
     from detection.checkpoint import load_calibrated, recorded_data
     from live.detection import LiveDetection
@@ -290,6 +324,8 @@ def new_stream(
     from recordings.reading import Dialect
 
     state, detector = load_calibrated(checkpoint, device)
+    if profile is not None:
+        detector.use_profile(profile)
     data, names = recorded_data(state, detector, checkpoint.name), names or FileNames()
     names.check(detector.channels)
     if data is None:
@@ -339,8 +375,8 @@ def restore(stream: Stream, saved: dict[str, Any], path: Path) -> None:
 
 def watch(
     checkpoint: Path, device: str, follow: Path | None, state: Path | None, out: Path | None, as_json: bool, plot: bool,
-    names: FileNames | None = None,
-) -> int:
+    names: FileNames | None = None, profile: str | None = None,
+) -> int:  # fmt: skip
     """Detect on lines until the input ends or a signal comes; return the exit code.
 
     Args:
@@ -349,11 +385,12 @@ def watch(
         out: file to write; None = stdout.
         plot: whether to show signals and score in a window.
         names: what the input calls otherwise than the model.
+        profile: how respiratory events are scored; None = as the model's config says.
     Raises: DataError if the checkpoint, the state or a file cannot be used.
     """
     from live.rows import InputWarnings, read_lines
 
-    stream = new_stream(checkpoint, device, InputWarnings(), names)
+    stream = new_stream(checkpoint, device, InputWarnings(), names, profile)
     with only_writer_of(state) if state else contextlib.nullcontext():
         sha, saved = sha256_of(checkpoint), {"place": 0, "bytes": None, "tail": ""}
         if state and state.exists():
@@ -369,7 +406,7 @@ def watch(
         try:
             with contextlib.closing(output), noted_signals() as signals:
                 lines = read_lines(source, follow, lambda: bool(signals), stream.rows.input_warnings)
-                place = _take_lines(stream, lines, output, save, window)
+                place = _take_lines(stream, lines, first_place, output, save, window)
                 where, found = str(follow or "stdin"), []
                 if state is None:
                     found = stream.finish()
@@ -380,7 +417,7 @@ def watch(
                     stream.check_any_row(where)
                 output.begin()
                 output.write(found)
-                save(first_place if place is None else place)
+                save(place)
                 if state and not signals:                        # after a signal, a later process continues
                     output.write(stream.finish())
         except OSError as error:
@@ -404,26 +441,30 @@ def _save(path: Path, sha: str, stream: Stream, output: Output, place: int) -> N
 
 
 def _take_lines(
-    stream: Stream, lines: Iterable[tuple[str | None, int]], output: Output, save: Callable[[int], None], window: Any
-) -> int | None:
-    """Take lines until they end or the window is closed; return the place after the last one, None = no line.
+    stream: Stream, lines: Iterable[tuple[list[str], int]], place: int, output: Output, save: Callable[[int], None],
+    window: Any,
+) -> int:  # fmt: skip
+    """Take lines until they end or the window is closed; return the place after the last ones.
 
     Args:
         lines: what `read_lines` yields.
+        place: where they begin.
         save: saves the state at a place in the input.
     """
-    place, saved_at = None, -math.inf                            # the first line must not be lost in a crash either
-    for line, place in lines:
-        if line is not None:
-            found = stream.take(line)
-            if not output.begun and (found or stream.rows.layout is not None):     # the header has been checked
-                if not found:
-                    save(place)
-                output.begin()
-            if found:
-                output.write(found)
-            if window is not None:
-                window.add(found)
+    saved_at = -math.inf                                         # the first lines must not be lost in a crash either
+    for some, after in lines:
+        while some:
+            now, some = (some, []) if output.begun else (some[:1], some[1:])
+            for found in stream.take(now):
+                if not output.begun and (found or stream.rows.layout is not None):     # the header has been checked
+                    if not found:
+                        save(place)                              # it is read again
+                    output.begin()
+                if found:
+                    output.write(found)
+                if window is not None:
+                    window.add(found)
+        place = after
         if window is not None and not window.draw():
             break                                                # it was closed
         if output.begun and time.monotonic() - saved_at > SAVE_S:

@@ -1,41 +1,30 @@
-"""All of NAB by its own rules: forecasts of online LSTMs, scores, alarms, results, tables."""
+"""All of NAB by its own rules: forecasts of online LSTMs, scores, alarms, results, a table."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from config import read_json
 from evaluation.nab_score import NAB_PROFILES, nab_gains, nab_probation
 from nab.alarms import THRESHOLDS, alarm_rows
-from nab.blocks import PHASES, Blocks, held_to_rows, interleave, probation, scaled_blocks
-from nab.online_lstm import OnlineOptions, forecast_online
-from nab.plain_forecasts import autoregression, past_mean, persistence
+from nab.blocks import PHASES, Blocks, held_to_rows, probation, scaled_blocks
+from nab.forecasts import Arrays, forecasters, kept
 from nab.split_halves import random_halves, score_by_halves
 from nab.tail_scores import errors_by_lead, overshoot, overshoot_scores, tail_scores
 from recordings.nab_files import LABELS
 from recordings.nab_series import NabSeries, read_labelled_series
+from reports.run_folder import markdown
 from utils import DataError, atomic_path, counted, only_run_here, versions, write_json, write_text
 
 log = logging.getLogger(__name__)
 
-LSTM_OPTIONS = OnlineOptions(phases=PHASES)
-UNTRAINED = replace(LSTM_OPTIONS, updates=0, update_every=0)
-HORIZON = LSTM_OPTIONS.horizon
-SERIES_AT_ONCE = 15                     # of similar length, as one tensor program
 ERROR_FLOOR = 0.05                      # spreads: smaller errors are rounding
-HALVES = 20                             # random splits of the cross-validation
-BASELINES = {"past mean": past_mean, "persistence": persistence, "AR(16)": autoregression}
-Scores = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -50,12 +39,31 @@ class Setting:
     strangest_share: float = 0.5
 
 
-SIZES = (30, 35, 42)
-SETTINGS = (Setting(), *(setting for size in SIZES for share in (0.0, 0.5, 1.0)
-                         if (setting := Setting(size, share)) != Setting()))
+SIZES = (30, 35, 42)                    # blocks in probation
+SHARES = (0.0, 0.5, 1.0)
+SETTINGS = sorted((Setting(size, share) for size in SIZES for share in SHARES), key=lambda one: one != Setting())
 
 
-# ---------------------------------------------------------------- series in, scores out
+# ---- the benchmark --------------------------------------------------------------------------
+
+
+def run_benchmark(nab_root: Path, out: Path, seeds: int) -> str:
+    """Write forecasts, alarms and results to `out`; return the table."""
+    benchmark = read_benchmark(nab_root)
+    results: dict[str, list[DetectorResult]] = {}
+    with only_run_here(out):
+        for row, folder, scores in detectors(benchmark, out, seeds):
+            result = grade(benchmark, scores)
+            results.setdefault(row, []).append(result)
+            write_alarms_of_profiles(out, folder, benchmark, scores[0], result.thresholds)
+            standard, split = result.in_sample["standard"], result.by_setting.mean()
+            log.info("%s: %.1f in-sample, %.1f split-half", folder, standard, split)
+        numbers = {row: [_columns(one) | {"thresholds": one.thresholds} for one in of] for row, of in results.items()}
+        write_json(out / "results.json", {"detectors": numbers, "versions": versions()})
+        table = results_table(results)
+        write_text(out / "tables.md", table)
+    return table
+
 
 def read_benchmark(nab_root: Path) -> dict[str, NabSeries]:
     """Return the series of the label file by 'category/file.csv'.
@@ -80,94 +88,89 @@ def read_benchmark(nab_root: Path) -> dict[str, NabSeries]:
     return benchmark
 
 
-def forecast_scores(series: NabSeries, blocks: Blocks, forecast: np.ndarray, strangest_share: float) -> np.ndarray:
-    """Return how improbable the forecast's errors are at each row (n,): the mean of the phases.
+def detectors(benchmark: Mapping[str, NabSeries], out: Path, seeds: int) -> Iterator[tuple[str, str, list[Arrays]]]:
+    """Yield the row of the table, a folder name and the scores with each of SETTINGS, of all detectors."""
+    blocks = {size: {name: scaled_blocks(series, size) for name, series in benchmark.items()} for size in SIZES}
+    for forecaster in forecasters(seeds):
+        scores = {}
+        for size, of_size in blocks.items():
+            path = out / "forecasts" / f"{forecaster.folder}_{size}.npz"
+            forecasts = kept(path, forecaster, {name: one.values for name, one in of_size.items()})
+            scores[size] = {name: block_scores(one, forecasts[name]) for name, one in of_size.items()}
+        with_settings = [
+            detect(benchmark, blocks[one.in_probation], scores[one.in_probation], one.strangest_share)
+            for one in SETTINGS
+        ]
+        yield forecaster.row, forecaster.folder, with_settings
+    yield "range rule", "range", [{name: range_scores(series) for name, series in benchmark.items()}]
+    for seed in range(seeds):
+        yield "random scores", f"random_seed{seed}", [random_scores(benchmark, seed)]
 
-    A block is scored at its last row, and its score is held until the next one of its phase.
+
+# ---- forecasts to scores --------------------------------------------------------------------
+
+
+def block_scores(blocks: Blocks, forecast: np.ndarray) -> np.ndarray:
+    """Return how improbable each block's forecast error is (T, 4), by channel, in the past of its phase.
 
     Args:
         forecast: (T, H, 4) of the blocks' channels.
     """
-    phases = []
+    scores = np.zeros(blocks.values.shape)
     for phase in range(PHASES):
         errors = errors_by_lead(blocks.values[phase::PHASES], forecast[phase::PHASES]).mean(axis=1)          # (K, 4)
-        tails = np.stack([tail_scores(size, ERROR_FLOOR, blocks.known) for size in np.abs(errors).T], axis=1)
-        scores = strangest_share * tails.max(axis=1) + (1 - strangest_share) * tails.mean(axis=1)
-        phases.append(held_to_rows(scores, blocks.ends[phase::PHASES], len(series.value)))
+        tails = [tail_scores(size, ERROR_FLOOR, blocks.known) for size in np.abs(errors).T]
+        scores[phase::PHASES] = np.stack(tails, axis=1)
+    return scores
+
+
+def row_scores(blocks: Blocks, scores: np.ndarray, strangest_share: float, rows: int) -> np.ndarray:
+    """Return the scores of `block_scores` (T, 4) at each of the rows (n,): the mean of the phases' newest blocks."""
+    joined = strangest_share * scores.max(axis=1) + (1 - strangest_share) * scores.mean(axis=1)              # (T,)
+    phases = [held_to_rows(joined[phase::PHASES], blocks.ends[phase::PHASES], rows) for phase in range(PHASES)]
     return np.mean(phases, axis=0)
 
 
-def detect(benchmark: Mapping[str, NabSeries], forecasts: Scores | None, setting: Setting) -> Scores:
-    """Return the scores (n,) of each series, the higher of its forecasts' and the range rule's.
-
-    Args:
-        forecasts: (T, H, 4) of each series' blocks of the setting's size; None = the range rule alone.
-    """
-    found = {}
-    for name, series in benchmark.items():
-        found[name] = overshoot_scores(overshoot(series.value))
-        if forecasts is not None:
-            blocks = scaled_blocks(series, setting.in_probation)
-            of_forecasts = forecast_scores(series, blocks, forecasts[name], setting.strangest_share)
-            found[name] = np.maximum(found[name], of_forecasts)
-    return found
+def range_scores(series: NabSeries) -> np.ndarray:
+    """Return the scores (n,) of the range rule."""
+    return overshoot_scores(overshoot(series.value))
 
 
-def random_scores(benchmark: Mapping[str, NabSeries], seed: int) -> Scores:
+def detect(
+    benchmark: Mapping[str, NabSeries], blocks: Mapping[str, Blocks], scores: Arrays, strangest_share: float
+) -> Arrays:
+    """Return the scores (n,) of each series: the higher of its blocks' (T, 4) and the range rule's."""
+    return {
+        name: np.maximum(
+            range_scores(series), row_scores(blocks[name], scores[name], strangest_share, len(series.value))
+        )
+        for name, series in benchmark.items()
+    }
+
+
+def random_scores(benchmark: Mapping[str, NabSeries], seed: int) -> Arrays:
     """Return scores (n,) that are right by chance only: -log10 of a uniform number, as of a tail probability."""
     generator = np.random.default_rng(seed)
     return {name: -np.log10(1 - generator.random(len(series.value))) for name, series in benchmark.items()}
 
 
-# ---------------------------------------------------------------- forecasts, computed once
-
-def lstm_forecasts(blocks: Mapping[str, np.ndarray], seed: int, options: OnlineOptions) -> Scores:
-    """Return the forecasts (T, H, C) of online LSTMs for each series' blocks (T, C)."""
-    names = sorted(blocks, key=lambda name: -len(blocks[name]))
-    groups = [names[first : first + SERIES_AT_ONCE] for first in range(0, len(names), SERIES_AT_ONCE)]
-    found: Scores = {}
-    with tqdm(desc=f"LSTMs, seed {seed}", total=sum(len(blocks[group[0]]) for group in groups), disable=None) as bar:
-        for group in groups:
-            made = forecast_online([blocks[name] for name in group], options, seed, bar.update)
-            found.update(zip(group, made, strict=True))
-    return {name: found[name] for name in blocks}
+# ---- alarms and results ---------------------------------------------------------------------
 
 
-def baseline_forecasts(blocks: Mapping[str, np.ndarray], name: str) -> Scores:
-    """Return the forecasts (T, H, C) of one of BASELINES, for each phase and channel separately."""
-    make = BASELINES[name]
-    return {
-        series: interleave([make(values[phase::PHASES], HORIZON) for phase in range(PHASES)])
-        for series, values in blocks.items()
-    }
+def write_alarms_of_profiles(
+    out: Path, folder: str, benchmark: Mapping[str, NabSeries], scores: Arrays, thresholds: Mapping[str, float]
+) -> None:
+    """Write a detector's alarms at the threshold of the standard profile, and at those of others that differ."""
+    for profile, threshold in thresholds.items():
+        if profile == "standard":
+            write_alarms(out, folder, benchmark, scores, threshold)
+        elif threshold != thresholds["standard"]:
+            write_alarms(out, f"{folder}_{profile}", benchmark, scores, threshold)
 
 
-def block_hashes(blocks: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Return a short hash of each series' blocks."""
-    return {name: hashlib.sha256(values.tobytes()).hexdigest()[:16] for name, values in blocks.items()}
-
-
-def cached(path: Path, made_from: Mapping, make: Callable[[], Scores]) -> Scores:
-    """Return the arrays of an .npz file; compute and write them if it is missing or was made from something else."""
-    text = json.dumps(made_from, sort_keys=True)
-    if path.exists():
-        try:
-            with np.load(path) as file:
-                if str(file["made_from"]) == text:
-                    log.info("%s: forecasts reused", path)
-                    return {name: file[name] for name in file.files if name != "made_from"}
-        except (OSError, ValueError, KeyError) as error:
-            log.warning("%s: damaged (%s); computing it again", path, error)
-    arrays = make()
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, made_from=np.array(text), **arrays)
-    return arrays
-
-
-# ---------------------------------------------------------------- files and tables
-
-def write_alarms(out: Path, detector: str, benchmark: Mapping[str, NabSeries], scores: Scores,
-                 threshold: float) -> None:
+def write_alarms(
+    out: Path, detector: str, benchmark: Mapping[str, NabSeries], scores: Arrays, threshold: float
+) -> None:
     """Write a detector's alarms at a threshold in NAB's layout: timestamp,value,anomaly_score,label,score.
 
     `anomaly_score` is 1 where the detector alarms, else 0, because alarms of other thresholds are other alarms: NAB's
@@ -203,10 +206,7 @@ class DetectorResult:
     by_setting: np.ndarray
 
 
-COLUMNS = (*NAB_PROFILES, "best_setting", "by_threshold", "by_setting")
-
-
-def alarm_gains(benchmark: Mapping[str, NabSeries], scores: Scores) -> np.ndarray:
+def alarm_gains(benchmark: Mapping[str, NabSeries], scores: Arrays) -> np.ndarray:
     """Return the gains (profiles, S, K) of each series at each of THRESHOLDS."""
     found = []
     for name, series in benchmark.items():
@@ -215,13 +215,14 @@ def alarm_gains(benchmark: Mapping[str, NabSeries], scores: Scores) -> np.ndarra
     return np.stack(found, axis=1)
 
 
-def grade(benchmark: Mapping[str, NabSeries], gains: Sequence[np.ndarray]) -> DetectorResult:
-    """Return a detector's results from its `alarm_gains` with each setting, the default one first."""
+def grade(benchmark: Mapping[str, NabSeries], scores: Sequence[Arrays]) -> DetectorResult:
+    """Return a detector's results from its scores with each setting, the default one first."""
+    gains = [alarm_gains(benchmark, of_setting) for of_setting in scores]                    # (profiles, S, K) each
     windows = sum(len(series.windows) for series in benchmark.values())
     totals = 100 * gains[0].sum(axis=1) / windows                                                    # (profiles, K)
     best = totals.argmax(axis=1)
     standard = np.stack([of_setting[0] for of_setting in gains])                                     # (P, S, K)
-    halves = random_halves(list(benchmark), HALVES)
+    halves = random_halves(list(benchmark))
     return DetectorResult(
         in_sample=dict(zip(NAB_PROFILES, totals.max(axis=1).tolist(), strict=True)),
         thresholds=dict(zip(NAB_PROFILES, THRESHOLDS[best].tolist(), strict=True)),
@@ -233,14 +234,12 @@ def grade(benchmark: Mapping[str, NabSeries], gains: Sequence[np.ndarray]) -> De
 
 def results_table(results: Mapping[str, Sequence[DetectorResult]]) -> str:
     """Return a Markdown table with one row per detector: the mean over seeds and, if there are several, the spread."""
-    lines = [
-        "| detector | standard | low FP | low FN | best setting | split-half: threshold | threshold and setting |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    titles = ("standard", "low FP", "low FN", "best setting", "split-half: threshold", "threshold and setting")
+    table = [["detector", *titles]]
     for name, seeds in results.items():
-        cells = [mean_and_spread([_columns(result)[column] for result in seeds], 1) for column in COLUMNS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        columns = zip(*(_columns(result).values() for result in seeds), strict=True)
+        table.append([name, *(mean_and_spread(column, 1) for column in columns)])
+    return markdown(table) + "\n"
 
 
 def _columns(result: DetectorResult) -> dict[str, float]:
@@ -255,67 +254,3 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
     """Return `mean ± standard deviation`, or the value itself if there is one only."""
     spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{spread}"
-
-
-# ---------------------------------------------------------------- the benchmark
-
-def run_benchmark(nab_root: Path, out: Path, seeds: int) -> str:
-    """Write forecasts, alarms and results to `out`; return the table."""
-    benchmark = read_benchmark(nab_root)
-    rows: dict[str, list[DetectorResult]] = {}
-    with only_run_here(out):
-        for row, detector, candidates in _detectors(benchmark, out, seeds):
-            rows.setdefault(row, []).append(_run_detector(out, detector, benchmark, candidates))
-        detectors = {
-            name: [_columns(result) | {"thresholds": result.thresholds} for result in results]
-            for name, results in rows.items()
-        }
-        write_json(out / "results.json", {"detectors": detectors, "versions": versions()})
-        table = results_table(rows)
-        write_text(out / "tables.md", table)
-    return table
-
-
-def _detectors(benchmark: Mapping[str, NabSeries], out: Path,
-               seeds: int) -> Iterator[tuple[str, str, Iterator[Scores]]]:
-    """Yield the row of the table, a folder name and the scores with each of SETTINGS, of all detectors."""
-    blocks = {
-        size: {name: scaled_blocks(series, size).values for name, series in benchmark.items()} for size in SIZES
-    }
-
-    def scores(source: str, made_from: dict, make: Callable[[Mapping[str, np.ndarray]], Scores]) -> Iterator[Scores]:
-        forecasts = {}
-        for setting in SETTINGS:
-            size = setting.in_probation
-            if size not in forecasts:
-                key = made_from | {"blocks": block_hashes(blocks[size])}
-                path = out / "forecasts" / f"{source}_{size}.npz"
-                forecasts[size] = cached(path, key, partial(make, blocks[size]))
-            yield detect(benchmark, forecasts[size], setting)
-
-    for row, options in (("LSTM", LSTM_OPTIONS), ("untrained LSTM", UNTRAINED)):
-        for seed in range(seeds):
-            source = f"{row.replace(' ', '_').lower()}_seed{seed}"
-            make = partial(lstm_forecasts, seed=seed, options=options)
-            yield row, source, scores(source, {"seed": seed, "options": asdict(options)}, make)
-    for row in BASELINES:
-        source = row.replace(" ", "_").replace("(", "").replace(")", "").lower()
-        yield row, source, scores(source, {"horizon": HORIZON}, partial(baseline_forecasts, name=row))
-    yield "range rule", "range", iter([detect(benchmark, None, Setting())])
-    for seed in range(seeds):
-        yield "random scores", f"random_seed{seed}", iter([random_scores(benchmark, seed)])
-
-
-def _run_detector(out: Path, detector: str, benchmark: Mapping[str, NabSeries],
-                  candidates: Iterator[Scores]) -> DetectorResult:
-    """Write a detector's alarms at the threshold of each profile and return its results."""
-    default = next(candidates)
-    others = [alarm_gains(benchmark, scores) for scores in candidates]
-    result = grade(benchmark, [alarm_gains(benchmark, default), *others])
-    for profile in reversed(NAB_PROFILES):             # the standard one last: its name is the detector's own
-        same = result.thresholds[profile] == result.thresholds["standard"] and profile != "standard"
-        folder = detector if profile == "standard" else f"{detector}_{profile}"
-        if not same:
-            write_alarms(out, folder, benchmark, default, result.thresholds[profile])
-    log.info("%s: %.1f in-sample, %.1f split-half", detector, result.in_sample["standard"], result.by_setting.mean())
-    return result

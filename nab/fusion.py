@@ -34,29 +34,24 @@ class Fusion(NamedTuple):
     shift: float = 0.0
 
 
-CAUSAL = Fusion(errors=1, deviation=1)
-OFFLINE = Fusion(errors=2, states=1, shift=1)
+FUSED = {"causal": Fusion(errors=1, deviation=1), "offline": Fusion(errors=2, states=1, shift=1)}      # by kind
 
 
-def row_distances(learned: Learned, learned_rows: int, n_rows: int) -> dict[str, Parts]:
-    """Return the distances of errors and states at each row (n,), by kind of score."""
-    rows = rows_of_block(learned_rows)
+def parts_of(values: np.ndarray, learned: Learned, learned_rows: int) -> dict[str, Parts]:
+    """Return the parts at each row (n,) of the values (n, C), by kind of score, "causal" and "offline"."""
+    rows, n_rows = rows_of_block(learned_rows), len(values)
     known, excluded = learned_rows // rows, -(-SPAN // rows)
     errors = error_distances(learned.errors, known)
-    found = {
-        "causal": {"errors": errors, "states": state_distances(learned.states, excluded, known)},
-        "offline": {"errors": errors, "states": state_distances(learned.states, excluded)},
-    }
     ends = rows * np.arange(1, len(errors) + 1) - 1
-    return {kind: {name: held_to_rows(part, ends, n_rows) for name, part in parts.items()}
-            for kind, parts in found.items()}  # fmt: skip
 
+    def at_rows(states: np.ndarray) -> Parts:
+        return {"errors": held_to_rows(errors, ends, n_rows), "states": held_to_rows(states, ends, n_rows)}
 
-def plain_parts(values: np.ndarray, learned_rows: int) -> dict[str, Parts]:
-    """Return what takes no network, at each row (n,) of the values (n, C), by kind of score."""
     return {
-        "causal": {"deviation": median_deviation(values, learned_rows)},
-        "offline": {"deviation": median_deviation(values, len(values)), "shift": mean_shift(values)},
+        "causal": at_rows(state_distances(learned.states, excluded, known))
+        | {"deviation": median_deviation(values, learned_rows)},
+        "offline": at_rows(state_distances(learned.states, excluded))
+        | {"deviation": median_deviation(values, n_rows), "shift": mean_shift(values)},
     }
 
 
@@ -78,6 +73,11 @@ def mean_shift(values: np.ndarray) -> np.ndarray:
     before = (total[row] - total[first]) / (row - first)[:, None]
     after = (total[last] - total[row]) / (last - row)[:, None]
     return np.append(0.0, np.abs(after - before).mean(axis=1))
+
+
+def fused_score(parts: Mapping[str, Parts], kind: str, fusion: Fusion, learned_rows: int) -> np.ndarray:
+    """Return the score (n,) of a kind from the parts of `parts_of`."""
+    return causal_score(parts[kind], fusion, learned_rows) if kind == "causal" else offline_score(parts[kind], fusion)
 
 
 def causal_score(parts: Mapping[str, np.ndarray], fusion: Fusion, learned_rows: int) -> np.ndarray:

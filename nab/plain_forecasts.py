@@ -44,3 +44,6 @@ def autoregression(values: np.ndarray, horizon: int) -> np.ndarray:
             found[step, lead] = ahead
             past[:, : ORDER - 1], past[:, ORDER - 1] = past[:, 1:ORDER].copy(), ahead
     return found
+
+
+BASELINES = {"past mean": past_mean, "persistence": persistence, "AR(16)": autoregression}

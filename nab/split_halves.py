@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+HALVES = 20                             # random splits
 
-def random_halves(names: Sequence[str], count: int) -> np.ndarray:
+
+def random_halves(names: Sequence[str], count: int = HALVES) -> np.ndarray:
     """Return which series (count, S) are in the first half: half of each category, at random if it is odd.
 
     Args:

@@ -23,9 +23,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from config import read_json
-from evaluation.metrics import oracle_point_f1, suggest_buffer, threshold_free
+from evaluation.metrics import suggest_buffer
 from nab.frozen_lstm import LEAST_BLOCKS, learn, level_and_spread, rows_of_block, run
-from nab.fusion import CAUSAL, OFFLINE, causal_score, offline_score, plain_parts, row_distances
+from nab.fusion import FUSED, fused_score, parts_of
+from nab.tsbad_measures import measures
+from reports.run_folder import markdown
 from utils import (
     ROOT,
     ArgumentParser,
@@ -46,7 +48,6 @@ FOLDERS = {"TSB-AD-U": "uni", "TSB-AD-M": "multi"}
 DETECTORS = {"causal": "LSTM_causal", "offline": "LSTM_offline"}
 NAME = re.compile(r".+_tr_(\d+)_1st_\d+")
 LEAST_ROWS = 4 * LEAST_BLOCKS           # to learn from, so that blocks of any size are enough
-COLUMNS = {"AUC-PR": "auc_pr", "AUC-ROC": "auc_roc", "VUS-PR": "vus_pr", "VUS-ROC": "vus_roc"}
 
 
 class Series(NamedTuple):
@@ -92,12 +93,8 @@ def scores_of(series: Series, seed: int) -> dict[str, np.ndarray]:
     learned_rows = series.learned_rows
     blocks = level_and_spread(series.values, learned_rows)
     outputs = run(learn(blocks[: learned_rows // rows_of_block(learned_rows)], seed), blocks)
-    distances = row_distances(outputs, learned_rows, len(series.values))
-    plain = plain_parts(series.values, learned_rows)
-    return {
-        "causal": causal_score(distances["causal"] | plain["causal"], CAUSAL, learned_rows),
-        "offline": offline_score(distances["offline"] | plain["offline"], OFFLINE),
-    }
+    parts = parts_of(series.values, outputs, learned_rows)
+    return {kind: fused_score(parts, kind, fusion, learned_rows) for kind, fusion in FUSED.items()}
 
 
 def score_file(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,10 +113,8 @@ def score_file(task: Mapping[str, Any]) -> dict[str, Any]:
         place = score_path(Path(task["out"]), task["group"], detector, path)
         with atomic_path(place) as temporary, temporary.open("wb") as file:
             np.save(file, scaled)
-        found = threshold_free(series.label, scaled, buffer)
-        measures = {column: found[name] for column, name in COLUMNS.items()}
-        rows[detector] = {"file": path.name, "Time": round(seconds, 3), **measures,
-                          "Standard-F1": oracle_point_f1(series.label, scaled)}  # fmt: skip
+        row = {"file": path.name, "Time": round(seconds, 3)}
+        rows[detector] = row | measures(series.label, scaled, buffer)
     record = {"status": "finished", "rows": rows, "rows_scored": len(series.label)}
     write_json(record_path(Path(task["out"]), task["group"], path), record)
     return record
@@ -183,19 +178,21 @@ def run_tsbad(data: Path, out: Path, seed: int, jobs: int, scheduler: str | None
 
 def write_tables(files: Sequence[tuple[str, Path]], out: Path) -> str:
     """Write the measures of the files that are scored, a CSV for each detector; return the means as Markdown."""
-    lines = ["| folder, detector | files | rows | seconds | VUS-PR | AUC-PR |", "|---|---|---|---|---|---|"]
+    table = [["folder, detector", "files", "rows", "seconds", "VUS-PR", "AUC-PR"]]
     for folder, group in FOLDERS.items():
         paths = [record_path(out, group, path) for of_group, path in files if of_group == group]
         records = [read_json(path) for path in paths if path.is_file()]
         n_rows = sum(record["rows_scored"] for record in records)
         for detector in DETECTORS.values() if records else ():
-            table = pd.DataFrame([record["rows"][detector] for record in records])
+            found = pd.DataFrame([record["rows"][detector] for record in records])
             with atomic_path(out / "metrics" / group / f"{detector}.csv") as temporary:
-                table.to_csv(temporary, index=False)
-            means = f"{table['VUS-PR'].mean():.3f} | {table['AUC-PR'].mean():.3f}"
-            lines.append(f"| {folder}, {detector} | {len(table)} | {n_rows} | {table['Time'].sum():.0f} | {means} |")
-    write_text(out / "tables.md", "\n".join(lines) + "\n")
-    return "\n".join(lines) + "\n"
+                found.to_csv(temporary, index=False)
+            means = (f"{found[name].mean():.3f}" for name in ("VUS-PR", "AUC-PR"))
+            row = [f"{folder}, {detector}", str(len(found)), str(n_rows), f"{found['Time'].sum():.0f}", *means]
+            table.append(row)
+    text = markdown(table) + "\n"
+    write_text(out / "tables.md", text)
+    return text
 
 
 def build_parser() -> ArgumentParser:

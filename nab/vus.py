@@ -10,20 +10,22 @@ baseline's forecasts take the place of the LSTM's, or it is one part of the scor
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from evaluation.metrics import suggest_buffer, vus
-from nab.benchmark import BASELINES, HALVES, mean_and_spread, read_benchmark
+from nab.benchmark import mean_and_spread, read_benchmark
 from nab.blocks import probation
 from nab.frozen_lstm import LEADS, Learned, error_coordinates, learn, level_and_spread, rows_of_block, run, untrained
-from nab.fusion import CAUSAL, OFFLINE, Fusion, Parts, causal_score, offline_score, plain_parts, row_distances
+from nab.fusion import FUSED, Fusion, fused_score, parts_of
+from nab.plain_forecasts import BASELINES
 from nab.split_halves import random_halves
 from nab.tail_scores import errors_by_lead
 from recordings.nab_series import NabSeries
+from reports.run_folder import markdown
 from utils import (
     ROOT,
     ArgumentParser,
@@ -48,12 +50,11 @@ TSB_AD = (
     "realTraffic/speed_6005.csv",
 )  # fmt: skip
 FUSIONS = {                             # to choose from, the one that is used first
-    "causal": (CAUSAL, Fusion(errors=1), Fusion(errors=1, states=1), Fusion(errors=1, states=1, deviation=1)),
-    "offline": (OFFLINE, Fusion(errors=1), Fusion(errors=1, shift=1), Fusion(errors=2, shift=1),
+    "causal": (FUSED["causal"], Fusion(errors=1), Fusion(errors=1, states=1), Fusion(errors=1, states=1, deviation=1)),
+    "offline": (FUSED["offline"], Fusion(errors=1), Fusion(errors=1, shift=1), Fusion(errors=2, shift=1),
                 Fusion(errors=1, states=1, shift=1), Fusion(errors=1, deviation=1, shift=1)),
 }  # fmt: skip
 PARTS_ALONE = {"states alone": Fusion(states=1), "deviation alone": Fusion(deviation=1), "shift alone": Fusion(shift=1)}
-SeriesParts = dict[str, Parts]
 Found = dict[str, dict[Fusion, list[float]]]           # kind -> fusion -> VUS-PR of each series
 
 
@@ -61,19 +62,6 @@ def vus_pr(series: NabSeries, scores: np.ndarray) -> float:
     """Return the VUS-PR of a series as in TSB-AD: without the first row, with its labels and buffer."""
     labels = series.label[1:] & series.label[:-1]
     return vus(labels, scores[1:], suggest_buffer(series.value[1:]))[1]
-
-
-def score_of(parts: SeriesParts, kind: str, fusion: Fusion, learned_rows: int) -> np.ndarray:
-    """Return the score (n,) of a kind, "causal" or "offline"."""
-    return causal_score(parts[kind], fusion, learned_rows) if kind == "causal" else offline_score(parts[kind], fusion)
-
-
-def parts_of(series: NabSeries, outputs: Learned) -> SeriesParts:
-    """Return all parts of the scores of a series."""
-    learned_rows = probation(series)
-    plain = plain_parts(series.values, learned_rows)
-    distances = row_distances(outputs, learned_rows, len(series.values))
-    return {kind: distances[kind] | plain[kind] for kind in FUSIONS}
 
 
 def lstm_outputs(blocks: np.ndarray, known: int, seed: int, updated: bool) -> Learned:
@@ -103,10 +91,11 @@ def grade(benchmark: Mapping[str, NabSeries], make: Callable[[np.ndarray, int], 
     for series in benchmark.values():
         learned_rows = probation(series)
         blocks = level_and_spread(series.values, learned_rows)
-        parts = parts_of(series, make(blocks, learned_rows // rows_of_block(learned_rows)))
+        outputs = make(blocks, learned_rows // rows_of_block(learned_rows))
+        parts = parts_of(series.values, outputs, learned_rows)
         for kind, fusions in FUSIONS.items():
             for fusion in dict.fromkeys((*fusions, *PARTS_ALONE.values())):
-                scores = score_of(parts, kind, fusion, learned_rows)
+                scores = fused_score(parts, kind, fusion, learned_rows)
                 found[kind].setdefault(fusion, []).append(vus_pr(series, scores))
     return found
 
@@ -114,7 +103,7 @@ def grade(benchmark: Mapping[str, NabSeries], make: Callable[[np.ndarray, int], 
 def chosen_elsewhere(found: Mapping[Fusion, Sequence[float]], kind: str) -> float:
     """Return the mean VUS-PR with the fusion chosen on half of the series and graded on the other; 20 random halves."""
     of_fusion = np.array([found[fusion] for fusion in FUSIONS[kind]])                                  # (F, S)
-    halves = random_halves(list(TSB_AD), HALVES)
+    halves = random_halves(list(TSB_AD))
     sides = np.concatenate([halves, ~halves])
     return float(np.mean([of_fusion[of_fusion[:, on].mean(axis=1).argmax(), ~on].mean() for on in sides]))
 
@@ -154,39 +143,29 @@ def _as_json(results: Mapping[str, Sequence[Found]]) -> dict:
 
 def vus_tables(results: Mapping[str, Sequence[Found]], by_chance: Sequence[float]) -> str:
     """Return Markdown tables, means with the spread of the seeds: detectors, parts alone, the LSTM's series."""
-    whiches = ("errors alone", "fused", "fusion chosen elsewhere")
-    lines = _head("forecasts", [f"{kind}, {which}" for kind in FUSIONS for which in whiches])
+    columns = ("errors alone", "fused", "fusion chosen elsewhere")
+    detectors = [["forecasts", *(f"{kind}, {column}" for kind in FUSIONS for column in columns)]]
     for name, seeds in results.items():
         cells = []
-        for kind, (used, *_) in FUSIONS.items():
-            cells += [_mean_cell(seeds, kind, Fusion(errors=1)), _mean_cell(seeds, kind, used)]
+        for kind, fusion in FUSED.items():
+            cells += [_mean_cell(seeds, kind, Fusion(errors=1)), _mean_cell(seeds, kind, fusion)]
             cells += [mean_and_spread([chosen_elsewhere(found[kind], kind) for found in seeds], 3)]
-        lines.append(_row(name, cells))
-    lines += ["", *_head("without forecasts", FUSIONS)]
+        detectors.append([name, *cells])
+    lstm = results["LSTM"]
+    parts = [["without forecasts", *FUSIONS]]
     for name, fusion in PARTS_ALONE.items():
         absent = ("shift alone", "causal")
-        cells = ["" if (name, kind) == absent else _mean_cell(results["LSTM"], kind, fusion) for kind in FUSIONS]
-        lines.append(_row(name, cells))
-    lines.append(_row("random scores", 2 * [mean_and_spread(by_chance, 3)]))
-    lines += ["", *_head("series, LSTM", FUSIONS)]
+        parts.append([name, *("" if (name, kind) == absent else _mean_cell(lstm, kind, fusion) for kind in FUSIONS)])
+    parts.append(["random scores", *2 * [mean_and_spread(by_chance, 3)]])
+    series = [["series, LSTM", *FUSIONS]]
     for k, name in enumerate(TSB_AD):
-        used = {kind: np.mean([found[kind][fusions[0]][k] for found in results["LSTM"]])
-                for kind, fusions in FUSIONS.items()}  # fmt: skip
-        lines.append(_row(name.removesuffix(".csv"), [f"{mean:.3f}" for mean in used.values()]))
-    return "\n".join(lines) + "\n"
+        means = (np.mean([found[kind][fusion][k] for found in lstm]) for kind, fusion in FUSED.items())
+        series.append([name.removesuffix(".csv"), *(f"{mean:.3f}" for mean in means)])
+    return "\n\n".join(map(markdown, (detectors, parts, series))) + "\n"
 
 
 def _mean_cell(seeds: Sequence[Found], kind: str, fusion: Fusion) -> str:
     return mean_and_spread([np.mean(found[kind][fusion]) for found in seeds], 3)
-
-
-def _head(first: str, columns: Iterable[str]) -> list[str]:
-    columns = [first, *columns]
-    return ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-
-
-def _row(first: str, cells: Iterable[str]) -> str:
-    return "| " + " | ".join([first, *cells]) + " |"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

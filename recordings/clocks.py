@@ -5,16 +5,16 @@ Seconds count from the first timestamp.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recordings.number_times import DAY_S, HOUR_S, UNIX, continue_after
+from recordings.number_times import DAY_S, HOUR_S, NO_DATE, UNIX, continue_after
 from recordings.time_formats import (
     ELAPSED,
+    ELAPSED_LIKE,
     ISO,
     bare,
     check_format,
@@ -196,7 +196,8 @@ def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[n
     if keys.time_format:
         check_format(keys.time_format, where)
     first = stamps.clean(str(texts.iloc[0]))
-    formats = stamps.declared or formats_of(first)
+    possible = stamps.declared or formats_of(first)
+    formats = [way for way in possible if stamps.read(first, way) is not None] or possible
     read = {way: _column(texts, way, first, stamps) for way in formats}
     since = {way: (us - us[0]) / 1e6 for way, us in read.items() if (us != NO_TIME).all()}
     if not since:
@@ -222,17 +223,32 @@ def stamps_of(texts: pd.Series, way: str) -> np.ndarray:
 def _column(texts: pd.Series, way: str, first: str, stamps: Stamps) -> np.ndarray:
     """Return timestamps in one format as microseconds (n,), int64, NO_TIME for one in another format.
 
-    Mostly all have their digits at the same places, or are ISO 8601, which numpy and pandas read at once: strptime
-    takes ten seconds for a night.
+    pandas reads most of them at once, and strptime, which takes thirty times as long, those that have to be cleaned.
     """
-    us = _iso_column(texts) if way == ISO else _by_places(texts, way, first)
-    if us is None or (us == NO_TIME).any():
-        us = np.array([_microseconds_of(stamps.read(stamps.clean(text), way)) for text in texts], np.int64)
+    us = _read_by_pandas(texts, way, first).copy()
+    unread = np.flatnonzero(us == NO_TIME)
+    us[unread] = [_microseconds_of(stamps.read(stamps.clean(text), way)) for text in texts.iloc[unread]]
     if not is_dated(way) and (us != NO_TIME).all():
         us = continue_after(us, period_of(way, first))
     if is_dated(way) and stamps.zone is not None and (us != NO_TIME).all() and stamps.read(first, way).tzinfo is None:
         us = _in_zone(us, str(stamps.zone))
     return us
+
+
+def _read_by_pandas(texts: pd.Series, way: str, first: str) -> np.ndarray:
+    """Return timestamps as microseconds (n,), int64, in UTC if they have a zone; NO_TIME for those of another form."""
+    import pandas as pd
+
+    if way == ELAPSED:
+        texts = texts.where(texts.str.fullmatch(ELAPSED_LIKE)).str.replace(",", ".", regex=False)
+        spans = pd.to_timedelta(texts if first.count(":") > 1 else "0:" + texts, errors="coerce")
+        return spans.to_numpy(dtype="timedelta64[us]").view(np.int64)
+    try:
+        found = pd.to_datetime(texts, format="ISO8601" if way == ISO else way, errors="coerce", utc=True)
+    except ValueError:                                               # a directive that pandas does not know
+        return np.full(len(texts), NO_TIME)
+    us = found.to_numpy(dtype="datetime64[us]").view(np.int64)
+    return us if is_dated(way) else np.where(us == NO_TIME, us, us - _microseconds_of(NO_DATE))
 
 
 def _microseconds_of(stamp: datetime | timedelta | None) -> int:
@@ -242,78 +258,6 @@ def _microseconds_of(stamp: datetime | timedelta | None) -> int:
     if isinstance(stamp, datetime):
         stamp = stamp - (UNIX if stamp.tzinfo else UNIX.replace(tzinfo=None))
     return stamp // timedelta(microseconds=1)
-
-
-def _iso_column(texts: pd.Series) -> np.ndarray:
-    """Return timestamps in ISO 8601 as microseconds (n,), in UTC; NO_TIME for another format."""
-    import pandas as pd
-
-    stamps = pd.to_datetime(texts, errors="coerce", utc=True, format="ISO8601")
-    return stamps.to_numpy(dtype="datetime64[us]").view(np.int64)
-
-
-def _by_places(texts: pd.Series, way: str, first: str) -> np.ndarray | None:
-    """Return timestamps as microseconds (n,) if all have digits where the first one has them; None if not."""
-    places = _places_of(first, way)
-    try:
-        letters = np.asarray(texts, dtype="S")                       # (n,) of the longest one's width
-    except UnicodeEncodeError:
-        return None
-    width = letters.dtype.itemsize
-    if places is None or width != len(first):
-        return None
-    chars = letters.view(np.uint8).reshape(len(letters), width)      # (n, width)
-    is_digit = np.zeros(width, bool)
-    for start, end in places.values():
-        is_digit[start:end] = True
-    digits = chars - np.uint8(ord("0"))                              # wraps around below "0"
-    if (chars[:, ~is_digit] != chars[0, ~is_digit]).any() or (digits[:, is_digit] > 9).any():
-        return None
-    fields = {}
-    for name, (start, end) in places.items():
-        fields[name] = digits[:, start:end].astype(np.int64) @ 10 ** np.arange(end - start - 1, -1, -1)
-    if way != ELAPSED and "H" in fields and (fields["H"] > 23).any():
-        return None
-    return _microseconds_of_fields(fields, places)
-
-
-def _places_of(text: str, way: str) -> dict[str, tuple[int, int]] | None:
-    """Return the first and last place of each number of a timestamp by its directive; None if it has other parts."""
-    places, at = {}, 0
-    widths = {"Y": (4, 4), "y": (2, 2), "f": (1, 6), "H": (1, 3 if way == ELAPSED else 2)}
-    for directive, literal in re.findall(r"%(.)|(.)", "%H:%M:%S.%f" if way == ELAPSED else way):
-        if at == len(text) or (literal and text[at] in (literal, ",") and literal in (text[at], ".")):
-            at += 1
-            continue
-        least, most = widths.get(directive, (1, 2))
-        digits = re.match(rf"\d{{{least},{most}}}", text[at:]) if directive and directive in "YmdHMSfy" else None
-        if digits is None or directive in places:
-            return None
-        places[directive] = (at, at + digits.end())
-        at += digits.end()
-    return places if at >= len(text) else None
-
-
-def _microseconds_of_fields(fields: dict[str, np.ndarray], places: dict[str, tuple[int, int]]) -> np.ndarray | None:
-    """Return the numbers of timestamps, (n,) each by its directive, as microseconds; None if one is out of range."""
-    zero = np.zeros(len(next(iter(fields.values()))), np.int64)
-    hour, minute, second, part = (fields.get(name, zero) for name in "HMSf")
-    if (minute > 59).any() or (second > 59).any():
-        return None
-    part = part * 10 ** (6 - (places["f"][1] - places["f"][0])) if "f" in places else part
-    us = (3600 * hour + 60 * minute + second) * 1_000_000 + part
-    if not {"d", "m", "Y", "y"} & fields.keys():
-        return us
-    year, month, day = fields.get("Y"), fields.get("m"), fields.get("d")
-    if year is None and "y" in fields:
-        year = fields["y"] + np.where(fields["y"] < 69, 2000, 1900)  # as strptime does
-    if year is None or month is None or day is None or (month < 1).any() or (month > 12).any() or (day < 1).any():
-        return None
-    months = (12 * (year - 1970) + month - 1).astype("datetime64[M]")
-    days = months.astype("datetime64[D]") + (day - 1)
-    if (days.astype("datetime64[M]") != months).any():
-        return None
-    return days.astype(np.int64) * round(DAY_S * 1e6) + us
 
 
 def _in_zone(us: np.ndarray, zone: str) -> np.ndarray:

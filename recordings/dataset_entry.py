@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from config import NAB, ROW_LABELS, DatasetConfig, check_name, read_json, validate
+from config import BREATHING, NAB, ROW_LABELS, DatasetConfig, check_name, read_json, validate
 from recordings import event_files, reading, units
 from recordings.layouts import bare_name, unit_in
 from recordings.preprocessing import axis_of
@@ -23,7 +23,8 @@ MEASURES = (                                                     # by name, wher
     ("effort", re.compile(r"thor|chest|abd|belt|effort|\brip\b|brust|bauch", re.IGNORECASE)),
     ("airflow", units.LIKE_AIRFLOW),
 )
-NO_AIRFLOW = re.compile(r"leak|press|rate|volume|set", re.IGNORECASE)
+NO_AIRFLOW = re.compile(rf"{units.NO_BREATHS.pattern}|press|(?<!flow.)rate|volume|set", re.IGNORECASE)
+SLOWEST_BREATHING_HZ = 1.0                                       # of samples that show each breath
 NO_VALUE = {"oximetry": [0.0, 127.0, 255.0, -1.0]}                     # of SpO2, none of which a person has
 BREATHING_EVENT = re.compile(r"apn|hypop|rera|desat|cough|artefact|artifact", re.IGNORECASE)
 PLAIN = re.compile(r"[^\w ().,%-]+")
@@ -86,10 +87,11 @@ def _channels(recordings: Sequence[Recording]) -> tuple[dict[str, Any], list[str
             continue
         unit = samples.unit or unit_in(source)
         name = _channel_name(bare_name(source), channels)
-        measures = _measures(source, unit)
+        measures, rate_hz = _measures(source, unit), _rate(samples)
+        measures = "other" if measures in BREATHING and rate_hz < SLOWEST_BREATHING_HZ else measures
         unit_guess = {"oximetry": "%"}.get(measures, "a.u.")
         guesses.append(f"{name} measures {measures}" + ("" if unit else f", in {unit_guess}"))
-        channels[name] = {"unit": unit or unit_guess, "measures": measures, "rate_hz": _rate(samples)}
+        channels[name] = {"unit": unit or unit_guess, "measures": measures, "rate_hz": rate_hz}
         channels[name] |= {"source": source} if name != source else {}
         channels[name] |= {"sentinels": NO_VALUE[measures]} if measures in NO_VALUE else {}
     if not channels:

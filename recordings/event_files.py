@@ -15,6 +15,7 @@ import pandas as pd
 
 from recordings import edf, tables, wall_clock
 from recordings.cells import DecimalSigns
+from recordings.layouts import LayoutKeys
 from recordings.number_times import DAY_S, unit_s_in, unit_s_of
 from recordings.reading import DETECT, Dialect, Event
 from utils import DataError, counted
@@ -161,7 +162,8 @@ def table_events(
     path: Path, axis: TimeAxis, dialect: Dialect, columns: Mapping[str, str], notes: list[str]
 ) -> tuple[list[Event], int]:
     """Return the events of a table as they are written, and the row of the first one."""
-    layout = tables.layout_of(path, dialect.delimiter, dialect.decimal)
+    keys = LayoutKeys(dialect.delimiter, dialect.decimal, encoding=dialect.encoding)
+    layout = tables.layout_of(path, keys=keys)
     found = _columns(layout.names, columns, path)
     frame = tables.read_columns(path, layout, [], list(dict.fromkeys(found.values())))
     frame = frame[: np.flatnonzero(frame.notna().any(axis=1))[-1] + 1] if frame.notna().any(axis=None) else frame[:0]

@@ -42,7 +42,7 @@ class LayoutKeys:
 
     skip_rows: lines before the header. comment: what the lines, or ends of lines, begin with that are not read.
     names: of the columns, instead of a header's. missing: words that mean "no value", besides the usual ones.
-    row_rate_hz: rows a second of a table without a time column.
+    row_rate_hz: rows a second of a table without a time column. encoding: of its letters, as Python calls it.
     """
 
     delimiter: str | None = None
@@ -52,6 +52,7 @@ class LayoutKeys:
     names: Sequence[str] | None = None
     missing: Sequence[str] = ()
     row_rate_hz: float | None = None
+    encoding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Layout:
     decimal: None = its first rows leave it open. names: of the columns. units: of the columns, "" = not stated.
     head: the first rows. first_row: the row number of head[0]. quote: around cells. preamble: the lines before the
     header. rate_hz: rows a second that the file states, or the dataset. start: the clock at the first row as the
-    lines before the header state it. keys: what was declared. rows: of samples; None = all lines to the end.
+    lines before the header state it. keys: what was declared. rows: of samples; None = all lines to the end. skipped:
+    lines that are none, counted from first_row.
     """
 
     delimiter: str
@@ -77,6 +79,7 @@ class Layout:
     start: datetime | None = None
     keys: LayoutKeys = LayoutKeys()
     rows: int | None = None
+    skipped: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"separated by {DELIMITERS[self.delimiter]}, decimal {self.decimal or '.'!r}"
@@ -124,6 +127,11 @@ def is_data(cells: Sequence[str]) -> bool:
     return bool(full) and is_datum(full[0]) and 2 * sum(map(is_datum, full)) >= len(full)
 
 
+def is_sample(line: str) -> bool:
+    """Return whether a line is a row of samples with any delimiter."""
+    return any(is_data(line.split(delimiter)) for delimiter in DELIMITERS)
+
+
 def split(line: str, delimiter: str, quote: str = '"') -> list[str]:
     """Return the cells of a line, without what a delimiter at its end adds. Raises: csv.Error if it is no CSV."""
     if delimiter == " ":
@@ -151,7 +159,7 @@ def layout_of_lines(
         wanted: columns that are looked for, by which a header is known; the first is the time.
     Raises: DataError if there is no header, or if it is ambiguous how the lines are to be read.
     """
-    rows = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    rows = _without_repeats([(number, line) for number, line in enumerate(lines, start=1) if line.strip()])
     preamble: list[str] = []
     if rows and (declared := re.fullmatch(r'"?sep=(.)"?', rows[0][1].strip("\r\n"))):     # written by Excel
         rows, keys = rows[1:], replace(keys, delimiter=keys.delimiter or declared[1])
@@ -175,6 +183,17 @@ def layout_of_lines(
         raise DataError(f"{where}: not a readable CSV: {error}") from None
 
 
+def _without_repeats(rows: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return lines without those that were there before and are no samples: a logger that restarts writes its header.
+
+    Lines within quotes are all kept.
+    """
+    if any(line.count('"') % 2 for _, line in rows):
+        return rows
+    first = {line: number for number, line in reversed(rows)}        # of each text, its first line
+    return [(number, line) for number, line in rows if number == first[line] or is_sample(line)]
+
+
 def _layout(
     rows: list[tuple[int, str]], where: str, keys: LayoutKeys, wanted: Sequence[str], quote: str, preamble: list[str]
 ) -> Layout:
@@ -184,6 +203,7 @@ def _layout(
         first, delimiter = _body_of(lines, where, keys, quote)
         found = first + _behind_facts(lines[first:], delimiter, quote), delimiter
     first, delimiter = found
+    first -= first > 0 and _has_row_names(_table_rows(rows[first - 1 :], delimiter, quote))
     preamble = [*preamble, *(line for _, line in rows[:first])]
     table = _table_rows(rows[first:], delimiter, quote)
     cells, after = table[0][1], 1
@@ -194,11 +214,13 @@ def _layout(
         names, after = _names_without_header(cells, table, where, keys, preamble), 0
         after += 2 * (_empatica(table, len(cells)) is not None)
     elif keys.names is not None:
-        names = _declared_names(keys.names, cells, where)
+        names = _declared_names(keys.names, table[-1][1], where)
+    elif _has_row_names(table):
+        names = ["", *names]
     units = [unit_in(name) for name in names]
     if len(table) > after and after == 1 and is_units_row(fitted(table[1][1], len(names)), len(names), bool(preamble)):
         below = [clean(cell).strip("()[] ") for cell in table[1][1]]
-        if not all(map(RULE.fullmatch, below)):
+        if not all(map(RULE.fullmatch, filter(None, below))):
             units = [unit if is_missing(b) or is_datum(b) else b for unit, b in zip(units, below, strict=False)]
         after = 2
     head = [fitted(cells, len(names)) for _, cells, _ in table[after:]]
@@ -209,6 +231,22 @@ def _layout(
         start, rate_hz = stated
     return Layout(delimiter, decimal, names, [*units, *[""] * (len(names) - len(units))], head, first_row, quote,
                   preamble=preamble, rate_hz=rate_hz, start=start, keys=keys)  # fmt: skip
+
+
+def _has_row_names(table: list[tuple[int, list[str], int]]) -> bool:
+    """Return whether all rows have a cell more than the header, first their number: `write.table` of R writes so.
+
+    It is certain where the second cells, below the first name, increase like times.
+    """
+    (_, header, _), *rows = table
+    cells = [[cell.strip("'\" ") for cell in cells] for _, cells, _ in rows]
+    if len(rows) < SURE_ROWS or any(map(is_datum, header)) or any(len(row) != len(header) + 1 for row in cells):
+        return False
+    if not all(row[0].isdecimal() and is_number(row[1], ".") and row[-1] for row in cells):
+        return False
+    first, times = int(cells[0][0]), [float(row[1]) for row in cells]
+    is_counted = first > 0 and all(int(row[0]) == number for number, row in enumerate(cells, start=first))
+    return is_counted and all(before < after for before, after in zip(times, times[1:], strict=False))
 
 
 def _table_rows(rows: list[tuple[int, str]], delimiter: str, quote: str) -> list[tuple[int, list[str], int]]:
@@ -385,7 +423,7 @@ def is_time(layout: Layout, index: int) -> bool:
 
 
 def _declared_names(names: Sequence[str], cells: list[str], where: str) -> list[str]:
-    if len(names) != len(cells):
+    if len(names) != len(fitted(cells, len(names))):
         raise DataError(f"{where}: names in dataset_config.json has {len(names)} columns; the file has {len(cells)}")
     return list(names)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,11 +12,10 @@ import numpy as np
 from config import ChannelConfig, DatasetConfig
 from recordings import event_files, reading, resmed_card, simulator, sleep_stages
 from recordings.event_files import TimeAxis
-from recordings.finding import MAX_NAMES, expanded, left_out_line
+from recordings.finding import MAX_NAMES
 from recordings.reading import Dialect, Event, Recording, Samples
 from recordings.resampling import grid_of, significant, to_grid
 from recordings.signal_files import companions
-from recordings.signals import NoSamples
 from recordings.units import doubts_about_breathing, factor_between, is_known, is_unspecified
 from recordings.windowing import (
     SPLITS,
@@ -32,7 +30,7 @@ from recordings.windowing import (
     true_runs,
     write_dataset,
 )
-from utils import DataError, counted, listed, plain_text, sha256_of
+from utils import DataError, counted, listed, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +152,7 @@ def load_recording(
     sources = _sources_of_channels(file, dataset)
     names = list(dict.fromkeys(sources.values()))
     raw = reading.read_recording(
-        file, names, dialect_of(dataset), sentinels=_sentinels(file, dataset), name=name, allow_dead=allow_dead
+        file, names, dialect_of(dataset), sentinels=sentinels_of(file, dataset), name=name, allow_dead=allow_dead
     )
     channels = {
         channel: _in_unit(raw.channels[source], channel, dataset.channels[channel], raw)
@@ -182,7 +180,7 @@ def _sources_of_channels(file: Path, dataset: DatasetConfig) -> dict[str, str]:
     return {name: resmed_card.channel_for(source, dataset.channels[name].measures) for name, source in named.items()}
 
 
-def _sentinels(file: Path, dataset: DatasetConfig) -> dict[str, list[float]]:
+def sentinels_of(file: Path, dataset: DatasetConfig) -> dict[str, list[float]]:
     """Return the sentinel values of each channel by its name in the raw file."""
     sources = _sources_of_channels(file, dataset)
     return {sources[name]: list(channel.sentinels) for name, channel in dataset.channels.items()}
@@ -342,47 +340,3 @@ def _note_dropped(segment: Segment, steps: np.ndarray, reason: str, dropped: lis
     for start, end in true_runs(steps):
         span = f"{segment.t[start]:g} to {segment.t[end - 1]:g} s"
         dropped.append(f"{segment.recording}: {span}, {counted(end - start, 'step')}: {reason}")
-
-
-# ---- inspecting -----------------------------------------------------------------------------
-
-
-def inspect(given: Sequence[Path], dataset: DatasetConfig | None) -> None:
-    """Print a description of each file, or of each recording in a folder; events files belong to their recordings.
-
-    Raises: DataError on the first file that cannot be read, after all others are described.
-    """
-    errors: list[DataError] = []
-    empty: list[Path] = []
-    for path in given:
-        in_folder = path.is_dir() and not resmed_card.is_night(path)
-        for file in expanded(path):
-            if len(given) > 1 and reading.name_of(file).endswith(event_files.NAME_ENDS):
-                continue
-            try:
-                print(plain_text("\n".join(_describe(file, dataset))))
-            except NoSamples as error:
-                empty.append(file) if in_folder else errors.append(error)
-            except DataError as error:
-                errors.append(error)
-    if empty:
-        print(plain_text(left_out_line(empty)))
-    for error in errors[1:]:
-        log.error("%s", error)
-    if errors:
-        raise errors[0]
-
-
-def _describe(file: Path, dataset: DatasetConfig | None) -> list[str]:
-    dialect, sentinels = (dialect_of(dataset), _sentinels(file, dataset)) if dataset else (reading.DETECT, {})
-    recording = reading.read_recording(file, None, dialect, sentinels=sentinels)
-    events_file, axis = event_files.file_of(file, recording.name), axis_of(recording)
-    if events_file is not None and event_files.is_table(events_file, recording.name):
-        about = {"start_s": axis.start_s, "clock": axis.clock, "notes": recording.notes}
-        columns = dataset and dataset.event_columns
-        events = event_files.read_events(events_file, axis.end_s, None, dialect, columns=columns, **about)
-        recording.events.extend(events)
-    elif events_file is not None:
-        found = event_files.read_annotations(events_file, axis, dialect, recording.notes)
-        recording.annotations.extend(reading.clipped(found, *axis.span, recording.notes, f"{events_file.name}: "))
-    return reading.describe(recording, dataset.labels if dataset else None)

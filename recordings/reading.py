@@ -1,4 +1,4 @@
-"""Read raw respiratory recordings and their labelled events, and describe them.
+"""Read raw respiratory recordings.
 
 A recording is a table (CSV, optionally gzipped: a time column in seconds or timestamps, and named
 channels; a channel slower than the fastest one has empty cells between its samples), an EDF or BDF
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -38,8 +37,6 @@ SLOWEST_HZ = 0.1                                                     # of rows w
 COUNTER = re.compile(r"(sample|samples|index|idx|row|count|counter|frame|n?seq|packet|nr|no)[ _.#]*"
                      r"(no|nr|number|index|idx|id|count)?\.?", re.IGNORECASE)             # a column of row numbers
 CLOCK_ROWS = 10_000                                                  # between two rows that tell day from month
-COARSE = 150                                                         # levels, of which fewer say nothing by repeating
-MIN_GAP_S, MIN_FLATLINE_S = 0.5, 2.0                                 # the shortest ones that `describe` reports
 
 
 @dataclass(frozen=True)
@@ -112,6 +109,7 @@ class Dialect:
     comment: str | None = None
     names: Sequence[str] | None = None
     missing: Sequence[str] = ()
+    encoding: str | None = None
     annotators: Sequence[str] | None = None
     annotation_s: float = 0.0
 
@@ -186,29 +184,6 @@ def name_of(path: Path) -> str:
     return name.stem if name.suffix.lower() in known else name.name
 
 
-def describe(recording: Recording, labels: Mapping[str, str] | None = None) -> list[str]:
-    """Return lines of text on a recording: channels, rates, gaps, flatlines, events.
-
-    Args:
-        labels: the dataset's, to report for each annotation whether it is an event.
-    """
-    at = wall_clock.clock_at(recording.start, float(recording.t[0]))
-    lines = [
-        f"{recording.path.name}: {counted(len(recording.t), 'row')}, {recording.duration_s:.2f} s "
-        f"({recording.duration_s / 3600:.2f} h), time from {recording.t[0]:g} s" + (f", clock {at}" if at else ""),
-        f"  {recording.format}",
-    ]
-    for name, samples in recording.channels.items():
-        lines += _describe_channel(name, samples)
-    lines += [f"  {note}" for note in recording.notes]
-    lines.append(f"  events: {len(recording.events)}")
-    lines += [f"    {e.start_s:g} to {e.end_s:g} s: {e.label}" for e in recording.events]
-    if recording.annotations:
-        lines.append(f"  annotations in the file: {len(recording.annotations)}")
-        lines += _describe_annotations(recording.annotations, labels)
-    return lines
-
-
 def measured_rate(t: np.ndarray) -> float:
     """Return the sampling rate in Hz of samples at times (n,): one over their mean distance, without gaps.
 
@@ -220,55 +195,6 @@ def measured_rate(t: np.ndarray) -> float:
     usual = np.median(steps)
     regular = steps[(steps >= 0.5 * usual) & (steps <= 1.5 * usual)]
     return float(1.0 / np.mean(regular)) if usual > 0 and len(regular) else float("nan")
-
-
-def _describe_channel(name: str, samples: Samples) -> list[str]:
-    t, values, step_s = samples.t, samples.values, np.diff(samples.t)
-    rate = measured_rate(t)
-    unit = f" {samples.unit}" if samples.unit else ""
-    low, middle, high = np.quantile(values, [0.01, 0.5, 0.99])
-    lines = [
-        f"  {name}: {rate:.4g} Hz, {counted(len(values), 'sample')}, "
-        f"1 / 50 / 99 %: {low:.4g} / {middle:.4g} / {high:.4g}, "
-        f"range {values.min():.4g} to {values.max():.4g}{unit}"
-    ]
-    gaps = np.flatnonzero(step_s > max(MIN_GAP_S, 1.5 / rate))
-    if len(gaps):
-        longest = gaps[np.argmax(step_s[gaps])]
-        lines.append(
-            f"    {counted(len(gaps), 'gap')}, {step_s[gaps].sum():.1f} s in total, the longest "
-            f"{step_s[longest]:.1f} s at {t[longest]:.1f} s"
-        )
-    if _is_coarse(values):                                           # SpO2 in whole per cent repeats by nature
-        return lines
-    runs = equal_runs(values)
-    duration_s, level = (runs[:, 1] - runs[:, 0]) / rate, values[runs[:, 0]]
-    for kind, place, found in (
-        ("flatline", "", duration_s >= MIN_FLATLINE_S),
-        ("run", " at the lowest value", (duration_s >= 3 / rate) & (level == values.min())),
-        ("run", " at the highest value", (duration_s >= 3 / rate) & (level == values.max())),
-    ):
-        if found.any():
-            lines.append(
-                f"    {counted(found.sum(), kind)}{place}, the longest {duration_s[found].max():.1f} s, "
-                f"the first at {t[runs[found][0, 0]]:.1f} s"
-            )
-    return lines
-
-
-def _is_coarse(values: np.ndarray) -> bool:
-    """Return whether a channel's values (n,) are few whole numbers, as of an oximeter or a pulse."""
-    return np.array_equal(values, np.round(values)) and 1 < len(np.unique(values)) < COARSE
-
-
-def _describe_annotations(annotations: Sequence[Event], labels: Mapping[str, str] | None) -> list[str]:
-    lines = []
-    for label, count in Counter(a.label for a in annotations).most_common():
-        same = [a for a in annotations if a.label == label]
-        total_s = sum(a.end_s - a.start_s for a in same)
-        use = "" if labels is None else f": {labels[label]}" if label in labels else ": not in labels, not an event"
-        lines.append(f"    {label!r}: {count}, the first at {same[0].start_s:g} s, {total_s:g} s in total{use}")
-    return lines
 
 
 def equal_runs(values: np.ndarray) -> np.ndarray:
@@ -296,6 +222,8 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
         hint = "a sensor that was not recorded needs an empty column"
         if missing[0] == time:
             hint = "see time_column (--time-column of --score)"
+        if layout.encoding == "cp1252" and not "".join(layout.names).isascii():
+            hint += "; if its letters are not those, set encoding in dataset_config.json"
         found = listed(layout.names, MAX_NAMES)
         raise DataError(f"{path.name}: no column {missing[0]!r}; the file has {found}; {hint}")
     used = _usable_columns(layout, time, notes) if channels is None else channels
@@ -305,6 +233,8 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     found = {c: Samples(t, frame[c].to_numpy(), layout.units[layout.index(c)] or None) for c in used}
     layout = replace(layout, decimal=frame.attrs["decimal"])
     where = f"time in {time!r}" if time is not None else f"{layout.rate_hz:g} rows a second"
+    if layout.encoding == "cp1252" and (odd := re.search(r"\S*[^\x00-\x7f]{3}\S*", " ".join(layout.names))):
+        notes.append(f"names such as {odd[0]!r} are read as Latin-1; if they look wrong, set encoding")
     text = f"{tables.describe_layout(layout)}, {where}"
     recording = Recording("", path, t, found, [], text, [], notes, start, time)
     return recording, dict.fromkeys(used, 0.0)
@@ -329,7 +259,7 @@ def time_column_of(layout: Layout, declared: str | None, is_dataset: bool) -> st
     if layout.head and is_date(layout.column(0)[0]):                 # and its time of day in another one
         times = [k for k in range(len(layout.names)) if layout.column(k) and layout.date_of(k) == 0]
         return layout.names[times[0]] if times else layout.names[0]
-    return layout.names[0]
+    return next(filter(None, layout.names), layout.names[0])         # the row numbers of R have no name
 
 
 def _read_rows(
@@ -337,16 +267,16 @@ def _read_rows(
 ) -> tuple[Layout, list[str], tuple[np.ndarray, datetime | None, pd.DataFrame]]:
     """Return what `_times_and_columns` reads, with the layout and the columns that can be read.
 
-    Lines after the last sample are left out if it cannot be read with them, as are columns of texts if they `may_drop`.
+    Lines that are no samples are left out if it cannot be read with them, as are columns of texts if they `may_drop`.
     """
     while True:
         further: list[str] = []
         try:
             return layout, used, _times_and_columns(path, layout, time, used, keys, further)
         except DataError as error:
-            if layout.rows is None and (found := tables.without_footer(path, layout)) is not None:
-                layout, note = found
-                further = [note]
+            is_whole = layout.rows is None and not layout.skipped
+            if is_whole and (found := tables.without_other_lines(path, layout)) is not None:
+                layout, further = found
             elif may_drop and isinstance(error, tables.NotANumber) and error.column != time and len(used) > 1:
                 used = [name for name in used if name != error.column]
                 further = [f"column {error.column!r} is not read: row {error.row} holds {error.cell!r}, not a number"]

@@ -6,10 +6,10 @@ that settles it. Rows are counted as in an editor: the first line is row 1.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
-import itertools
 import re
 import warnings
 import zlib
@@ -26,7 +26,10 @@ from recordings.cells import MISSING, NUMBER, DecimalSigns, has_thousands, is_nu
 from recordings.layouts import Layout, LayoutKeys, is_data, layout_of_lines, split
 from utils import DataError, counted
 
-ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1"} | dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), "UTF-16")
+ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1", "cp932": "Shift-JIS"}
+ENCODINGS |= dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), "UTF-16")
+JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]{2}")               # two of Kana or Kanji
+HALF_WIDTH = re.compile("[\uff61-\uff9f]")                          # Kana of one byte: letters of other encodings
 ROWS_AT_ONCE = 1 << 17
 HEAD_LINES = 200                                                     # inspected to detect the layout
 MAX_HEAD = 1 << 20                                                   # bytes of a line: a binary file may be one
@@ -57,15 +60,16 @@ def layout_of(
         wanted: columns that are looked for, by which the header is known; the first is the time.
     Raises: DataError if the file cannot be read, has no header, or is ambiguous.
     """
-    text, encoding = _head_of(path)
+    keys = keys or LayoutKeys(delimiter, decimal)
+    text, encoding = _head_of(path, keys.encoding)
     lines = list(io.StringIO(text, newline=""))[:HEAD_LINES]
-    layout = layout_of_lines(lines, path.name, keys or LayoutKeys(delimiter, decimal), wanted)
+    layout = layout_of_lines(lines, path.name, keys, wanted)
     return replace(layout, encoding=encoding)
 
 
 def describe_layout(layout: Layout) -> str:
     """Return how a table is written, in words."""
-    return f"{layout}, {ENCODINGS[layout.encoding]}"
+    return f"{layout}, {ENCODINGS.get(layout.encoding, layout.encoding)}"
 
 
 def read_columns(path: Path, layout: Layout, floats: Sequence[str], texts: Sequence[str] = ()) -> pd.DataFrame:
@@ -108,32 +112,48 @@ def _settled_columns(
 # ---- the first and last lines ---------------------------------------------------------------
 
 
-def without_footer(path: Path, layout: Layout) -> tuple[Layout, str] | None:
-    """Return the layout without the lines after the last sample, such as `Total;12.5`, and a note; None without any.
+def without_other_lines(path: Path, layout: Layout) -> tuple[Layout, list[str]] | None:
+    """Return the layout without lines that are no samples, and notes on them; None if there are none.
 
-    A line that begins with a digit is a sample, if a damaged one: it is not left out.
+    They are the header, or lines before it, where a logger that was started again repeats them, and what stands after
+    the last sample, such as `Total;12.5`. A line that begins with a digit is a sample, if a damaged one.
     """
-    lines, last = 0, 0                                               # lines: not empty, from the first sample on
+    lines, last, skipped = 0, 0, []                                  # lines: not empty, from the first sample on
     first = ""                                                       # of the lines after the last sample
     try:
         with _opened(path) as binary, io.TextIOWrapper(binary, layout.encoding, errors="replace", newline=None) as file:
-            for line in itertools.islice(file, layout.first_row - 1, None):
-                if line.strip():
-                    lines += 1
-                    cells = split(line.rstrip("\n"), layout.delimiter, layout.quote)
-                    if is_data(cells) or "".join(cells).lstrip(" '\"")[:1].isdigit():
-                        last, first = lines, ""
-                    first = first or ("" if last == lines else line.strip())
-    except READ_ERRORS:
+            head = {next(file).strip() for _ in range(layout.first_row - 1)}
+            for place, line in enumerate(map(str.strip, file)):
+                if not line:
+                    continue
+                is_datum = _begins_as_sample(line, layout)
+                if line in head and not is_datum:
+                    skipped.append(place)
+                    continue
+                lines += 1
+                if is_datum:
+                    last, first = lines, ""
+                first = first or ("" if last == lines else line)
+    except (StopIteration, *READ_ERRORS):
         return None
-    if not 0 < lines - last <= MOST_FOOTER or last < 2:
-        return None
-    note = f"{counted(lines - last, 'line')} after the last sample left out: {first[:40]!r}"
-    return replace(layout, rows=last), note
+    notes, after = [], lines - last
+    if skipped:
+        rows = f"first in row {skipped[0] + layout.first_row}"
+        notes.append(f"{counted(len(skipped), 'line')} left out that {'repeat' if skipped[1:] else 'repeats'} the "
+                     f"header or lines before it, {rows}")  # fmt: skip
+    if 0 < after <= MOST_FOOTER and last > 1:
+        notes.append(f"{counted(after, 'line')} after the last sample left out: {first[:40]!r}")
+        layout = replace(layout, rows=last)
+    return (replace(layout, skipped=tuple(skipped)), notes) if notes else None
 
 
-def _head_of(path: Path) -> tuple[str, str]:
-    """Return the first lines of a file and its encoding."""
+def _begins_as_sample(line: str, layout: Layout) -> bool:
+    cells = split(line, layout.delimiter, layout.quote)
+    return is_data(cells) or "".join(cells).lstrip(" '\"")[:1].isdigit()
+
+
+def _head_of(path: Path, declared: str | None = None) -> tuple[str, str]:
+    """Return the first lines of a file and its encoding, which may be declared."""
     if not path.is_file():
         raise DataError(f"{path}: {'a folder; expected a file' if path.exists() else 'no such file'}")
     try:
@@ -141,6 +161,8 @@ def _head_of(path: Path) -> tuple[str, str]:
             head = b"".join(file.readline(MAX_HEAD) for _ in range(HEAD_LINES))
     except READ_ERRORS as error:
         raise _not_readable(path, error) from None
+    if declared is not None and not head.startswith(codecs.BOM_UTF8):
+        return _decoded(head, declared, path), declared
     encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
     if encoding is None and b"\0" in head:                           # of UTF-16, every second byte of plain text
         zeros = [head[k : MAX_HEAD : 2].count(0) / max(len(head[k : MAX_HEAD : 2]), 1) for k in (0, 1)]
@@ -152,12 +174,29 @@ def _head_of(path: Path) -> tuple[str, str]:
         if "\0" in text or text.count("\ufffd") > 1 or not text[:20].lstrip("\ufeff").isascii():
             raise DataError(f"{path.name}: not a readable CSV: it contains binary data")
         return text.rpartition("\n")[0] + "\n" if text.count("\n") > 1 else text, encoding
-    for encoding in ("utf-8-sig", "cp1252"):                         # cp1252 is the Latin-1 of Windows
+    for encoding in ("utf-8-sig", "cp932", "cp1252"):                # Shift-JIS, and the Latin-1, of Windows
         try:
-            return head.decode(encoding), encoding
+            text = head.decode(encoding)
         except UnicodeDecodeError:
             continue
-    raise DataError(f"{path.name}: not a readable CSV: neither UTF-8 nor Latin-1 text; save it as UTF-8")
+        if encoding != "cp932" or (JAPANESE.search(text) and not HALF_WIDTH.search(text)):
+            return text, encoding
+    raise DataError(
+        f"{path.name}: not a readable CSV: neither UTF-8 nor Latin-1 text; set encoding in dataset_config.json, "
+        'such as "cp932" or "gb18030", or save it as UTF-8'
+    )
+
+
+def _decoded(head: bytes, encoding: str, path: Path) -> str:
+    """Return first lines in a declared encoding; the last one may end within a letter."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeDecodeError as error:
+        row, found = head.count(b"\n", 0, error.start) + 1, head[error.start : error.start + 4]
+        raise DataError(
+            f"{path.name}: row {row} holds {found!r}, which is no letter in {encoding}; correct encoding in "
+            "dataset_config.json"
+        ) from None
 
 
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -196,13 +235,16 @@ def _read(path: Path, layout: Layout, types: dict[int, type]) -> Iterator[pd.Dat
         "sep": r"\s+" if layout.delimiter == " " else layout.delimiter, "decimal": layout.decimal or ".",
         "header": None, "names": range(len(layout.names)), "index_col": False, "dtype": types, "low_memory": False,
         "quotechar": layout.quote, "comment": layout.keys.comment, "na_values": [*WORDS, *layout.keys.missing],
-        "nrows": layout.rows,
+        "nrows": layout.rows, "skiprows": layout.skipped,
     }  # fmt: skip
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             yield from _parts(path, layout, options)
     except pd.errors.ParserWarning:                                  # index_col=False: cells are never row names
-        raise DataError(f"{path.name}: row {layout.first_row}: more cells than the header") from None
+        raise DataError(
+            f"{path.name}: row {layout.first_row}: more cells than the header; if it lacks a name, set names in "
+            "dataset_config.json, one for each column"
+        ) from None
     except pd.errors.EmptyDataError:                                 # a header alone
         return
     except READ_ERRORS as error:
@@ -219,6 +261,8 @@ def _parts(path: Path, layout: Layout, options: dict[str, Any]) -> Iterator[pd.D
             yield frame
             done += len(frame)
     except UnicodeDecodeError:                                       # after the lines that the encoding was taken from
+        if layout.keys.encoding is not None:
+            raise
         for frame in _parts_in(path, layout, "cp1252", options):
             if frame.index[0] >= done:
                 yield frame
@@ -297,7 +341,10 @@ def _not_readable(path: Path, error: Exception, before: int = 0) -> DataError:
     """Return an error of reading as one line; before: rows before those that the parser has seen."""
     reason = " ".join(str(error).split())
     if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason):       # a message of pandas
-        return DataError(f"{path.name}: row {int(found[2]) + before}: {found[3]} cells; the header has {found[1]}")
+        return DataError(
+            f"{path.name}: row {int(found[2]) + before}: {found[3]} cells; the header has {found[1]}; if it lacks a "
+            "name, set names in dataset_config.json, one for each column"
+        )
     if found := re.search(r"EOF inside string starting at row (\d+)", reason):
         return DataError(f"{path.name}: row {int(found[1]) + before + 1}: an unclosed quotation mark")
     return DataError(f"{path.name}: not a readable CSV: {reason}")

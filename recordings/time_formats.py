@@ -12,7 +12,7 @@ ISO, ELAPSED = "ISO 8601", "h:mm:ss"                                 # beside th
 ISO_LIKE = re.compile(
     r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d([.,]\d+)?)?|\d{8}T\d{4,6}([.,]\d+)?)(Z|[+-]\d\d:?\d\d)?"
 )
-ELAPSED_LIKE = re.compile(r"\d{1,3}:\d\d:\d\d([.,]\d+)?|\d{1,3}:\d\d[.,]\d+")
+ELAPSED_LIKE = re.compile(r"\d{1,3}:\d\d:[0-5]\d([.,]\d+)?|\d{1,3}:[0-5]\d[.,]\d+")
 COMPACT_DATE = re.compile(r"(\d{8})([ T_-]?)(\d{6})(?:([.,])\d+|(\d{3}))?")
 TIME = r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:(?:[.,]|:(?=\d{3}\b))(?P<part>\d{1,9}))?)?" \
     r"(?: ?(?P<half>[AaPp][Mm]))?"
@@ -155,8 +155,6 @@ def datetime_of(text: str, time_format: str) -> datetime | timedelta | None:
             *hours, minutes, seconds = text.replace(",", ".").split(":")
             whole, _, part = seconds.partition(".")
             micro = int(part[:6].ljust(6, "0")) if part else 0
-            if int(whole) > 59:
-                return None
             return timedelta(hours=int(*hours or [0]), minutes=int(minutes), seconds=int(whole), microseconds=micro)
         text = re.sub(r"([.,:]\d{6})\d+", r"\1", text)               # strptime takes no more digits
         found = datetime.strptime(text, time_format)

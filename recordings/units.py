@@ -32,6 +32,7 @@ LOOKALIKES = str.maketrans(
     {"\u00b5": "u", "\u03bc": "u", "\u03a9": "ohm", "\u2126": "ohm", "°": "deg", "º": "deg", "²": "2", "₂": "2"}
 )
 LIKE_AIRFLOW = re.compile(r"flow|nasal|cannula|thermistor", re.IGNORECASE)         # in the name of a channel
+NO_BREATHS = re.compile(r"leak|(minute|target).?vent|limit", re.IGNORECASE)        # what devices compute of airflow
 UNSPECIFIED = ("", "nu", "a.u.", "au", "n/a", "none", "-")           # nu is WFDB's "no unit"
 
 
@@ -76,7 +77,7 @@ def doubts_about_breathing(units: Mapping[str, str], measures: Mapping[str, str]
         )
     for name, what in measures.items():
         is_flow = LIKE_AIRFLOW.search(name) or factor_between(units[name], "L/min") is not None
-        if what == "other" and is_flow and "leak" not in name.lower():
+        if what == "other" and is_flow and not NO_BREATHS.search(name):
             doubts.append(
                 f"channel {name} looks like airflow, but is declared as 'other', so that no breathing pause is looked "
                 f'for in it; set channels.{name}.measures to "airflow"'

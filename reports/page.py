@@ -95,18 +95,30 @@ class Bar:
 def recording_rows(run: RunView) -> tuple[list[str], list[Row]]:
     """Return the titles of the table of recordings, and its rows, in the order of the run."""
     nights = {night.recording: night for night in run.metrics.nights or []}
-    numbers = [name for name in NIGHT_NUMBERS if any(not math.isnan(getattr(n, name)) for n in nights.values())]
+    first, numbers = _first_title(run.recordings, run.is_series, nights), _numbers(nights)
     everything = [findings_of(run, place) for place in range(len(run.recordings))]
     verdicts = [v for v in VERDICTS if any(one.verdict == v for findings in everything for one in findings)]
     rows = []
     for about, findings in zip(run.recordings, everything, strict=True):
         counts = Counter(one.verdict for one in findings)
-        cells = [_begin(about, run.is_series), *((str(counts[v]), counts[v]) for v in verdicts)]
-        if nights:
-            cells += [_cell(nights.get(about["name"]), name) for name in numbers]
+        cells = [_begin(about, run.is_series) for _ in first] + [(str(counts[v]), counts[v]) for v in verdicts]
+        cells += [_cell(nights.get(about["name"]), name) for name in numbers]
         rows.append(Row(about["name"], viewer_link(run.folder, about["name"]), findings, cells))
-    first = "rows" if run.is_series else "start" if any(start_of(about) for about in run.recordings) else "length"
-    return [first, *(VERDICTS[v] for v in verdicts), *(NIGHT_NUMBERS[name][0] for name in numbers)], rows
+    return [*first, *(VERDICTS[v] for v in verdicts), *(NIGHT_NUMBERS[name][0] for name in numbers)], rows
+
+
+def _first_title(
+    recordings: Sequence[Mapping[str, Any]], is_series: bool, nights: Mapping[str, NightSummary]
+) -> list[str]:
+    """Return the title of what `_begin` tells; none where the hours of the nights tell it already."""
+    if is_series or any(map(start_of, recordings)):
+        return ["rows" if is_series else "start"]
+    return [] if nights else ["length"]
+
+
+def _numbers(nights: Mapping[str, NightSummary]) -> list[str]:
+    """Return the numbers that a night has a value for."""
+    return [name for name in NIGHT_NUMBERS if any(not math.isnan(getattr(n, name)) for n in nights.values())]
 
 
 def _begin(about: Mapping[str, Any], is_series: bool) -> tuple[str, float | str]:
@@ -300,8 +312,7 @@ def cohort_page(root: Path) -> dict[str, Any]:
     folder = RunFolder(root)
     metrics, data = read_metrics(folder.metrics), read_json(folder.data)
     nights = {night.recording: night for night in metrics.nights or []}
-    numbers = [name for name in NIGHT_NUMBERS if any(not math.isnan(getattr(n, name)) for n in nights.values())]
-    first = "rows" if data["is_series"] else "start" if any(map(start_of, data["recordings"])) else "length"
+    first, numbers = _first_title(data["recordings"], data["is_series"], nights), _numbers(nights)
 
     def link(recording: str) -> str:
         return quote((night_folder(root, recording) / "report.html").relative_to(root).as_posix())
@@ -315,12 +326,12 @@ def cohort_page(root: Path) -> dict[str, Any]:
             ("hours scored", f"{metrics.found.hours:.1f}"),
             ("alarms", str(metrics.found.events)),
             *([("median REI", f"{np.nanmedian([n.ahi for n in nights.values()]):.1f}")] if "ahi" in numbers else []),
-            ("threshold", f"{metrics.threshold.value:.2f}"),
+            ("score threshold", f"{metrics.threshold.value:.2f}"),
         ],
         "failed": _failed(root / FAILED),
-        "titles": [first, *(NIGHT_NUMBERS[name][0] for name in numbers)],
+        "titles": [*first, *(NIGHT_NUMBERS[name][0] for name in numbers)],
         "rows": [
-            Row(one["name"], link(one["name"]), [], [_begin(one, data["is_series"]),
+            Row(one["name"], link(one["name"]), [], [*(_begin(one, data["is_series"]) for _ in first),
                 *(_cell(nights.get(one["name"]), name) for name in numbers)])
             for one in data["recordings"]
         ],
@@ -341,7 +352,7 @@ def _failed(path: Path) -> list[tuple[str, str]]:
 def _facts(run: RunView) -> list[tuple[str, str]]:
     """Return the few numbers that stand on top of a page."""
     metrics = run.metrics
-    threshold = (f"threshold ({metrics.threshold.method})".replace("_", " "), f"{metrics.threshold.value:.2f}")
+    threshold = ("score threshold", f"{metrics.threshold.value:.2f}")
     if not metrics.detectors:
         found = metrics.found
         rows = f"{found.hours * 3600 * metrics.rate_hz:.0f}"

@@ -213,8 +213,9 @@ def viewer_page(run: RunView, place: int, findings: Sequence[Finding]) -> str:
 
 
 def _facts_of(one: Finding) -> dict[str, Any]:
+    label = dict(zip(("start", "end", "kind"), one.label, strict=True)) if one.label else None
     return {"key": one.key, "verdict": one.verdict, "kind": one.kind, "start": one.start_s, "end": one.end_s,
-            "channel": one.channel, "foundBy": one.found_by, "evidence": one.evidence, "label": one.label}  # fmt: skip
+            "channel": one.channel, "foundBy": one.found_by, "evidence": one.evidence, "label": label}  # fmt: skip
 
 
 def _json(content: Any) -> str:

@@ -214,7 +214,7 @@ def test_weights_follow_what_a_channel_measures_and_the_largest_is_one():
     weights = {"amplitude_drop": 0.02, "amplitude_drop:airflow": 0.5, "error:effort": 0.1, "joint": 0.05}
     resolved = resolve_weights(weights, ("airflow", "effort", "other"))
     expected = {"amplitude_drop": [1, 0.04, 0.04], "error": [0, 0.2, 0], "joint": [0.1]}
-    expected |= {name: [0, 0, 0] for name in ("transient_error", "level", "pace", "volume_drop", "jolt")}
+    expected |= {name: [0, 0, 0] for name in ("transient_error", "level", "pace", "volume_drop", "shared_transient")}
     assert resolved.keys() == expected.keys()
     for name, values in expected.items():
         assert resolved[name].tolist() == pytest.approx(values)

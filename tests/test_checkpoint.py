@@ -41,7 +41,7 @@ def night(tmp_path):
 def test_a_calibration_from_before_volumes_and_jolts_scores_as_it_did(night, state):
     values = np.random.default_rng(0).normal(size=(600, 3)) * state["scaler"]["scale"]
     calibration = state["calibration"]
-    earlier = [row[: NAMES.index("jolt")] for row in calibration["tails"]]
+    earlier = [row[: NAMES.index("shared_transient")] for row in calibration["tails"]]
     components = {name: tails for name, tails in calibration["components"].items() if name not in LATER}
     old = {**calibration, "tails": earlier, "components": components}
     write_tensors(night, state | {"calibration": old})

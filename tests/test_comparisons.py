@@ -4,13 +4,12 @@ from dataclasses import replace
 import naive
 import numpy as np
 import pytest
-from breaths import HORIZON, SPANS, breathe, compare, cut
+from breaths import HORIZON, SPANS, breathe, compare, cut, new_comparisons
 
 from detection.comparisons import (
     AMPLITUDE_FLOOR,
     ERROR,
     ERROR_FLOOR,
-    JOLT,
     LEVEL,
     LEVEL_FLOOR,
     LOW_RANGE,
@@ -19,10 +18,10 @@ from detection.comparisons import (
     NAMES,
     PACE,
     RATIO,
+    SHARED,
     TRANSIENT,
     VOLUME_RATIO,
     Comparisons,
-    ComparisonStream,
     Spans,
     StepBuffer,
 )
@@ -78,12 +77,12 @@ def naive_comparisons(x, forecast, spans):
     features[:, :, ERROR] = np.log(np.sqrt(naive.trailing(residual**2, spans.error, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, TRANSIENT] = np.log(np.sqrt(naive.trailing(near, spans.transient, 0.8, np.mean)) + ERROR_FLOOR)
     features[:, :, LEVEL] = np.log(np.abs(naive.trailing(x, spans.level, 0.8, np.mean)) + LEVEL_FLOOR)
-    features[:, 0, JOLT] = features[:, 0, TRANSIENT]                    # of one airflow and two belts
-    features[:, 1:, JOLT] = np.nanmean(features[:, 1:, TRANSIENT], axis=1, keepdims=True)
+    features[:, 0, SHARED] = features[:, 0, TRANSIENT]                    # of one airflow and two belts
+    features[:, 1:, SHARED] = np.nanmean(features[:, 1:, TRANSIENT], axis=1, keepdims=True)
     volume, expected = naive_volumes(x[:, 0], used[:, :, 0], spans)
     features[:, 0, LOW_VOLUME] = -np.log(volume)
     features[:, 0, VOLUME_RATIO] = before(np.repeat(np.log(expected)[:, None], channels, axis=1))[:, 0] - np.log(volume)
-    for f in (RATIO, TRANSIENT, PACE, JOLT, VOLUME_RATIO):
+    for f in (RATIO, TRANSIENT, PACE, SHARED, VOLUME_RATIO):
         features[:, :, f] = naive_less_baseline(features[:, :, f], spans.baseline, span)
     expected_range = np.exp(features[:, :, RATIO] - features[:, :, LOW_RANGE]) - AMPLITUDE_FLOOR
     return features, residual, aligned[:, (horizon - 1) // 2], expected_range
@@ -116,7 +115,7 @@ def test_comparisons_are_those_of_slow_loops(warm_up, settle):
 
 
 def test_names_stand_for_the_last_axis():
-    places = (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE, JOLT, VOLUME_RATIO, LOW_VOLUME)
+    places = (RATIO, LOW_RANGE, ERROR, TRANSIENT, LEVEL, PACE, SHARED, VOLUME_RATIO, LOW_VOLUME)
     assert [NAMES[k] for k in places] == list(NAMES)
     assert compare(*breathe(20, 0))[0].shape == (20, 2, len(NAMES))
 
@@ -144,7 +143,7 @@ def test_pieces_of_any_size_give_the_same_comparisons(sizes):
 @pytest.mark.parametrize("size", [1, 100])
 def test_a_saved_and_loaded_state_resumes_bit_for_bit(at, size, tmp_path):
     observed, forecast = draw_faulty()
-    first, second = (ComparisonStream(("airflow", "effort"), forecast.shape[1], SPANS) for _ in range(2))
+    first, second = (new_comparisons(("airflow", "effort"), forecast.shape[1]) for _ in range(2))
     parts, done = [], 0
     for n in [*cut(at, [size]), *cut(1000 - at, [size])]:
         if done == at:
@@ -160,7 +159,7 @@ def test_a_saved_and_loaded_state_resumes_bit_for_bit(at, size, tmp_path):
 
 def test_the_state_does_not_grow_with_the_stream():
     observed, forecast = breathe(900, seed=0)
-    stream = ComparisonStream(("airflow", "effort"), forecast.shape[1], SPANS)
+    stream = new_comparisons(("airflow", "effort"), forecast.shape[1])
     sizes = []
     for first in range(0, 900, 300):
         stream.update(observed[first : first + 300], forecast[first : first + 300])
@@ -236,14 +235,26 @@ def test_breaths_of_less_air_and_equal_peaks_show_in_volume_alone():
     np.testing.assert_allclose(after[:, VOLUME_RATIO], math.log((10 + floor) / (2 + floor)), atol=0.02)
 
 
+def test_what_no_component_uses_is_not_computed_and_changes_nothing_else():
+    observed, forecast = draw_faulty()
+    names = {"pace": [PACE], "volume_drop": [VOLUME_RATIO, LOW_VOLUME], "shared_transient": [SHARED]}
+    whole = compare(observed, forecast)
+    for unused, columns in [*names.items(), (tuple(names), sum(names.values(), []))]:
+        some = compare(observed, forecast, unused=[unused] if isinstance(unused, str) else unused)
+        assert np.isnan(some[0][:, :, columns]).all() and not np.isnan(whole[0][:, :, columns]).all()
+        np.testing.assert_array_equal(np.delete(some[0], columns, axis=2), np.delete(whole[0], columns, axis=2))
+        for part, other in zip(some[1:], whole[1:], strict=True):
+            np.testing.assert_array_equal(part, other)
+
+
 def test_a_jolt_of_one_belt_counts_half_for_both():
     observed, forecast = breathe(900, seed=0, channels=3)
     shaken = observed.copy()
     shaken[600:620, 1] += np.random.default_rng(1).normal(size=20) * 3
     calm, jolted = (compare(values, forecast)[0][619] for values in (observed, shaken))
-    assert jolted[1, JOLT] == jolted[2, JOLT] > calm[1, JOLT] + 0.5
-    assert jolted[1, TRANSIENT] > calm[1, TRANSIENT] + 1.5 * (jolted[1, JOLT] - calm[1, JOLT])
-    assert jolted[0, JOLT] == calm[0, JOLT]                                           # of the airflow
+    assert jolted[1, SHARED] == jolted[2, SHARED] > calm[1, SHARED] + 0.5
+    assert jolted[1, TRANSIENT] > calm[1, TRANSIENT] + 1.5 * (jolted[1, SHARED] - calm[1, SHARED])
+    assert jolted[0, SHARED] == calm[0, SHARED]                                           # of the airflow
 
 
 def test_each_airflow_has_its_own_volume_and_other_channels_none():

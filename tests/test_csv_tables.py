@@ -8,7 +8,8 @@ import pytest
 from recordings.cells import is_number
 from recordings.clocks import seconds_of
 from recordings.event_files import read_events
-from recordings.reading import Dialect, describe, read_recording
+from recordings.inspection import describe
+from recordings.reading import Dialect, read_recording
 from recordings.tables import layout_of
 from utils import DataError
 
@@ -132,6 +133,59 @@ def test_headers_with_degrees_and_micro_signs(write, encoding, name):
 def test_a_latin_letter_far_after_the_header(write, tmp_path):
     text = "t_s,flow,note\n" + "".join(f"{k},{k % 7},\n" for k in range(5000)) + "5000,1,sp\xe4t\n"
     assert len(read_recording(write(text.encode("latin-1")), ["flow"]).t) == 5001
+
+
+JAPAN = "\u6642\u523b,\u6d41\u91cf\n"                                    # time, flow
+RUSSIA = "\u0427\u0430\u0441\u044b,\u041f\u043e\u0442\u043e\u043a\n"
+CHINA = "\u65f6\u95f4,\u6d41\u91cf\n"
+
+
+@pytest.mark.parametrize("header", [JAPAN, "\u6a5f\u5668\u540d\n\u6642\u9593[s],\u30d5\u30ed\u30fc(L/min)\n"])
+def test_shift_jis_is_recognised(write, header):
+    recording = read_recording(write(header.encode("cp932") + b"0,1.5\n1,2\n2,3\n"))
+    assert list(recording.channels) == [header.split(",")[1].strip()]
+    assert "Shift-JIS" in recording.format
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Zeit,Flu\xdf \xfcber Ger\xe4t\n", "cp1252"),
+        ("t,Kr\xe4\xdfe \u2013 \u201eM\xe4\xdfig\u201c\n", "cp1252"),
+        ("temps,d\xe9bit syst\xe8me \xe9l\xe8ve\n", "cp850"),
+        (RUSSIA, "cp1251"),
+        (RUSSIA, "cp866"),
+        (CHINA, "gb18030"),
+        ("t,\u010c\u011b\u0159i\u010d \u0161\xed\u0159ka\n", "cp1250"),
+        ("\uc2dc\uac04,\uc720\ub7c9\n", "cp949"),
+        ("\u6642\u9593,\u6d41\u91cf\n", "big5"),
+    ],
+)
+def test_no_other_encoding_is_taken_for_shift_jis(write, text, encoding):
+    path = write(text.encode(encoding) + b"0,1.5\n1,2\n2,3\n")
+    try:
+        recording = read_recording(path)
+    except DataError as error:
+        assert "set encoding in dataset_config.json" in str(error)
+    else:
+        assert recording.format.endswith("'") and "Latin-1" in recording.format
+        is_odd = encoding not in ("cp1252", "cp850")
+        assert is_odd == any("set encoding" in note for note in recording.notes)
+    declared = read_recording(path, dialect=Dialect(encoding=encoding))
+    assert list(declared.channels) == [text.split(",")[1].strip()]
+
+
+def test_a_declared_encoding_that_does_not_fit_is_one_line(write):
+    path = write(CHINA.encode("gb18030") + b"0,1.5\n1,2\n2,3\n")
+    expected = "night.csv: row 1 holds b'\\xbc\\xe4,\\xc1', which is no letter in utf-8; correct encoding in"
+    assert refusal(path, encoding="utf-8").startswith(expected)
+    hint = "if its letters are not those, set encoding in dataset_config.json"
+    assert hint in refusal(path, ["\u6d41\u91cf"], time_column="\u65f6\u95f4")
+    marked = write(b"\xef\xbb\xbft,x\n0,1\n1,2\n")
+    assert list(read_recording(marked, ["x"], Dialect("t", encoding="utf-8")).channels) == ["x"]
+    late = write(b"t,x,note\n" + b"0,1,\n" * 300 + b"1,2,\xff\xff\n")
+    message = refusal(late, ["x"], time_column="t", encoding="utf-8")
+    assert "night.csv: not a readable CSV: 'utf-8' codec can't decode" in message
 
 
 def test_other_text_and_no_text_are_refused(write):

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 import collected_data_preprocess as script
-from recordings.reading import describe, read_recording
+from recordings.dataset_entry import write_entry
+from recordings.inspection import describe
+from recordings.reading import read_recording
 from recordings.windowing import read_meta
 
 SECONDS = 400
@@ -116,3 +118,14 @@ def test_the_hints_name_the_options_that_are_needed(tmp_path, capsys):
     assert run("--dataset-config", config, "--dataset", "nights", "--out", tmp_path / "out") == 0
     hint = f"python pure_lstm_anomaly_detection_main.py --dataset nights --datasets {tmp_path / 'out'}"
     assert hint in capsys.readouterr().err
+
+
+def test_what_a_device_computes_of_airflow_is_no_airflow(tmp_path):
+    x = draw(0)
+    slow = {name: np.where(np.arange(len(x["t"])) % 50, np.nan, x["t"] % 7) for name in ("thorax_mean", "q [L/min]")}
+    computed = {"minute_ventilation [L/min]": x["belt"], "flow_limitation": x["belt"]}
+    frame = pd.DataFrame({"t": x["t"], "flow rate [L/s]": x["flow"], **computed, **slow})
+    frame.to_csv(tmp_path / "one.csv", index=False)
+    channels = write_entry([tmp_path / "one.csv"], tmp_path / "my.json", "my")["channels"]
+    assert {name for name, channel in channels.items() if channel["measures"] != "other"} == {"flow rate"}
+    assert channels["flow rate"]["measures"] == "airflow"

@@ -9,8 +9,8 @@ import tiny
 
 from config import DatasetConfig
 from detection.checkpoint import detector_from, load_checkpoint
-from live.detection import EventChange, LiveDetection, Step
-from live.stream import FORMAT, load_state, save_state
+from live.detection import EventChange, LiveDetection, RespiratoryEvent, Step
+from live.stream import EVIDENCE, FORMAT, load_state, save_state
 from reports import scoring
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,9 @@ class Case:
         self.frame.to_csv(folder / "live.csv", index=False)
         monkeypatch.setattr(scoring, "draw_recording", lambda *_: None)
         scoring.score_files(path, [folder / "live.csv"], folder / f"{kind}-scored", "cpu")
-        self.scores, self.events = (pd.read_csv(folder / f"{kind}-scored" / f"{n}.csv") for n in ("scores", "alarms"))
+        tables = (pd.read_csv(folder / f"{kind}-scored" / f"{name}.csv") for name in ("scores", "alarms", "events"))
+        self.scores, self.events, answer = tables
+        self.respiratory = answer[answer["found_by"] == "respiratory"]
         numbers = self.frame.to_numpy()[:, 1:].astype(float)
         times = np.zeros(len(numbers)) if series else self.frame["t_s"].to_numpy()
         self.rows = list(zip(times.tolist(), numbers.tolist(), strict=True))
@@ -49,7 +51,7 @@ def case(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(case):
     live = case.live()
-    return [one for row in case.rows for one in live.push(*row)] + live.finish()
+    return [one for row in case.rows for one in live.push([row])] + live.finish()
 
 
 def same(first, second):
@@ -97,6 +99,16 @@ def test_events_are_those_of_the_batch_path(case, found):
     assert len(over) >= (1 if case.data is None else 6)
 
 
+def test_respiratory_events_are_those_of_the_batch_path(case, found):
+    events = [one.event for one in found if isinstance(one, RespiratoryEvent)]
+    assert [event.kind for event in events] == case.respiratory["kind"].tolist()
+    assert len(events) >= (1 if case.data else 0)
+    for name in ("start_s", "end_s", "duration_s", *EVIDENCE[1:]):
+        values = [getattr(event, name) for event in events]
+        np.testing.assert_allclose(values, case.respiratory[name].astype(float), atol=1e-3, err_msg=name)
+    assert {one.profile for one in found if isinstance(one, RespiratoryEvent)} <= {"aasm_1a"}
+
+
 def test_events_begin_and_end_in_turn_and_in_order_of_time(case, found):
     running, step_s = {}, 1 / case.detector.rate_hz
     for one in found:
@@ -113,37 +125,49 @@ def test_events_begin_and_end_in_turn_and_in_order_of_time(case, found):
     assert times == sorted(times)
 
 
+def pushed(case, live, rows, size=300):
+    """Return what rows give that are pushed some at a time; those of a series come one by one, as in the stream."""
+    size = size if case.data else 1
+    return [one for first in range(0, len(rows), size) for one in live.push(rows[first : first + size])]
+
+
+@pytest.mark.parametrize("size", [2, 7, 300])
+def test_rows_at_once_give_the_same_as_one_by_one_bit_for_bit(case, found, size):
+    live = case.live()
+    assert same(pushed(case, live, case.rows, size) + live.finish(), found)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.42, 0.75, 0.9])
 def test_a_saved_and_loaded_state_resumes_bit_for_bit(case, found, share, tmp_path):
     at = round(share * len(case.rows))
     first, second = case.live(), case.live()
-    before = [one for row in case.rows[:at] for one in first.push(*row)]
+    before = pushed(case, first, case.rows[:at])
     save_state(tmp_path / "state", {"format": FORMAT, "checkpoint": "", "stream": first.state_dict()})
     second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
-    after = [one for row in case.rows[at:] for one in second.push(*row)] + second.finish()
+    after = pushed(case, second, case.rows[at:]) + second.finish()
     assert same([*before, *after], found)
 
 
 def test_a_new_recording_is_independent_of_the_one_before(case):
     live, rows = case.live(), case.rows[:800]
-    first = [one for row in rows for one in live.push(*row)] + live.finish()
+    first = pushed(case, live, rows) + live.finish()
     live.restart()
-    assert same([one for row in rows for one in live.push(*row)] + live.finish(), first)
+    assert same(pushed(case, live, rows) + live.finish(), first)
 
 
 def test_almost_no_input_gives_almost_no_output(case):
     live = case.live()
     assert live.finish() == []
     live.restart()
-    steps = [one for one in live.push(5.0, case.rows[0][1]) + live.finish() if isinstance(one, Step)]
+    steps = [one for one in live.push([(5.0, case.rows[0][1])]) + live.finish() if isinstance(one, Step)]
     assert len(steps) == (case.data is None)                     # the filters of a recording are not full yet
 
 
 def test_extreme_values_never_crash(case):
-    live, scores = case.live(), []
+    rows = []
     for k, (t, values) in enumerate(case.rows[:900]):
         extreme = [1e300, -1e300, math.inf, -math.inf, 1e-320, 127.0][k % 6]
-        values = [extreme if k % 97 == 50 else value for value in values]
-        scores += [one.score for one in live.push(t, values) if isinstance(one, Step)]
+        rows.append((t, [extreme if k % 97 == 50 else value for value in values]))
+    scores = [one.score for one in case.live().push(rows) if isinstance(one, Step)]
     assert scores and not any(math.isinf(score) for score in scores)
     assert any(math.isfinite(score) for score in scores)

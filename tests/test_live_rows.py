@@ -359,46 +359,46 @@ def test_a_clock_resumes_from_its_state_anywhere(at):
 # ---- lines of a file ------------------------------------------------------------------------
 
 
-def lines_of(path, follow, until=None):
-    """Return the lines of a file and the positions after them, until so many came or the input ends."""
+def lines_of(path, follow=None, times=9):
+    """Return the lines of a file that come at once, and the position after them, as often as some come."""
     found = []
     with path.open("rb") as file:
-        enough = [] if until is None else [until]
-        for line, place in read_lines(file, path if follow else None, lambda: len(found) in enough, InputWarnings()):
-            if line is not None:
-                found.append((line, place))
+        for lines, place in read_lines(file, follow, lambda: len(found) == times, InputWarnings()):
+            if lines:
+                found.append((lines, place))
     return found
 
 
 @pytest.mark.parametrize("follow", [False, True])
-def test_lines_come_with_their_positions(tmp_path, follow):
+def test_lines_come_with_their_position(tmp_path, follow):
     path = tmp_path / "night.csv"
     path.write_bytes(b"a,b\r\n1,2\n\n\xff\xfe,3\nlast\n")
-    found = lines_of(path, follow, until=5)
-    assert found == [("a,b", 5), ("1,2", 9), ("", 10), ("\ufffd\ufffd,3", 15), ("last", 20)]
+    found = lines_of(path, path if follow else None, times=1)
+    assert found == [(["a,b", "1,2", "", "\ufffd\ufffd,3", "last"], 20)]
 
 
 def test_the_last_line_needs_no_end_where_the_input_ends(tmp_path):
     path = tmp_path / "night.csv"
     path.write_bytes(b"a\nb")
-    assert lines_of(path, follow=False) == [("a", 2), ("b", 3)]
+    assert lines_of(path) == [(["a"], 2), (["b"], 3)]
     path.write_bytes(b"")
-    assert lines_of(path, follow=False) == []
+    assert lines_of(path) == []
 
 
 def test_lines_longer_than_what_is_read_at_once_are_whole(tmp_path):
     path = tmp_path / "night.csv"
     lines = ["x" * length for length in (LONGEST - 5, CHUNK, 1, LONGEST, 3)]
     path.write_text("\n".join(lines) + "\n")
-    assert [line for line, _ in lines_of(path, follow=False)] == lines
+    assert [line for lines, _ in lines_of(path) for line in lines] == lines
 
 
 def test_a_line_of_a_megabyte_is_cut_and_the_next_one_is_read(tmp_path):
     path = tmp_path / "night.csv"
     path.write_text("t_s,flow,belt\n1,2,3\n" + "9" * 10**6 + "\n4,5,6\n")
-    found = lines_of(path, follow=False)
-    assert max(len(line) for line, _ in found) <= LONGEST + CHUNK
-    assert [found[k][0] for k in (0, 1, -1)] == ["t_s,flow,belt", "1,2,3", "4,5,6"]
+    found = lines_of(path)
+    lines = [line for lines, _ in found for line in lines]
+    assert max(map(len, lines)) <= LONGEST + CHUNK
+    assert [lines[k] for k in (0, 1, -1)] == ["t_s,flow,belt", "1,2,3", "4,5,6"]
     assert found[-1][1] == path.stat().st_size
     places = [place for _, place in found]
     assert places == sorted(places)
@@ -409,15 +409,15 @@ def test_a_growing_file_is_read_on_a_shorter_one_from_its_start(tmp_path, capsys
     path.write_text("a\nb\nhalf")
     found = []
     with path.open("rb") as file:
-        for line, place in read_lines(file, path, lambda: len(found) >= 6, InputWarnings()):
-            if line is not None:
-                found.append((line, place))
-            elif len(found) == 2:
+        for lines, place in read_lines(file, path, lambda: len(found) == 3, InputWarnings()):
+            if lines:
+                found.append((lines, place))
+            elif len(found) == 1:
                 with path.open("a") as more:
                     more.write(" done\nd\n")
-            elif len(found) == 4:
+            elif len(found) == 2:
                 path.write_text("e\nf\n")
-    assert found == [("a", 2), ("b", 4), ("half done", 14), ("d", 16), ("e", 2), ("f", 4)]
+    assert found == [(["a", "b"], 4), (["half done", "d"], 16), (["e", "f"], 4)]
     assert warnings_of(capsys) == ["night.csv became shorter; reading it from its start"]
 
 
@@ -427,7 +427,7 @@ def test_a_file_is_followed_from_a_position(tmp_path):
     with path.open("rb") as file:
         file.seek(2)
         lines = read_lines(file, path, lambda: False, InputWarnings())
-        assert [next(lines) for _ in range(2)] == [("bb", 5), ("ccc", 9)]
+        assert next(lines) == (["bb", "ccc"], 9)
 
 
 def test_a_pipe_gives_its_lines_as_they_come():
@@ -436,15 +436,17 @@ def test_a_pipe_gives_its_lines_as_they_come():
     os.write(write, b"a\n")
     writer.start()
     with os.fdopen(read, "rb") as file:
-        found = [line for line, _ in read_lines(file, None, lambda: False, InputWarnings())]
+        found = [lines for lines, _ in read_lines(file, None, lambda: False, InputWarnings())]
     writer.join()
-    assert [line for line in found if line is not None] == ["a", "b", "c"] and None in found
+    assert [lines for lines in found if lines] == [["a"], ["b"], ["c"]] and [] in found
 
 
 def test_stopping_leaves_the_remaining_lines(tmp_path):
     path = tmp_path / "night.csv"
-    path.write_text("a\nb\nc\n")
-    assert lines_of(path, follow=True, until=2) == [("a", 2), ("b", 4)]
+    lines = ["x" * 100] * (2 * CHUNK // 100)
+    path.write_text("\n".join(lines) + "\n")
+    ((first, place),) = lines_of(path, path, times=1)
+    assert first == lines[: CHUNK // 101] and place == 101 * len(first)
 
 
 # ---- what a dataset declares ----------------------------------------------------------------

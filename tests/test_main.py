@@ -535,6 +535,41 @@ def test_folder_pattern_and_wildcard_name_the_same_recordings(tmp_path):
     assert scoring.files_to_score([tmp_path, tmp_path / "b.csv"]) == wanted   # the same file twice is one
 
 
+def review(viewer, add=()):
+    """Return the text of `NAME.events.csv` as a viewer saves it, once all its events are marked true and some added."""
+    found = [f for f in facts_of(viewer)["findings"] if f["verdict"] not in ("fault", "desaturation")]
+    rows = sorted([*((f["start"], f["end"], f["kind"]) for f in found), *add])
+    return "start_s,end_s,label\n" + "".join(f"{start:.2f},{end:.2f},{kind}\n" for start, end, kind in rows)
+
+
+def test_a_second_model_is_trained_on_what_a_review_has_saved(home, run, tmp_path, blank_pictures):
+    raw = tmp_path / "raw"
+    shutil.copytree(home / "raw", raw)
+    for name, seed in (("one", 5), ("three", 6)):                            # nobody has looked at them yet
+        write_recording(raw, name, 400, seed, [(*LATE_APNEA, "apnea")])
+        (raw / f"{name}.events.csv").unlink()
+    files = [raw / "one.csv", raw / "three.csv"]
+    assert call(home, "--checkpoint", run / CHECKPOINT, "--score", *files, "--out", tmp_path / "scored") == 0
+    for file in files:
+        text = review(tmp_path / "scored" / "viewer" / f"{file.stem}.html", [(200.0, 201.5, "cough")])
+        assert "central_apnea" in text
+        file.with_suffix(".events.csv").write_text(text)
+    entry = DATASET | {"split": {"train": ["one"], "val": ["two"], "test": ["three"]}}
+    (tmp_path / "data.json").write_text(json.dumps({"tiny": entry}))
+    out = tmp_path / "datasets" / "collected-known-anomaly"
+    made = ["--dataset-config", tmp_path / "data.json", "--dataset", "tiny", "--out", out]
+    assert collected_data_preprocess.main([str(a) for a in made]) == 0
+    train = pd.read_csv(out / "tiny" / "train.csv")["t_s"]
+    assert len(train) > 500 and not train.between(200 - 10, 201.5 + 10).any()                # nor its guard of 10 s
+    assert not train.between(*LATE_APNEA).any()
+    second = ["--datasets", tmp_path / "datasets", "--out", tmp_path / "second", "--set", "training.epochs=1"]
+    assert call(home, *second) == 0
+    labels = pd.read_csv(tmp_path / "second" / "labels.csv")
+    saved = pd.read_csv(raw / "three.events.csv")
+    assert labels[["start_s", "end_s", "kind"]].to_numpy().tolist() == saved.to_numpy().tolist()
+    assert labels.set_index("kind")["found_by"]["central_apnea"] == "lstm"
+
+
 # ---- the user's mistakes --------------------------------------------------------------------
 
 

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 
 from evaluation.nab_score import nab_score
-from nab import benchmark
+from nab import benchmark, forecasts
 from nab.alarms import THRESHOLDS, alarm_rows
-from nab.benchmark import Setting, detect, read_benchmark
+from nab.benchmark import Setting, block_scores, detect, range_scores, read_benchmark
 from nab.blocks import probation, scaled_blocks
 from nab.online_lstm import OnlineOptions
+from nab.plain_forecasts import past_mean
 from nab_benchmark import main
 
 pytestmark = pytest.mark.slow
@@ -37,8 +38,8 @@ def write_series(root, name: str, values: np.ndarray) -> list[str]:
 @pytest.fixture
 def nab(tmp_path, monkeypatch):
     """A benchmark of four series in two categories, each with one event, and a small network."""
-    monkeypatch.setattr(benchmark, "LSTM_OPTIONS", SMALL)
-    monkeypatch.setattr(benchmark, "UNTRAINED", dataclasses.replace(SMALL, updates=0, update_every=0))
+    monkeypatch.setattr(forecasts, "LSTM_OPTIONS", SMALL)
+    monkeypatch.setattr(forecasts, "UNTRAINED", dataclasses.replace(SMALL, updates=0, update_every=0))
     monkeypatch.setattr(benchmark, "SIZES", (35,))
     monkeypatch.setattr(benchmark, "SETTINGS", (Setting(), Setting(strangest_share=0.0)))
     root, labels = tmp_path / "NAB", {}
@@ -53,9 +54,9 @@ def nab(tmp_path, monkeypatch):
 @pytest.fixture
 def without_networks(monkeypatch):
     """The past's mean in the place of the networks, for tests of what is around them."""
-    plain = benchmark.baseline_forecasts
-    monkeypatch.setattr(benchmark, "lstm_forecasts", lambda blocks, seed, options: plain(blocks, "past mean"))
-    monkeypatch.setattr(benchmark, "BASELINES", {"past mean": benchmark.past_mean})
+    plain = forecasts.baseline_forecasts
+    monkeypatch.setattr(forecasts, "lstm_forecasts", lambda blocks, seed, options: plain(blocks, "past mean"))
+    monkeypatch.setattr(forecasts, "BASELINES", {"past mean": past_mean})
 
 
 def score_of_folder(root, out, detector: str, profile: str) -> float:
@@ -122,6 +123,15 @@ def test_written_alarms_score_what_the_table_says(nab, tmp_path, without_network
             assert nab_score(alarms, labels)[profile]["score"] == pytest.approx(expected, abs=1e-6)
 
 
+def scores_with(series, source: str) -> dict[str, np.ndarray]:
+    """Return the scores of series with the forecasts of the LSTM or a baseline, in the default setting."""
+    blocks = {name: scaled_blocks(one, 35) for name, one in series.items()}
+    values = {name: one.values for name, one in blocks.items()}
+    lstm = source == "lstm"
+    made = forecasts.lstm_forecasts(values, 0, SMALL) if lstm else forecasts.baseline_forecasts(values, source)
+    return detect(series, blocks, {name: block_scores(one, made[name]) for name, one in blocks.items()}, 0.5)
+
+
 @pytest.mark.parametrize("source", ["lstm", "AR(16)", None])
 def test_later_rows_change_no_earlier_score_or_alarm(nab, source):
     cut = 500
@@ -131,13 +141,9 @@ def test_later_rows_change_no_earlier_score_or_alarm(nab, source):
             values = make_values(name)
             write_series(nab, name, np.append(values[:cut], 7 - 9 * values[cut:]))
         series = read_benchmark(nab)
-        blocks = {name: scaled_blocks(one, 35).values for name, one in series.items()}
-        make = {
-            "lstm": lambda: benchmark.lstm_forecasts(blocks, 0, benchmark.LSTM_OPTIONS),
-            "AR(16)": lambda: benchmark.baseline_forecasts(blocks, "AR(16)"),
-            None: lambda: None,
-        }[source]
-        return detect(series, make(), Setting())
+        if source is None:
+            return {name: range_scores(one) for name, one in series.items()}
+        return scores_with(series, source)
 
     before, after = scores_of(change=False), scores_of(change=True)
     for name in before:
@@ -151,13 +157,8 @@ def test_later_rows_change_no_earlier_score_or_alarm(nab, source):
 def test_a_series_scores_the_same_beside_any_others(nab):
     series = read_benchmark(nab)
     alone = {"real/bbb.csv": series["real/bbb.csv"]}
-
-    def scores_of(some):
-        blocks = {name: scaled_blocks(one, 35).values for name, one in some.items()}
-        forecasts = benchmark.lstm_forecasts(blocks, 0, benchmark.LSTM_OPTIONS)
-        return detect(some, forecasts, Setting())["real/bbb.csv"]
-
-    np.testing.assert_allclose(scores_of(series), scores_of(alone), atol=1e-3)
+    beside, by_itself = (scores_with(some, "lstm")["real/bbb.csv"] for some in (series, alone))
+    np.testing.assert_allclose(beside, by_itself, atol=1e-3)
 
 
 def test_blocks_are_those_of_a_plain_loop(nab):
@@ -188,10 +189,10 @@ def test_a_second_run_reuses_existing_forecasts(nab, tmp_path, monkeypatch, with
     made = []
 
     def make(blocks, seed, options):
-        made.extend([seed] if options == benchmark.LSTM_OPTIONS else [])
-        return benchmark.baseline_forecasts(blocks, "past mean")
+        made.extend([seed] if options == SMALL else [])
+        return forecasts.baseline_forecasts(blocks, "past mean")
 
-    monkeypatch.setattr(benchmark, "lstm_forecasts", make)
+    monkeypatch.setattr(forecasts, "lstm_forecasts", make)
     assert main([*arguments, "3"]) == 0
     assert made == [1, 2]
     (tmp_path / "out" / "forecasts" / "lstm_seed1_35.npz").write_bytes(b"cut off")
@@ -209,9 +210,9 @@ def test_only_the_damaged_file_is_made_again(nab, tmp_path, monkeypatch, without
     made = []
 
     def make(blocks, seed, options):
-        made.extend([seed] if options == benchmark.LSTM_OPTIONS else [])
-        return benchmark.baseline_forecasts(blocks, "past mean")
+        made.extend([seed] if options == SMALL else [])
+        return forecasts.baseline_forecasts(blocks, "past mean")
 
-    monkeypatch.setattr(benchmark, "lstm_forecasts", make)
+    monkeypatch.setattr(forecasts, "lstm_forecasts", make)
     assert main(arguments) == 0
     assert made == [1] and (tmp_path / "out" / "tables.md").read_text() == table

@@ -38,7 +38,8 @@ def test_every_file_has_scores_and_a_row_in_their_layout(data, capsys):
             scores = np.load(out / "score" / group / detector / name.replace(".csv", ".npy"))
             assert scores.shape == (260,) and scores.min() == 0 and scores.max() == 1
             rows = pd.read_csv(out / "metrics" / group / f"{detector}.csv")
-            assert [*rows][:6] == ["file", "Time", "AUC-PR", "AUC-ROC", "VUS-PR", "VUS-ROC"]
+            assert [*rows] == ["file", "Time", "AUC-PR", "AUC-ROC", "VUS-PR", "VUS-ROC", "Standard-F1", "PA-F1",
+                               "Event-based-F1", "R-based-F1", "Affiliation-F"]
             assert [*rows["file"]] == [name]
             roc, pr = vus(table["Label"], scores, suggest_buffer(table["c0"]))
             assert rows["VUS-PR"][0] == pytest.approx(pr) and rows["VUS-ROC"][0] == pytest.approx(roc)

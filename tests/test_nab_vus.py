@@ -8,7 +8,7 @@ from evaluation import metrics
 from evaluation.metrics import suggest_buffer
 from nab import frozen_lstm, vus
 from nab.frozen_lstm import error_coordinates, error_distances, learn, level_and_spread, run, state_distances, untrained
-from nab.fusion import Fusion, causal_score, mean_shift, median_deviation, offline_score, row_distances
+from nab.fusion import Fusion, causal_score, mean_shift, median_deviation, offline_score, parts_of
 from nab.tail_scores import errors_by_lead
 from nab.vus import TSB_AD, chosen_elsewhere, main, vus_pr
 from recordings.nab_series import NabSeries
@@ -81,8 +81,7 @@ def test_causal_scores_see_no_later_row(monkeypatch):
         values = make_series(240).values.copy()
         values[200:] = change - values[200:]
         blocks = level_and_spread(values, 60)
-        parts = row_distances(run(learn(blocks[:60], 0), blocks), 60, len(values))["causal"]
-        parts["deviation"] = median_deviation(values, 60)
+        parts = parts_of(values, run(learn(blocks[:60], 0), blocks), 60)["causal"]
         found.append(causal_score(parts, Fusion(1, 1, 1), 60))
     np.testing.assert_array_equal(found[0][:200], found[1][:200])
     assert not np.array_equal(found[0][200:], found[1][200:])

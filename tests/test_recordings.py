@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from recordings.event_files import check_events, read_events
+from recordings.inspection import describe
 from recordings.reading import (
     Dialect,
     Event,
-    describe,
     equal_runs,
     measured_rate,
     read_recording,

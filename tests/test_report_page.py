@@ -114,7 +114,7 @@ def test_every_event_has_a_place_in_the_viewer_and_a_link_to_it(root):
         ("e1", "hit", "central_apnea"), ("f1", "fault", "signal_loss"), ("e2", "false", "other"),
         ("m1", "missed", "fine"),
     ]  # fmt: skip
-    assert findings[0]["label"] == [95.0, 110.0, "central_apnea"]
+    assert findings[0]["label"] == {"start": 95.0, "end": 110.0, "kind": "central_apnea"}
     assert {"viewer/night.html", "viewer/night.html#e2", "viewer/night.html#m1"} <= set(page.links)
 
 

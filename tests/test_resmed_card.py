@@ -15,7 +15,8 @@ import collected_data_preprocess
 import pure_lstm_anomaly_detection_main as main_script
 from config import DatasetConfig, load_dataset_config
 from recordings import preprocessing, resmed_card
-from recordings.reading import Dialect, describe, read_recording
+from recordings.inspection import describe
+from recordings.reading import Dialect, read_recording
 from recordings.signals import NoSamples
 from utils import ROOT, DataError, sha256_of
 

@@ -13,7 +13,8 @@ import pytest
 
 from collected_data_preprocess import main
 from recordings import edf, windowing
-from recordings.reading import Dialect, describe, name_of, read_recording
+from recordings.inspection import describe
+from recordings.reading import Dialect, name_of, read_recording
 from recordings.signal_files import companions, read_signals
 from recordings.signals import NoSamples
 from utils import DataError, sha256_of

@@ -82,8 +82,7 @@ STREAM = "stream/live"
 )  # fmt: skip
 def test_a_tampered_state_is_refused(tmp_path, checkpoint, path, value):
     began = stream.new_stream(checkpoint, "cpu", InputWarnings())
-    for line in tiny.draw_recording(6, 3).to_csv(index=False).splitlines():
-        began.take(line)
+    list(began.take(tiny.draw_recording(6, 3).to_csv(index=False).splitlines()))
     about = {"format": stream.FORMAT, "checkpoint": "sum", "place": 0, "bytes": 10, "tail": "00" * 10}
     stream.save_state(tmp_path / "live.state", about | {"stream": began.state_dict()})
     tree = read_tensors(tmp_path / "live.state")

@@ -129,14 +129,20 @@ def test_there_is_a_line_a_step_and_one_at_both_ends_of_an_event(home, call, exp
     assert (code, out, err) == (0, expected["live.csv"], [])
     found = table(out)
     assert list(found) == list(stream.COLUMNS)
-    steps, starts, ends = (found[found["kind"] == kind] for kind in ("step", "event_start", "event_end"))
-    assert len(steps) + len(starts) + len(ends) == len(found) and steps["t_s"].is_monotonic_increasing
+    kinds = ("step", "event_start", "event_end", "respiratory_event")
+    steps, starts, ends, respiratory = (found[found["kind"] == kind] for kind in kinds)
+    assert sum(map(len, (steps, starts, ends, respiratory))) == len(found) and steps["t_s"].is_monotonic_increasing
     assert steps[["threshold", "alarm"]].notna().all(axis=None) and steps["alarm"].sum() > 10
     assert len(ends) == len(starts) >= 6 and set(ends["found_by"]) == {"lstm", "signal_loss", "oximetry"}
     assert starts["end_s"].isna().all() and (ends["end_s"] >= ends["start_s"]).all()
     assert starts["start_s"].isin(ends["start_s"]).all()
     apnea = ends[(ends["found_by"] == "lstm") & ends["start_s"].between(40, 57)]
     assert len(apnea) and apnea["channel"].isin(tiny.DATA["channels"]).all()
+    assert set(found) - set(respiratory.dropna(axis="columns", how="all")) == {
+        "clock", "score", "threshold", "alarm", "peak_score", "start_clock", "end_clock", "effort",
+    }  # fmt: skip
+    assert respiratory["event_kind"].str.contains("apnea").all() and len(respiratory) >= 1
+    np.testing.assert_allclose(respiratory["duration_s"], respiratory["end_s"] - respiratory["start_s"], atol=1e-5)
 
 
 def test_json_lines_hold_the_same(expected):
@@ -157,6 +163,9 @@ def test_timestamps_are_kept(home, call, expected):
     np.testing.assert_allclose(found["score"], seconds["score"], atol=1e-6)
     stamps = pd.to_datetime(found["clock"]) - pd.Timestamp("2024-05-01 22:30")
     np.testing.assert_allclose(stamps.dt.total_seconds(), found["t_s"], atol=1e-3)
+    events = found[found["kind"] == "respiratory_event"]
+    starts = pd.to_datetime(events["start_clock"]) - pd.Timestamp("2024-05-01 22:30")
+    np.testing.assert_allclose(starts.dt.total_seconds(), events["start_s"], atol=1e-3)
 
 
 def test_a_series_has_a_step_a_row_with_its_own_timestamp(home, expected):
@@ -188,7 +197,7 @@ def test_a_cell_with_a_comma_or_a_quotation_mark_is_quoted(tmp_path):
     output.begin()
     output.write([Step(0.2, np.zeros(1), np.zeros(1), 1.5, 2.0, False, 'flow,"nasal"')])
     output.close()
-    assert (tmp_path / "out").read_text().splitlines()[1] == 'step,0.2,,1.5,2.0,0,"flow,""nasal""",,,,,,'
+    assert (tmp_path / "out").read_text().splitlines()[1] == 'step,0.2,,1.5,2.0,0,"flow,""nasal"""' + "," * 15
 
 
 # ---- restarts -------------------------------------------------------------------------------
@@ -197,13 +206,16 @@ CUTS = [1, 2, 60, 1100, 2300, 2600]
 
 
 def kill_after(monkeypatch, rows):
-    """Let the process seem to die when that many rows have been taken."""
-    push, count = LiveDetection.push, iter(range(rows))
+    """Let the process, which reads a few lines at once, seem to die when that many rows have been taken."""
+    push, left = LiveDetection.push, [rows]
 
-    def dying(live, *row):
-        if next(count, None) is None:
+    def dying(live, some):
+        left[0] -= len(some)
+        if left[0] < 0:
             raise SystemExit(137)
-        return push(live, *row)
+        return push(live, some)
+
+    monkeypatch.setattr("live.rows.CHUNK", 300)
 
     monkeypatch.setattr(LiveDetection, "push", dying)
 

@@ -8,8 +8,9 @@ import pytest
 
 from config import DatasetConfig
 from live.rows import InputWarnings, Rows, read_lines
+from recordings.inspection import describe
 from recordings.preprocessing import dialect_of, load_recording
-from recordings.reading import Dialect, describe, measured_rate, read_recording
+from recordings.reading import Dialect, measured_rate, read_recording
 from recordings.tables import layout_of
 from recordings.wall_clock import clock_at
 from utils import DataError
@@ -70,6 +71,7 @@ FORMS = {
     "units in the header": (table(SECONDS, header="t_s,flow [L/s]", scale=60.0), {}),
     "units row of ms": (table([f"{1000 * t:.0f}" for t in T], header="t_s,flow\nms,L/min"), {}),
     "rule below the header": (table(SECONDS, "|", header="t_s,flow\n----+----"), {}),
+    "rule and trailing bars": (table(SECONDS, "|", header="t_s,flow,\n----,----,", tail="|"), {}),
     "minus of typesetting": (table(SECONDS).replace(",-", ",\u2212"), {}),
     "apostrophes": (table(SECONDS, ";", header="t_s,flow [mL/min]", scale=1e-3)
                     .replace("000\n", "'000\n"), {}),
@@ -128,6 +130,9 @@ FORMS = {
 FORMS["missing words"] = ("".join(line.partition("#")[0] + "\n" for line in FORMS["missing words"][0].split("\n")),
                           FORMS["missing words"][1])  # fmt: skip
 FORMS["blanks"] = (FORMS["blanks"][0].replace("t_s  flow", "t_s flow"), {})
+HEAD, LINES = "# device 3\nt_s,flow\ns,L/min\n", table(SECONDS, header="").splitlines(keepends=True)
+FORMS["restarted"] = (HEAD + "".join([*LINES[:900], HEAD, "\n", *LINES[900:1500], HEAD, *LINES[1500:]]), {})
+FORMS["restarted at once"] = (HEAD + LINES[0] + LINES[1] + HEAD + "".join(LINES[2:]), {})
 FORMS["UTF-16"] = (FORMS["comma"][0], {})
 FORMS["UTF-16, CR"] = (FORMS["CR"][0], {})
 
@@ -145,8 +150,8 @@ def live_rows(path, data):
     """Return the times and values of a file that is fed line by line, and the clock at its first row."""
     rows = Rows(data.time_column, ["flow"], InputWarnings(), dialect=dialect_of(data), units=["L/min"], rate_hz=RATE_HZ)
     with path.open("rb") as file:
-        found = [row for line, _ in read_lines(file, None, lambda: False, InputWarnings()) if line is not None
-                 for row in rows.take(line)]  # fmt: skip
+        parts = read_lines(file, None, lambda: False, InputWarnings())
+        found = [row for lines, _ in parts for line in lines for row in rows.take(line)]
     found += rows.rest()
     return np.array([t for t, _ in found]), np.array([values[0] for _, values in found]), rows.timestamp(found[0][0])
 
@@ -300,6 +305,38 @@ def test_a_text_amid_the_times_is_no_footer(tmp_path):
     (tmp_path / "one.csv").write_text(table(SECONDS).replace("\n40.00,", "\nTotal,"))
     with pytest.raises(DataError, match="row 1002: column 't_s' holds 'Total'"):
         read_recording(tmp_path / "one.csv")
+
+
+def test_a_repeated_header_is_noted_with_its_row(tmp_path):
+    (tmp_path / "one.csv").write_text(FORMS["restarted"][0] + "Total,12.5\n")
+    recording = read_recording(tmp_path / "one.csv")
+    np.testing.assert_array_equal(recording.t, T)
+    assert "6 lines left out that repeat the header or lines before it, first in row 904" in recording.notes
+    assert any("1 line after the last sample left out: 'Total,12.5'" in note for note in recording.notes)
+    (tmp_path / "one.csv").write_text(table(SECONDS).replace("\n40.00,", "\nt_s,other\n40.00,"))
+    with pytest.raises(DataError, match="row 1002: column 't_s' holds 't_s'"):
+        read_recording(tmp_path / "one.csv")
+
+
+@pytest.mark.parametrize(("delimiter", "quote", "first"), [(" ", '"', 1), (",", "", 1), ("\t", '"', 57)])
+def test_row_numbers_of_r_have_no_name_in_the_header(tmp_path, delimiter, quote, first):
+    header = delimiter.join(f"{quote}{name}{quote}" for name in ("t_s", "flow"))
+    lines = table(SECONDS, delimiter).splitlines()[1:]
+    rows = [f"{quote}{k}{quote}{delimiter}{line}" for k, line in enumerate(lines, start=first)]
+    (tmp_path / "one.txt").write_text("\n".join([header, *rows]))
+    for channels in (None, ["flow"]):
+        recording = read_recording(tmp_path / "one.txt", channels)
+        np.testing.assert_array_equal(recording.t, T)
+        np.testing.assert_array_equal(recording.channels["flow"].values, FLOW)
+
+
+def test_a_cell_more_than_the_header_is_settled_by_names(tmp_path):
+    lines = [f"{k * 7 % 13},{line}" for k, line in enumerate(table(SECONDS).split("\n")[1:-1])]
+    (tmp_path / "one.csv").write_text("\n".join(["t_s,flow", *lines]))
+    with pytest.raises(DataError, match="row 2: more cells than the header; .*set names in dataset_config.json"):
+        read_recording(tmp_path / "one.csv", ["flow"])
+    recording = read_recording(tmp_path / "one.csv", ["flow"], Dialect(names=["id", "t_s", "flow"]))
+    np.testing.assert_array_equal(recording.channels["flow"].values, FLOW)
 
 
 def test_a_damaged_last_sample_is_no_footer(tmp_path):

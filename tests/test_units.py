@@ -36,5 +36,7 @@ def test_channels_that_cannot_show_a_breathing_pause_are_doubted():
     assert doubts_about_breathing(units, right) == []
     (doubt,) = doubts_about_breathing(units, right | {"Nasal": "other"})
     assert doubt.startswith("channel Nasal looks like airflow") and "channels.Nasal.measures" in doubt
+    computed = dict.fromkeys(("minute_ventilation", "target_ventilation", "flow_limitation"), "L/min")
+    assert doubts_about_breathing(units | computed, right | dict.fromkeys(computed, "other")) == []
     none, flow = doubts_about_breathing({"q": "mL/s"}, {"q": "other"})
     assert none.startswith("no channel measures airflow or effort") and flow.startswith("channel q looks like airflow")

@@ -86,6 +86,18 @@ def test_an_event_added_after_an_undo_has_a_name_of_its_own(page):
     assert page.evaluate("events.filter((e) => e.added).map((e) => e.start)") == [60, 130]
 
 
+def test_a_time_beyond_the_other_end_moves_the_event_in_the_list(page):
+    page.evaluate("select(events.find((e) => e.key === 'e2'))")
+    before = page.evaluate("truthOf(selected)")
+    page.fill("#from", "0:00:20")
+    page.press("#from", "Tab")
+    page.fill("#to", "0:00:10")
+    page.press("#to", "Tab")
+    now, length = page.evaluate("selected.now"), before["end"] - 20
+    assert (now["start"], now["end"]) == pytest.approx((max(10 - length, 0), 10))
+    assert page.evaluate("shown().indexOf(selected)") == 0
+
+
 def test_a_review_is_saved_as_labels_that_are_read_again(page, tmp_path):
     page.evaluate("select(events.find((e) => e.key === 'e2'))")
     page.keyboard.press("t")
@@ -97,6 +109,9 @@ def test_a_review_is_saved_as_labels_that_are_read_again(page, tmp_path):
         page.click("#save")
     assert download.value.suggested_filename == "night.events.csv"
     download.value.save_as(tmp_path / "night.events.csv")
+    assert (tmp_path / "night.events.csv").read_text() == (
+        "start_s,end_s,label\n30.00,45.50,central_apnea\n95.00,110.00,central_apnea\n200.00,201.80,hypopnea\n"
+    )
     events = read_events(tmp_path / "night.events.csv", 299.8, {})
     assert [(e.start_s, e.end_s, e.label) for e in events] == [
         (30.0, 45.5, "central_apnea"), (95.0, 110.0, "central_apnea"), (200.0, 201.8, "hypopnea"),

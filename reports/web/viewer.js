@@ -57,6 +57,7 @@ function timeOf(text) {
 // ---- what is drawn of a view: every step, or the least and greatest value of each pixel
 
 const view = {start: facts.start, end: facts.end};
+const placeIn = (t, {start, end}) => (t - start) / (end - start);
 
 function bucketsOf(width) {
   const places = [], size = Math.max(1, Math.ceil((view.end - view.start) * facts.rate / width));
@@ -80,17 +81,22 @@ function times({places, size}) {
   return x;
 }
 
+function extremes(y, first = 0, last = y.length) {              // infinite where there is no value
+  let low = Infinity, high = -Infinity;
+  for (let k = first; k < last; k++) {
+    if (y[k] < low) low = y[k];
+    if (y[k] > high) high = y[k];
+  }
+  return [low, high];
+}
+
 function thinned(y, {places, size}) {
   const line = [];
   for (const place of places) {
     if (!place) { line.push(null); continue; }
-    if (size === 1) { line.push(Number.isNaN(y[place[0]]) ? null : y[place[0]]); continue; }
-    let low = Infinity, high = -Infinity;
-    for (let k = place[0]; k < place[1]; k++) {
-      if (y[k] < low) low = y[k];
-      if (y[k] > high) high = y[k];
-    }
-    line.push(...(low <= high ? [low, high] : [null, null]));
+    const [low, high] = extremes(y, place[0], place[1]), known = low <= high;
+    if (size > 1) line.push(known ? low : null);
+    line.push(known ? high : null);
   }
   return line;
 }
@@ -119,21 +125,16 @@ let full = facts.isSeries;
 for (const c of channels) c.usual = usualRange(c.values);
 
 function heights(c, observed, expected, {places}) {
-  const seen = observed.filter((y) => y !== null);
-  if (!seen.length) return [0, 1];
-  let low = Infinity, high = -Infinity;
-  for (const y of seen) { low = Math.min(low, y); high = Math.max(high, y); }
-  const known = places.filter(Boolean);
+  let [low, high] = extremes(observed.filter((y) => y !== null));
+  if (low > high) return [0, 1];
+  const half = (high - low) / 2;
   if (!full && c.measures !== "oximetry") {
-    const [a, b] = quantiles(c.values, known[0][0], known.at(-1)[1], 0.02, 0.98);
-    const half = Math.max(0.75 * (b - a), 0.6 * c.usual) || (high - low) / 2;
-    [low, high] = [(a + b) / 2 - half, (a + b) / 2 + half];
-  } else {
-    const reach = (high - low) / 2;
-    for (const y of expected) if (y !== null) {
-      low = Math.min(low, Math.max(y, seen[0] - reach - Math.abs(seen[0] - low)));
-      high = Math.max(high, Math.min(y, seen[0] + reach + Math.abs(high - seen[0])));
-    }
+    const known = places.filter(Boolean), [a, b] = quantiles(c.values, known[0][0], known.at(-1)[1], 0.02, 0.98);
+    const reach = Math.max(0.75 * (b - a), 0.6 * c.usual) || half;
+    [low, high] = [(a + b) / 2 - reach, (a + b) / 2 + reach];
+  } else {                                                       // what was expected too, unless it lies far off
+    const [least, most] = extremes(expected.filter((y) => y !== null));
+    [low, high] = [Math.min(low, Math.max(least, low - half)), Math.max(high, Math.min(most, high + half))];
   }
   const margin = 0.06 * (high - low) || 0.05 * Math.abs(high) || 1;
   return [low - margin, high + margin];
@@ -154,6 +155,12 @@ function timeSteps(u, axis, low, high, least) {
   return ticks;
 }
 
+function scoreSteps(u, axis, low, high, step) {                  // heights are square roots; their squares are round
+  const ticks = [];
+  for (let k = 0; k * step <= high; k++) ticks.push(Math.sqrt(Number(((k * step) ** 2).toPrecision(1))));
+  return [...new Set(ticks)];
+}
+
 function panel(name, unit, series, isLast, kind) {
   const holder = document.createElement("div");
   holder.className = "panel";
@@ -169,7 +176,7 @@ function panel(name, unit, series, isLast, kind) {
     axes: [
       {stroke: line, grid, size: isLast ? 26 : 0, ticks: {show: isLast, size: 4}, splits: timeSteps, gap: 2,
        values: (u, ticks) => ticks.map((t) => isLast ? timeText(t) : "")},
-      {stroke: line, grid, size: 58, space: 26, gap: 3, ticks: {size: 4},
+      {stroke: line, grid, size: 58, space: 26, gap: 3, ticks: {size: 4}, ...(kind === "score" && {splits: scoreSteps}),
        values: (u, ticks) => ticks.map((y) => number(kind === "score" ? y * y : y))},
     ],
     series: [{}, ...series.map(([color, width, dash]) => ({stroke: () => style(color), width, dash, points: {show: false}}))],
@@ -204,7 +211,7 @@ function draw() {
 function resize() {
   const width = $("panels").clientWidth, top = $("panels").getBoundingClientRect().top + scrollY;
   const wanted = Math.floor((innerHeight - top - 16 - 6 * panels.length) / (panels.length + 0.3));
-  const height = Math.min(190, Math.max(64, wanted));
+  const height = Math.min(260, Math.max(64, wanted));
   panels.forEach(({plot, kind}) => plot.setSize({width, height: height + (kind === "score" ? 24 : 0)}));
   draw();
 }
@@ -226,30 +233,33 @@ const events = facts.findings.map((f) => ({...f, judged: null, now: null}));
 let selected = null;
 const isEvent = (e) => e.verdict !== "fault" && e.verdict !== "desaturation";
 const spanOf = (e) => e.now ?? {start: e.start, end: e.end, kind: e.kind};
+const truthOf = (e) => e.now ?? e.label ?? spanOf(e);            // what it is taken for once it is judged true
+const verdictOf = (e) => e.judged === null ? e.verdict : e.judged ? "hit" : "false";
+const byTime = (a, b) => spanOf(a).start - spanOf(b).start;
 const FILTERS = {
   events: ["all events", isEvent], false: ["false", (e) => e.verdict === "false"], missed: ["missed", (e) => e.verdict === "missed"],
   hit: ["found as labelled", (e) => e.verdict === "hit"], open: ["not judged", (e) => isEvent(e) && e.judged === null],
   judged: ["judged", (e) => e.judged !== null], desaturation: ["desaturations", (e) => e.verdict === "desaturation"],
   fault: ["signal lost", (e) => e.verdict === "fault"],
 };
-const shown = () => events.filter((e) => FILTERS[$("verdict").value][1](e) && ["", spanOf(e).kind].includes($("kind").value));
+const shown = () => events.filter((e) => FILTERS[$("verdict").value][1](e) && ["", spanOf(e).kind].includes($("kind").value)).sort(byTime);
 
 function shade(u, panel) {
   const {ctx} = u, {left, top, width, height} = u.bbox, ratio = devicePixelRatio;
-  const x = (t) => left + (t - view.start) / (view.end - view.start) * width;
+  const x = (t) => left + placeIn(t, view) * width;
   ctx.save();
   ctx.beginPath(); ctx.rect(left, top, width, height); ctx.clip();
   for (const e of events) {
     const {start, end} = spanOf(e), a = x(start), w = Math.max(x(end) - a, 2 * ratio);
     const mine = panel.kind === "score" || !e.channel || e.channel === panel.name;
-    if (e.label || e.verdict === "missed") {
-      const [from, to] = e.label ?? [start, end];
+    if (e.label) {
+      const from = x(e.label.start);
       ctx.fillStyle = style(e.verdict === "missed" ? "--missed-soft" : "--label");
-      ctx.fillRect(x(from), top, Math.max(x(to) - x(from), ratio), height);
+      ctx.fillRect(from, top, Math.max(x(e.label.end) - from, ratio), height);
     }
     if (e.verdict === "fault" && mine) { ctx.fillStyle = style("--fault-soft"); ctx.fillRect(a, top, w, height); }
     if (e.verdict !== "missed" && mine) {
-      ctx.fillStyle = style(`--${e.judged === null ? e.verdict : e.judged ? "hit" : "false"}`);
+      ctx.fillStyle = style(`--${verdictOf(e)}`);
       ctx.fillRect(a, top, w, 4 * ratio);
     }
     if (e === selected) {
@@ -264,12 +274,11 @@ function fillList() {
   const list = shown();
   $("list").replaceChildren(...list.slice(0, MOST_LISTED).map((e) => {
     const item = document.createElement("li"), button = document.createElement("button"), {start, end, kind} = spanOf(e);
-    const verdict = e.judged === null ? NAMES[e.verdict] : e.judged ? "true" : "false";
     button.innerHTML = "<b></b> <span></span> <em></em>";
     button.children[0].textContent = timeText(start);
     button.children[1].textContent = words(kind) + (facts.isSeries ? "" : `, ${Math.round(end - start)} s`);
-    button.children[2].textContent = (e.judged === null ? "" : "✓ ") + verdict;
-    button.children[2].className = e.judged === null ? e.verdict : e.judged ? "hit" : "false";
+    button.children[2].textContent = (e.judged === null ? "" : "✓ ") + NAMES[verdictOf(e)];
+    button.children[2].className = verdictOf(e);
     button.onclick = () => select(e);
     if (e === selected) button.setAttribute("aria-current", "true");
     item.append(button);
@@ -290,9 +299,9 @@ function select(e, move = true) {
       show((start + end - wide) / 2, (start + end + wide) / 2);
     }
     $("what").textContent = `${words(kind)}, ${timeText(start)}`;
-    const told = [["verdict", e.judged === null ? NAMES[e.verdict] : e.judged ? "judged true" : "judged false"],
+    const told = [["verdict", (e.judged === null ? "" : "judged ") + NAMES[verdictOf(e)]],
       ["duration", facts.isSeries ? `${Math.round(length / row) + 1} rows` : `${length.toFixed(1)} s`], ["channel", e.channel],
-      ["found by", words(e.foundBy ?? "")], ["label", e.label ? `${words(e.label[2])}, ${timeText(e.label[0])} to ${timeText(e.label[1])}` : ""],
+      ["found by", words(e.foundBy ?? "")], ["label", e.label ? `${words(e.label.kind)}, ${timeText(e.label.start)} to ${timeText(e.label.end)}` : ""],
       ...(e.evidence ?? [])];
     $("evidence").replaceChildren(...told.filter(([, text]) => text).flatMap(([name, text]) => {
       const dt = document.createElement("dt"), dd = document.createElement("dd");
@@ -307,7 +316,7 @@ function select(e, move = true) {
 }
 
 function neighbour(step) {
-  const list = shown().sort((a, b) => spanOf(a).start - spanOf(b).start), at = list.indexOf(selected), middle = (view.start + view.end) / 2;
+  const list = shown(), at = list.indexOf(selected), middle = (view.start + view.end) / 2;
   if (at >= 0) return list[at + step] ?? list[at];
   return step > 0 ? list.find((e) => spanOf(e).start >= middle) : list.findLast((e) => spanOf(e).start < middle);
 }
@@ -346,7 +355,7 @@ function fillReview(e) {
 
 function judge(e, judged, change = {}) {
   if (!e || !isEvent(e) || facts.isSeries) return;
-  const base = e.now ?? (e.label ? {start: e.label[0], end: e.label[1], kind: e.label[2]} : spanOf(e)), now = {...base, ...change};
+  const now = {...truthOf(e), ...change};
   now.start = Math.max(now.start, facts.start); now.end = Math.min(now.end, facts.end);
   if (!(now.end > now.start)) { $("told").textContent = "The end has to be later than the start."; return; }
   Object.assign(e, {judged, now: judged ? now : null});
@@ -368,7 +377,7 @@ function truth() {
   for (const e of events) {
     if (!isEvent(e) || e.judged === false) continue;
     if (e.judged) rows.push(e.now);
-    else if (e.label || e.verdict === "missed") { const [start, end, kind] = e.label ?? [e.start, e.end, e.kind]; rows.push({start, end, kind}); }
+    else if (e.label) rows.push(e.label);
     else if (!facts.isLabelled && $("rest").value === "keep") rows.push(spanOf(e));
   }
   return rows.sort((a, b) => a.start - b.start);
@@ -392,10 +401,9 @@ const overview = (() => {
   const size = Math.max(2, Math.round(5 * facts.rate)), parts = [];
   for (const {start, length, first} of segments) {
     if (!c || facts.isSeries) { for (let k = 0; k < length; k++) parts.push([start + k * row, score[first + k]]); continue; }
-    for (let k = 0; k + size <= length; k += size) {
-      let low = Infinity, high = -Infinity;
-      for (let j = first + k; j < first + k + size; j++) { low = Math.min(low, c.values[j]); high = Math.max(high, c.values[j]); }
-      parts.push([start + k * row, high - low]);
+    for (let k = first; k + size <= first + length; k += size) {
+      const [low, high] = extremes(c.values, k, k + size), isLost = c.values.subarray(k, k + size).some(Number.isNaN);
+      parts.push([start + (k - first) * row, isLost ? NaN : high - low]);
     }
   }
   const known = parts.map(([, y]) => y).filter((y) => Number.isFinite(y)).sort((a, b) => a - b);
@@ -406,7 +414,7 @@ const picture = document.createElement("canvas");
 function paintOverview() {
   const canvas = $("overview"), ratio = devicePixelRatio, w = Math.round(canvas.clientWidth * ratio), h = Math.round(canvas.clientHeight * ratio);
   [picture.width, picture.height, canvas.width, canvas.height] = [w, h, w, h];
-  const ctx = picture.getContext("2d"), tall = h - 22 * ratio, x = (t) => (t - facts.start) / (facts.end - facts.start) * w;
+  const ctx = picture.getContext("2d"), tall = h - 22 * ratio, x = (t) => placeIn(t, facts) * w;
   const low = new Float32Array(w).fill(Infinity), high = new Float32Array(w).fill(-Infinity);
   const wide = Math.max(1, Math.ceil(w / Math.max(1, overview.parts.length)));
   for (const [t, y] of overview.parts) {
@@ -422,17 +430,16 @@ function paintOverview() {
   }
   for (const e of events) {
     const {start, end} = spanOf(e), at = x(start), span = Math.max(x(end) - at, 2 * ratio);
-    if (e.label || e.verdict === "missed") {
-      ctx.fillStyle = style(e.verdict === "missed" ? "--missed" : "--label-mark"); ctx.fillRect(at, tall + 13 * ratio, span, 8 * ratio);
-    }
+    if (e.label) { ctx.fillStyle = style(e.verdict === "missed" ? "--missed" : "--label-mark"); ctx.fillRect(at, tall + 13 * ratio, span, 8 * ratio); }
     if (e.verdict === "missed" || e.verdict === "desaturation") continue;
-    ctx.fillStyle = style(`--${e.judged === null ? e.verdict : e.judged ? "hit" : "false"}`);
+    ctx.fillStyle = style(`--${verdictOf(e)}`);
     ctx.fillRect(at, tall + 3 * ratio, span, 8 * ratio);
   }
 }
 
 function drawOverview() {
-  const canvas = $("overview"), ctx = canvas.getContext("2d"), x = (t) => (t - facts.start) / (facts.end - facts.start) * canvas.width;
+  const canvas = $("overview"), ctx = canvas.getContext("2d"), x = (t) => placeIn(t, facts) * canvas.width;
+  if (!canvas.clientWidth) return;                               // a page that is not shown has no size
   if (!picture.width || canvas.width !== Math.round(canvas.clientWidth * devicePixelRatio)) paintOverview();
   ctx.clearRect(0, 0, canvas.width, canvas.height);
   ctx.drawImage(picture, 0, 0);
@@ -527,8 +534,9 @@ $("undo")?.addEventListener("click", () => {
 });
 $("as")?.addEventListener("change", () => judge(selected, true, {kind: $("as").value}));
 for (const [id, side] of [["from", "start"], ["to", "end"]]) $(id)?.addEventListener("change", () => {
-  const t = timeOf($(id).value);
-  if (Number.isFinite(t)) judge(selected, true, {[side]: t});
+  const t = timeOf($(id).value), {start, end} = truthOf(selected), length = end - start;
+  const moved = side === "start" && t >= end ? {start: t, end: t + length} : side === "end" && t <= start ? {start: t - length, end: t} : {[side]: t};
+  if (Number.isFinite(t)) judge(selected, true, moved);          // beyond the other end, the whole event moves
   else $("told").textContent = `${$(id).value} is no time; expected such as ${timeText(facts.start)}`;
 });
 for (const id of ["verdict", "kind"]) $(id).addEventListener("change", fillList);

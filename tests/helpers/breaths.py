@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from config import SCORE_COMPONENTS
 from detection.comparisons import ComparisonStream, Spans
 
 HORIZON = 30
@@ -20,9 +21,15 @@ def breathe(length, seed, channels=2, horizon=HORIZON):
     return observed, forecast
 
 
-def compare(observed, forecast, spans=SPANS, pieces=None, measures=("airflow", "effort", "effort")):
+def new_comparisons(measures, horizon=HORIZON, spans=SPANS, unused=()):
+    """Return what compares a recording with its forecasts; every component but the unused ones has a weight."""
+    weights = {name: np.full(len(measures), float(name not in unused)) for name in SCORE_COMPONENTS}
+    return ComparisonStream(measures, horizon, spans, weights)
+
+
+def compare(observed, forecast, spans=SPANS, pieces=None, measures=("airflow", "effort", "effort"), unused=()):
     """Return the arrays of the comparison, piece by piece where their lengths are given."""
-    stream = ComparisonStream(measures[: observed.shape[1]], forecast.shape[1], spans)
+    stream = new_comparisons(measures[: observed.shape[1]], forecast.shape[1], spans, unused)
     parts, first = [], 0
     for n in pieces if pieces is not None else [len(observed)]:
         parts.append(stream.update(observed[first : first + n], forecast[first : first + n]))
