@@ -225,9 +225,10 @@ class Scorer:
         self.component = np.array([COMPONENTS.index(name) for name, _ in self.used], np.int16)
         self.channel = np.array([k if name != "joint" else -1 for name, k in self.used], np.int16)
         self.log_weight = np.log10([weights[name][k] for name, k in self.used])
-        self.baseline_channels = np.flatnonzero(weights["amplitude_drop"] > 0)
+        amplitude = weights["amplitude_drop"] / (weights["amplitude_drop"].max() or 1.0)
+        self.baseline_channels = np.flatnonzero(amplitude > 0)
         self.baseline_tails = Tails([tails[c][LOW_RANGE] for c in self.baseline_channels])
-        self.baseline_log_weight = np.log10(weights["amplitude_drop"][self.baseline_channels])
+        self.baseline_log_weight = np.log10(amplitude[self.baseline_channels])
 
     def score(self, features: np.ndarray) -> Scores:
         """Return the largest weighted surprisal of each step of features (T, C, F)."""
@@ -261,7 +262,7 @@ class Scorer:
     def amplitude_baseline(self, features: np.ndarray) -> np.ndarray:
         """Return the score (T,) of the amplitude baseline: little movement, `low_range` alone.
 
-        It uses no forecast. Channels have the weights of their `amplitude_drop`.
+        It uses no forecast. Channels have the weights of their `amplitude_drop`, divided by the largest of these.
         """
         channels = self.baseline_channels
         if not len(channels):

@@ -306,6 +306,8 @@ def test_the_amplitude_baseline_uses_no_forecast(calibration):
     score = scorer.amplitude_baseline(compare(observed, forecast)[0])
     np.testing.assert_array_equal(score, scorer.amplitude_baseline(compare(observed, 7 - forecast)[0]))
     assert score[1045:1100].min() > 3 > np.nanmax(score[:1000])
+    behind = Scorer(calibration, weights | {"amplitude_drop": weights["amplitude_drop"] / 10})
+    np.testing.assert_array_equal(score, behind.amplitude_baseline(compare(observed, forecast)[0]))
     no_drop = resolve_weights({"error": 1.0}, MEASURES)
     assert np.isnan(Scorer(calibration, no_drop).amplitude_baseline(compare(observed, forecast)[0])).all()
 
