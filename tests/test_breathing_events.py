@@ -67,7 +67,8 @@ def test_one_belt_that_moves_is_effort():
 
 @pytest.mark.filterwarnings("error")
 def test_where_nothing_moved_before_there_is_no_reduction_against_it():
-    admitted, rejected = events_of(np.where(t < 250, 0.0, breathe()))
+    flat = Movement("flow", np.where(t < 250, 0.0, breathe()), np.where(t < 140, NAN, 1.0))
+    admitted, rejected = Night(t, [flat], [], None, np.ones(len(t)), PROFILES["aasm_1a"]).events()
     assert len(admitted + rejected) == 1
     assert all(event.reduction == 1 and math.isnan(event.baseline_reduction) for event in admitted + rejected)
 
