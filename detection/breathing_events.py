@@ -221,8 +221,8 @@ class Night:
         score, effort = self.score[first : last + 1], self._effort(inside)
         event = BreathingEvent(
             kind="", channel=channel.channel, start_s=float(self.t[first]), end_s=float(self.t[last]),
-            reduction=float(1 - least / channel.expected[inside.start]),
-            baseline_reduction=float(1 - least / baseline[before]),
+            reduction=_reduction(least, channel.expected[inside.start]),
+            baseline_reduction=_reduction(least, baseline[before]),
             effort=float(np.nanmedian(effort)) if len(effort) else np.nan,
             desaturation=depth, desaturation_delay_s=delay_s,
             confidence=float(np.nanmax(score)) if np.isfinite(score).any() else np.nan,
@@ -282,6 +282,11 @@ class Night:
     def _too_short(self, event: BreathingEvent) -> str | None:
         least = self.profile.min_duration_s
         return None if event.duration_s >= least - 0.5 else f"lasts {event.duration_s:.1f} s, less than {least:g}"
+
+
+def _reduction(least: float, usual: float) -> float:
+    """Return by which share a range is less than the usual one; NaN where that is unknown, or there is none."""
+    return float(1 - least / usual) if usual > 0 else math.nan
 
 
 def reduced_spans(

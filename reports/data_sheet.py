@@ -119,6 +119,15 @@ def _digests(meta: Meta) -> str:
                       "```"])  # fmt: skip
 
 
+def _text_of(notes: Path) -> str:
+    if not notes.is_file():
+        raise DataError(f"{notes}: no such file; expected a page in Markdown")
+    try:
+        return notes.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{notes}: no text in UTF-8; expected a page in Markdown") from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(__doc__)
     parser.add_argument("dataset", type=Path, metavar="DATASET_DIR", help="folder of a preprocessed dataset")
@@ -127,10 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def body() -> int:
-        if args.notes and not args.notes.is_file():
-            raise DataError(f"{args.notes}: no such file; expected a page in Markdown")
         out = args.out or args.dataset / "data_sheet.md"
-        write_text(out, data_sheet(args.dataset, args.notes.read_text("utf-8") if args.notes else ""))
+        write_text(out, data_sheet(args.dataset, _text_of(args.notes) if args.notes else ""))
         print(out)
         return 0
 

@@ -65,6 +65,14 @@ def test_one_belt_that_moves_is_effort():
     assert event.kind == "obstructive_apnea" and event.effort == pytest.approx(0.8, abs=0.1)
 
 
+@pytest.mark.filterwarnings("error")
+def test_where_nothing_moved_before_there_is_no_reduction_against_it():
+    flat = Movement("flow", np.where(t < 250, 0.0, breathe()), np.where(t < 140, NAN, 1.0))
+    admitted, rejected = Night(t, [flat], [], None, np.ones(len(t)), PROFILES["aasm_1a"]).events()
+    assert len(admitted + rejected) == 1
+    assert all(event.reduction == 1 and math.isnan(event.baseline_reduction) for event in admitted + rejected)
+
+
 def test_a_pause_of_eight_seconds_is_rejected_with_its_length():
     admitted, rejected = events_of(breathe((140, 148, 0.02)))
     assert not admitted

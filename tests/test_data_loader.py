@@ -54,7 +54,7 @@ def test_a_dataset_is_found_or_named_where_it_is(tmp_path):
     folder.mkdir(parents=True)
     (folder / "meta.json").touch()
     assert data_loader.dataset_folder("tiny", folder.parent) == folder
-    with pytest.raises(DataError, match=r"under .*mine, but under .*made; name that one"):
+    with pytest.raises(DataError, match=r"under .*mine, but under .*made: name that one"):
         data_loader.dataset_folder("tiny", tmp_path / "mine")
     with pytest.raises(DataError, match="did you mean 'tiny'"):
         data_loader.dataset_folder("tinny", tmp_path / "mine")

@@ -785,6 +785,15 @@ FAULTS = [
         ("tables that are not there", "--tables none.md", "none.md"),
     ),
     *of(
+        "reports.data_sheet", f"reports.data_sheet {TINY} --notes config.json --out new.md",
+        ("no such folder", remove(TINY), "meta.json"),
+        ("meta.json cut off", cut(META), "meta.json", "line"),
+        ("a split that is missing", remove(VAL), "val.csv"),
+        ("a CSV that was changed", edit(TRAIN, ",0\n", ",1\n"), "train.csv"),
+        ("notes that are not there", remove("config.json"), "config.json"),
+        ("notes that are no text", put("config.json", b"\xff\xfe\x00"), "config.json", "UTF-8"),
+    ),
+    *of(
         "grid", f"grid_search {TINY_RUN} --out new",
         ("no grid", config("grid", {}), "config.json", "grid"),
         ("a value that is no list", config("grid", {"model.hidden_units": 3}), "grid.model.hidden_units"),
