@@ -69,16 +69,18 @@ class InputWarnings:
 
 
 def read_lines(
-    file: BinaryIO, follow: Path | None, stopped: Callable[[], bool], input_warnings: InputWarnings
+    file: BinaryIO, follow: Path | None, stopped: Callable[[], bool], input_warnings: InputWarnings,
+    encoding: str | None = None,
 ) -> Iterator[tuple[list[str], int]]:
     """Yield the lines that have come, without their ends, and the file position after them; none = none at present.
 
     Args:
         follow: the file's path, if it is read as it grows; None = the input has an end.
         stopped: whether to stop; asked before each look for more.
+        encoding: of the letters; None = UTF-8. A mark of UTF-16 counts for more.
     """
     rest, cut, place = b"", 0, file.tell() if follow else 0          # cut: bytes dropped of a line that is too long
-    encoding = _encoding_of(follow)
+    encoding = _marked_encoding(follow) or encoding or "utf-8"
     while not stopped():
         if follow is None and not _is_ready(file):
             yield [], place
@@ -112,18 +114,18 @@ def _is_ready(file: BinaryIO) -> bool:
         return True
 
 
-def _encoding_of(follow: Path | None) -> str:
-    """Return the encoding of a file that is followed, maybe from a place within it."""
+def _marked_encoding(follow: Path | None) -> str | None:
+    """Return the encoding that the start of a file has a mark of; it is followed, maybe from a place within it."""
     mark = b""
     if follow is not None:
         with follow.open("rb") as file:
             mark = file.read(2)
-    return UTF_16.get(mark, "utf-8")
+    return UTF_16.get(mark)
 
 
 def _split_lines(data: bytes, encoding: str) -> list[bytes]:
     """Return lines with their ends, and last what follows them; a line ends as in a file, with CR, LF or both."""
-    if encoding != "utf-8":
+    if encoding in UTF_16.values():
         even = len(data) // 2 * 2
         texts = re.split("(?<=\n)|(?<=\r)(?!\n)", data[:even].decode(encoding, "surrogatepass"))
         *lines, rest = (text.encode(encoding, "surrogatepass") for text in texts)

@@ -405,7 +405,8 @@ def watch(
         save = functools.partial(_save, state, sha, stream, output) if state else lambda place: None
         try:
             with contextlib.closing(output), noted_signals() as signals:
-                lines = read_lines(source, follow, lambda: bool(signals), stream.rows.input_warnings)
+                how = stream.rows.input_warnings, stream.rows.dialect.encoding
+                lines = read_lines(source, follow, lambda: bool(signals), *how)
                 place = _take_lines(stream, lines, first_place, output, save, window)
                 where, found = str(follow or "stdin"), []
                 if state is None:

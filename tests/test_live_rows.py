@@ -441,6 +441,16 @@ def test_a_pipe_gives_its_lines_as_they_come():
     assert [lines for lines in found if lines] == [["a"], ["b"], ["c"]] and [] in found
 
 
+@pytest.mark.parametrize("follow", [False, True])
+def test_lines_are_read_in_the_encoding_that_is_declared(tmp_path, follow):
+    path, lines = tmp_path / "night.csv", ["時刻,流量,表示", "0.0,1.5,ソ"]      # which ends in the byte of a backslash
+    for written, declared in (("cp932", "cp932"), ("utf-16", "cp932"), ("utf-8", None)):
+        path.write_bytes("".join(f"{line}\r\n" for line in lines).encode(written))
+        with path.open("rb") as file:
+            found = next(read_lines(file, path if follow else None, lambda: False, InputWarnings(), declared))
+        assert [line.removeprefix("\ufeff") for line in found[0]] == lines and found[1] == path.stat().st_size
+
+
 def test_stopping_leaves_the_remaining_lines(tmp_path):
     path = tmp_path / "night.csv"
     lines = ["x" * 100] * (2 * CHUNK // 100)
