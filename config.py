@@ -189,7 +189,8 @@ class ScoreConfig(Timed):
         },
         min_length=1,
         description="weight of a component (see detection/anomaly_scores.py), or of it on "
-        "channels that measure airflow, effort or other; 0.01 asks for a hundred times rarer evidence, 0 leaves it out",
+        "channels that measure airflow, effort (effort_alone: of belts where no channel measures airflow) or other; "
+        "0.01 asks for a hundred times rarer evidence, 0 leaves it out",
     )  # fmt: skip
     calibrate_on: list[Literal["train", "val"]] = Field(
         ["val"], min_length=1, description="splits of normal data that scores and threshold are calibrated on"
@@ -197,7 +198,8 @@ class ScoreConfig(Timed):
 
     @model_validator(mode="after")
     def _check(self) -> ScoreConfig:
-        known = [*SCORE_COMPONENTS, *(f"{c}:{m}" for c in SCORE_COMPONENTS[:-1] for m in typing.get_args(Measured))]
+        measures = (*typing.get_args(Measured), "effort_alone")
+        known = [*SCORE_COMPONENTS, *(f"{c}:{m}" for c in SCORE_COMPONENTS[:-1] for m in measures)]
         for key in self.weights:
             if key not in known:
                 raise ValueError(f"weights: {key!r} is not a component{_nearest(key, known)}")

@@ -194,13 +194,18 @@ def resolve_weights(weights: Mapping[str, float], measures: Sequence[str]) -> di
     """Return the weight of each component on each channel (C,), of `joint` (1,), scaled to a largest weight of 1.
 
     Args:
-        weights: of "amplitude_drop", or of "amplitude_drop:airflow", which takes precedence; missing ones are 0.
+        weights: of "amplitude_drop", or of "amplitude_drop:airflow", which takes precedence; missing ones are 0. Of
+            belts where nothing measures airflow, "amplitude_drop:effort_alone" comes before "amplitude_drop:effort".
         measures: what each channel measures.
     """
+    def weight(name: str, kind: str) -> float:
+        alone = [f"{name}:effort_alone"] if kind == "effort" and "airflow" not in measures else []
+        return next((weights[key] for key in (*alone, f"{name}:{kind}", name) if key in weights), 0.0)
+
     resolved = {}
     for name in COMPONENTS:
         kinds = [""] if name == "joint" else measures
-        resolved[name] = np.array([weights.get(f"{name}:{kind}", weights.get(name, 0.0)) for kind in kinds])
+        resolved[name] = np.array([weight(name, kind) for kind in kinds])
     largest = max(values.max() for values in resolved.values())
     return {name: values / (largest or 1.0) for name, values in resolved.items()}
 
