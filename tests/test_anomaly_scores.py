@@ -218,7 +218,7 @@ def test_weights_follow_what_a_channel_measures_and_the_largest_is_one():
     assert resolved.keys() == expected.keys()
     for name, values in expected.items():
         assert resolved[name].tolist() == pytest.approx(values)
-    belts = {"amplitude_drop:airflow": 1.0, "amplitude_drop:effort": 0.01, "amplitude_drop:effort_alone": 0.5, "error": 1}
+    belts = {"amplitude_drop:effort": 0.01, "amplitude_drop:effort_alone": 0.5, "amplitude_drop:airflow": 1, "error": 1}
     for measures, expected in ((("airflow", "effort"), [1, 0.01]), (("effort", "other"), [0.5, 0])):
         assert resolve_weights(belts, measures)["amplitude_drop"].tolist() == expected
     nothing = resolve_weights({"amplitude_drop:airflow": 1.0}, ("other",))
