@@ -48,7 +48,7 @@ def test_the_lock_has_the_pinned_versions_with_hashes():
 def test_all_modules_and_folders_are_installed():
     tools = PROJECT["tool"]["setuptools"]
     scripts = {path.stem for path in ROOT.glob("*.py") if "ArgumentParser(__doc__)" in path.read_text()}
-    assert set(tools["py-modules"]) == {path.stem for path in ROOT.glob("*.py")} - scripts - {"setup"}
+    assert set(tools["py-modules"]) == {path.stem for path in ROOT.glob("*.py")} - scripts
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
     assert set(tools["packages"]) == folders
 
@@ -58,10 +58,11 @@ def test_every_file_that_modules_read_is_in_what_is_built(tmp_path):
     tools, clone = PROJECT["tool"]["setuptools"], tmp_path / "clone"
     wanted = [*ROOT.glob("*.json"), *(ROOT / f"{name}.py" for name in tools["py-modules"])]
     wanted += [path for name in tools["packages"] for path in (ROOT / name).rglob("*.*") if path.suffix != ".pyc"]
-    for path in (*wanted, *(ROOT / name for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"))):
+    for path in (*wanted, *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE"))):
         (clone / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, clone / path.relative_to(ROOT))
-    subprocess.run([sys.executable, "setup.py", "-q", "build_py", "-d", "built"], cwd=clone, check=True, timeout=100)
+    build = [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q", "build_py", "-d", "built"]
+    subprocess.run(build, cwd=clone, check=True, timeout=100)
     assert not [path.name for path in wanted if not (clone / "built" / path.relative_to(ROOT)).is_file()]
 
 
