@@ -198,6 +198,7 @@ def resolve_weights(weights: Mapping[str, float], measures: Sequence[str]) -> di
             belts where nothing measures airflow, "amplitude_drop:effort_alone" comes before "amplitude_drop:effort".
         measures: what each channel measures.
     """
+
     def weight(name: str, kind: str) -> float:
         alone = [f"{name}:effort_alone"] if kind == "effort" and "airflow" not in measures else []
         return next((weights[key] for key in (*alone, f"{name}:{kind}", name) if key in weights), 0.0)

@@ -229,7 +229,7 @@ class Stream:
         rows, is_new_recording = self.clock.take(*row, self.rows.has_local_clock)
         found: list[Found] = []
         if is_new_recording:
-            found = self._scored() + self.live.finish()
+            found = self._scored(is_over=True)
             self.live.restart()
         for t, values in rows:
             if self.rates is not None and not self.rates.done:
@@ -237,9 +237,11 @@ class Stream:
         self.due += rows
         return found
 
-    def _scored(self) -> list[Found]:
-        """Return the steps and events of the rows that wait."""
+    def _scored(self, is_over: bool = False) -> list[Found]:
+        """Return the steps and events of the rows that wait, and the remaining ones if the recording is over."""
         found, self.due = self.live.push(self.due), []
+        if is_over:
+            found += self.live.finish()
         self.any_step = self.any_step or bool(found)
         return found
 
@@ -284,9 +286,7 @@ class Stream:
         """Return the remaining steps and events at the end of the input."""
         found = [one for row in self.rows.rest() for one in self._take_row(row)]
         self.due += self.clock.rest()
-        found += self._scored() + self.live.finish()
-        self.any_step = self.any_step or bool(found)
-        return found
+        return found + self._scored(is_over=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later process needs to resume."""
@@ -400,14 +400,14 @@ def watch(
             raise DataError(f"--out {out}: exists already, and there is no --state to resume from; name another file")
         window = _new_window(stream) if plot else None
         source = _open_input(follow, saved["place"])
-        first_place = source.tell() if follow else 0
+        place = source.tell() if follow else 0
         output = Output(out, as_json, stream.rows, saved["bytes"], saved["tail"])
         save = functools.partial(_save, state, sha, stream, output) if state else lambda place: None
         try:
             with contextlib.closing(output), noted_signals() as signals:
                 how = stream.rows.input_warnings, stream.rows.dialect.encoding
                 lines = read_lines(source, follow, lambda: bool(signals), *how)
-                place = _take_lines(stream, lines, first_place, output, save, window)
+                place = _take_lines(stream, lines, place, output, save, window)
                 where, found = str(follow or "stdin"), []
                 if state is None:
                     found = stream.finish()

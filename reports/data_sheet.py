@@ -39,8 +39,7 @@ def data_sheet(folder: Path, notes: str = "") -> str:
         ["kinds of labels that are faults", ", ".join(meta.fault_kinds) or "none"],
     ]
     labels = _labels(meta)
-    parts = {
-        "": f"{meta.description}. {made}\n\n{markdown(about)}",
+    sections = {
         "Notes": notes.strip(),
         "Channels": markdown(_channels(folder, meta)),
         "Recordings": markdown(_recordings(meta)),
@@ -48,9 +47,8 @@ def data_sheet(folder: Path, notes: str = "") -> str:
         "Preprocessing": _preprocessing(meta),
         "Files": _digests(meta),
     }
-    return f"# Data sheet: {meta.dataset}\n" + "".join(
-        f"\n{f'## {title}' + 2 * chr(10) if title else ''}{text}\n" for title, text in parts.items() if text
-    )
+    head = f"# Data sheet: {meta.dataset}\n\n{meta.description}. {made}\n\n{markdown(about)}\n"
+    return head + "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items() if text)
 
 
 def _channels(folder: Path, meta: Meta) -> Table:
