@@ -27,7 +27,7 @@ from evaluation.metrics import suggest_buffer
 from nab.frozen_lstm import LEAST_BLOCKS, learn, level_and_spread, rows_of_block, run
 from nab.fusion import FUSED, fused_score, parts_of
 from nab.tsbad_measures import measures
-from reports.run_folder import markdown
+from reports.tables import markdown
 from utils import (
     ROOT,
     ArgumentParser,

@@ -32,18 +32,9 @@ from recordings.windowing import EventMeta
 from reports.exports import export_run
 from reports.nights import draw_agreement, with_nights
 from reports.page import write_report
-from reports.run_folder import (
-    COHORT,
-    FAILED,
-    RunFolder,
-    at_work_in,
-    markdown,
-    night_folder,
-    night_rows,
-    respiratory_tables,
-    write_table,
-)
+from reports.run_folder import COHORT, FAILED, RunFolder, at_work_in, night_folder, write_table
 from reports.scoring import NotAllScored, score_files
+from reports.tables import markdown, night_rows, respiratory_tables
 from utils import DataError, atomic_path, resolve_device, sha256_of, write_json
 
 log = logging.getLogger(__name__)

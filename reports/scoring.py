@@ -45,18 +45,8 @@ from reports.findings import (
 )
 from reports.nights import draw_agreement, nights_of, with_nights
 from reports.page import write_report
-from reports.run_folder import (
-    CLOCKS,
-    STAMPS,
-    RunFolder,
-    at_work_in,
-    markdown,
-    night_rows,
-    respiratory_tables,
-    run_files,
-    write_data,
-    write_run,
-)
+from reports.run_folder import CLOCKS, STAMPS, RunFolder, at_work_in, run_files, write_data, write_run
+from reports.tables import markdown, night_rows, respiratory_tables
 from utils import DataError, counted, log_to_file, sha256_of, write_json
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from reports.run_folder import (
     RunFolder,
     default_root,
     new_run,
-    results_table,
     run_files,
     write_alarms,
     write_history,
     write_run,
 )
+from reports.tables import results_table
 from utils import DataError, write_json
 
 # ---- the folder -----------------------------------------------------------------------------
