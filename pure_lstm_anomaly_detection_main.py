@@ -27,7 +27,6 @@ from utils import (
     DataError,
     add_file_names,
     keep_freed_memory,
-    process_group,
     resolve_device,
     run_cli,
     setup_logging,
@@ -166,6 +165,7 @@ def command(args: argparse.Namespace) -> str:
     if args.score:
         return score(args, device)
     from experiment import resume, run_all, try_all
+    from trainers import process_group
 
     with process_group(device) as rank:
         if args.resume:

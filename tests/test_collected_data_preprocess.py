@@ -1,7 +1,5 @@
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -351,18 +349,6 @@ def test_list_names_every_entry(capsys):
     assert main(["--list"]) == 0
     entries = list(json.loads(DATASET_CONFIG.read_text()))
     assert capsys.readouterr().out.split() == [name for name in entries if name != "NAB"]
-
-
-def test_help_does_not_wait_for_torch():
-    code = (
-        "import sys, collected_data_preprocess as script\n"
-        "try:\n    script.main(['--help'])\n"
-        "except SystemExit as end:\n    assert end.code == 0\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "--dataset" in done.stdout and "python collected_data_preprocess.py" in done.stdout
 
 
 # ---------------------------------------------------------------- real recordings

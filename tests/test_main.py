@@ -626,16 +626,6 @@ def test_resuming_a_run_at_work_is_refused(home, run, tmp_path, capsys, holder):
     assert "is at work in it" in refused(home, capsys, "--resume", root)
 
 
-def test_help_shows_commands_and_does_not_wait_for_torch():
-    code = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(SCRIPT.parent)!r})\n" + (
-        "import pure_lstm_anomaly_detection_main as m\n"
-        "try: m.main()\n"
-        "except SystemExit: print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "python pure_lstm_anomaly_detection_main.py" in done.stdout and done.stdout.strip().endswith("False")
-
-
 @pytest.mark.usefixtures("blank_pictures")
 def test_losses_are_shown_in_tensorboard_on_request(home, run, tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorboard")

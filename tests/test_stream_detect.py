@@ -357,16 +357,6 @@ def test_a_closed_output_pipe_is_not_an_error(home):
     assert process.wait(timeout=30) == 0 and not err and first.decode().strip() == ",".join(stream.COLUMNS)
 
 
-def test_help_shows_commands_and_does_not_import_torch():
-    code = (
-        "import sys; sys.argv = ['x', '--help']; import stream_detect as m\n"
-        "try: m.main()\n"
-        "except SystemExit: print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert "python stream_detect.py --checkpoint" in done.stdout and done.stdout.strip().endswith("False")
-
-
 # ---- the user's mistakes --------------------------------------------------------------------
 
 

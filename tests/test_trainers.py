@@ -12,8 +12,8 @@ import warm
 from config import TrainingConfig
 from data_loader import TrainingWindows, validation_batches
 from lstm_model import StackedLSTM
-from trainers import LOSS_FLOOR, Trainer, forecast_loss, naive_losses, on_device
-from utils import ROOT, DataError, process_group
+from trainers import LOSS_FLOOR, Trainer, forecast_loss, naive_losses, on_device, process_group
+from utils import ROOT, DataError
 
 pytestmark = pytest.mark.slow
 
