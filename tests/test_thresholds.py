@@ -297,15 +297,6 @@ def test_dynamic_follows_a_level_that_changes_slowly(calibration):
 
 
 @pytest.mark.parametrize(("method", "parameters"), CASES)
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_stream_equals_batch(method, parameters, chunk, calibration, live):
-    state = fit(method, calibration, **parameters)
-    stream = ThresholdStream(state)
-    parts = [stream.update(live[at:at + chunk]) for at in range(0, len(live), chunk)]
-    assert np.array_equal(np.concatenate(parts), apply(state, live))
-
-
-@pytest.mark.parametrize(("method", "parameters"), CASES)
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_any_chunking_with_saving_and_restoring_equals_batch(method, parameters, data):

@@ -15,7 +15,6 @@ from project import DATASET, call, make_datasets
 from tiny import draw_recording, make_checkpoint
 
 import collected_data_preprocess
-import grid_search
 from data_loader import load_dataset
 from detection.checkpoint import read_tensors
 from recordings import simulator
@@ -163,15 +162,6 @@ def test_only_one_process_gets_a_new_folder_though_both_found_it_empty(tmp_path,
     other.communicate("let go")
     with pytest.raises(DataError, match="not empty"), at_work_in(tmp_path / "run", new=True):
         pytest.fail("a run in a used folder")
-
-
-def test_a_second_grid_search_in_a_folder_is_refused(home, tmp_path, holder, capsys):
-    holder(tmp_path / "grid")
-    grid = ["--set", 'grid={"training.learning_rate": [0.001, 0.01]}', "--out", str(tmp_path / "grid")]
-    arguments = ["--config", str(home / "config.json"), "--datasets", str(home / "datasets"), "--device", "cpu", *grid]
-    assert grid_search.main(arguments) == 2
-    assert "is at work in it" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "grid").iterdir()] == [".lock"]
 
 
 @pytest.mark.usefixtures("blank_pictures")
