@@ -68,8 +68,8 @@ class Job:
 
     name: str
     first: Callable[[Path], Command]                             # its command line, new
-    again: Callable[[Path], Command | None]                      # and behind a kill; None = nothing was missing
-    keeps: str = ""                                              # pattern of files that let it go on in the middle
+    again: Callable[[Path], Command | None]                      # and after a kill; None = nothing was missing
+    keeps: str = ""                                              # pattern of files from which it can resume
     template: Path | None = None                                 # what the folder holds before
     stdin: Path | None = None
     grows: str = ""                                              # a file that may end in the middle of a line

@@ -5,7 +5,7 @@
 
 The last column of a file is `Label`, the others are channels. Its name, ..._tr_1007_1st_2014.csv, says that the first
 1007 rows are those to learn from. Two detectors come of one network: LSTM_causal, whose scores depend on the rows up to
-theirs, and LSTM_offline. A run that was stopped goes on with the same command. In --out, as their own scripts have it:
+theirs, and LSTM_offline. A run that was stopped resumes with the same command. In --out, as their own scripts have it:
 score/{uni,multi}/DETECTOR/FILE.npy has the scores, 0..1, and metrics/{uni,multi}/DETECTOR.csv a row for each file.
 """
 
