@@ -116,14 +116,6 @@ def draw_values(tails, count=3000):
     return values
 
 
-@pytest.mark.parametrize("piece", [1, 2, 3, 4, 5, 100])
-def test_a_step_has_the_same_surprisal_alone_and_among_many(piece):
-    tails = draw_tails()
-    values, table = draw_values(tails), Tails(tails)
-    pieces = [table.surprisal(part) for part in np.split(values, range(piece, len(values), piece))]
-    np.testing.assert_array_equal(np.concatenate(pieces), table.surprisal(values))
-
-
 def test_surprisal_is_that_of_a_slow_look_at_every_knot():
     tails = draw_tails()
     values = draw_values(tails, 400)
