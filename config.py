@@ -8,7 +8,6 @@ the file, the dotted key, what was found and what would be right.
 from __future__ import annotations
 
 import difflib
-import itertools
 import json
 import re
 import types
@@ -581,11 +580,6 @@ def load_nab(path: Path) -> NabConfig:
 def dataset_names(path: Path) -> list[str]:
     """Return the names of all respiratory datasets in dataset_config.json."""
     return [name for name in read_json(path) if name != NAB and not name.startswith("_")]
-
-
-def expand_grid(config: ExperimentConfig) -> list[dict[str, Any]]:
-    """Return every permutation of the grid's lists as {dotted key: value}."""
-    return [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
 
 
 def read_json(path: Path, if_absent: str = "") -> dict[str, Any]:

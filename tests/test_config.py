@@ -13,7 +13,6 @@ from config import (
     ExperimentConfig,
     ScoringProfile,
     dataset_names,
-    expand_grid,
     load_dataset_config,
     load_experiment,
     read_json,
@@ -281,13 +280,6 @@ def test_a_config_comes_back_from_its_own_json():
     for model, content in ((ExperimentConfig, {}), (DatasetConfig, tiny_dataset())):
         config = validate(model, content, "x")
         assert validate(model, json.loads(json.dumps(config.model_dump())), "x") == config
-
-
-def test_expand_grid_is_every_permutation():
-    config = ExperimentConfig(grid={"a.b": [1, 2], "c": ["x", "y", "z"]})
-    expected = [{"a.b": a, "c": c} for a in (1, 2) for c in "xyz"]
-    assert expand_grid(config) == expected
-    assert expand_grid(ExperimentConfig()) == [{}]
 
 
 def test_the_configuration_page_is_what_config_py_prints(capsys):
