@@ -335,20 +335,6 @@ def test_apply_and_streams_do_not_change_the_fitted_state(method, parameters, ca
 
 
 @pytest.mark.parametrize(("method", "parameters"), CASES)
-def test_state_holds_plain_values_only(method, parameters, calibration, live):
-    def check(value):
-        assert type(value) in (dict, list, str, int, float, bool)
-        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-            check(item)
-
-    state = fit(method, calibration, **parameters)
-    stream = ThresholdStream(state)
-    stream.update(live)
-    check(state)
-    check(stream.state_dict())
-
-
-@pytest.mark.parametrize(("method", "parameters"), CASES)
 def test_threshold_is_equivariant(method, parameters, calibration, live):
     threshold = apply(fit(method, calibration, **parameters), live)
     moved = apply(fit(method, 4 * calibration - 8, **parameters), 4 * live - 8)
@@ -408,14 +394,6 @@ def test_calibration_unfit_for_a_threshold_is_refused(method, parameters):
     ]:
         with pytest.raises(ValueError, match=message):
             fit(method, scores, **parameters)
-
-
-@pytest.mark.parametrize(("method", "parameters"), CASES)
-def test_ten_scores_are_enough_for_a_finite_threshold(method, parameters):
-    state = fit(method, np.arange(10.0), **parameters)
-    threshold = apply(state, np.r_[np.nan, np.arange(5.0), 1e9])
-    assert np.isfinite(threshold).all()
-    assert alarms(np.r_[np.nan, np.arange(5.0), 1e9], threshold).tolist() == [False] * 6 + [True]
 
 
 @pytest.mark.parametrize(("method", "parameters"), CASES)
