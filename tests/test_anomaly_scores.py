@@ -358,14 +358,6 @@ def test_the_joint_distance_leaves_missing_comparisons_out(calibration):
         np.testing.assert_allclose(joint.distance(z[step : step + 1]), got[step : step + 1], rtol=0, atol=1e-12)
 
 
-def test_calibration_survives_json(calibration):
-    observed, forecast = breathe(600, seed=3)
-    again = json.loads(json.dumps(calibration, allow_nan=False))
-    np.testing.assert_array_equal(
-        scored(observed, forecast, calibration).score, scored(observed, forecast, again).score
-    )
-
-
 def test_too_little_calibration_is_an_error_with_counts():
     features = np.full((60, 2, 6), NAN)
     features[:31, 0] = 1.0

@@ -42,15 +42,6 @@ def test_help_loads_neither_torch_nor_pandas(script):
     assert (done.returncode, done.stderr) == (0, "") and f"python {script.name}" in done.stdout
 
 
-def test_what_the_file_system_refuses_is_one_line(capsys):
-    def body():
-        raise OSError(28, "No space left on device", "scores.csv")
-
-    assert run_cli(body) == 2
-    line = "error: scores.csv: No space left on device; check the path, its permissions and the space that is left\n"
-    assert capsys.readouterr().err == line
-
-
 def test_a_wrong_argument_is_one_line_and_none_may_be_cut_short(capsys):
     parser = ArgumentParser("What it does")
     parser.add_argument("--seeds", type=int)
