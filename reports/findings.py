@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -395,15 +396,22 @@ def draw_recording(run: RunFolder, findings: Findings, recording: ScoredRecordin
     """Draw one recording, and close-ups of a few of its events: missed, false, and then found ones."""
     from reports import plots
 
+    plots.draw_recording(*_pictures(run, findings, recording))
+
+
+def _pictures(
+    run: RunFolder, findings: Findings, recording: ScoredRecording
+) -> tuple[RecordingView, Path, list[tuple[float, float, str, Path]]]:
+    """Return what `plots.draw_recording` needs for one recording."""
     rows = np.divide(AROUND_ROWS, findings.detector.rate_hz).tolist()
     before_s, after_s = rows if is_series(findings.segments) else AROUND_S
     stamps, name, view = timestamps_of(findings.segments), recording.name, view_of(findings, recording)
-    plots.save(plots.plot_recording(view), run.overview(name))
+    close_ups = []
     for start_s, end_s, verdict, what in _worth_a_close_up(recording, view)[:CLOSE_UPS]:
         at = time_at(view.start, start_s)
         title = f"{name}: {what} at {stamps.get((name, start_s), f'{start_s:.1f} s')}" + (f", {at}" if at else "")
-        figure = plots.plot_span(view, start_s - before_s, end_s + after_s, title)
-        plots.save(figure, run.close_up(name, start_s, verdict))
+        close_ups.append((start_s - before_s, end_s + after_s, title, run.close_up(name, start_s, verdict)))
+    return view, run.overview(name), close_ups
 
 
 def _worth_a_close_up(recording: ScoredRecording, view: RecordingView) -> list[tuple[float, float, str, str]]:

@@ -171,6 +171,13 @@ def plot_span(view: RecordingView, start_s: float, end_s: float, title: str) -> 
     return figure
 
 
+def draw_recording(view: RecordingView, path: Path, close_ups: Sequence[tuple[float, float, str, Path]]) -> None:
+    """Write the picture of a whole recording, and its close-ups: start_s, end_s, title and path of each."""
+    save(plot_recording(view), path)
+    for start_s, end_s, title, place in close_ups:
+        save(plot_span(view, start_s, end_s, title), place)
+
+
 def plot_progress(
     t: np.ndarray,
     observed: np.ndarray,
