@@ -1,5 +1,3 @@
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -189,16 +187,6 @@ def test_rows_and_seconds_resolve_to_the_same_steps():
     in_seconds = validate(ExperimentConfig, {"model": {"horizon_s": 2.4}, "score": {"amplitude_s": 1.2}}, "x")
     rows, seconds = resolved_for(in_rows), resolved_for(in_seconds)
     assert (rows.horizon, rows.spans) == (seconds.horizon, seconds.spans) == (12, rows.spans)
-
-
-@pytest.mark.parametrize(("change", "says"), [
-    ({"score": {"baseline_s": 1e9}}, "score.baseline_s is 5e+09 steps of 0.2 s; expected at most 1000000"),
-    ({"model": {"horizon_s": 1e6}}, "model.horizon needs"),
-    ({"score": {"weights": {"error:other": 1.0}}}, "score.weights: none is for a channel of simulated; they measure"),
-])
-def test_a_config_that_does_not_fit_its_data_is_refused(change, says):
-    with pytest.raises(ValueError, match=re.escape(says)):
-        resolved_for(validate(ExperimentConfig, change, "x"))
 
 
 def test_build_model_takes_its_sizes_from_the_config_and_checks_weights():

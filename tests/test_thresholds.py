@@ -359,15 +359,9 @@ def test_stream_state_of_another_fit_or_damaged_is_refused(calibration):
     ("gausian", {}, "'gausian' is unknown; did you mean 'gaussian'"),
     ("xyz", {}, "expected one of false_events_per_hour, quantile, gaussian, pot, dynamic"),
     ("quantile", {"k": 1}, "method 'quantile': k: unknown key; expected one of q"),
-    ("dynamic", {"histroy": 1}, "did you mean 'history'"),
     ("quantile", {"q": 1.5}, "q is 1.5; expected less than or equal to 1"),
-    ("quantile", {"q": True}, "q is True"),
-    ("quantile", {"q": "0.9"}, "q is '0.9'"),
-    ("gaussian", {"k": float("nan")}, "k is nan"),
     ("gaussian", {"k": float("inf")}, "k is inf"),
-    ("pot", {"online": 1}, "online is 1; expected a boolean"),
     ("pot", {"risk": 0.02}, "risk is 0.02; expected less than 1 - level = 0.02"),
-    ("dynamic", {"block": 2.5}, "block is 2.5; expected an integer"),
     ("dynamic", {"z_min": 5.0, "z_max": 4.0}, "z_min is 5; expected at most z_max = 4"),
 ])
 def test_wrong_parameters_say_what_would_be_right(method, parameters, message, calibration):
