@@ -119,11 +119,6 @@ def test_steps_of_labelled_faults_take_no_part_in_step_wise_measures():
     assert evaluate(outside).point.precision == pytest.approx(10 / 30)
 
 
-def test_without_a_buffer_there_is_no_vus(nights):
-    areas = evaluate(*nights, buffer=None).threshold_free
-    assert math.isnan(areas.vus_pr) and areas.auc_pr == evaluate(*nights).threshold_free.auc_pr
-
-
 # ---- several segments ----------------------------------------------------------------------
 
 

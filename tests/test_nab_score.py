@@ -71,9 +71,7 @@ def test_an_alarm_at_each_first_label_row_gets_what_nab_allows():
     assert nab_score(scores, load_series_labels(NAB_ROOT))["standard"]["score"] == pytest.approx(92.2, abs=0.05)
 
 
-# --- properties ------------------------------------------------------------------------------------------------------
-
-# --- Numenta Anomaly Benchmark ---------------------------------------------------------------------------------------
+# --- worked out by hand, and every threshold -------------------------------------------------------------------------
 
 def mask(n: int, *ranges: tuple[int, int]) -> np.ndarray:
     """Return (n,) zeros with ones in the given ranges of steps, both ends included."""

@@ -7,17 +7,7 @@ import pytest
 
 from detection.events import FoundEvent
 from evaluation.results import AreaMeasures, DetectorMetrics, EventMeasures, FreeResponse, KindMeasures, RunMetrics
-from reports.run_folder import (
-    HISTORY,
-    STAMPS,
-    RunFolder,
-    default_root,
-    new_run,
-    run_files,
-    write_alarms,
-    write_history,
-    write_run,
-)
+from reports.run_folder import RunFolder, default_root, new_run, run_files, write_alarms, write_run
 from reports.tables import results_table
 from utils import DataError
 
@@ -126,25 +116,9 @@ def test_events_come_back_as_they_were(tmp_path):
     assert frame.loc[1, empty].isna().all()
 
 
-def test_events_of_a_series_carry_timestamps(tmp_path):
-    stamps = {"start_timestamp": "2014-04-01 00:00:00", "end_timestamp": "2014-04-01 00:25:00"}
-    event = FoundEvent("taxi", 0.0, 1500.0, 4.25, 300.0, "value")
-    row = {"event": event, "matched_label": "anomaly", "found_by": "lstm"} | stamps
-    write_alarms(RunFolder(tmp_path), [row], STAMPS)
-    assert pd.read_csv(tmp_path / "alarms.csv")[list(stamps)].iloc[0].tolist() == list(stamps.values())
-
-
 def test_no_event_is_a_table_with_a_header_alone(tmp_path):
     write_alarms(RunFolder(tmp_path), [])
     assert len(pd.read_csv(tmp_path / "alarms.csv")) == 0
-
-
-def test_history_has_a_row_an_epoch(tmp_path):
-    history = [dict(zip(HISTORY, (k, 1.0 / (k + 1), 2.0, 1e-5, 0.1), strict=True)) for k in range(3)]
-    write_history(RunFolder(tmp_path), history)
-    frame = pd.read_csv(tmp_path / "history.csv")
-    assert tuple(frame) == HISTORY and frame["epoch"].tolist() == [0, 1, 2]
-    np.testing.assert_allclose(frame["train_loss"], [1, 1 / 2, 1 / 3], rtol=1e-7)
 
 
 def test_run_json_says_what_made_the_numbers(tmp_path):
