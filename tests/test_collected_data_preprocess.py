@@ -307,15 +307,11 @@ def test_a_mistake_leaves_what_was_made_before(project):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("guardd_s", 3, "guardd_s: unknown key; did you mean 'guard_s'?"),
-        ("rate_hz", "5", "rate_hz is '5'; expected a number"),
-        ("rate_hz", -1, "rate_hz is -1; expected greater than 0"),
         ("split", [], "split is []; expected an object"),
         ("delimiter", ":", "delimiter is ':'; expected ',', ';', '\\t', '|' or ' '"),
         ("annotators", ["../night"], "annotators.0 is '../night'; expected a plain name: no path"),
         ("annotation_s", -1, "annotation_s is -1; expected greater than or equal to 0"),
         ("normal_margin_s", 1e9, None),
-        ("guard_s", 1e9, None),
     ],
 )
 def test_a_bad_entry_is_one_line(project, key, value, expected):
