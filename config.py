@@ -400,7 +400,7 @@ class DatasetConfig(Section):
     """One respiratory dataset, an entry of `dataset_config.json`."""
 
     description: str = Field(description="what the recordings are, one sentence")
-    simulated: bool = Field(False, description="whether the recordings are; everything made from them then says so")
+    simulated: bool = Field(False, description="whether it is simulated; everything made from it then says so")
     raw_dir: str = Field(description="folder of the raw recordings, or a card, relative to dataset_config.json")
     raw_hint: str = Field(description="what to put there, or the command that makes it")
     file_pattern: str = Field("{name}.csv", description="file of a recording; {name} is replaced")
@@ -720,10 +720,10 @@ def _shown(value: Any) -> str:
 
 REFERENCE = """# Configuration
 
-This page holds every key of the two kinds of config, its default and its meaning. It is the output of
+This page lists every key of experiments and of datasets, its default and its meaning. It is the output of
 `python config.py`.
 
-## What we choose: `pure_lstm_config*.json`
+## Experiments: `pure_lstm_config*.json`
 
 Durations are in seconds; a key that ends in `_s` may be given in rows instead, as `_rows`. `--set training.epochs=3`
 overrides a key for one run.
@@ -732,7 +732,7 @@ overrides a key for one run.
 |---|---|---|
 {experiment}
 
-## What the data is: an entry of `dataset_config.json`
+## Datasets: entries of `dataset_config.json`
 
 [formats.md](formats.md#the-entry-in-dataset_configjson) has an example.
 
