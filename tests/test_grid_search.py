@@ -215,7 +215,8 @@ def test_a_folder_in_use_or_of_something_else_is_refused(home, done, tmp_path, c
     assert not (done / ".lock").exists()
 
 
-def test_a_grid_that_cannot_start_takes_nothing_of_others_with_it(home, done, tmp_path, capfd):
+def test_a_grid_that_cannot_start_takes_nothing_of_others_with_it(home, done, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(engines, "SCHEDULER_ANSWERS_S", 0.5)
     dead = ("--scheduler", "tcp://127.0.0.1:9")
     new, mine = tmp_path / "new", tmp_path / "mine"
     mine.mkdir()
