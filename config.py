@@ -192,7 +192,7 @@ class ScoreConfig(Timed):
         "0.01 asks for a hundred times rarer evidence, 0 leaves it out",
     )  # fmt: skip
     calibrate_on: list[Literal["train", "val"]] = Field(
-        ["val"], min_length=1, description="splits of normal data that scores and threshold are calibrated on"
+        ["train", "val"], min_length=1, description="splits of normal data that scores and threshold are calibrated on"
     )
 
     @model_validator(mode="after")

@@ -212,7 +212,8 @@ def test_a_folder_in_use_is_refused_by_its_process(home, done, capfd, holder):
     assert not (done / ".lock").exists()
 
 
-def test_a_grid_that_cannot_start_takes_nothing_of_others_with_it(home, done, tmp_path, capfd):
+def test_a_grid_that_cannot_start_takes_nothing_of_others_with_it(home, done, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(engines, "SCHEDULER_ANSWERS_S", 0.5)
     dead = ("--scheduler", "tcp://127.0.0.1:9")
     new, mine = tmp_path / "new", tmp_path / "mine"
     mine.mkdir()

@@ -81,8 +81,8 @@ def test_a_run_fills_its_folder(run):
     assert read(run / "run.json")["simulated"] is True
     assert len(pd.read_csv(run / "history.csv")) == 3
     assert "NaN" not in (run / "metrics.json").read_text()
-    calibration = read(run / "metrics.json")["calibration"]                 # 100 s of normal breathing
-    assert calibration["hours"] == pytest.approx(100 / 3600, rel=0.05) and calibration["events"] >= 0
+    calibration = read(run / "metrics.json")["calibration"]                 # 120 and 100 s of normal breathing
+    assert calibration["hours"] == pytest.approx(220 / 3600, rel=0.05) and calibration["events"] >= 0
     assert calibration["events_per_hour"] == pytest.approx(calibration["events"] / calibration["hours"])
 
 

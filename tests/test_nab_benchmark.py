@@ -1,23 +1,21 @@
-import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from small_nab import SMALL, use_small_networks
 
 from evaluation.nab_score import nab_score
-from nab import benchmark, forecasts
+from nab import forecasts
 from nab.alarms import THRESHOLDS, alarm_rows
-from nab.benchmark import Setting, block_scores, detect, range_scores, read_benchmark
+from nab.benchmark import block_scores, detect, range_scores, read_benchmark
 from nab.blocks import probation, scaled_blocks
-from nab.online_lstm import OnlineOptions
 from nab.plain_forecasts import past_mean
 from nab_benchmark import main
 
 pytestmark = pytest.mark.slow
 
 ROWS = 720                                                           # 108 of them not graded
-SMALL = OnlineOptions(hidden_units=4, members=1, window=10, windows=2, warm_up_blocks=20, updates=1)
 
 
 def make_values(name: str, rows: int = ROWS) -> np.ndarray:
@@ -38,10 +36,7 @@ def write_series(root, name: str, values: np.ndarray) -> list[str]:
 @pytest.fixture
 def nab(tmp_path, monkeypatch):
     """A benchmark of four series in two categories, each with one event, and a small network."""
-    monkeypatch.setattr(forecasts, "LSTM_OPTIONS", SMALL)
-    monkeypatch.setattr(forecasts, "UNTRAINED", dataclasses.replace(SMALL, updates=0, update_every=0))
-    monkeypatch.setattr(benchmark, "SIZES", (35,))
-    monkeypatch.setattr(benchmark, "SETTINGS", (Setting(), Setting(strangest_share=0.0)))
+    use_small_networks(monkeypatch)
     root, labels = tmp_path / "NAB", {}
     for name in ("real/aa.csv", "real/bbb.csv", "made/c.csv", "made/dddd.csv"):
         times = write_series(root, name, make_values(name))
