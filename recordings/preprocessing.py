@@ -244,8 +244,10 @@ def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool =
         return events
     if file is None and listed is not None:
         known = [Event(e.start_s, e.end_s, e.label) for e in listed]
-        where = f"dataset_config.json: events.{name}"
-        return event_files.check_events(known, axis.end_s, dataset.labels, where, start_s=axis.start_s)
+        return event_files.check_events(
+            known, axis.end_s, dataset.labels, lambda row: f"dataset_config.json: events.{name}: row {row + 1}",
+            axis.start_s,
+        )  # fmt: skip
     annotations, place = recording.annotations, f"{recording.path.name}: annotations"
     if file is not None:
         found = event_files.read_annotations(file, axis, dialect, recording.notes)
@@ -255,9 +257,8 @@ def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool =
         if note.label not in dataset.labels:
             others.append(note.label)
             continue
-        events += event_files.check_events(
-            [note], axis.end_s, dataset.labels, place, first_row=number, start_s=axis.start_s
-        )
+        at = f"{place}: row {number}"
+        events += event_files.check_events([note], axis.end_s, dataset.labels, lambda _, at=at: at, axis.start_s)
     if others:
         found = ", ".join(f"{label!r} ({count})" for label, count in Counter(others).most_common())
         recording.notes.append(f"{counted(len(others), 'annotation')} not in labels, not used as events: {found}")

@@ -10,7 +10,7 @@ from recordings.clocks import seconds_of
 from recordings.event_files import read_events
 from recordings.inspection import describe
 from recordings.reading import Dialect, read_recording
-from recordings.tables import layout_of
+from recordings.tables import open_table
 from utils import DataError
 
 EXPECTED = {"t": [0, 0.04, 0.08], "flow": [-1.25, 1000.5, 2e-3]}
@@ -263,5 +263,5 @@ def test_events_files_are_read_in_all_encodings(write):
 
 
 def test_a_layout_is_detected_from_a_long_row(write):
-    layout = layout_of(write("t_s," + ",".join(f"c{k}" for k in range(5000)) + "\n"))
+    layout = open_table(write("t_s," + ",".join(f"c{k}" for k in range(5000)) + "\n")).layout
     assert len(layout.names) == 5001 and layout.delimiter == ","

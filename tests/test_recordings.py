@@ -228,7 +228,7 @@ def test_event_times_are_on_the_recordings_own_axis(events_of):
 def test_known_events_are_counted_from_one():
     events = [Event(1, 2, "a"), Event(3, 2, "a")]
     with pytest.raises(DataError, match="^events.night: row 2: event 3 to 2 s ends before it starts"):
-        check_events(events, 10.0, {"a": "a"}, "events.night")
+        check_events(events, 10.0, {"a": "a"}, lambda row: f"events.night: row {row + 1}")
 
 
 # ---------------------------------------------------------------- describe

@@ -11,7 +11,7 @@ from live.rows import InputWarnings, Rows, read_lines
 from recordings.inspection import describe
 from recordings.preprocessing import dialect_of, load_recording
 from recordings.reading import Dialect, measured_rate, read_recording
-from recordings.tables import layout_of
+from recordings.tables import open_table
 from recordings.wall_clock import clock_at
 from utils import DataError
 
@@ -278,11 +278,11 @@ def test_rows_may_end_in_an_empty_cell_where_the_header_is_full(tmp_path):
     rows = "".join(f"{k / 10},{k % 7},{95 if k % 10 == 0 else ''}\n" for k in range(300))
     for before, first_row in (("", 2), ("Device X,,\nSerial 5,,\n", 4), ("a recorder\n", 3)):
         (tmp_path / "one.csv").write_text(f"{before}t_s,flow,spo2\n{rows}")
-        layout = layout_of(tmp_path / "one.csv")
+        layout = open_table(tmp_path / "one.csv").layout
         assert (layout.names, layout.first_row) == (["t_s", "flow", "spo2"], first_row)
     short = "start_s,end_s,label,source,note\n1,2,motion,me,\n3,4,apnea,me,long\n5,6,cough,me,\n7,8,apnea,me,short\n"
     (tmp_path / "one.events.csv").write_text(short)
-    assert layout_of(tmp_path / "one.events.csv").first_row == 2
+    assert open_table(tmp_path / "one.events.csv").layout.first_row == 2
 
 
 # ---- after the samples, and between them ----------------------------------------------------
