@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from recordings import edf, tables, wall_clock
 from recordings.cells import DecimalSigns
 from recordings.layouts import LayoutKeys
 from recordings.number_times import DAY_S, unit_s_in, unit_s_of
-from recordings.reading import DETECT, Dialect, Event
+from recordings.reading import DETECT, Dialect, Event, Recording, clipped
 from utils import DataError, counted
 
 # Of a recording NAME, the first of these that exists. Tables hold events alone, so that each label has to be known;
@@ -57,9 +58,21 @@ class TimeAxis:
     end_s: float
     clock: datetime | None = None
 
-    @property
-    def span(self) -> tuple[float, float]:
-        return self.start_s, self.end_s
+    @classmethod
+    def of(cls, recording: Recording) -> TimeAxis:
+        """Return the time of a recording."""
+        return cls(float(recording.t[0]), recording.end_s, recording.start)
+
+
+class Beside(NamedTuple):
+    """What the file of events beside a recording holds; no file = nothing.
+
+    events: None if the file is no table of events, but of annotations, of which some may be events.
+    """
+
+    file: Path | None = None
+    events: list[Event] | None = None
+    annotations: Sequence[Event] = ()
 
 
 def file_of(recording: Path, name: str) -> Path | None:
@@ -68,9 +81,25 @@ def file_of(recording: Path, name: str) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def is_table(path: Path, name: str) -> bool:
-    """Return whether a file of a recording's events holds events alone, by its name."""
-    return path.name in [pattern.format(name) for pattern in TABLES]
+def read_beside(
+    recording: Recording,
+    dialect: Dialect = DETECT,
+    labels: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    own_kinds: dict[str, str] | None = None,
+) -> Beside:
+    """Read the file of events beside a recording, and note in the recording how; arguments as of `read_events`.
+
+    Annotations are clipped to the recording; their labels are as written.
+    """
+    file, axis, notes = file_of(recording.path, recording.name), TimeAxis.of(recording), recording.notes
+    if file is None:
+        return Beside()
+    if file.name in [pattern.format(recording.name) for pattern in TABLES]:
+        about = {"start_s": axis.start_s, "clock": axis.clock, "columns": columns, "own_kinds": own_kinds}
+        return Beside(file, read_events(file, axis.end_s, labels, dialect, notes=notes, **about))
+    found = read_annotations(file, axis, dialect, notes)
+    return Beside(file, None, clipped(found, axis.start_s, axis.end_s, notes, f"{file.name}: "))
 
 
 def read_events(

@@ -226,7 +226,7 @@ def test_a_column_name_over_two_lines_is_named_in_one(tmp_path):
 def test_annotations_outside_are_clipped_or_left_out_with_a_note():
     notes = []
     events = [Event(-5, 5, "a"), Event(1790, 1810, "b"), Event(1900, 1910, "c"), Event(3, 3, "d")]
-    kept = clipped(events, *AXIS.span, notes, "night.annot: ")
+    kept = clipped(events, AXIS.start_s, AXIS.end_s, notes, "night.annot: ")
     assert kept == [Event(0, 5, "a"), Event(3, 3, "d"), Event(1790, 1800, "b")]
     assert notes == ["night.annot: 2 annotations cut to the recording: the first 'a' at -5 s",
                      "night.annot: 1 annotation outside the recording, left out: the first 'c' at 1900 s"]  # fmt: skip
