@@ -28,7 +28,8 @@ from recordings.cells import MISSING, NUMBER, DecimalSigns, has_thousands, is_nu
 from recordings.layouts import DETECT, Layout, LayoutKeys, is_data, layout_of_lines, split
 from utils import DataError, counted
 
-ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1", "cp932": "Shift-JIS"}
+SHIFT_JIS = "cp932"                                                  # as Windows has it
+ENCODINGS = {"utf-8-sig": "UTF-8", "cp1252": "Latin-1", SHIFT_JIS: "Shift-JIS"}
 ENCODINGS |= dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), "UTF-16")
 JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]{2}")               # two of Kana or Kanji
 HALF_WIDTH = re.compile("[\uff61-\uff9f]")                          # Kana of one byte: letters of other encodings
@@ -221,17 +222,24 @@ def _head_of(path: Path, declared: str | None = None) -> tuple[str, str]:
         if "\0" in text or text.count("\ufffd") > 1 or not text[:20].lstrip("\ufeff").isascii():
             raise DataError(f"{path.name}: not a readable CSV: it contains binary data")
         return text.rpartition("\n")[0] + "\n" if text.count("\n") > 1 else text, encoding
-    for encoding in ("utf-8-sig", "cp932", "cp1252"):                # Shift-JIS, and the Latin-1, of Windows
-        try:
-            text = head.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if encoding != "cp932" or (JAPANESE.search(text) and not HALF_WIDTH.search(text)):
-            return text, encoding
+    if encoding := encoding_of(head):
+        return head.decode(encoding), encoding
     raise DataError(
         f"{path.name}: not a readable CSV: neither UTF-8 nor Latin-1 text; set encoding in dataset_config.json, "
         'such as "cp932" or "gb18030", or save it as UTF-8'
     )
+
+
+def encoding_of(text: bytes) -> str | None:
+    """Return the encoding of a text without a mark: UTF-8, Shift-JIS where it is certain, Latin-1; None = no text."""
+    for encoding in ("utf-8-sig", SHIFT_JIS, "cp1252"):
+        try:
+            letters = text.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if encoding != SHIFT_JIS or (JAPANESE.search(letters) and not HALF_WIDTH.search(letters)):
+            return encoding
+    return None
 
 
 def _decoded(head: bytes, encoding: str, path: Path) -> str:

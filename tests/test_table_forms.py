@@ -133,6 +133,11 @@ FORMS["blanks"] = (FORMS["blanks"][0].replace("t_s  flow", "t_s flow"), {})
 HEAD, LINES = "# device 3\nt_s,flow\ns,L/min\n", table(SECONDS, header="").splitlines(keepends=True)
 FORMS["restarted"] = (HEAD + "".join([*LINES[:900], HEAD, "\n", *LINES[900:1500], HEAD, *LINES[1500:]]), {})
 FORMS["restarted at once"] = (HEAD + LINES[0] + LINES[1] + HEAD + "".join(LINES[2:]), {})
+_, *ROWS = FORMS["comma"][0].splitlines()
+R_LINES = ['"t_s","flow"', *(f'"{k}",{row}' for k, row in enumerate(ROWS, start=1))]
+FORMS["row numbers of R"] = ("\n".join(R_LINES), {})
+FORMS["row numbers of R, blanks"] = ("\n".join(R_LINES).replace(",", " "), {})
+FORMS["Shift-JIS"] = (table([f"{text},\u6b63\u5e38" for text in SECONDS], header="t_s,\u8868\u793a,flow"), {})
 FORMS["UTF-16"] = (FORMS["comma"][0], {})
 FORMS["UTF-16, CR"] = (FORMS["CR"][0], {})
 
@@ -142,7 +147,8 @@ def form(request, tmp_path):
     """Return the file of a form and its dataset."""
     text, keys = FORMS[request.param]
     path = tmp_path / "one.csv"
-    path.write_bytes(text.encode("utf-16" if "UTF-16" in request.param else "utf-8"))
+    encoding = {"UTF-16": "utf-16", "Shift-JIS": "cp932"}.get(request.param.partition(",")[0], "utf-8")
+    path.write_bytes(text.encode(encoding))
     return path, DatasetConfig(**BASE | keys)
 
 
