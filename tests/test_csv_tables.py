@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recordings import clocks
 from recordings.cells import is_number
-from recordings.clocks import seconds_of
+from recordings.clocks import Stamps, TimeKeys, seconds_of
 from recordings.event_files import read_events
 from recordings.inspection import describe
 from recordings.reading import Dialect, read_recording
@@ -234,6 +235,29 @@ def test_a_declared_time_format_is_kept_to(write):
     assert "time_format '%Q' in dataset_config.json" in refusal(path, ["flow"], time_column="Zeit", time_format="%Q")
     clock = write("t_s,flow\n235959,1\n000001,2\n")
     assert read_recording(clock, ["flow"], Dialect("t_s", time_format="%H%M%S")).t.tolist() == [0, 2]
+
+
+ODD_STAMPS = ["30.02.2026 22:05:00", "27.11.2026 24:00:00", "25:61:00", "22:05", "1:75:00", "27.11.26 22:05", "noon", "",
+              " 22:05:00.5 ", "99:59:59,25", "59:59.9"]  # fmt: skip
+
+
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize(
+    "written",
+    ["%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M:%S,%f", "%H:%M:%S.%f", "%H:%M:%S", "%m/%d/%y %H:%M:%S.%f", "%Y%m%d%H%M%S"],
+)
+def test_a_column_of_timestamps_is_read_like_its_texts_one_by_one(written, declared):
+    random = np.random.default_rng(0)
+    steps = np.cumsum(random.integers(1, 90_000, 300))
+    texts = (pd.Timestamp("2026-11-27 22:05:00") + pd.to_timedelta(steps, unit="ms")).strftime(written).tolist()
+    texts = [text[: len(text) - int(random.integers(0, 5))] if "%f" in written else text for text in texts]
+    for k, text in zip(random.integers(1, 300, len(ODD_STAMPS)), ODD_STAMPS, strict=True):
+        texts[k] = text
+    one = Stamps(TimeKeys(time_format=written if declared else None))
+    one.take(texts[0])
+    (way, *_), first = one.formats, one.clean(texts[0])
+    column = clocks._column(pd.Series(texts, dtype=str), way, first, Stamps(TimeKeys(written if declared else None)))
+    assert column.tolist() == [clocks._microseconds_of(one.read(one.clean(text), way)) for text in texts]
 
 
 @pytest.mark.parametrize("bad", ["noon", "32.12.2024 10:00:02", "10:00"])
