@@ -84,13 +84,14 @@ def _channels(recordings: Sequence[Recording]) -> tuple[dict[str, Any], list[str
     for source, samples in recordings[0].channels.items():
         if not all(source in other.channels and _varies(other.channels[source]) for other in recordings):
             continue
-        unit = samples.unit or unit_in(source)
+        stated = samples.unit or unit_in(source)
+        unit = stated or units.unit_at_end(source)
         name = _channel_name(bare_name(source), channels)
         measures, rate_hz = _measures(source, unit), _rate(samples)
         measures = "other" if measures in BREATHING and rate_hz < SLOWEST_BREATHING_HZ else measures
-        unit_guess = {"oximetry": "%"}.get(measures, "a.u.")
-        guesses.append(f"{name} measures {measures}" + ("" if unit else f", in {unit_guess}"))
-        channels[name] = {"unit": unit or unit_guess, "measures": measures, "rate_hz": rate_hz}
+        unit = unit or {"oximetry": "%"}.get(measures, "a.u.")
+        guesses.append(f"{name} measures {measures}" + ("" if stated else f", in {unit}"))
+        channels[name] = {"unit": unit, "measures": measures, "rate_hz": rate_hz}
         channels[name] |= {"source": source} if name != source else {}
         channels[name] |= {"sentinels": NO_VALUE[measures]} if measures in NO_VALUE else {}
     if not channels:
