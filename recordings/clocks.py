@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from recordings.time_formats import (
     ELAPSED,
     ELAPSED_LIKE,
     ISO,
+    TIME_ALONE,
     bare,
     check_format,
     clean,
@@ -95,28 +96,20 @@ class Stamps:
 
     @property
     def start(self) -> datetime | None:
-        """The first timestamp, if it has a date and it is certain which one."""
-        if len(self.formats) != 1:
+        """The clock at the first timestamp, with its zone; on NO_DATE where the date is missing, or not certain.
+
+        None of times since the start, such as 00:00:00 or 100:00:00.
+        """
+        if not self.formats:
             return None
         stamp = self.read(self.first, self.formats[0])
-        return stamp.replace(tzinfo=stamp.tzinfo or self.zone) if isinstance(stamp, datetime) else None
-
-    def at(self, t: float) -> str:
-        """Return the clock at t seconds after the first timestamp, in ISO 8601 or as time of day; "" if not certain."""
-        if len(self.formats) != 1:
-            return ""
-        start, zone = self.start, self.zone
-        try:
-            if start is None and not self.origin[self.formats[0]]:   # from 00:00:00 on: elapsed time, no clock
-                return ""
-            if start is None:
-                midnight = UNIX + timedelta(microseconds=self.origin[self.formats[0]])
-                return (midnight + timedelta(seconds=t)).time().isoformat("milliseconds")
-            if zone is not None and not self.has_zone:               # seconds are not those of the wall clock
-                return (start.astimezone(UTC) + timedelta(seconds=t)).astimezone(zone).isoformat(" ", "milliseconds")
-            return (start + timedelta(seconds=t)).isoformat(" ", "milliseconds")
-        except OverflowError:                                        # after the year 9999
-            return ""
+        if isinstance(stamp, timedelta):
+            is_clock = (self.declared or TIME_ALONE.fullmatch(self.first)) and timedelta(0) < stamp < timedelta(days=1)
+            return NO_DATE + stamp if is_clock else None
+        if len(self.formats) > 1:
+            return datetime.combine(NO_DATE, stamp.time())
+        stamp = stamp.replace(tzinfo=stamp.tzinfo or self.zone)      # seconds go on where the zone's clock is changed
+        return stamp if stamp.tzinfo is None else stamp.replace(tzinfo=timezone(stamp.utcoffset()))
 
     def read(self, text: str, way: str) -> datetime | timedelta | None:
         """Return a timestamp in a format, or a time of day or since the start; None if it has another format."""
@@ -189,7 +182,7 @@ class Stamps:
 
 
 def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[np.ndarray, datetime | None]:
-    """Return timestamps as seconds from the first one (n,), NaN where one cannot be read, and the first if it is dated.
+    """Return timestamps as seconds from the first one (n,), NaN where one cannot be read, and the clock at the first.
 
     Accepted are ISO 8601, times of day (which may pass midnight) or since the start, dates with numbers or names of
     months before or after the time, YYYYMMDDHHMMSS; or time_format alone if it is given.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recordings import signal_files, tables, wall_clock
+from recordings import signal_files, tables
 from recordings.cells import is_missing, is_number, plain_number
 from recordings.clocks import TimeKeys, clock_changes, seconds_of, spread_seconds, without_clock_changes
 from recordings.layouts import Layout, LayoutKeys, is_time
@@ -37,7 +37,6 @@ TIME_COLUMN = "t_s"                                                  # unless an
 SLOWEST_HZ = 0.1                                                     # of rows whose times in seconds are not doubted
 COUNTER = re.compile(r"(sample|samples|index|idx|row|count|counter|frame|n?seq|packet|nr|no)[ _.#]*"
                      r"(no|nr|number|index|idx|id|count)?\.?", re.IGNORECASE)             # a column of row numbers
-CLOCK_ROWS = 10_000                                                  # between two rows that tell day from month
 
 
 @dataclass(frozen=True)
@@ -306,8 +305,6 @@ def _times_and_columns(
     else:
         stamps = frame[time] if date is None else frame[layout.names[date]].str.strip() + " " + frame[time].str.strip()
         t, start = _read_timestamps(stamps, table, keys)
-        some = stamps.iloc[[0, *range(len(stamps) - 1, 0, -CLOCK_ROWS)]]
-        start = start or wall_clock.start_of(some, keys.time_format)
     start = None if start == NO_DATE else start                      # from 00:00:00 on: elapsed time, no clock
     if time is not None:
         is_clock = bool(texts) or start is not None                  # of numbers: days of Excel, Unix time
@@ -377,7 +374,7 @@ def _read_numbers(
 
 
 def _read_timestamps(column: pd.Series, table: Table, keys: TimeKeys) -> tuple[np.ndarray, datetime | None]:
-    """Return a column of timestamps as seconds from the first one (n,), and the first one if it has a date."""
+    """Return a column of timestamps as seconds from the first one (n,), and the clock at the first one."""
     _check_not_empty(column.notna().to_numpy(), table)
     t, start = seconds_of(column, table.path.name, keys)
     unreadable = np.flatnonzero(~np.isfinite(t))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from datetime import datetime, timedelta, tzinfo
 
@@ -78,28 +77,6 @@ def _seconds_of(text: str) -> float:
     ways = formats_of(text) if TIME_ALONE.fullmatch(text) else ()
     of_day = datetime_of(text, ways[0]) if ways else None
     return np.nan if of_day is None or of_day >= timedelta(days=1) else of_day.total_seconds()
-
-
-def start_of(texts: pd.Series, time_format: str | None = None) -> datetime | None:
-    """Return the clock of the first of a recording's timestamps; on NO_DATE where the date is missing, or not certain.
-
-    Args:
-        texts: some of them; more of them tell better whether day or month comes first.
-    """
-    if time_format is None and np.isfinite(seconds := times_of_day(texts.iloc[:1])[0]):
-        return NO_DATE + timedelta(seconds=float(seconds))
-    with contextlib.suppress(ValueError):
-        stamp = datetime.fromisoformat(texts.iloc[0].strip().replace(",", "."))
-        if time_format is None and stamp.tzinfo is not None:
-            return stamp
-    try:
-        readings = readings_of(texts, time_format)
-    except ValueError:
-        return None
-    if pd.isna(readings[0].iloc[0]):
-        return None
-    first = readings[0].iloc[0].to_pydatetime()
-    return datetime.combine(NO_DATE, first.time()) if len(readings) > 1 else first
 
 
 def has_date(clock: datetime) -> bool:
