@@ -38,9 +38,9 @@ def replay(path: Path, time_column: str | None, speed: float, checkpoint: Path |
     if not recording.channels:
         raise DataError(f"{path.name}: no channel to replay; {'; '.join(recording.notes) or 'only a time column'}")
     times, columns = recording.t, []
-    for name, samples in recording.channels.items():
+    for samples in recording.channels.values():
         column = np.full(len(times), "", dtype=object)
-        values = samples.values if data else _undone_rounding(samples.values, recording.resolution[name])
+        values = samples.values if data else _undone_rounding(samples.values, samples.resolution)
         column[np.searchsorted(times, samples.t)] = [repr(value) for value in values.tolist()]
         columns.append(column)
     names = list(recording.channels)

@@ -179,7 +179,7 @@ class Rows:
         self.decimal, self.signs = dialect.decimal, DecimalSigns()   # decimal: None = no number has shown it
         self.doubtful: list[list[str]] = []                          # rows that wait for the decimal sign
         self.line_number, self.counted, self.written = 0, 0, ""      # written: the last time of a series
-        self.times = RowTimes(dialect.times, None, rate_hz)
+        self.times = RowTimes(dialect, None, rate_hz)
 
     def take(self, line: str) -> list[Row]:
         """Return the rows that a line completes: one as a rule, none for a line of the head or one that is not read.
@@ -243,7 +243,7 @@ class Rows:
     def _take_head(self, line: str) -> list[Row]:
         """Take a line before the samples; return the rows that a table without a header has begun with."""
         self.head.append(line)
-        if header_of([line], self.dialect.layout, self.wanted) is not None:
+        if header_of([line], self.dialect, self.wanted) is not None:
             self.at_first_row = True
             self._use_layout()
             return []
@@ -288,8 +288,7 @@ class Rows:
 
     def _use_layout(self) -> None:
         """Understand the lines before the samples. Raises: DataError if the time or a channel is not in them."""
-        keys = self.dialect.layout
-        layout = layout_of_lines([line + "\n" for line in self.head], "the input", keys, self.wanted)
+        layout = layout_of_lines([line + "\n" for line in self.head], "the input", self.dialect, self.wanted)
         time = time_column_of(layout, self.time_column, True)
         for name in ([] if time is None else [time]) + self.channels:
             if layout.index(name) is None:
@@ -306,7 +305,7 @@ class Rows:
         self.factors = [self._factor(k) for k in range(len(self.channels))]
         if time is not None and not self.times.kind and not self.times.waiting:
             stated = unit_s_in(time, layout.units[self.time_index])
-            self.times = RowTimes(self.dialect.times, stated, self.rate_hz)
+            self.times = RowTimes(self.dialect, stated, self.rate_hz)
 
     def _factor(self, k: int) -> float:
         """Return what the values of a channel are multiplied with, for its unit. Raises: DataError for another one."""

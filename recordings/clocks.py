@@ -38,9 +38,12 @@ PLACES, TWO = {"Y": r"\d{4}", "f": r"\d{1,9}"}, r"\d\d"              # digits of
 NO_TIME = np.iinfo(np.int64).min                                     # NaT of numpy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TimeKeys:
-    """What a dataset declares of its tables' times; None = detect it."""
+    """What a dataset declares of its tables' times; None = detect it.
+
+    time_format: of `strptime`. time_unit: of times that are numbers. time_zone: of clock times.
+    """
 
     time_format: str | None = None
     time_unit: str | None = None

@@ -18,7 +18,7 @@ import numpy as np
 from recordings.signals import (
     Annotation,
     NoSamples,
-    Signal,
+    Samples,
     SignalFile,
     check_file,
     indices_of,
@@ -394,7 +394,7 @@ def _record_starts(header: Header, onsets: np.ndarray, notes: list[str]) -> np.n
     return starts
 
 
-def _signal(header: Header, channel: Channel, starts: np.ndarray | None, times: dict[int, np.ndarray]) -> Signal:
+def _signal(header: Header, channel: Channel, starts: np.ndarray | None, times: dict[int, np.ndarray]) -> Samples:
     """Return a channel's samples; `times` holds the times of channels with so many samples in a record."""
     if channel.samples not in times:
         rate_hz = channel.samples / header.record_s
@@ -412,4 +412,4 @@ def _signal(header: Header, channel: Channel, starts: np.ndarray | None, times: 
         digital = padded.view("<i4").ravel() >> 8                    # the sign is that of the highest byte
     values = digital * channel.gain
     values += channel.base
-    return Signal(channel.unit, times[channel.samples], values, abs(channel.gain))
+    return Samples(times[channel.samples], values, channel.unit, abs(channel.gain))

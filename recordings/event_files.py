@@ -191,7 +191,8 @@ def table_events(
     path: Path, axis: TimeAxis, dialect: Dialect, columns: Mapping[str, str], notes: list[str]
 ) -> tuple[list[Event], Place]:
     """Return the events of a table as they are written, and where each of them stands."""
-    table = tables.open_table(path, LayoutKeys(dialect.delimiter, dialect.decimal, encoding=dialect.encoding))
+    keys = LayoutKeys(delimiter=dialect.delimiter, decimal=dialect.decimal, encoding=dialect.encoding)
+    table = tables.open_table(path, keys)
     found = _columns(table.layout.names, columns, path)
     frame = tables.read_columns(table, [], list(dict.fromkeys(found.values())))
     frame = frame[: np.flatnonzero(frame.notna().any(axis=1))[-1] + 1] if frame.notna().any(axis=None) else frame[:0]

@@ -36,7 +36,7 @@ RATES = (                                                            # in the li
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayoutKeys:
     """What a dataset declares of how its tables are written; None = detect it.
 

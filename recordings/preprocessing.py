@@ -206,7 +206,7 @@ def _in_unit(samples: Samples, name: str, channel: ChannelConfig, recording: Rec
     if factor == 1.0:
         return samples
     recording.notes.append(f"{name}: converted from {samples.unit} to {declared}")
-    return Samples(samples.t, samples.values * factor, declared)
+    return replace(samples, values=samples.values * factor, unit=declared, resolution=samples.resolution * factor)
 
 
 def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from recordings.cells import is_missing, is_number, plain_number
 from recordings.clocks import TimeKeys, clock_changes, seconds_of, spread_seconds, without_clock_changes
 from recordings.layouts import Layout, LayoutKeys, is_time
 from recordings.number_times import NO_DATE, PADDED, number_seconds, unit_s_in, unit_s_of
-from recordings.signals import Annotation
+from recordings.signals import Annotation, Samples
 from recordings.tables import Table
 from recordings.time_formats import is_compact_date, is_date
 from utils import DataError, counted, listed
@@ -37,15 +37,6 @@ TIME_COLUMN = "t_s"                                                  # unless an
 SLOWEST_HZ = 0.1                                                     # of rows whose times in seconds are not doubted
 COUNTER = re.compile(r"(sample|samples|index|idx|row|count|counter|frame|n?seq|packet|nr|no)[ _.#]*"
                      r"(no|nr|number|index|idx|id|count)?\.?", re.IGNORECASE)             # a column of row numbers
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The samples of one channel: times (n,) in s, strictly increasing, values (n,) without NaN, the file's unit."""
-
-    t: np.ndarray
-    values: np.ndarray
-    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Recording:
     format: a description of the file format. annotations: those contained in the file, not checked
     yet. notes: what a user should know about how the file was read. start: the clock at time 0 as the
     file states it, with a zone only if the file has one; None if the file has no clock. time_column: its name in a
-    table. resolution: by channel, the smallest difference of values that the file can store; 0 = any.
+    table.
     """
 
     name: str
@@ -77,7 +68,6 @@ class Recording:
     notes: list[str] = field(default_factory=list)
     start: datetime | None = None
     time_column: str | None = None
-    resolution: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -90,38 +80,16 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Dialect:
+class Dialect(LayoutKeys, TimeKeys):
     """How a dataset's files are written, where the files leave it open; None = detect it.
 
-    Tables: the time column (None = `t_s`, or else the first one), the `strptime` format of times, the unit of times
-    that are numbers, the zone of clock times, rows a second without a time column, and what `LayoutKeys` holds. Signal
-    files: the annotators of WFDB, and how long an annotation without a duration lasts.
+    time_column: of tables; None = `t_s`, or else the first one. annotators: of WFDB. annotation_s: how long an
+    annotation without a duration lasts.
     """
 
     time_column: str | None = None
-    delimiter: str | None = None
-    decimal: str | None = None
-    time_format: str | None = None
-    time_unit: str | None = None
-    time_zone: str | None = None
-    row_rate_hz: float | None = None
-    skip_rows: int | None = None
-    comment: str | None = None
-    names: Sequence[str] | None = None
-    missing: Sequence[str] = ()
-    encoding: str | None = None
     annotators: Sequence[str] | None = None
     annotation_s: float = 0.0
-
-    @property
-    def layout(self) -> LayoutKeys:
-        """What is declared of how tables are written."""
-        return LayoutKeys(**{entry.name: getattr(self, entry.name) for entry in fields(LayoutKeys)})
-
-    @property
-    def times(self) -> TimeKeys:
-        """What is declared of the times of tables."""
-        return TimeKeys(self.time_format, self.time_unit, self.time_zone)
 
 
 DETECT = Dialect()
@@ -147,18 +115,17 @@ def read_recording(
     Raises: DataError naming file, channel and row (as in an editor: the header is row 1).
     """
     read = _read_signal_file if signal_files.is_signal_file(path) else _read_table
-    recording, resolution = read(path, channels, dialect)
-    recording = replace(recording, name=name or name_of(path), resolution=resolution)
+    recording = replace(read(path, channels, dialect), name=name or name_of(path))
     for channel, samples in list(recording.channels.items()):
         present = np.isfinite(samples.values)
         for sentinel in (sentinels or {}).get(channel, []):
-            present &= np.abs(samples.values - sentinel) > 0.99 * resolution[channel]     # may be stored rounded
+            present &= np.abs(samples.values - sentinel) > 0.99 * samples.resolution     # may be stored rounded
         too_large = np.flatnonzero(present & (np.abs(samples.values) > MAX_VALUE))
         if len(too_large):
             found = f"{samples.values[too_large[0]]:g} at {samples.t[too_large[0]]:g} s"
             raise DataError(f"{path.name}: channel {channel!r} is {found}; expected values within ±{MAX_VALUE:g}")
         if not present.all():
-            samples = Samples(samples.t[present], samples.values[present], samples.unit)
+            samples = replace(samples, t=samples.t[present], values=samples.values[present])
             recording.channels[channel] = samples
         if channels is None and not len(samples.values):
             del recording.channels[channel]
@@ -206,14 +173,14 @@ def equal_runs(values: np.ndarray) -> np.ndarray:
 # ---- tables ---------------------------------------------------------------------------------
 
 
-def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tuple[Recording, dict[str, float]]:
-    """Return a table's recording with NaN where a cell is empty, and each channel's resolution, which is 0."""
+def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> Recording:
+    """Return a table's recording with NaN where a cell is empty."""
     plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     if plain.suffix.lower() not in TABLE_SUFFIXES:
         formats = (*TABLE_SUFFIXES, "one of these with .gz", *signal_files.EDF_SUFFIXES, *signal_files.WFDB_SUFFIXES)
         raise DataError(f"{path.name}: unknown format {path.suffix!r}; expected {', '.join(formats)}")
     wanted = () if channels is None else (dialect.time_column or TIME_COLUMN, *channels)
-    table = tables.open_table(path, dialect.layout, wanted)
+    table = tables.open_table(path, dialect, wanted)
     layout = table.layout
     time, notes = time_column_of(layout, dialect.time_column, channels is not None), []
     missing = [c for c in (time, *(channels or [])) if c is not None and layout.index(c) is None]
@@ -230,14 +197,13 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     used = _usable_columns(layout, time, notes) if channels is None else channels
     if layout.preamble and layout.first_row > 2:
         notes.append(f"rows 1 to {layout.first_row - 1} are no samples")
-    used, (t, start, frame) = _read_rows(table, time, used, channels is None, dialect.times, notes)
+    used, (t, start, frame) = _read_rows(table, time, used, channels is None, dialect, notes)
     found = {c: Samples(t, frame[c].to_numpy(), layout.units[layout.index(c)] or None) for c in used}
     table = replace(table, layout=replace(layout, decimal=frame.attrs["decimal"]))
     where = f"time in {time!r}" if time is not None else f"{layout.rate_hz:g} rows a second"
     if layout.encoding == "cp1252" and (odd := re.search(r"\S*[^\x00-\x7f]{3}\S*", " ".join(layout.names))):
         notes.append(f"names such as {odd[0]!r} are read as Latin-1; if they look wrong, set encoding")
-    recording = Recording("", path, t, found, [], f"{table}, {where}", [], notes, start, time)
-    return recording, dict.fromkeys(used, 0.0)
+    return Recording("", path, t, found, [], f"{table}, {where}", [], notes, start, time)
 
 
 def time_column_of(layout: Layout, declared: str | None, is_dataset: bool) -> str | None:
@@ -450,20 +416,17 @@ def _check_times(t: np.ndarray, table: Table) -> None:
 # ---- EDF, BDF, WFDB -------------------------------------------------------------------------
 
 
-def _read_signal_file(path: Path, channels: list[str] | None, dialect: Dialect) -> tuple[Recording, dict[str, float]]:
-    """Return the recording of a signal file, with times from its start, and each channel's resolution."""
+def _read_signal_file(path: Path, channels: list[str] | None, dialect: Dialect) -> Recording:
+    """Return the recording of a signal file, with times from its start and NaN where a value is missing."""
     read = signal_files.read_signals(path, channels, dialect.annotators)
     longest = max((signal.t for signal in read.signals.values()), key=len, default=np.empty(0))
     t = longest if read.t is None else read.t
     if len(t) < 2:
         raise DataError(f"{path.name}: {counted(len(t), 'sample')}; expected at least 2")
-    found = {name: Samples(signal.t, signal.values, signal.unit) for name, signal in read.signals.items()}
-    resolution = {name: signal.resolution for name, signal in read.signals.items()}
-    notes = list(read.notes)
-    recording = Recording("", path, t, found, [], read.format, [], notes, read.start)
+    recording = Recording("", path, t, dict(read.signals), [], read.format, [], list(read.notes), read.start)
     spans = [(*note.span(dialect.annotation_s), note) for note in read.annotations]
     recording.annotations.extend(_annotations_within(spans, recording))
-    return recording, resolution
+    return recording
 
 
 def _annotations_within(spans: list[tuple[float, float, Annotation]], recording: Recording) -> list[Event]:

@@ -60,7 +60,7 @@ def read_rows(path: Path, wanted: SeriesColumns = DETECT) -> SeriesRows:
     Raises: DataError naming file and row or column: a cell that cannot be read, columns that are missing or not
         certain, rows that run backwards.
     """
-    table = tables.open_table(path, LayoutKeys(wanted.delimiter, wanted.decimal))
+    table = tables.open_table(path, LayoutKeys(delimiter=wanted.delimiter, decimal=wanted.decimal))
     layout = table.layout
     time = _time_column(layout, wanted, path)
     columns = _value_columns(layout, time, wanted, path)

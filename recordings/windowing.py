@@ -414,7 +414,7 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> tuple[pd.Data
 
 def _check_cells(path: Path, float_columns: Sequence[str], flags: Sequence[str]) -> None:
     """Raise DataError on the first cell that is not a number, or not a flag, if there is one."""
-    table = tables.open_table(path, LayoutKeys(",", "."))
+    table = tables.open_table(path, LayoutKeys(delimiter=",", decimal="."))
     names = table.layout.names
     frame = tables.read_columns(table, [name for name in (*float_columns, *flags) if name in names])
     _check_flags(frame, frame.columns.intersection(flags), path)

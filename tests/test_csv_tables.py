@@ -253,10 +253,11 @@ def test_a_column_of_timestamps_is_read_like_its_texts_one_by_one(written, decla
     texts = [text[: len(text) - int(random.integers(0, 5))] if "%f" in written else text for text in texts]
     for k, text in zip(random.integers(1, 300, len(ODD_STAMPS)), ODD_STAMPS, strict=True):
         texts[k] = text
-    one = Stamps(TimeKeys(time_format=written if declared else None))
+    keys = TimeKeys(time_format=written if declared else None)
+    one = Stamps(keys)
     one.take(texts[0])
     (way, *_), first = one.formats, one.clean(texts[0])
-    column = clocks._column(pd.Series(texts, dtype=str), way, first, Stamps(TimeKeys(written if declared else None)))
+    column = clocks._column(pd.Series(texts, dtype=str), way, first, Stamps(keys))
     assert column.tolist() == [clocks._microseconds_of(one.read(one.clean(text), way)) for text in texts]
 
 
