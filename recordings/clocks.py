@@ -6,7 +6,7 @@ Seconds count from the first timestamp.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -198,15 +198,14 @@ def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[n
     first = stamps.clean(str(texts.iloc[0]))
     possible = stamps.declared or formats_of(first)
     formats = [way for way in possible if stamps.read(first, way) is not None] or possible
-    read = {way: _column(texts, way, first, stamps) for way in formats}
-    since = {way: (us - us[0]) / 1e6 for way, us in read.items() if (us != NO_TIME).all()}
-    if not since:
-        best = min(read.values(), key=lambda us: (us == NO_TIME).sum(), default=np.full(len(texts), NO_TIME))
-        return np.where(best == NO_TIME, np.nan, 0.0), None
-    near = {way: t for way, t in since.items() if np.abs(np.diff(t)).max(initial=0) < DAY_S / 2}
-    kept = near or since
-    way, t = next(iter(kept.items()))
-    if any(not np.array_equal(t, other) for other in kept.values()):
+    if not formats:
+        return np.full(len(texts), np.nan), None
+    kept = possible_readings({way: _column(texts, way, first, stamps) for way in formats})
+    way, us = next(iter(kept.items()))
+    if (us == NO_TIME).any():
+        return np.where(us == NO_TIME, np.nan, 0.0), None
+    t = (us - us[0]) / 1e6
+    if any(not np.array_equal(us - us[0], other - other[0]) for other in kept.values()):
         raise DataError(
             f"{where}: time {first!r}: day or month first? set time_format in dataset_config.json, such as {way!r}"
         )
@@ -215,9 +214,22 @@ def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[n
     return t, stamps.start
 
 
+def possible_readings(read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return those of several readings, format -> microseconds (n,), that may be meant.
+
+    They are complete, and without leaps of days where others leap; the most complete one if none is complete.
+    """
+    complete = {way: us for way, us in read.items() if (us != NO_TIME).all()}
+    if not complete:
+        best = min(read, key=lambda way: (read[way] == NO_TIME).sum())
+        return {best: read[best]}
+    near = {way: us for way, us in complete.items() if np.abs(np.diff(us)).max(initial=0) < DAY_S / 2 * 1e6}
+    return near or complete
+
+
 def stamps_of(texts: pd.Series, way: str) -> np.ndarray:
-    """Return timestamps of one format, with a date, as datetime64 (n,), NaT where one has another format."""
-    return _column(texts, way, clean(str(texts.iloc[0])), Stamps(DETECT)).view("datetime64[us]")
+    """Return timestamps of one format, with a date, in microseconds (n,), NO_TIME where one has another format."""
+    return _column(texts, way, clean(str(texts.iloc[0])), Stamps(DETECT))
 
 
 def _column(texts: pd.Series, way: str, first: str, stamps: Stamps) -> np.ndarray:
