@@ -224,7 +224,7 @@ def test_list_and_help_are_quick_and_need_no_data():
         [sys.executable, script.__file__, "--list"], capture_output=True, text=True, check=True
     ).stdout.split()
     assert len(listed) == 58 and NAME in listed
-    source = "import sys, data_preprocess_NAB; assert 'torch' not in sys.modules and 'pooch' not in sys.modules"
+    source = "import sys, data_preprocess_NAB; assert 'torch' not in sys.modules and 'requests' not in sys.modules"
     subprocess.run([sys.executable, "-c", source], check=True, cwd=ROOT)
 
 
