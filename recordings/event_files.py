@@ -96,20 +96,16 @@ def read_beside(
     if file is None:
         return Beside()
     if file.name in [pattern.format(recording.name) for pattern in TABLES]:
-        about = {"start_s": axis.start_s, "clock": axis.clock, "columns": columns, "own_kinds": own_kinds}
-        return Beside(file, read_events(file, axis.end_s, labels, dialect, notes=notes, **about))
+        return Beside(file, read_events(file, axis, labels, dialect, columns, own_kinds, notes))
     found = read_annotations(file, axis, dialect, notes)
     return Beside(file, None, clipped(found, axis.start_s, axis.end_s, notes, f"{file.name}: "))
 
 
 def read_events(
     path: Path,
-    end_s: float,
+    axis: TimeAxis,
     labels: Mapping[str, str] | None = None,
     dialect: Dialect = DETECT,
-    *,
-    start_s: float = 0.0,
-    clock: datetime | None = None,
     columns: Mapping[str, str] | None = None,
     own_kinds: dict[str, str] | None = None,
     notes: list[str] | None = None,
@@ -117,16 +113,14 @@ def read_events(
     """Read a table of events: start and end or duration, in seconds or clock times, and a label, mapped to a kind.
 
     Args:
-        end_s, start_s: last and first time of the recording. clock: its clock at time 0.
         columns: what is called otherwise: start, end, duration or label -> its column.
         own_kinds: takes label -> kind of the labels that are not in the map, each a kind of its own; None = an error.
         notes: takes what a user should know about how the file was read.
     Raises: DataError naming file and row if an event ends before it starts, lies outside the recording, has a
         label that is not in the map, or is in clock times, but the recording has no clock.
     """
-    axis, notes = TimeAxis(start_s, end_s, clock), [] if notes is None else notes
-    events, place = table_events(path, axis, dialect, columns or {}, notes)
-    return check_events(events, end_s, labels, place, start_s, own_kinds)
+    events, place = table_events(path, axis, dialect, columns or {}, [] if notes is None else notes)
+    return check_events(events, axis, labels, place, own_kinds)
 
 
 def read_annotations(
@@ -148,10 +142,9 @@ def read_annotations(
 
 def check_events(
     events: Sequence[Event],
-    end_s: float,
+    axis: TimeAxis,
     labels: Mapping[str, str] | None,
     place: Place,
-    start_s: float = 0.0,
     own_kinds: dict[str, str] | None = None,
 ) -> list[Event]:
     """Return the events in time order, with labels mapped to kinds; DataError on the first invalid one."""
@@ -162,8 +155,9 @@ def check_events(
             raise DataError(f"{place(row)}: {found}: start and end must be numbers")
         if event.end_s < event.start_s:
             raise DataError(f"{place(row)}: {found} ends before it starts; swap start_s and end_s")
-        if event.start_s < math.floor(start_s) or event.end_s > end_s + 1.0:
-            raise DataError(f"{place(row)}: {found} lies outside the recording, {start_s:g} to {end_s:g} s")
+        if event.start_s < math.floor(axis.start_s) or event.end_s > axis.end_s + 1.0:
+            span = f"{axis.start_s:g} to {axis.end_s:g} s"
+            raise DataError(f"{place(row)}: {found} lies outside the recording, {span}")
         kind = event.label if labels is None else labels.get(event.label)
         if kind is None and event.label in (*KINDS, *labels.values()):
             kind = event.label

@@ -228,7 +228,7 @@ def _layout(
         after = 2
     head = [fitted(cells, len(names)) for _, cells, _ in table[after:]]
     first_row = table[after][0] if len(table) > after else table[-1][2] + 1
-    decimal = keys.decimal or _sign_of(head, delimiter, names)
+    decimal = keys.decimal or _sign_of(head, delimiter)
     rate_hz, start = keys.row_rate_hz or _rate_in(preamble), _start_in(preamble)
     if after == 2 and (stated := _empatica(table, len(names))) is not None and is_data(table[0][1]):
         start, rate_hz = stated
@@ -508,7 +508,7 @@ def _empatica(table: list[tuple[int, list[str], int]], width: int) -> tuple[date
     return datetime.fromtimestamp(float(start), UTC), float(rate)
 
 
-def _sign_of(head: list[list[str]], delimiter: str, names: list[str]) -> str | None:
+def _sign_of(head: list[list[str]], delimiter: str) -> str | None:
     signs = DecimalSigns()
     signs.take(cell for row in head for cell in row if not is_compact_date(cell))
     return signs.sign(delimiter)

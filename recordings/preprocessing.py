@@ -240,16 +240,15 @@ def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool =
         return beside.events
     if file is None and listed is not None:
         known, what = [Event(e.start_s, e.end_s, e.label) for e in listed], f"dataset_config.json: events.{name}: row"
-        return event_files.check_events(known, axis.end_s, dataset.labels, lambda k: f"{what} {k + 1}", axis.start_s)
+        return event_files.check_events(known, axis, dataset.labels, lambda k: f"{what} {k + 1}")
     annotations, path = (recording.annotations, recording.path) if file is None else (beside.annotations, file)
     numbers = [k for k, note in enumerate(annotations, start=1) if note.label in dataset.labels]
     if others := Counter(note.label for note in annotations if note.label not in dataset.labels):
         found = ", ".join(f"{label!r} ({count})" for label, count in others.most_common())
         recording.notes.append(f"{counted(others.total(), 'annotation')} not in labels, not used as events: {found}")
     return event_files.check_events(
-        [annotations[k - 1] for k in numbers], axis.end_s, dataset.labels,
-        lambda k: f"{path.name}: annotation {numbers[k]}", axis.start_s,
-    )  # fmt: skip
+        [annotations[k - 1] for k in numbers], axis, dataset.labels, lambda k: f"{path.name}: annotation {numbers[k]}"
+    )
 
 
 def stages_of(recording: Recording, dataset: DatasetConfig) -> list[EventMeta] | None:

@@ -8,7 +8,7 @@ import pytest
 from recordings import clocks
 from recordings.cells import is_number
 from recordings.clocks import Stamps, TimeKeys, seconds_of
-from recordings.event_files import read_events
+from recordings.event_files import TimeAxis, read_events
 from recordings.inspection import describe
 from recordings.reading import Dialect, read_recording
 from recordings.tables import open_table
@@ -283,7 +283,7 @@ def test_events_files_are_read_in_all_encodings(write):
     expected = [(1.5, 2.5, "späte Apnoe, lang")]
     text = "start_s;end_s;label\r\n1,5;2,5;späte Apnoe, lang\r\n"
     for encoding in ("utf-8", "utf-8-sig", "latin-1"):
-        events = read_events(write(text.encode(encoding), "night.events.csv"), 10.0)
+        events = read_events(write(text.encode(encoding), "night.events.csv"), TimeAxis(0.0, 10.0))
         assert [(e.start_s, e.end_s, e.label) for e in events] == expected
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from recordings import tables
-from recordings.event_files import read_events
-from recordings.reading import DETECT, Dialect, read_recording
+from recordings.event_files import TimeAxis, read_events
+from recordings.reading import Dialect, read_recording
 from recordings.series_files import read_rows
 from utils import DataError
 
@@ -90,7 +90,7 @@ def test_events_and_series_are_named_by_their_lines(tmp_path):
     events, series = tmp_path / "night.events.csv", tmp_path / "pump.csv"
     events.write_text('start_s,end_s,label\n\n1,2,"a\nb"\n\n5,4,a\n')
     with pytest.raises(DataError, match="night.events.csv: row 6: event 5 to 4 s ends before it starts"):
-        read_events(events, 10.0, None, DETECT)
+        read_events(events, TimeAxis(0.0, 10.0))
     series.write_text("timestamp,value\n2024-01-01 00:00,1\n\n2024-01-01 00:05,2\n\n2024-01-01 00:10,1e31\n")
     with pytest.raises(DataError, match="pump.csv: row 6: value is 1e[+]31"):
         read_rows(series)
