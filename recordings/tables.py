@@ -141,7 +141,7 @@ def without_other_lines(table: Table) -> tuple[Table, list[str]] | None:
             head = {next(file).strip() for _ in range(layout.first_row - 1)} - {""}
         for k, (line, lines, text) in enumerate(_records(table)):
             is_datum = bool(text) and _begins_as_sample(text, layout)
-            if text in head and not is_datum:
+            if text.strip() in head and not is_datum:
                 skipped.append(k)
                 first_skipped = first_skipped or line
             elif text:

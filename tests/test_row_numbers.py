@@ -60,6 +60,13 @@ def test_lines_that_are_no_samples_move_no_sample(tmp_path):
         assert [lines[number - 1].split(";")[0] for number in numbers] == [str(k) for k in range(70)]
 
 
+def test_a_repeated_header_that_ends_in_a_tab_is_left_out(tmp_path):
+    path, header = tmp_path / "night.tsv", "t_s\tflow\t"
+    path.write_text("\n".join([header, *[f"{k}\t{k % 7}\t" for k in range(9)], header, "9\t1\t", "10\tx1\t"]))
+    with pytest.raises(DataError, match="night.tsv: row 13: column 'flow' holds 'x1'"):
+        read_recording(path, ["flow"])
+
+
 def test_a_quotation_mark_that_is_never_closed_is_named_by_its_line(tmp_path):
     path = tmp_path / "night.csv"
     rows = [f'{k},1,"a\nb"' if k % 3 else f"{k},1,\n" for k in range(30)]
