@@ -328,7 +328,7 @@ def _read_numbers(
         )
     stated = unit_s_in(name, layout.units[layout.index(name)])
     unit_s = unit_s_of(keys.time_unit) if keys.time_unit else stated
-    is_padded = bool(PADDED.fullmatch(layout.column(layout.index(name))[0]))
+    is_padded = any(map(PADDED.fullmatch, layout.column(layout.index(name))[:1]))          # none in a head of remarks
     t, start, unit_s = number_seconds(numbers, table.path.name, unit_s, is_padded)
     if keys.time_unit is None and unit_s not in (1.0, None):
         notes.append(f"times such as {numbers[0]:.15g} are read in units of {unit_s:.6g} s")

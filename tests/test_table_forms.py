@@ -371,3 +371,10 @@ def test_a_unit_at_the_end_of_the_name_of_the_times(tmp_path, column, unit_s):
     rows = Rows(column, ["flow"], InputWarnings(), rate_hz=RATE_HZ)
     taken = [row for line in (tmp_path / "one.csv").read_text().splitlines() for row in rows.take(line)] + rows.rest()
     np.testing.assert_allclose([t for t, _ in taken], T, atol=1e-6)
+
+
+@pytest.mark.parametrize("before", [198, 199])
+def test_samples_may_begin_after_the_lines_that_are_looked_at(tmp_path, before):
+    (tmp_path / "one.csv").write_text("# remark\n" * before + "t_s,flow\n0,1.5\n1,2.5\n2,0.5\n")
+    recording = read_recording(tmp_path / "one.csv", ["flow"])
+    assert recording.t.tolist() == [0, 1, 2] and recording.channels["flow"].values.tolist() == [1.5, 2.5, 0.5]
