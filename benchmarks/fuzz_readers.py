@@ -44,10 +44,10 @@ def table(folder: Path) -> Case:
 
 
 def events(folder: Path) -> Case:
-    from recordings.event_files import read_events
+    from recordings.event_files import TimeAxis, read_events
 
     content = b"start_s,end_s,label\n1,2,cough\n3.5,9,central apnea\n"
-    return {"a.events.csv": content}, lambda home: read_events(home / "a.events.csv", 60.0, None)
+    return {"a.events.csv": content}, lambda home: read_events(home / "a.events.csv", TimeAxis(0.0, 60.0))
 
 
 def edf(folder: Path, bdf: bool = False, gaps: bool = False) -> Case:

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +38,9 @@ def replay(path: Path, time_column: str | None, speed: float, checkpoint: Path |
     if not recording.channels:
         raise DataError(f"{path.name}: no channel to replay; {'; '.join(recording.notes) or 'only a time column'}")
     times, columns = recording.t, []
-    for name, samples in recording.channels.items():
+    for samples in recording.channels.values():
         column = np.full(len(times), "", dtype=object)
-        values = samples.values if data else _undone_rounding(samples.values, recording.resolution[name])
+        values = samples.values if data else _undone_rounding(samples.values, samples.resolution)
         column[np.searchsorted(times, samples.t)] = [repr(value) for value in values.tolist()]
         columns.append(column)
     names = list(recording.channels)
@@ -98,6 +98,8 @@ def _undone_rounding(values: np.ndarray, resolution: float) -> np.ndarray:
 
 def _clock_of(recording: Recording, data: DatasetConfig | None) -> Callable[[float], str] | None:
     """Return what turns seconds into the recording's timestamps; None if it has none, or counts from another origin."""
+    from zoneinfo import ZoneInfo
+
     from recordings.number_times import DAY_S
     from recordings.time_formats import is_dated
     from recordings.wall_clock import has_date
@@ -114,7 +116,8 @@ def _clock_of(recording: Recording, data: DatasetConfig | None) -> Callable[[flo
         return lambda t: (start + timedelta(seconds=t)).time().isoformat("microseconds")
     if start.tzinfo is None:
         return lambda t: _written(start + timedelta(seconds=t), data)
-    return lambda t: _written((start.astimezone(UTC) + timedelta(seconds=t)).astimezone(start.tzinfo), data)
+    zone = ZoneInfo(data.time_zone) if data is not None and data.time_zone else start.tzinfo
+    return lambda t: _written((start + timedelta(seconds=t)).astimezone(zone), data)
 
 
 def _written(stamp: datetime, data: DatasetConfig | None) -> str:

@@ -34,7 +34,7 @@ from recordings.number_times import HOUR_S, unit_s_in
 from recordings.reading import DETECT, Dialect, time_column_of
 from recordings.row_times import Row, RowTimes
 from recordings.stateful import checked_like
-from recordings.tables import HEAD_LINES
+from recordings.tables import HEAD_LINES, SHIFT_JIS, encoding_of
 from recordings.time_formats import is_compact_date, timestamp_of
 from recordings.units import factor_between, is_unspecified
 from utils import DataError, plain_text
@@ -77,10 +77,10 @@ def read_lines(
     Args:
         follow: the file's path, if it is read as it grows; None = the input has an end.
         stopped: whether to stop; asked before each look for more.
-        encoding: of the letters; None = UTF-8. A mark of UTF-16 counts for more.
+        encoding: of the letters; None = UTF-8, or else as in files. A mark of UTF-16 counts for more.
     """
     rest, cut, place = b"", 0, file.tell() if follow else 0          # cut: bytes dropped of a line that is too long
-    encoding = _marked_encoding(follow) or encoding or "utf-8"
+    encoding = _marked_encoding(follow) or encoding
     while not stopped():
         if follow is None and not _is_ready(file):
             yield [], place
@@ -101,6 +101,8 @@ def read_lines(
             encoding = UTF_16[chunk[:2]]
         *lines, rest = _split_lines(rest + chunk, encoding)
         if lines:
+            if encoding is None and encoding_of(b"".join(lines)) == SHIFT_JIS:
+                encoding = SHIFT_JIS
             place, cut = place + sum(map(len, lines)) + cut, 0
             yield [_text(line, encoding) for line in lines], place
         cut += max(len(rest) - LONGEST, 0)                           # too long for a row: it will be refused
@@ -123,7 +125,7 @@ def _marked_encoding(follow: Path | None) -> str | None:
     return UTF_16.get(mark)
 
 
-def _split_lines(data: bytes, encoding: str) -> list[bytes]:
+def _split_lines(data: bytes, encoding: str | None) -> list[bytes]:
     """Return lines with their ends, and last what follows them; a line ends as in a file, with CR, LF or both."""
     if encoding in UTF_16.values():
         even = len(data) // 2 * 2
@@ -134,8 +136,8 @@ def _split_lines(data: bytes, encoding: str) -> list[bytes]:
     return lines if lines and not lines[-1].endswith((b"\n", b"\r")) else [*lines, b""]
 
 
-def _text(line: bytes, encoding: str) -> str:
-    return line.decode(encoding, errors="replace").rstrip("\r\n")
+def _text(line: bytes, encoding: str | None) -> str:
+    return line.decode(encoding or encoding_of(line) or "utf-8", errors="replace").rstrip("\r\n")
 
 
 class Rows:
@@ -177,7 +179,7 @@ class Rows:
         self.decimal, self.signs = dialect.decimal, DecimalSigns()   # decimal: None = no number has shown it
         self.doubtful: list[list[str]] = []                          # rows that wait for the decimal sign
         self.line_number, self.counted, self.written = 0, 0, ""      # written: the last time of a series
-        self.times = RowTimes(dialect.times, None, rate_hz)
+        self.times = RowTimes(dialect, None, rate_hz)
 
     def take(self, line: str) -> list[Row]:
         """Return the rows that a line completes: one as a rule, none for a line of the head or one that is not read.
@@ -189,15 +191,13 @@ class Rows:
         if self.layout is None:
             return self._take_head(line)
         if not line.strip() or self.is_head(line):
+            self.head += [line] * (self._held > 0)                   # so that lines are counted
             return []
-        if self.at_first_row:
-            self.at_first_row = False
-            self._use_first_row(self._cells(line))
         cells = self._cells(line)
         if self.time_column in [cell.strip() for cell in cells]:     # the recorder was started again
             self.layout, self.head, self.units_line = None, [], ""
             return self._take_head(line)
-        return self._take_cells(cells)
+        return self._take_first(line, cells) if self.at_first_row else self._take_cells(cells)
 
     def is_head(self, line: str) -> bool:
         """Return whether a line is one before the samples, new or again: a header, text above it, units below it."""
@@ -206,7 +206,7 @@ class Rows:
             return not _is_sample(line)
         if line == self.units_line or (line in self.head and not _is_sample(line)):
             return True
-        if not self.at_first_row or not line.strip():
+        if not self.at_first_row or self._held or not line.strip():
             return False
         if not is_units_row(fitted(self._cells(line), self.width), self.width, bool(self.layout.preamble)):
             return False
@@ -218,14 +218,15 @@ class Rows:
     @property
     def is_waiting(self) -> bool:
         """Whether lines have been taken that may be rows still."""
-        return bool(self.doubtful or self.times.is_waiting or (self.layout is None and self.head))
+        return bool(self.doubtful or self.times.is_waiting or self._held or (self.layout is None and self.head))
 
     def end_head(self) -> list[Row]:
-        """Return the rows of a table without a header whose first lines are all there is.
+        """Return the rows of a table without a header, or with row names, whose first lines are all there is.
 
         Raises: DataError if there is no header, and no names are declared.
         """
-        return self._begin() if self.layout is None and any(line.strip() for line in self.head) else []
+        is_open = self._held or (self.layout is None and any(line.strip() for line in self.head))
+        return self._begin(self.line_number) if is_open else []
 
     def rest(self) -> list[Row]:
         """Return the rows that still wait when the input is over.
@@ -242,7 +243,7 @@ class Rows:
     def _take_head(self, line: str) -> list[Row]:
         """Take a line before the samples; return the rows that a table without a header has begun with."""
         self.head.append(line)
-        if header_of([line], self.dialect.layout, self.wanted) is not None:
+        if header_of([line], self.dialect, self.wanted) is not None:
             self.at_first_row = True
             self._use_layout()
             return []
@@ -253,32 +254,50 @@ class Rows:
         others = sum(bool(line.strip()) for line in self.head) - len(samples)
         if not is_wrong and len(samples) <= max(SURE_ROWS, others) and len(self.head) < HEAD_LINES:
             return []
-        return self._begin()
+        return self._begin(self.line_number)
 
-    def _begin(self) -> list[Row]:
-        """Understand the head, of which the last lines are samples; return their rows."""
-        lines = self.head
-        self._use_layout()
+    @property
+    def _held(self) -> int:
+        """How many lines from the first row on wait, as they have a cell more than the header."""
+        return len(self.head) - self.layout.first_row + 1 if self.layout is not None and self.at_first_row else 0
+
+    def _take_first(self, line: str, cells: list[str]) -> list[Row]:
+        """Take one of the first rows. With a cell more than the header, a few wait: R writes row numbers so."""
+        if len(fitted(cells, self.width)) == self.width + 1 and cells[0].strip("'\" ").isdecimal():
+            self.head.append(line)
+            return self._begin(self.line_number) if self._held == SURE_ROWS else []
+        held = self._begin(self.line_number - 1) if self._held else []
         self.at_first_row = False
+        self._use_first_row(cells)
+        return [*held, *self._take_cells(cells)]
+
+    def _begin(self, last: int) -> list[Row]:
+        """Understand the head, of which the last lines are samples, up to line number `last`; return their rows."""
+        self._use_layout()
+        self.at_first_row, now = False, self.line_number
         first = self.layout.first_row - 1
-        self.head = lines[:first]
-        rows = [line for line in lines[first:] if line.strip()]
-        if rows:
-            self._use_first_row(self._cells(rows[0]))
-        return [row for line in rows for row in self._take_cells(self._cells(line))]
+        numbered = [(k, line) for k, line in enumerate(self.head[first:], start=first + 1) if line.strip()]
+        if numbered:
+            self._use_first_row(self._cells(numbered[0][1]))
+        rows: list[Row] = []
+        for k, line in numbered:                                     # a warning names its line
+            self.line_number = last - len(self.head) + k
+            rows += self._take_cells(self._cells(line))
+        self.line_number = now
+        return rows
 
     def _use_layout(self) -> None:
         """Understand the lines before the samples. Raises: DataError if the time or a channel is not in them."""
-        keys = self.dialect.layout
-        layout = layout_of_lines([line + "\n" for line in self.head], "the input", keys, self.wanted)
+        layout = layout_of_lines([line + "\n" for line in self.head], "the input", self.dialect, self.wanted)
         time = time_column_of(layout, self.time_column, True)
         for name in ([] if time is None else [time]) + self.channels:
             if layout.index(name) is None:
                 found = "twice" if layout.names.count(name) > 1 else "not"
                 place, line = next((k, line) for k, line in enumerate(self.head, start=1) if line.strip())
+                hint = "" if line.isascii() else "; if its letters are not those, set encoding in dataset_config.json"
                 raise DataError(
                     f"line {self.line_number - len(self.head) + place}: column {name!r} is {found} in {line[:80]!r}; "
-                    f"expected a header with {', '.join(self.wanted)}"
+                    f"expected a header with {', '.join(self.wanted)}{hint}"
                 )
         self.layout, self.width = layout, len(layout.names)
         self.columns = [layout.index(name) for name in self.channels]
@@ -286,7 +305,7 @@ class Rows:
         self.factors = [self._factor(k) for k in range(len(self.channels))]
         if time is not None and not self.times.kind and not self.times.waiting:
             stated = unit_s_in(time, layout.units[self.time_index])
-            self.times = RowTimes(self.dialect.times, stated, self.rate_hz)
+            self.times = RowTimes(self.dialect, stated, self.rate_hz)
 
     def _factor(self, k: int) -> float:
         """Return what the values of a channel are multiplied with, for its unit. Raises: DataError for another one."""
@@ -321,7 +340,8 @@ class Rows:
         cells = fitted(cells, self.width)
         if len(cells) != self.width:
             expected = f"{self.width}: {','.join(self.layout.names)[:80]}"
-            self._warn("lines of another length", f"cells: {len(cells)}; expected {expected}")
+            hint = "; if the header lacks a name, set names in dataset_config.json" if len(cells) > self.width else ""
+            self._warn("lines of another length", f"cells: {len(cells)}; expected {expected}{hint}")
             return []
         if self.decimal is None and not self._shows_decimal(cells):
             self.doubtful.append(cells)

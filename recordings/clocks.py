@@ -5,8 +5,10 @@ Seconds count from the first timestamp.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +18,7 @@ from recordings.time_formats import (
     ELAPSED,
     ELAPSED_LIKE,
     ISO,
+    TIME_ALONE,
     bare,
     check_format,
     clean,
@@ -30,12 +33,17 @@ from utils import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+ROWS_AT_ONCE = 1 << 16                                               # bounds the memory of digits
+PLACES, TWO = {"Y": r"\d{4}", "f": r"\d{1,9}"}, r"\d\d"              # digits of a part of a timestamp
 NO_TIME = np.iinfo(np.int64).min                                     # NaT of numpy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TimeKeys:
-    """What a dataset declares of its tables' times; None = detect it."""
+    """What a dataset declares of its tables' times; None = detect it.
+
+    time_format: of `strptime`. time_unit: of times that are numbers. time_zone: of clock times.
+    """
 
     time_format: str | None = None
     time_unit: str | None = None
@@ -91,28 +99,20 @@ class Stamps:
 
     @property
     def start(self) -> datetime | None:
-        """The first timestamp, if it has a date and it is certain which one."""
-        if len(self.formats) != 1:
+        """The clock at the first timestamp, with its zone; on NO_DATE where the date is missing, or not certain.
+
+        None of times since the start, such as 00:00:00 or 100:00:00.
+        """
+        if not self.formats:
             return None
         stamp = self.read(self.first, self.formats[0])
-        return stamp.replace(tzinfo=stamp.tzinfo or self.zone) if isinstance(stamp, datetime) else None
-
-    def at(self, t: float) -> str:
-        """Return the clock at t seconds after the first timestamp, in ISO 8601 or as time of day; "" if not certain."""
-        if len(self.formats) != 1:
-            return ""
-        start, zone = self.start, self.zone
-        try:
-            if start is None and not self.origin[self.formats[0]]:   # from 00:00:00 on: elapsed time, no clock
-                return ""
-            if start is None:
-                midnight = UNIX + timedelta(microseconds=self.origin[self.formats[0]])
-                return (midnight + timedelta(seconds=t)).time().isoformat("milliseconds")
-            if zone is not None and not self.has_zone:               # seconds are not those of the wall clock
-                return (start.astimezone(UTC) + timedelta(seconds=t)).astimezone(zone).isoformat(" ", "milliseconds")
-            return (start + timedelta(seconds=t)).isoformat(" ", "milliseconds")
-        except OverflowError:                                        # after the year 9999
-            return ""
+        if isinstance(stamp, timedelta):
+            is_clock = (self.declared or TIME_ALONE.fullmatch(self.first)) and timedelta(0) < stamp < timedelta(days=1)
+            return NO_DATE + stamp if is_clock else None
+        if len(self.formats) > 1:
+            return datetime.combine(NO_DATE, stamp.time())
+        stamp = stamp.replace(tzinfo=stamp.tzinfo or self.zone)      # seconds go on where the zone's clock is changed
+        return stamp if stamp.tzinfo is None else stamp.replace(tzinfo=timezone(stamp.utcoffset()))
 
     def read(self, text: str, way: str) -> datetime | timedelta | None:
         """Return a timestamp in a format, or a time of day or since the start; None if it has another format."""
@@ -185,7 +185,7 @@ class Stamps:
 
 
 def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[np.ndarray, datetime | None]:
-    """Return timestamps as seconds from the first one (n,), NaN where one cannot be read, and the first if it is dated.
+    """Return timestamps as seconds from the first one (n,), NaN where one cannot be read, and the clock at the first.
 
     Accepted are ISO 8601, times of day (which may pass midnight) or since the start, dates with numbers or names of
     months before or after the time, YYYYMMDDHHMMSS; or time_format alone if it is given.
@@ -198,15 +198,14 @@ def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[n
     first = stamps.clean(str(texts.iloc[0]))
     possible = stamps.declared or formats_of(first)
     formats = [way for way in possible if stamps.read(first, way) is not None] or possible
-    read = {way: _column(texts, way, first, stamps) for way in formats}
-    since = {way: (us - us[0]) / 1e6 for way, us in read.items() if (us != NO_TIME).all()}
-    if not since:
-        best = min(read.values(), key=lambda us: (us == NO_TIME).sum(), default=np.full(len(texts), NO_TIME))
-        return np.where(best == NO_TIME, np.nan, 0.0), None
-    near = {way: t for way, t in since.items() if np.abs(np.diff(t)).max(initial=0) < DAY_S / 2}
-    kept = near or since
-    way, t = next(iter(kept.items()))
-    if any(not np.array_equal(t, other) for other in kept.values()):
+    if not formats:
+        return np.full(len(texts), np.nan), None
+    kept = possible_readings({way: _column(texts, way, first, stamps) for way in formats})
+    way, us = next(iter(kept.items()))
+    if (us == NO_TIME).any():
+        return np.where(us == NO_TIME, np.nan, 0.0), None
+    t = (us - us[0]) / 1e6
+    if any(not np.array_equal(us - us[0], other - other[0]) for other in kept.values()):
         raise DataError(
             f"{where}: time {first!r}: day or month first? set time_format in dataset_config.json, such as {way!r}"
         )
@@ -215,17 +214,33 @@ def seconds_of(texts: pd.Series, where: str, keys: TimeKeys = DETECT) -> tuple[n
     return t, stamps.start
 
 
+def possible_readings(read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return those of several readings, format -> microseconds (n,), that may be meant.
+
+    They are complete, and without leaps of days where others leap; the most complete one if none is complete.
+    """
+    complete = {way: us for way, us in read.items() if (us != NO_TIME).all()}
+    if not complete:
+        best = min(read, key=lambda way: (read[way] == NO_TIME).sum())
+        return {best: read[best]}
+    near = {way: us for way, us in complete.items() if np.abs(np.diff(us)).max(initial=0) < DAY_S / 2 * 1e6}
+    return near or complete
+
+
 def stamps_of(texts: pd.Series, way: str) -> np.ndarray:
-    """Return timestamps of one format, with a date, as datetime64 (n,), NaT where one has another format."""
-    return _column(texts, way, clean(str(texts.iloc[0])), Stamps(DETECT)).view("datetime64[us]")
+    """Return timestamps of one format, with a date, in microseconds (n,), NO_TIME where one has another format."""
+    return _column(texts, way, clean(str(texts.iloc[0])), Stamps(DETECT))
 
 
 def _column(texts: pd.Series, way: str, first: str, stamps: Stamps) -> np.ndarray:
     """Return timestamps in one format as microseconds (n,), int64, NO_TIME for one in another format.
 
-    pandas reads most of them at once, and strptime, which takes thirty times as long, those that have to be cleaned.
+    Of those in numbers, the digits are read by their places. pandas takes up to twenty times as long, and strptime,
+    for those that have to be cleaned, thirty times.
     """
-    us = _read_by_pandas(texts, way, first).copy()
+    us = _read_by_places(texts, (way,) if way in stamps.declared else variants_of(way))
+    unread = np.flatnonzero(us == NO_TIME)
+    us[unread] = _read_by_pandas(texts.iloc[unread], way, first)
     unread = np.flatnonzero(us == NO_TIME)
     us[unread] = [_microseconds_of(stamps.read(stamps.clean(text), way)) for text in texts.iloc[unread]]
     if not is_dated(way) and (us != NO_TIME).all():
@@ -233,6 +248,58 @@ def _column(texts: pd.Series, way: str, first: str, stamps: Stamps) -> np.ndarra
     if is_dated(way) and stamps.zone is not None and (us != NO_TIME).all() and stamps.read(first, way).tzinfo is None:
         us = _in_zone(us, str(stamps.zone))
     return us
+
+
+def _read_by_places(texts: pd.Series, ways: Sequence[str]) -> np.ndarray:
+    """Return timestamps in numbers, of one of these formats, as microseconds (n,), int64; NO_TIME for all others."""
+    us = np.full(len(texts), NO_TIME)
+    patterns = [_pattern_of(way) for way in ways]
+    if None in patterns:
+        return us
+    for first in range(0, len(texts), ROWS_AT_ONCE):
+        part = texts.iloc[first : first + ROWS_AT_ONCE].fillna("").to_numpy(object)
+        lengths = np.fromiter(map(len, part), int, len(part))
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            found = next(filter(None, (pattern.fullmatch(part[rows[0]]) for pattern in patterns)), None)
+            if found is not None and all(map(str.isascii, part[rows])):
+                us[first + rows] = _of_places(part[rows], found, is_clock=ways[0] != ELAPSED)
+    return us
+
+
+def _pattern_of(way: str) -> re.Pattern[str] | None:
+    """Return what timestamps of a format look like; None if they are not numbers alone."""
+    if way == ELAPSED:
+        form = r"(?:(?P<H>\d{1,3}):)?(?P<M>\d\d):(?P<S>\d\d)(?:[.,](?P<f>\d+))?"
+        return re.compile(rf"(?=(?:{ELAPSED_LIKE.pattern})\Z){form}")
+    text = re.sub("%([YymdHMSf])", lambda found: f"(?P<{found[1]}>{PLACES.get(found[1], TWO)})", re.escape(way))
+    return None if "%" in text or way == ISO else re.compile(text)
+
+
+def _of_places(texts: np.ndarray, found: re.Match[str], is_clock: bool) -> np.ndarray:
+    """Return timestamps (n,) of one length and form as microseconds; NO_TIME where one has other signs, or is none.
+
+    Args:
+        found: the first of them, with the places of its numbers. is_clock: whether a day has no more than 24 hours.
+    """
+    signs = texts.astype(bytes).view(np.uint8).reshape(len(texts), -1)           # (n, letters)
+    digits = np.array([sign.isdigit() for sign in found.string])
+    good = (signs[:, ~digits] == signs[0, ~digits]).all(axis=1) & (signs[:, digits] - ord("0") < 10).all(axis=1)
+    numbers = {"Y": 1970, "m": 1, "d": 1, "H": 0, "M": 0, "S": 0, "f": 0}
+    for name, text in found.groupdict().items():
+        if text is not None:
+            places = signs[:, found.start(name) : found.end(name)][:, :6] - ord("0")
+            powers = 10 ** np.arange(places.shape[1])[::-1] * (10 ** (6 - places.shape[1]) if name == "f" else 1)
+            numbers[name] = places @ powers                          # (n,)
+    if "y" in numbers:
+        numbers["Y"] = 1900 + numbers["y"] + 100 * (numbers["y"] < 69)           # as strptime has it
+    months = np.array(12 * (numbers["Y"] - 1970) + numbers["m"] - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (numbers["d"] - 1)
+    seconds = 3600 * numbers["H"] + 60 * numbers["M"] + numbers["S"]
+    good &= (numbers["m"] > 0) & (numbers["m"] < 13) & (days.astype("datetime64[M]") == months) & (numbers["S"] < 60)
+    if is_clock:
+        good &= (numbers["H"] < 24) & (numbers["M"] < 60)
+    return np.where(good, days.astype("datetime64[us]").astype(np.int64) + 1_000_000 * seconds + numbers["f"], NO_TIME)
 
 
 def _read_by_pandas(texts: pd.Series, way: str, first: str) -> np.ndarray:

@@ -13,7 +13,6 @@ import numpy as np
 from config import BREATHING, NAB, ROW_LABELS, DatasetConfig, check_name, read_json, validate
 from recordings import event_files, reading, units
 from recordings.layouts import bare_name, unit_in
-from recordings.preprocessing import axis_of
 from recordings.reading import Recording, Samples
 from utils import DataError, write_json
 
@@ -85,13 +84,14 @@ def _channels(recordings: Sequence[Recording]) -> tuple[dict[str, Any], list[str
     for source, samples in recordings[0].channels.items():
         if not all(source in other.channels and _varies(other.channels[source]) for other in recordings):
             continue
-        unit = samples.unit or unit_in(source)
+        stated = samples.unit or unit_in(source)
+        unit = stated or units.unit_at_end(source)
         name = _channel_name(bare_name(source), channels)
         measures, rate_hz = _measures(source, unit), _rate(samples)
         measures = "other" if measures in BREATHING and rate_hz < SLOWEST_BREATHING_HZ else measures
-        unit_guess = {"oximetry": "%"}.get(measures, "a.u.")
-        guesses.append(f"{name} measures {measures}" + ("" if unit else f", in {unit_guess}"))
-        channels[name] = {"unit": unit or unit_guess, "measures": measures, "rate_hz": rate_hz}
+        unit = unit or {"oximetry": "%"}.get(measures, "a.u.")
+        guesses.append(f"{name} measures {measures}" + ("" if stated else f", in {unit}"))
+        channels[name] = {"unit": unit, "measures": measures, "rate_hz": rate_hz}
         channels[name] |= {"source": source} if name != source else {}
         channels[name] |= {"sentinels": NO_VALUE[measures]} if measures in NO_VALUE else {}
     if not channels:
@@ -130,12 +130,9 @@ def _labels(recordings: Sequence[Recording]) -> dict[str, str]:
     """Return label -> kind of what is labelled: all of events files, of annotations what sounds like breathing."""
     known: Mapping[str, str] = {}
     for recording in recordings:
-        file, axis = event_files.file_of(recording.path, recording.name), axis_of(recording)
-        events, annotations = [], recording.annotations
-        if file is not None and event_files.is_table(file, recording.name):
-            events = event_files.read_events(file, axis.end_s, start_s=axis.start_s, clock=axis.clock)
-        elif file is not None:
-            annotations = event_files.read_annotations(file, axis)
-        labels = [e.label for e in events] + [a.label for a in annotations if BREATHING_EVENT.search(a.label)]
+        beside = event_files.read_beside(recording)
+        annotations = beside.annotations or recording.annotations
+        labels = [event.label for event in beside.events or ()]
+        labels += [one.label for one in annotations if BREATHING_EVENT.search(one.label)]
         known = known | {label: kind for label in labels if (kind := event_files.kind_of_its_own(label, {}))}
     return dict(known)

@@ -18,7 +18,7 @@ import numpy as np
 from recordings.signals import (
     Annotation,
     NoSamples,
-    Signal,
+    Samples,
     SignalFile,
     check_file,
     indices_of,
@@ -171,7 +171,7 @@ def read_header(path: Path) -> Header:
         rest = file.read(HEAD * count)
     if len(rest) < HEAD * count:
         raise DataError(f"{path.name}: truncated: {HEAD + len(rest)} bytes; the header alone has {HEAD * (count + 1)}")
-    notes = ["the header is not plain ASCII; its texts are read as Latin-1"] if _is_odd(head[8:] + rest) else []
+    notes = ["the header is not plain ASCII; its texts are read as Latin-1"] if not (head[8:] + rest).isascii() else []
     columns, at = {}, 0
     for name, size in FIELDS.items():
         columns[name] = [rest[at + k * size : at + (k + 1) * size] for k in range(count)]
@@ -194,10 +194,6 @@ def read_header(path: Path) -> Header:
 def _width(head: bytes) -> int:
     """Return the bytes of a sample by the first bytes of a file; 0 if it is neither EDF nor BDF."""
     return 3 if head[:8] == b"\xffBIOSEMI" else 2 if head[:1] == b"0" and not head[1:8].strip(b" \0") else 0
-
-
-def _is_odd(content: bytes) -> bool:
-    return not content.isascii()
 
 
 def _text(content: bytes) -> str:
@@ -394,7 +390,7 @@ def _record_starts(header: Header, onsets: np.ndarray, notes: list[str]) -> np.n
     return starts
 
 
-def _signal(header: Header, channel: Channel, starts: np.ndarray | None, times: dict[int, np.ndarray]) -> Signal:
+def _signal(header: Header, channel: Channel, starts: np.ndarray | None, times: dict[int, np.ndarray]) -> Samples:
     """Return a channel's samples; `times` holds the times of channels with so many samples in a record."""
     if channel.samples not in times:
         rate_hz = channel.samples / header.record_s
@@ -412,4 +408,4 @@ def _signal(header: Header, channel: Channel, starts: np.ndarray | None, times: 
         digital = padded.view("<i4").ravel() >> 8                    # the sign is that of the highest byte
     values = digital * channel.gain
     values += channel.base
-    return Signal(channel.unit, times[channel.samples], values, abs(channel.gain))
+    return Samples(times[channel.samples], values, channel.unit, abs(channel.gain))

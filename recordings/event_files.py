@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from recordings import edf, tables, wall_clock
 from recordings.cells import DecimalSigns
 from recordings.layouts import LayoutKeys
 from recordings.number_times import DAY_S, unit_s_in, unit_s_of
-from recordings.reading import DETECT, Dialect, Event
+from recordings.reading import DETECT, Dialect, Event, Recording, clipped
 from utils import DataError, counted
 
 # Of a recording NAME, the first of these that exists. Tables hold events alone, so that each label has to be known;
@@ -43,6 +44,7 @@ NAMES = {
               "event concept", "annotation", "kind", "class", "name", "beschreibung", "ereignistyp", "ereignisart",
               "bezeichnung", "art"),
 }  # fmt: skip
+Place = Callable[[int], str]             # of a row, counted from 0: what a message about it begins with
 ELAPSED = re.compile(r"0\+(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")              # of Luna, from the start of the recording
 UNKNOWN_DATE = date(1985, 1, 1)                                          # of EDF+
 NO_EVENTS = ("recording start time",)                                   # of NSRR: the first one is none
@@ -56,9 +58,21 @@ class TimeAxis:
     end_s: float
     clock: datetime | None = None
 
-    @property
-    def span(self) -> tuple[float, float]:
-        return self.start_s, self.end_s
+    @classmethod
+    def of(cls, recording: Recording) -> TimeAxis:
+        """Return the time of a recording."""
+        return cls(float(recording.t[0]), recording.end_s, recording.start)
+
+
+class Beside(NamedTuple):
+    """What the file of events beside a recording holds; no file = nothing.
+
+    events: None if the file is no table of events, but of annotations, of which some may be events.
+    """
+
+    file: Path | None = None
+    events: list[Event] | None = None
+    annotations: Sequence[Event] = ()
 
 
 def file_of(recording: Path, name: str) -> Path | None:
@@ -67,19 +81,31 @@ def file_of(recording: Path, name: str) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def is_table(path: Path, name: str) -> bool:
-    """Return whether a file of a recording's events holds events alone, by its name."""
-    return path.name in [pattern.format(name) for pattern in TABLES]
+def read_beside(
+    recording: Recording,
+    dialect: Dialect = DETECT,
+    labels: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    own_kinds: dict[str, str] | None = None,
+) -> Beside:
+    """Read the file of events beside a recording, and note in the recording how; arguments as of `read_events`.
+
+    Annotations are clipped to the recording; their labels are as written.
+    """
+    file, axis, notes = file_of(recording.path, recording.name), TimeAxis.of(recording), recording.notes
+    if file is None:
+        return Beside()
+    if file.name in [pattern.format(recording.name) for pattern in TABLES]:
+        return Beside(file, read_events(file, axis, labels, dialect, columns, own_kinds, notes))
+    found = read_annotations(file, axis, dialect, notes)
+    return Beside(file, None, clipped(found, axis.start_s, axis.end_s, notes, f"{file.name}: "))
 
 
 def read_events(
     path: Path,
-    end_s: float,
+    axis: TimeAxis,
     labels: Mapping[str, str] | None = None,
     dialect: Dialect = DETECT,
-    *,
-    start_s: float = 0.0,
-    clock: datetime | None = None,
     columns: Mapping[str, str] | None = None,
     own_kinds: dict[str, str] | None = None,
     notes: list[str] | None = None,
@@ -87,16 +113,14 @@ def read_events(
     """Read a table of events: start and end or duration, in seconds or clock times, and a label, mapped to a kind.
 
     Args:
-        end_s, start_s: last and first time of the recording. clock: its clock at time 0.
         columns: what is called otherwise: start, end, duration or label -> its column.
         own_kinds: takes label -> kind of the labels that are not in the map, each a kind of its own; None = an error.
         notes: takes what a user should know about how the file was read.
     Raises: DataError naming file and row if an event ends before it starts, lies outside the recording, has a
         label that is not in the map, or is in clock times, but the recording has no clock.
     """
-    axis, notes = TimeAxis(start_s, end_s, clock), [] if notes is None else notes
-    events, first_row = table_events(path, axis, dialect, columns or {}, notes)
-    return check_events(events, end_s, labels, path.name, first_row, start_s, own_kinds)
+    events, place = table_events(path, axis, dialect, columns or {}, [] if notes is None else notes)
+    return check_events(events, axis, labels, place, own_kinds)
 
 
 def read_annotations(
@@ -118,23 +142,22 @@ def read_annotations(
 
 def check_events(
     events: Sequence[Event],
-    end_s: float,
+    axis: TimeAxis,
     labels: Mapping[str, str] | None,
-    where: str,
-    first_row: int = 1,
-    start_s: float = 0.0,
+    place: Place,
     own_kinds: dict[str, str] | None = None,
 ) -> list[Event]:
     """Return the events in time order, with labels mapped to kinds; DataError on the first invalid one."""
     checked = []
-    for row, event in enumerate(events, start=first_row):
-        place = f"{where}: row {row}: event {event.start_s:g} to {event.end_s:g} s"
+    for row, event in enumerate(events):
+        found = f"event {event.start_s:g} to {event.end_s:g} s"
         if not np.isfinite([event.start_s, event.end_s]).all():
-            raise DataError(f"{place}: start and end must be numbers")
+            raise DataError(f"{place(row)}: {found}: start and end must be numbers")
         if event.end_s < event.start_s:
-            raise DataError(f"{place} ends before it starts; swap start_s and end_s")
-        if event.start_s < math.floor(start_s) or event.end_s > end_s + 1.0:
-            raise DataError(f"{place} lies outside the recording, {start_s:g} to {end_s:g} s")
+            raise DataError(f"{place(row)}: {found} ends before it starts; swap start_s and end_s")
+        if event.start_s < math.floor(axis.start_s) or event.end_s > axis.end_s + 1.0:
+            span = f"{axis.start_s:g} to {axis.end_s:g} s"
+            raise DataError(f"{place(row)}: {found} lies outside the recording, {span}")
         kind = event.label if labels is None else labels.get(event.label)
         if kind is None and event.label in (*KINDS, *labels.values()):
             kind = event.label
@@ -142,7 +165,7 @@ def check_events(
             own_kinds[event.label] = kind
         if kind is None:
             raise DataError(
-                f"{where}: row {row}: label {event.label!r} is not in the dataset's labels; "
+                f"{place(row)}: label {event.label!r} is not in the dataset's labels; "
                 f"expected one of {', '.join(labels) or '(none)'}"
             )
         checked.append(replace(event, label=kind))
@@ -160,16 +183,16 @@ def kind_of_its_own(label: str, labels: Mapping[str, str]) -> str | None:
 
 def table_events(
     path: Path, axis: TimeAxis, dialect: Dialect, columns: Mapping[str, str], notes: list[str]
-) -> tuple[list[Event], int]:
-    """Return the events of a table as they are written, and the row of the first one."""
-    keys = LayoutKeys(dialect.delimiter, dialect.decimal, encoding=dialect.encoding)
-    layout = tables.layout_of(path, keys=keys)
-    found = _columns(layout.names, columns, path)
-    frame = tables.read_columns(path, layout, [], list(dict.fromkeys(found.values())))
+) -> tuple[list[Event], Place]:
+    """Return the events of a table as they are written, and where each of them stands."""
+    keys = LayoutKeys(delimiter=dialect.delimiter, decimal=dialect.decimal, encoding=dialect.encoding)
+    table = tables.open_table(path, keys)
+    found = _columns(table.layout.names, columns, path)
+    frame = tables.read_columns(table, [], list(dict.fromkeys(found.values())))
     frame = frame[: np.flatnonzero(frame.notna().any(axis=1))[-1] + 1] if frame.notna().any(axis=None) else frame[:0]
     parts = {what: frame[name] for what, name in found.items()}
-    start, end, labels = _spans(parts, layout.decimal, axis, path.name, layout.first_row)
-    return _events(start, end, labels, dialect, path.name, notes), layout.first_row
+    start, end, labels = _spans(parts, table.layout.decimal, axis, table.place)
+    return _events(start, end, labels, dialect, path.name, notes), table.place
 
 
 def _columns(names: Sequence[str], given: Mapping[str, str], path: Path) -> dict[str, str]:
@@ -200,19 +223,19 @@ def _plain(name: str) -> str:
 
 
 def _spans(
-    parts: Mapping[str, pd.Series], decimal: str, axis: TimeAxis, where: str, first_row: int
+    parts: Mapping[str, pd.Series], decimal: str | None, axis: TimeAxis, place: Place
 ) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
     """Return start and end (n,) in s, NaN where no duration is stated, and labels of columns of texts."""
     if not len(parts["label"]):
         return np.empty(0), np.empty(0), []
     labels = parts["label"].fillna("").str.strip()
-    start, days = _times(parts["start"], decimal, axis, where, first_row)
+    start, days = _times(parts["start"], decimal, axis, place)
     if "end" in parts:
-        end, end_days = _times(parts["end"], decimal, axis, where, first_row)
+        end, end_days = _times(parts["end"], decimal, axis, place)
         if days and end_days:                                        # times of day: an end is within a day of its start
             end = start + (end - start) % DAY_S
     else:
-        end = start + _durations(parts["duration"], decimal, where, first_row)
+        end = start + _durations(parts["duration"], decimal, place)
     return start, end, labels.tolist()
 
 
@@ -228,24 +251,24 @@ def _events(
     return [Event(*event) for event in zip(start.tolist(), end.tolist(), labels, strict=True)]
 
 
-def _times(texts: pd.Series, decimal: str, axis: TimeAxis, where: str, first_row: int) -> tuple[np.ndarray, bool]:
+def _times(texts: pd.Series, decimal: str | None, axis: TimeAxis, place: Place) -> tuple[np.ndarray, bool]:
     """Return times as seconds on the recording's axis (n,), and whether they were times of day without a date."""
     texts = texts.str.strip()
     numbers = _numbers(texts, decimal)
     if np.isfinite(numbers).any() and not texts.str.fullmatch(wall_clock.EPOCH).eq(True).all():
-        _check_all(np.isfinite(numbers), texts, "seconds, or clock times throughout", where, first_row)
+        _check_all(np.isfinite(numbers), texts, "seconds, or clock times throughout", place)
         return numbers * (unit_s_in(str(texts.name)) or 1.0), False
     of_day = wall_clock.times_of_day(texts)
     is_of_day = bool(np.isfinite(of_day).any())
     if is_of_day:
-        _check_all(np.isfinite(of_day), texts, "a time of day such as 23:59:59", where, first_row)
+        _check_all(np.isfinite(of_day), texts, "a time of day such as 23:59:59", place)
     else:
-        stamps = _dates(texts, axis, where, first_row)
+        stamps = _dates(texts, axis, place)
         if (stamps.dt.year == 1970).all() and not (axis.clock and axis.clock.year == 1970):
             return (stamps - pd.Timestamp(1970, 1, 1)).dt.total_seconds().to_numpy(), False      # of MNE: elapsed
     if axis.clock is None:
         raise DataError(
-            f"{where}: row {first_row}: {texts.iloc[0]!r} is a clock time, but the recording has no clock (its times "
+            f"{place(0)}: {texts.iloc[0]!r} is a clock time, but the recording has no clock (its times "
             "are seconds); write seconds from its start"
         )
     zero = axis.clock.replace(tzinfo=None)
@@ -253,15 +276,15 @@ def _times(texts: pd.Series, decimal: str, axis: TimeAxis, where: str, first_row
         return (stamps - pd.Timestamp(zero)).dt.total_seconds().to_numpy(), False
     if not is_of_day:
         of_day = (stamps - stamps.dt.normalize()).dt.total_seconds().to_numpy()
-    return _on_axis(of_day, zero, axis, where, first_row), True
+    return _on_axis(of_day, zero, axis, place), True
 
 
-def _on_axis(of_day: np.ndarray, zero: datetime, axis: TimeAxis, where: str, first_row: int) -> np.ndarray:
+def _on_axis(of_day: np.ndarray, zero: datetime, axis: TimeAxis, place: Place) -> np.ndarray:
     """Return times of day (n,) as seconds from time 0, within the recording if it was there at that time of day."""
     if axis.end_s - axis.start_s > DAY_S:
         hours = (axis.end_s - axis.start_s) / 3600
         raise DataError(
-            f"{where}: row {first_row}: times of day without a date, but the recording is {hours:.0f} h long; "
+            f"{place(0)}: times of day without a date, but the recording is {hours:.0f} h long; "
             "write dates as well"
         )
     middle = (axis.start_s + axis.end_s) / 2
@@ -269,14 +292,14 @@ def _on_axis(of_day: np.ndarray, zero: datetime, axis: TimeAxis, where: str, fir
     return seconds + DAY_S * np.round((middle - seconds) / DAY_S)       # the nearest day
 
 
-def _dates(texts: pd.Series, axis: TimeAxis, where: str, first_row: int) -> pd.Series:
+def _dates(texts: pd.Series, axis: TimeAxis, place: Place) -> pd.Series:
     """Return dates with times (n,); of two orders of day and month the one that lies in the recording."""
     try:
         readings = wall_clock.readings_of(texts, zone=axis.clock.tzinfo if axis.clock else None)
     except ValueError:
-        raise DataError(f"{where}: timestamps in several time zones; expected a single one, or none") from None
+        raise DataError(f"{place(0)}: timestamps in several time zones; expected a single one, or none") from None
     expected = "seconds or a clock time such as 2024-05-01 22:30:00"
-    _check_all(readings[0].notna().to_numpy(), texts, expected, where, first_row)
+    _check_all(readings[0].notna().to_numpy(), texts, expected, place)
     if len(readings) > 1 and axis.clock is not None:
         zero = pd.Timestamp(axis.clock.replace(tzinfo=None))
         first, last = (zero + timedelta(seconds=t) for t in (axis.start_s, axis.end_s))
@@ -284,7 +307,7 @@ def _dates(texts: pd.Series, axis: TimeAxis, where: str, first_row: int) -> pd.S
     return readings[0]
 
 
-def _durations(texts: pd.Series, decimal: str, where: str, first_row: int) -> np.ndarray:
+def _durations(texts: pd.Series, decimal: str | None, place: Place) -> np.ndarray:
     """Return durations in s (n,), of numbers or H:MM:SS; NaN where a cell is empty."""
     texts = texts.str.strip()
     numbers = _numbers(texts, decimal) * (unit_s_in(str(texts.name)) or 1.0)
@@ -292,21 +315,21 @@ def _durations(texts: pd.Series, decimal: str, where: str, first_row: int) -> np
     seconds = np.where(np.isfinite(numbers), numbers, pd.to_timedelta(spans, errors="coerce").dt.total_seconds())
     is_empty = texts.isna().to_numpy() | texts.eq("").to_numpy(bool, na_value=True)
     good = is_empty | (np.isfinite(seconds) & (seconds >= 0))
-    _check_all(good, texts, "a duration in seconds, or as H:MM:SS", where, first_row)
+    _check_all(good, texts, "a duration in seconds, or as H:MM:SS", place)
     return np.where(is_empty, np.nan, seconds)
 
 
-def _numbers(texts: pd.Series, decimal: str) -> np.ndarray:
+def _numbers(texts: pd.Series, decimal: str | None) -> np.ndarray:
     """Return texts as numbers (n,), NaN where one is none."""
     plain = texts.str.replace(",", ".", regex=False) if decimal == "," else texts
     return pd.to_numeric(plain, errors="coerce").to_numpy(float, na_value=np.nan)
 
 
-def _check_all(good: np.ndarray, texts: pd.Series, expected: str, where: str, first_row: int) -> None:
+def _check_all(good: np.ndarray, texts: pd.Series, expected: str, place: Place) -> None:
     if not good.all():
         row = int(np.argmin(good))
         found = texts.iloc[row] if isinstance(texts.iloc[row], str) else ""
-        raise DataError(f"{where}: row {row + first_row}: {texts.name} is {found!r}; expected {expected}")
+        raise DataError(f"{place(row)}: {texts.name} is {found!r}; expected {expected}")
 
 
 # ---- annotation files -----------------------------------------------------------------------
@@ -342,24 +365,25 @@ def _luna_annotations(path: Path, axis: TimeAxis) -> list[Event]:
         texts.append([number, *(cells[names.index(name)].strip() for name in ("class", "start", "stop"))])
     events: list[Event] = []
     for k, (number, label, start, stop) in enumerate(texts):
-        start_s = _luna_time(start, axis, path.name, number)
+        place = f"{path.name}: row {number}"
+        start_s = _luna_time(start, axis, place)
         if stop == "...":
-            end_s = _luna_time(texts[k + 1][2], axis, path.name, number) if k + 1 < len(texts) else axis.end_s
+            end_s = _luna_time(texts[k + 1][2], axis, place) if k + 1 < len(texts) else axis.end_s
         elif stop.startswith("+"):
-            end_s = start_s + _luna_time(stop[1:], replace(axis, clock=None), path.name, number)
+            end_s = start_s + _luna_time(stop[1:], replace(axis, clock=None), place)
         else:
-            end_s = _luna_time(stop, axis, path.name, number)
+            end_s = _luna_time(stop, axis, place)
             end_s += DAY_S if end_s < start_s and ":" in stop else 0.0
         events.append(Event(start_s, end_s, label))
     return events
 
 
-def _luna_time(text: str, axis: TimeAxis, where: str, row: int) -> float:
+def _luna_time(text: str, axis: TimeAxis, place: str) -> float:
     if elapsed := ELAPSED.fullmatch(text):
         hours, minutes, seconds = map(float, elapsed.groups())
         return 3600 * hours + 60 * minutes + seconds
     stamp = re.sub(r"^(\d{1,2}[-/.]\d{1,2}[-/.]\d{4})-", r"\1 ", text)       # 31-12-2024-22:30:00
-    return float(_times(pd.Series([stamp], name="time", dtype=str), ".", axis, where, row)[0][0])
+    return float(_times(pd.Series([stamp], name="time", dtype=str), ".", axis, lambda _: place)[0][0])
 
 
 def _xml_annotations(path: Path, dialect: Dialect, notes: list[str]) -> list[Event]:
@@ -403,18 +427,20 @@ def _xml_annotations(path: Path, dialect: Dialect, notes: list[str]) -> list[Eve
 
 def _mne_annotations(path: Path, axis: TimeAxis, dialect: Dialect, notes: list[str]) -> list[Event]:
     """Read onset, duration, description as MNE writes them: .csv with dates, .txt with seconds from `orig_time`."""
-    lines = [line for line in text_of(path).splitlines() if line.strip()]
-    comments = [line for line in lines if line.startswith("#")]
+    lines = [(number, line) for number, line in enumerate(text_of(path).splitlines(), start=1) if line.strip()]
+    comments = [line for _, line in lines if line.startswith("#")]
     if not comments:
         return table_events(path, axis, dialect, {}, notes)[0]
     names = [cell.strip() for cell in comments[-1].lstrip("# ").split(",")]
     last = len(names) - 1                                                # a description may contain commas
-    rows = list(csv.reader(lines[len(comments) :]))
-    if any(len(cells) <= last for cells in rows) or not {"onset", "duration", "description"} <= set(names):
+    del lines[: len(comments)]
+    reader = csv.reader(line for _, line in lines)
+    rows = [(lines[reader.line_num - 1][0], cells) for cells in reader]
+    if any(len(cells) <= last for _, cells in rows) or not {"onset", "duration", "description"} <= set(names):
         raise DataError(f"{path.name}: expected lines of onset, duration, description behind a line that says so")
-    frame = pd.DataFrame([[*cells[:last], ",".join(cells[last:])] for cells in rows], columns=names, dtype=str)
+    frame = pd.DataFrame([[*cells[:last], ",".join(cells[last:])] for _, cells in rows], columns=names, dtype=str)
     parts = {"start": frame["onset"], "duration": frame["duration"], "label": frame["description"]}
-    spans = _spans(parts, ".", axis, path.name, len(comments) + 1)
+    spans = _spans(parts, ".", axis, lambda row: f"{path.name}: row {rows[row][0]}")
     events = _events(*spans, dialect, path.name, notes)
     origin = next((line.partition(":")[2].strip() for line in comments if "orig_time" in line), "None")
     shift_s = 0.0

@@ -12,13 +12,12 @@ import numpy as np
 from config import DatasetConfig
 from recordings import event_files, resmed_card, wall_clock
 from recordings.finding import expanded, left_out_line
-from recordings.preprocessing import axis_of, dialect_of, sentinels_of
+from recordings.preprocessing import dialect_of, sentinels_of
 from recordings.reading import (
     DETECT,
     Event,
     Recording,
     Samples,
-    clipped,
     equal_runs,
     measured_rate,
     name_of,
@@ -62,15 +61,9 @@ def inspect(given: Sequence[Path], dataset: DatasetConfig | None) -> None:
 def _describe(file: Path, dataset: DatasetConfig | None) -> list[str]:
     dialect, sentinels = (dialect_of(dataset), sentinels_of(file, dataset)) if dataset else (DETECT, {})
     recording = read_recording(file, None, dialect, sentinels=sentinels)
-    events_file, axis = event_files.file_of(file, recording.name), axis_of(recording)
-    if events_file is not None and event_files.is_table(events_file, recording.name):
-        about = {"start_s": axis.start_s, "clock": axis.clock, "notes": recording.notes}
-        columns = dataset and dataset.event_columns
-        events = event_files.read_events(events_file, axis.end_s, None, dialect, columns=columns, **about)
-        recording.events.extend(events)
-    elif events_file is not None:
-        found = event_files.read_annotations(events_file, axis, dialect, recording.notes)
-        recording.annotations.extend(clipped(found, *axis.span, recording.notes, f"{events_file.name}: "))
+    beside = event_files.read_beside(recording, dialect, columns=dataset and dataset.event_columns)
+    recording.events.extend(beside.events or ())
+    recording.annotations.extend(beside.annotations)
     return describe(recording, dataset.labels if dataset else None)
 
 

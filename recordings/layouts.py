@@ -36,7 +36,7 @@ RATES = (                                                            # in the li
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayoutKeys:
     """What a dataset declares of how its tables are written; None = detect it.
 
@@ -53,6 +53,9 @@ class LayoutKeys:
     missing: Sequence[str] = ()
     row_rate_hz: float | None = None
     encoding: str | None = None
+
+
+DETECT = LayoutKeys()
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Layout:
     preamble: list[str] = field(default_factory=list)
     rate_hz: float | None = None
     start: datetime | None = None
-    keys: LayoutKeys = LayoutKeys()
+    keys: LayoutKeys = DETECT
     rows: int | None = None
     skipped: tuple[int, ...] = ()
 
@@ -150,7 +153,7 @@ def fitted(cells: list[str], width: int) -> list[str]:
 
 
 def layout_of_lines(
-    lines: Sequence[str], where: str, keys: LayoutKeys = LayoutKeys(), wanted: Sequence[str] = ()
+    lines: Sequence[str], where: str, keys: LayoutKeys = DETECT, wanted: Sequence[str] = ()
 ) -> Layout:
     """Return how a table is written.
 
@@ -200,7 +203,7 @@ def _layout(
     lines = [line for _, line in rows]
     found = header_of(lines, keys, wanted, quote)
     if found is None:
-        first, delimiter = _body_of(lines, where, keys, quote)
+        first, delimiter = _body_of(lines, f"{where}: row {rows[0][0]}", keys, quote)
         found = first + _behind_facts(lines[first:], delimiter, quote), delimiter
     first, delimiter = found
     first -= first > 0 and _has_row_names(_table_rows(rows[first - 1 :], delimiter, quote))
@@ -225,7 +228,7 @@ def _layout(
         after = 2
     head = [fitted(cells, len(names)) for _, cells, _ in table[after:]]
     first_row = table[after][0] if len(table) > after else table[-1][2] + 1
-    decimal = keys.decimal or _sign_of(head, delimiter, names)
+    decimal = keys.decimal or _sign_of(head, delimiter)
     rate_hz, start = keys.row_rate_hz or _rate_in(preamble), _start_in(preamble)
     if after == 2 and (stated := _empatica(table, len(names))) is not None and is_data(table[0][1]):
         start, rate_hz = stated
@@ -394,7 +397,7 @@ def _delimiter_of(lines: list[str], where: str, quote: str) -> str:
         regular = data if len(data) == 1 else regular
         if len(regular) != 1:
             names = " or ".join(DELIMITERS[d] for d in possible)
-            raise DataError(f"{where}: row 1: separated by {names}? set delimiter in dataset_config.json")
+            raise DataError(f"{where}: separated by {names}? set delimiter in dataset_config.json")
         return regular[0]
     if not possible and widths[" "][0] > 1 and len(lines) > 1 and len(set(widths[" "])) == 1:
         return " "
@@ -505,7 +508,7 @@ def _empatica(table: list[tuple[int, list[str], int]], width: int) -> tuple[date
     return datetime.fromtimestamp(float(start), UTC), float(rate)
 
 
-def _sign_of(head: list[list[str]], delimiter: str, names: list[str]) -> str | None:
+def _sign_of(head: list[list[str]], delimiter: str) -> str | None:
     signs = DecimalSigns()
     signs.take(cell for row in head for cell in row if not is_compact_date(cell))
     return signs.sign(delimiter)

@@ -8,22 +8,19 @@ series, in data/ and in labels/combined_windows.json.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import logging
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from config import check_name
-from utils import DataError, counted, sha256_of
-
-if TYPE_CHECKING:
-    from pooch import Pooch
+from utils import DataError, counted, sha256_of, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -179,23 +176,19 @@ def _fill_cache(cache: Path, files: list[str], base_url: str) -> None:
         missing = [file for file in files if not _is_intact(cache, file)]
         if not missing:
             return
-        downloads = _pooch(cache, base_url)
+        _check_url(base_url)
         size_mb = sum(_manifest()[file]["bytes"] for file in missing) / 1e6
         log.info("downloading %s of NAB (%.1f MB) into %s", counted(len(missing), "file"), size_mb, cache)
+        cache.mkdir(parents=True, exist_ok=True)
         for file in tqdm(missing, desc="NAB", unit="file", disable=None):
             if (cache / file).exists():
                 log.warning("%s: damaged (wrong checksum); downloading it again", cache / file)
-            _fetch(downloads, file)
+            write_bytes(cache / file, _fetched(f"{base_url.rstrip('/')}/{file}", _manifest()[file]["sha256"]))
     except OSError as error:
         raise DataError(f"{error.filename or cache}: cannot fill the cache ({error.strerror or error})") from error
 
 
-def _pooch(cache: Path, base_url: str) -> Pooch:
-    """Return a Pooch that downloads the manifest's files into `cache`, without log messages of its own."""
-    try:
-        import pooch
-    except ImportError as error:
-        raise DataError(f"pooch is not installed; pip install -r requirements.txt, or {OFFLINE_HINT}") from error
+def _check_url(base_url: str) -> None:
     try:
         url = urlsplit(base_url)
         usable = url.scheme in ("http", "https") and url.hostname
@@ -203,36 +196,24 @@ def _pooch(cache: Path, base_url: str) -> Pooch:
         usable = False
     if not usable:
         raise DataError(f"base URL {base_url!r}: expected http://HOST/... or https://HOST/...; check NAB_BASE_URL")
-    pooch.get_logger().setLevel(logging.ERROR)
-    registry = {file: f"sha256:{entry['sha256']}" for file, entry in _manifest().items()}
-    cache.mkdir(parents=True, exist_ok=True)
-    return pooch.create(cache, base_url, registry=registry)
 
 
-def _fetch(downloads: Pooch, file: str) -> None:
-    """Download one file; retry where that may help (pooch's own retries would repeat a 404 as well)."""
+def _fetched(url: str, sha256: str) -> bytes:
+    """Return the content of a URL; try again where that may help."""
     import requests
 
     for wait_s in (*WAITS_S, None):
         try:
-            downloads.fetch(file, downloader=partial(_download, sha256=_manifest()[file]["sha256"]))
-            return
+            answer = requests.get(url, timeout=(CONNECT_TIMEOUT_S, TIMEOUT_S))
+            answer.raise_for_status()
+            found = hashlib.sha256(answer.content).hexdigest()
+            if found == sha256:
+                return answer.content
+            raise ValueError(f"wrong checksum: expected SHA-256 {sha256[:12]}..., found {found[:12]}...")
         except (requests.RequestException, ValueError) as error:
             if wait_s is None or not _may_succeed_later(error):
-                raise DataError(f"{downloads.get_url(file)}: {_reason(error)}; {OFFLINE_HINT}") from error
+                raise DataError(f"{url}: {_reason(error)}; {OFFLINE_HINT}") from error
         time.sleep(wait_s)
-
-
-def _download(url: str, output_file: str, downloads: Pooch, *, sha256: str) -> None:
-    """Download into pooch's temporary file, which pooch renames or, after an exception, deletes."""
-    import pooch
-
-    http = pooch.HTTPDownloader(chunk_size=2**16, timeout=(CONNECT_TIMEOUT_S, TIMEOUT_S))
-    http(url, output_file, downloads)
-    found = sha256_of(Path(output_file))
-    if found != sha256:
-        raise ValueError(f"wrong checksum: expected SHA-256 {sha256[:12]}..., found {found[:12]}...")
-    os.chmod(output_file, 0o644)        # temporary files are 0600; others may share the cache
 
 
 def _may_succeed_later(error: Exception) -> bool:

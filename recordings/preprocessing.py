@@ -206,7 +206,7 @@ def _in_unit(samples: Samples, name: str, channel: ChannelConfig, recording: Rec
     if factor == 1.0:
         return samples
     recording.notes.append(f"{name}: converted from {samples.unit} to {declared}")
-    return Samples(samples.t, samples.values * factor, declared)
+    return replace(samples, values=samples.values * factor, unit=declared, resolution=samples.resolution * factor)
 
 
 def _check_rates(recording: Recording, dataset: DatasetConfig) -> None:
@@ -226,52 +226,34 @@ def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool =
 
     Annotations are events if their label is in the dataset's labels; the others are noted.
     """
-    name, axis, dialect = recording.name, axis_of(recording), dialect_of(dataset)
-    file, listed = event_files.file_of(recording.path, name), dataset.events.get(name)
+    name, axis, own = recording.name, TimeAxis.of(recording), {} if own_kinds else None
+    beside = event_files.read_beside(recording, dialect_of(dataset), dataset.labels, dataset.event_columns, own)
+    file, listed = beside.file, dataset.events.get(name)
     if file is not None and listed:
         recording.notes.append(f"events read from {file.name}, not from dataset_config.json")
-    if file is not None and event_files.is_table(file, name):
-        own: dict[str, str] = {}
-        events = event_files.read_events(
-            file, axis.end_s, dataset.labels, dialect, start_s=axis.start_s, clock=axis.clock,
-            columns=dataset.event_columns, own_kinds=own if own_kinds else None, notes=recording.notes,
-        )  # fmt: skip
+    if beside.events is not None:
         recording.notes.extend(
             f"{file.name}: label {label!r} is not one of the model's; its events are of the kind {kind!r}; "
             "--map-label maps it to another"
-            for label, kind in own.items()
+            for label, kind in (own or {}).items()
         )
-        return events
+        return beside.events
     if file is None and listed is not None:
-        known = [Event(e.start_s, e.end_s, e.label) for e in listed]
-        where = f"dataset_config.json: events.{name}"
-        return event_files.check_events(known, axis.end_s, dataset.labels, where, start_s=axis.start_s)
-    annotations, place = recording.annotations, f"{recording.path.name}: annotations"
-    if file is not None:
-        found = event_files.read_annotations(file, axis, dialect, recording.notes)
-        annotations, place = reading.clipped(found, *axis.span, recording.notes, f"{file.name}: "), file.name
-    events, others = [], []
-    for number, note in enumerate(annotations, start=1):
-        if note.label not in dataset.labels:
-            others.append(note.label)
-            continue
-        events += event_files.check_events(
-            [note], axis.end_s, dataset.labels, place, first_row=number, start_s=axis.start_s
-        )
-    if others:
-        found = ", ".join(f"{label!r} ({count})" for label, count in Counter(others).most_common())
-        recording.notes.append(f"{counted(len(others), 'annotation')} not in labels, not used as events: {found}")
-    return events
-
-
-def axis_of(recording: Recording) -> TimeAxis:
-    """Return what event files need to know of a recording's time."""
-    return TimeAxis(float(recording.t[0]), recording.end_s, recording.start)
+        known, what = [Event(e.start_s, e.end_s, e.label) for e in listed], f"dataset_config.json: events.{name}: row"
+        return event_files.check_events(known, axis, dataset.labels, lambda k: f"{what} {k + 1}")
+    annotations, path = (recording.annotations, recording.path) if file is None else (beside.annotations, file)
+    numbers = [k for k, note in enumerate(annotations, start=1) if note.label in dataset.labels]
+    if others := Counter(note.label for note in annotations if note.label not in dataset.labels):
+        found = ", ".join(f"{label!r} ({count})" for label, count in others.most_common())
+        recording.notes.append(f"{counted(others.total(), 'annotation')} not in labels, not used as events: {found}")
+    return event_files.check_events(
+        [annotations[k - 1] for k in numbers], axis, dataset.labels, lambda k: f"{path.name}: annotation {numbers[k]}"
+    )
 
 
 def stages_of(recording: Recording, dataset: DatasetConfig) -> list[EventMeta] | None:
     """Return the sleep stages of a recording, if somebody scored them."""
-    axis, dialect = axis_of(recording), dialect_of(dataset)
+    axis, dialect = TimeAxis.of(recording), dialect_of(dataset)
     return sleep_stages.read_stages(recording.path, recording.name, axis, recording.annotations, dialect)
 
 

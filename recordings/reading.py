@@ -10,19 +10,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recordings import signal_files, tables, wall_clock
+from recordings import signal_files, tables
 from recordings.cells import is_missing, is_number, plain_number
 from recordings.clocks import TimeKeys, clock_changes, seconds_of, spread_seconds, without_clock_changes
 from recordings.layouts import Layout, LayoutKeys, is_time
 from recordings.number_times import NO_DATE, PADDED, number_seconds, unit_s_in, unit_s_of
-from recordings.signals import Annotation
+from recordings.signals import Annotation, Samples
+from recordings.tables import Table
 from recordings.time_formats import is_compact_date, is_date
 from utils import DataError, counted, listed
 
@@ -36,16 +37,6 @@ TIME_COLUMN = "t_s"                                                  # unless an
 SLOWEST_HZ = 0.1                                                     # of rows whose times in seconds are not doubted
 COUNTER = re.compile(r"(sample|samples|index|idx|row|count|counter|frame|n?seq|packet|nr|no)[ _.#]*"
                      r"(no|nr|number|index|idx|id|count)?\.?", re.IGNORECASE)             # a column of row numbers
-CLOCK_ROWS = 10_000                                                  # between two rows that tell day from month
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The samples of one channel: times (n,) in s, strictly increasing, values (n,) without NaN, the file's unit."""
-
-    t: np.ndarray
-    values: np.ndarray
-    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Recording:
     format: a description of the file format. annotations: those contained in the file, not checked
     yet. notes: what a user should know about how the file was read. start: the clock at time 0 as the
     file states it, with a zone only if the file has one; None if the file has no clock. time_column: its name in a
-    table. resolution: by channel, the smallest difference of values that the file can store; 0 = any.
+    table.
     """
 
     name: str
@@ -77,7 +68,6 @@ class Recording:
     notes: list[str] = field(default_factory=list)
     start: datetime | None = None
     time_column: str | None = None
-    resolution: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -90,38 +80,16 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Dialect:
+class Dialect(LayoutKeys, TimeKeys):
     """How a dataset's files are written, where the files leave it open; None = detect it.
 
-    Tables: the time column (None = `t_s`, or else the first one), the `strptime` format of times, the unit of times
-    that are numbers, the zone of clock times, rows a second without a time column, and what `LayoutKeys` holds. Signal
-    files: the annotators of WFDB, and how long an annotation without a duration lasts.
+    time_column: of tables; None = `t_s`, or else the first one. annotators: of WFDB. annotation_s: how long an
+    annotation without a duration lasts.
     """
 
     time_column: str | None = None
-    delimiter: str | None = None
-    decimal: str | None = None
-    time_format: str | None = None
-    time_unit: str | None = None
-    time_zone: str | None = None
-    row_rate_hz: float | None = None
-    skip_rows: int | None = None
-    comment: str | None = None
-    names: Sequence[str] | None = None
-    missing: Sequence[str] = ()
-    encoding: str | None = None
     annotators: Sequence[str] | None = None
     annotation_s: float = 0.0
-
-    @property
-    def layout(self) -> LayoutKeys:
-        """What is declared of how tables are written."""
-        return LayoutKeys(**{entry.name: getattr(self, entry.name) for entry in fields(LayoutKeys)})
-
-    @property
-    def times(self) -> TimeKeys:
-        """What is declared of the times of tables."""
-        return TimeKeys(self.time_format, self.time_unit, self.time_zone)
 
 
 DETECT = Dialect()
@@ -147,18 +115,17 @@ def read_recording(
     Raises: DataError naming file, channel and row (as in an editor: the header is row 1).
     """
     read = _read_signal_file if signal_files.is_signal_file(path) else _read_table
-    recording, resolution = read(path, channels, dialect)
-    recording = replace(recording, name=name or name_of(path), resolution=resolution)
+    recording = replace(read(path, channels, dialect), name=name or name_of(path))
     for channel, samples in list(recording.channels.items()):
         present = np.isfinite(samples.values)
         for sentinel in (sentinels or {}).get(channel, []):
-            present &= np.abs(samples.values - sentinel) > 0.99 * resolution[channel]     # may be stored rounded
+            present &= np.abs(samples.values - sentinel) > 0.99 * samples.resolution     # may be stored rounded
         too_large = np.flatnonzero(present & (np.abs(samples.values) > MAX_VALUE))
         if len(too_large):
             found = f"{samples.values[too_large[0]]:g} at {samples.t[too_large[0]]:g} s"
             raise DataError(f"{path.name}: channel {channel!r} is {found}; expected values within ±{MAX_VALUE:g}")
         if not present.all():
-            samples = Samples(samples.t[present], samples.values[present], samples.unit)
+            samples = replace(samples, t=samples.t[present], values=samples.values[present])
             recording.channels[channel] = samples
         if channels is None and not len(samples.values):
             del recording.channels[channel]
@@ -206,14 +173,15 @@ def equal_runs(values: np.ndarray) -> np.ndarray:
 # ---- tables ---------------------------------------------------------------------------------
 
 
-def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tuple[Recording, dict[str, float]]:
-    """Return a table's recording with NaN where a cell is empty, and each channel's resolution, which is 0."""
+def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> Recording:
+    """Return a table's recording with NaN where a cell is empty."""
     plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     if plain.suffix.lower() not in TABLE_SUFFIXES:
         formats = (*TABLE_SUFFIXES, "one of these with .gz", *signal_files.EDF_SUFFIXES, *signal_files.WFDB_SUFFIXES)
         raise DataError(f"{path.name}: unknown format {path.suffix!r}; expected {', '.join(formats)}")
     wanted = () if channels is None else (dialect.time_column or TIME_COLUMN, *channels)
-    layout = tables.layout_of(path, keys=dialect.layout, wanted=wanted)
+    table = tables.open_table(path, dialect, wanted)
+    layout = table.layout
     time, notes = time_column_of(layout, dialect.time_column, channels is not None), []
     missing = [c for c in (time, *(channels or [])) if c is not None and layout.index(c) is None]
     if missing:
@@ -229,15 +197,13 @@ def _read_table(path: Path, channels: list[str] | None, dialect: Dialect) -> tup
     used = _usable_columns(layout, time, notes) if channels is None else channels
     if layout.preamble and layout.first_row > 2:
         notes.append(f"rows 1 to {layout.first_row - 1} are no samples")
-    layout, used, (t, start, frame) = _read_rows(path, layout, time, used, channels is None, dialect.times, notes)
+    used, (t, start, frame) = _read_rows(table, time, used, channels is None, dialect, notes)
     found = {c: Samples(t, frame[c].to_numpy(), layout.units[layout.index(c)] or None) for c in used}
-    layout = replace(layout, decimal=frame.attrs["decimal"])
+    table = replace(table, layout=replace(layout, decimal=frame.attrs["decimal"]))
     where = f"time in {time!r}" if time is not None else f"{layout.rate_hz:g} rows a second"
     if layout.encoding == "cp1252" and (odd := re.search(r"\S*[^\x00-\x7f]{3}\S*", " ".join(layout.names))):
         notes.append(f"names such as {odd[0]!r} are read as Latin-1; if they look wrong, set encoding")
-    text = f"{tables.describe_layout(layout)}, {where}"
-    recording = Recording("", path, t, found, [], text, [], notes, start, time)
-    return recording, dict.fromkeys(used, 0.0)
+    return Recording("", path, t, found, [], f"{table}, {where}", [], notes, start, time)
 
 
 def time_column_of(layout: Layout, declared: str | None, is_dataset: bool) -> str | None:
@@ -263,20 +229,20 @@ def time_column_of(layout: Layout, declared: str | None, is_dataset: bool) -> st
 
 
 def _read_rows(
-    path: Path, layout: Layout, time: str | None, used: list[str], may_drop: bool, keys: TimeKeys, notes: list[str]
-) -> tuple[Layout, list[str], tuple[np.ndarray, datetime | None, pd.DataFrame]]:
-    """Return what `_times_and_columns` reads, with the layout and the columns that can be read.
+    table: Table, time: str | None, used: list[str], may_drop: bool, keys: TimeKeys, notes: list[str]
+) -> tuple[list[str], tuple[np.ndarray, datetime | None, pd.DataFrame]]:
+    """Return the columns that can be read, and what `_times_and_columns` reads.
 
     Lines that are no samples are left out if it cannot be read with them, as are columns of texts if they `may_drop`.
     """
     while True:
         further: list[str] = []
         try:
-            return layout, used, _times_and_columns(path, layout, time, used, keys, further)
+            return used, _times_and_columns(table, time, used, keys, further)
         except DataError as error:
-            is_whole = layout.rows is None and not layout.skipped
-            if is_whole and (found := tables.without_other_lines(path, layout)) is not None:
-                layout, further = found
+            is_whole = table.layout.rows is None and not table.layout.skipped
+            if is_whole and (found := tables.without_other_lines(table)) is not None:
+                table, further = found
             elif may_drop and isinstance(error, tables.NotANumber) and error.column != time and len(used) > 1:
                 used = [name for name in used if name != error.column]
                 further = [f"column {error.column!r} is not read: row {error.row} holds {error.cell!r}, not a number"]
@@ -287,30 +253,29 @@ def _read_rows(
 
 
 def _times_and_columns(
-    path: Path, layout: Layout, time: str | None, channels: Sequence[str], keys: TimeKeys, notes: list[str]
+    table: Table, time: str | None, channels: Sequence[str], keys: TimeKeys, notes: list[str]
 ) -> tuple[np.ndarray, datetime | None, pd.DataFrame]:
     """Return the rows' times (n,) in s, the clock at 0 s if the file states it, and the channels' columns."""
+    layout = table.layout
     date = None if time is None else layout.date_of(layout.index(time))
     texts = [] if time is None or _is_number_column(layout, time, keys) else [time]
     texts += [] if date is None or not texts else [layout.names[date]]
     numbers = [] if time is None or texts else [time]
-    frame = tables.read_columns(path, layout, list(dict.fromkeys([*numbers, *channels])), texts)
+    frame = tables.read_columns(table, list(dict.fromkeys([*numbers, *channels])), texts)
     if len(frame) < 2:
-        raise DataError(f"{path.name}: {counted(len(frame), 'row')} of samples; expected at least 2")
+        raise DataError(f"{table.path.name}: {counted(len(frame), 'row')} of samples; expected at least 2")
     if time is None:
         t, start = np.arange(len(frame)) / layout.rate_hz, layout.start
     elif numbers:
-        t, start = _read_numbers(frame[time].to_numpy(), time, path, layout, keys, notes)
+        t, start = _read_numbers(frame[time].to_numpy(), time, table, keys, notes)
     else:
         stamps = frame[time] if date is None else frame[layout.names[date]].str.strip() + " " + frame[time].str.strip()
-        t, start = _read_timestamps(stamps, path, layout, keys)
-        some = stamps.iloc[[0, *range(len(stamps) - 1, 0, -CLOCK_ROWS)]]
-        start = start or wall_clock.start_of(some, keys.time_format)
+        t, start = _read_timestamps(stamps, table, keys)
     start = None if start == NO_DATE else start                      # from 00:00:00 on: elapsed time, no clock
     if time is not None:
         is_clock = bool(texts) or start is not None                  # of numbers: days of Excel, Unix time
         is_local = is_clock and (start is None or start.tzinfo is None)
-        t = _checked_times(t, path, layout.first_row, keys, is_local, notes)
+        t = _checked_times(t, table, keys, is_local, notes)
     return t, start, frame
 
 
@@ -351,19 +316,20 @@ def _is_numeric(layout: Layout, index: int) -> bool:
 
 
 def _read_numbers(
-    numbers: np.ndarray, name: str, path: Path, layout: Layout, keys: TimeKeys, notes: list[str]
+    numbers: np.ndarray, name: str, table: Table, keys: TimeKeys, notes: list[str]
 ) -> tuple[np.ndarray, datetime | None]:
     """Return a column of times that are numbers (n,) in seconds, and the clock at 0 s if they state one."""
-    _check_not_empty(np.isfinite(numbers), path, layout.first_row)
+    layout = table.layout
+    _check_not_empty(np.isfinite(numbers), table)
     if keys.time_unit is None and COUNTER.fullmatch(name.strip()) and (np.diff(numbers) == 1).all():
         raise DataError(
-            f"{path.name}: column {name!r} counts the rows, it is no time; set row_rate_hz, rows a second, in "
+            f"{table.path.name}: column {name!r} counts the rows, it is no time; set row_rate_hz, rows a second, in "
             "dataset_config.json, or time_column if another column is the time"
         )
     stated = unit_s_in(name, layout.units[layout.index(name)])
     unit_s = unit_s_of(keys.time_unit) if keys.time_unit else stated
-    is_padded = bool(PADDED.fullmatch(layout.column(layout.index(name))[0]))
-    t, start, unit_s = number_seconds(numbers, path.name, unit_s, is_padded)
+    is_padded = any(map(PADDED.fullmatch, layout.column(layout.index(name))[:1]))          # none in a head of remarks
+    t, start, unit_s = number_seconds(numbers, table.path.name, unit_s, is_padded)
     if keys.time_unit is None and unit_s not in (1.0, None):
         notes.append(f"times such as {numbers[0]:.15g} are read in units of {unit_s:.6g} s")
     if unit_s is None:
@@ -373,12 +339,10 @@ def _read_numbers(
     return t, start
 
 
-def _read_timestamps(
-    column: pd.Series, path: Path, layout: Layout, keys: TimeKeys
-) -> tuple[np.ndarray, datetime | None]:
-    """Return a column of timestamps as seconds from the first one (n,), and the first one if it has a date."""
-    _check_not_empty(column.notna().to_numpy(), path, layout.first_row)
-    t, start = seconds_of(column, path.name, keys)
+def _read_timestamps(column: pd.Series, table: Table, keys: TimeKeys) -> tuple[np.ndarray, datetime | None]:
+    """Return a column of timestamps as seconds from the first one (n,), and the clock at the first one."""
+    _check_not_empty(column.notna().to_numpy(), table)
+    t, start = seconds_of(column, table.path.name, keys)
     unreadable = np.flatnonzero(~np.isfinite(t))
     if len(unreadable):
         expected = "seconds or a timestamp such as 2024-05-01 22:30:00.04; time_format names any other format"
@@ -386,20 +350,16 @@ def _read_timestamps(
             expected = f"the time_format {keys.time_format!r}"
         elif unreadable[0]:
             expected = f"a timestamp like the first one, {column.iloc[0]!r}"
-        row, found = unreadable[0] + layout.first_row, column.iloc[unreadable[0]]
-        raise DataError(f"{path.name}: row {row}: time {found!r}; expected {expected}")
+        raise DataError(f"{table.place(unreadable[0])}: time {column.iloc[unreadable[0]]!r}; expected {expected}")
     return t, start
 
 
-def _check_not_empty(present: np.ndarray, path: Path, first_row: int) -> None:
-    empty = np.flatnonzero(~present)
-    if len(empty):
-        raise DataError(f"{path.name}: row {empty[0] + first_row}: the time is empty or infinite")
+def _check_not_empty(present: np.ndarray, table: Table) -> None:
+    if not present.all():
+        raise DataError(f"{table.place(present.argmin())}: the time is empty or infinite")
 
 
-def _checked_times(
-    t: np.ndarray, path: Path, first_row: int, keys: TimeKeys, is_local: bool, notes: list[str]
-) -> np.ndarray:
+def _checked_times(t: np.ndarray, table: Table, keys: TimeKeys, is_local: bool, notes: list[str]) -> np.ndarray:
     """Return the rows' times (n,), those of whole seconds spread within them.
 
     Raises: DataError unless they increase, without an extreme jump or one of exactly an hour of a local clock.
@@ -410,29 +370,27 @@ def _checked_times(
         t = spread
     changes = clock_changes(t) if is_local else ()
     if len(changes):
-        t = _settled_clock(t, changes, path, first_row, keys, notes)
-    _check_times(t, path, first_row)
+        t = _settled_clock(t, changes, table, keys, notes)
+    _check_times(t, table)
     return t
 
 
-def _settled_clock(
-    t: np.ndarray, rows: np.ndarray, path: Path, first_row: int, keys: TimeKeys, notes: list[str]
-) -> np.ndarray:
+def _settled_clock(t: np.ndarray, rows: np.ndarray, table: Table, keys: TimeKeys, notes: list[str]) -> np.ndarray:
     """Return times of day (n,) without changes of the clock if the zone is declared; others are refused without it."""
     if keys.time_zone is None:
         row = rows[0]
         way = "back" if t[row] < t[row - 1] else "forward"
         raise DataError(
-            f"{path.name}: row {row + first_row}: the clock is set {way} by exactly an hour; set time_zone in "
+            f"{table.place(row)}: the clock is set {way} by exactly an hour; set time_zone in "
             'dataset_config.json, such as "Europe/Berlin" (or "UTC" if the clock was not changed), or --time-zone'
         )
     if keys.time_zone.upper() in ("UTC", "GMT", "ETC/UTC"):
         return t
-    notes.append(f"the clock changes by an hour at row {rows[0] + first_row}, as clocks of {keys.time_zone} do")
+    notes.append(f"the clock changes by an hour at row {table.line_of(rows[0])}, as clocks of {keys.time_zone} do")
     return without_clock_changes(t, rows)
 
 
-def _check_times(t: np.ndarray, path: Path, first_row: int) -> None:
+def _check_times(t: np.ndarray, table: Table) -> None:
     """Raise DataError unless the rows' times (n,) increase, without an extreme jump."""
     step_s = np.diff(t)
     not_increasing = np.flatnonzero(step_s <= 0)
@@ -444,13 +402,13 @@ def _check_times(t: np.ndarray, path: Path, first_row: int) -> None:
         if len(not_increasing) > 0.1 * len(t):
             hint += "; if this column is no time, or too coarse, set time_column, or row_rate_hz, rows a second"
         raise DataError(
-            f"{path.name}: row {row + first_row}: time {what} ({t[row - 1]:.9g} s, then {t[row]:.9g} s; "
+            f"{table.place(row)}: time {what} ({t[row - 1]:.9g} s, then {t[row]:.9g} s; "
             f"{counted(len(not_increasing), 'such row')}); {hint}"
         )
     if t[-1] - t[0] > 1000 * len(t) * np.median(step_s):
         row = int(step_s.argmax()) + 1
         raise DataError(
-            f"{path.name}: row {row + first_row}: time jumps from {t[row - 1]:g} to {t[row]:g} s, far beyond the "
+            f"{table.place(row)}: time jumps from {t[row - 1]:g} to {t[row]:g} s, far beyond the "
             f"recording's {len(t)} rows; split the file there"
         )
 
@@ -458,20 +416,17 @@ def _check_times(t: np.ndarray, path: Path, first_row: int) -> None:
 # ---- EDF, BDF, WFDB -------------------------------------------------------------------------
 
 
-def _read_signal_file(path: Path, channels: list[str] | None, dialect: Dialect) -> tuple[Recording, dict[str, float]]:
-    """Return the recording of a signal file, with times from its start, and each channel's resolution."""
+def _read_signal_file(path: Path, channels: list[str] | None, dialect: Dialect) -> Recording:
+    """Return the recording of a signal file, with times from its start and NaN where a value is missing."""
     read = signal_files.read_signals(path, channels, dialect.annotators)
     longest = max((signal.t for signal in read.signals.values()), key=len, default=np.empty(0))
     t = longest if read.t is None else read.t
     if len(t) < 2:
         raise DataError(f"{path.name}: {counted(len(t), 'sample')}; expected at least 2")
-    found = {name: Samples(signal.t, signal.values, signal.unit) for name, signal in read.signals.items()}
-    resolution = {name: signal.resolution for name, signal in read.signals.items()}
-    notes = list(read.notes)
-    recording = Recording("", path, t, found, [], read.format, [], notes, read.start)
+    recording = Recording("", path, t, dict(read.signals), [], read.format, [], list(read.notes), read.start)
     spans = [(*note.span(dialect.annotation_s), note) for note in read.annotations]
     recording.annotations.extend(_annotations_within(spans, recording))
-    return recording, resolution
+    return recording
 
 
 def _annotations_within(spans: list[tuple[float, float, Annotation]], recording: Recording) -> list[Event]:

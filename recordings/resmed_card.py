@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from recordings.edf import CHECKSUM, Header, read_annotations, read_edf, read_header
-from recordings.signals import Annotation, NoSamples, Signal, SignalFile, all_times, unique_names
+from recordings.signals import Annotation, NoSamples, Samples, SignalFile, all_times, unique_names
 from utils import DataError, counted
 
 FILE = re.compile(r"\d{8}_\d{6}_(BRP|PLD|SA2|SAD|EVE|CSL)\.edf", re.IGNORECASE)
@@ -49,7 +49,7 @@ class _Parts:
     """What is collected of a night, in seconds from `origin`, the start of its first file."""
 
     origin: datetime
-    signals: dict[str, list[tuple[float, Signal]]] = field(default_factory=dict)
+    signals: dict[str, list[tuple[float, Samples]]] = field(default_factory=dict)
     annotations: list[Annotation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -151,10 +151,10 @@ def read_night(night: Path, wanted: Sequence[str] | None = None) -> SignalFile:
     return SignalFile(about, signals, parts.annotations, parts.notes, parts.origin, rows)
 
 
-def _absent(night: Path, name: str, headers: dict[Path, Header]) -> Signal:
+def _absent(night: Path, name: str, headers: dict[Path, Header]) -> Samples:
     """Return an empty signal for a channel that other nights may have; raise DataError if no night can."""
     if any(name in kind for kind in CHANNELS.values()):
-        return Signal(None, np.empty(0), np.empty(0), 0.0)
+        return Samples(np.empty(0), np.empty(0))
     found = dict.fromkeys(name for file, header in headers.items() for name in _labels_of(header, _kind(file)))
     raise DataError(f"{night.name}: no channel {name!r}; the night has {', '.join(found)}")
 
@@ -213,7 +213,7 @@ def _add_signals(parts: _Parts, file: Path, header: Header, wanted: Sequence[str
         parts.signals.setdefault(name, []).append((offset_s, signal))
 
 
-def _joined(night: Path, name: str, pieces: list[tuple[float, Signal]]) -> Signal:
+def _joined(night: Path, name: str, pieces: list[tuple[float, Samples]]) -> Samples:
     """Return a channel of all sessions; the samples that two clocks in whole seconds put twice are left out."""
     times, values, last_s = [], [], -np.inf
     first = pieces[0][1]
@@ -233,7 +233,7 @@ def _joined(night: Path, name: str, pieces: list[tuple[float, Signal]]) -> Signa
     return replace(first, t=np.concatenate(times), values=np.concatenate(values))
 
 
-def _step_s(signal: Signal) -> float:
+def _step_s(signal: Samples) -> float:
     return float(signal.t[1] - signal.t[0]) if len(signal.t) > 1 else np.nan
 
 

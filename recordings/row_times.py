@@ -67,7 +67,9 @@ class RowTimes:
 
     def at(self, t: float) -> str:
         """Return the clock at t seconds; "" where the times are none of a clock, or not certain."""
-        return self.stamps.at(t) if self.kind == "stamps" else clock_at(self._origin, t)
+        if self.kind == "stamps" and len(self.stamps.formats) > 1:   # day or month: a later row will tell
+            return ""
+        return clock_at(self.stamps.start if self.kind == "stamps" else self._origin, t)
 
     @property
     def is_local(self) -> bool:

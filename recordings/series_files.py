@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from recordings import tables, wall_clock
+from recordings.layouts import Layout, LayoutKeys
 from recordings.reading import MAX_NAMES, MAX_VALUE
+from recordings.tables import Table
 from recordings.windowing import TIMESTAMP_PATTERN
 from utils import DataError, counted, listed
 
@@ -58,23 +60,24 @@ def read_rows(path: Path, wanted: SeriesColumns = DETECT) -> SeriesRows:
     Raises: DataError naming file and row or column: a cell that cannot be read, columns that are missing or not
         certain, rows that run backwards.
     """
-    layout = tables.layout_of(path, wanted.delimiter, wanted.decimal)
+    table = tables.open_table(path, LayoutKeys(delimiter=wanted.delimiter, decimal=wanted.decimal))
+    layout = table.layout
     time = _time_column(layout, wanted, path)
     columns = _value_columns(layout, time, wanted, path)
-    frame = tables.read_columns(path, layout, list(columns.values()), [time])
+    frame = tables.read_columns(table, list(columns.values()), [time])
     if len(frame) < 2:
         raise DataError(f"{path.name}: {counted(len(frame), 'row')}; expected at least 2")
     values = np.column_stack([frame[column].to_numpy(float) for column in columns.values()])     # (n, C)
-    _check_values(values, list(columns.values()), path, layout)
-    stamps = _times(frame[time], wanted.time_format, path, layout)
-    _check_order(stamps, frame[time], path, layout)
+    _check_values(values, list(columns.values()), table)
+    stamps = _times(frame[time], wanted.time_format, table)
+    _check_order(stamps, frame[time], table)
     return SeriesRows(_texts(frame[time], stamps), stamps.to_numpy(), values, time, columns)
 
 
 # ---- columns --------------------------------------------------------------------------------
 
 
-def _time_column(layout: tables.Layout, wanted: SeriesColumns, path: Path) -> str:
+def _time_column(layout: Layout, wanted: SeriesColumns, path: Path) -> str:
     """Return the column of the timestamps: the given one, the usual one, or the only one that holds timestamps."""
     name = wanted.time or wanted.usual_time
     if name in layout.names:
@@ -87,7 +90,7 @@ def _time_column(layout: tables.Layout, wanted: SeriesColumns, path: Path) -> st
     raise DataError(f"{path.name}: {what}; the file has {listed(layout.names, MAX_NAMES)}; name one with --time-column")
 
 
-def _value_columns(layout: tables.Layout, time: str, wanted: SeriesColumns, path: Path) -> dict[str, str]:
+def _value_columns(layout: Layout, time: str, wanted: SeriesColumns, path: Path) -> dict[str, str]:
     """Return channel -> column: those given or called like the channel, else the only one that holds numbers."""
     columns = dict(wanted.values)
     for channel in wanted.channels or ([] if columns else [VALUE_COLUMN]):
@@ -108,17 +111,17 @@ def _value_columns(layout: tables.Layout, time: str, wanted: SeriesColumns, path
     raise DataError(f"{path.name}: no column {unknown[0]!r}; {what}; name what to read with {hint}")
 
 
-def _cells(layout: tables.Layout, name: str) -> list[str]:
+def _cells(layout: Layout, name: str) -> list[str]:
     index = layout.names.index(name)
     return [row[index].strip() for row in layout.head if index < len(row) and row[index].strip()]
 
 
-def _holds_numbers(layout: tables.Layout, name: str) -> bool:
+def _holds_numbers(layout: Layout, name: str) -> bool:
     cells = _cells(layout, name)
     return bool(name and cells) and all(tables.is_number(cell, layout.decimal) for cell in cells)
 
 
-def _holds_times(layout: tables.Layout, name: str, time_format: str | None) -> bool:
+def _holds_times(layout: Layout, name: str, time_format: str | None) -> bool:
     """Return whether all cells of a column in the first rows are dates; numbers only if they count from 1970."""
     cells = pd.Series(_cells(layout, name), dtype=str)
     if not len(cells) or (_holds_numbers(layout, name) and not cells.str.fullmatch(wall_clock.EPOCH).all()):
@@ -132,49 +135,50 @@ def _holds_times(layout: tables.Layout, name: str, time_format: str | None) -> b
 # ---- cells ----------------------------------------------------------------------------------
 
 
-def _check_values(values: np.ndarray, columns: Sequence[str], path: Path, layout: tables.Layout) -> None:
+def _check_values(values: np.ndarray, columns: Sequence[str], table: Table) -> None:
     """Raise DataError on the first value (n, C) that is infinite or too large."""
     for k, column in enumerate(columns):
         large, what = np.abs(values[:, k]) > MAX_VALUE, "a number"
         if np.isnan(values[:, k]).any():                             # empty, or infinite
-            texts = tables.read_columns(path, layout, [], [column])[column].str.strip()
+            texts = tables.read_columns(table, [], [column])[column].str.strip()
             large |= texts.str.fullmatch(INFINITE, case=False).eq(True).to_numpy(bool)
         if large.any():
             row = int(large.argmax())
             found, what = values[row, k], f"a number within ±{MAX_VALUE:g}"
             found = "infinite" if np.isnan(found) else f"{found:g}"
-            raise DataError(f"{path.name}: row {row + layout.first_row}: {column} is {found}; expected {what}")
+            raise DataError(f"{table.place(row)}: {column} is {found}; expected {what}")
 
 
-def _times(texts: pd.Series, time_format: str | None, path: Path, layout: tables.Layout) -> pd.Series:
+def _times(texts: pd.Series, time_format: str | None, table: Table) -> pd.Series:
     """Return the rows' times (n,) as datetime64, as they are written, without a zone."""
     try:
         readings = wall_clock.readings_of(texts, time_format)
     except ValueError as error:
         if time_format is not None:
-            raise DataError(f"{path.name}: --time-format {time_format!r}: {error}") from None
-        raise DataError(f"{path.name}: timestamps in several time zones; expected a single one, or none") from None
+            raise DataError(f"{table.path.name}: --time-format {time_format!r}: {error}") from None
+        where = table.path.name
+        raise DataError(f"{where}: timestamps in several time zones; expected a single one, or none") from None
     if len(readings) > 1:
-        raise DataError(f"{path.name}: row {layout.first_row}: {texts.iloc[0]!r}: day or month first? say it with "
+        raise DataError(f"{table.place(0)}: {texts.iloc[0]!r}: day or month first? say it with "
                         '--time-format, such as "%d/%m/%Y %H:%M"')  # fmt: skip
     unreadable = ~readings[0].dt.year.between(1, 9999).to_numpy(bool, na_value=False)      # also none at all
     if unreadable.any():
         row = int(unreadable.argmax())
         found = texts.iloc[row] if isinstance(texts.iloc[row], str) else ""
         expected = f"{time_format!r}" if time_format else "a timestamp such as 2014-04-01 00:05:00"
-        raise DataError(f"{path.name}: row {row + layout.first_row}: {texts.name} is {found!r}; expected {expected}")
+        raise DataError(f"{table.place(row)}: {texts.name} is {found!r}; expected {expected}")
     return readings[0]
 
 
-def _check_order(times: pd.Series, texts: pd.Series, path: Path, layout: tables.Layout) -> None:
+def _check_order(times: pd.Series, texts: pd.Series, table: Table) -> None:
     """Raise DataError if no time (n,) differs from the one before, or most are earlier."""
     step = np.diff(times.to_numpy()).astype(float)
     if not step.any():
-        raise DataError(f"{path.name}: all rows have the same timestamp; expected increasing timestamps")
+        raise DataError(f"{table.path.name}: all rows have the same timestamp; expected increasing timestamps")
     if (step < 0).sum() > (step > 0).sum():
         first, last = texts.iloc[0], texts.iloc[-1]
         raise DataError(
-            f"{path.name}: rows run backwards: row {layout.first_row} is of {first}, the last one of {last}; "
+            f"{table.path.name}: rows run backwards: row {table.line_of(0)} is of {first}, the last one of {last}; "
             "sort them by time, the oldest first"
         )
 

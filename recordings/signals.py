@@ -20,16 +20,17 @@ class NoSamples(DataError):
 
 
 @dataclass(frozen=True)
-class Signal:
-    """Times (n,) in s from the recording's start, strictly increasing, and values (n,), NaN = missing.
+class Samples:
+    """The samples of one channel: times (n,) in s, strictly increasing, and values (n,), NaN = missing.
 
-    unit: as the file has it, "" = none; None where there is no file. resolution: the distance of two digital levels.
+    unit: as the file has it, "" = it says that there is none; None = it says nothing. resolution: the smallest
+    difference of values that the file can store; 0 = any.
     """
 
-    unit: str | None
     t: np.ndarray
     values: np.ndarray
-    resolution: float
+    unit: str | None = None
+    resolution: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class SignalFile:
     """
 
     format: str
-    signals: dict[str, Signal]
+    signals: dict[str, Samples]
     annotations: list[Annotation]
     notes: list[str] = field(default_factory=list)
     start: datetime | None = None
@@ -105,7 +106,7 @@ def summary_of(annotations: Sequence[Annotation]) -> str:
     return f"{counted(len(annotations), 'annotation')}: {found}" if annotations else "no annotation"
 
 
-def all_times(signals: Sequence[Signal]) -> np.ndarray:
+def all_times(signals: Sequence[Samples]) -> np.ndarray:
     """Return the times at which any of the signals has a sample, (n,), increasing."""
     times = {id(signal.t): signal.t for signal in signals}.values()  # many share one array
     return functools.reduce(np.union1d, times)

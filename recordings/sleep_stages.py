@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recordings import event_files
-from recordings.event_files import ANNOTATIONS, TimeAxis, read_annotations
+from recordings.event_files import ANNOTATIONS, Place, TimeAxis, read_annotations
 from recordings.reading import DETECT, Dialect, Event
 from recordings.windowing import EventMeta
 from utils import DataError, counted
@@ -91,7 +91,7 @@ def _hypnogram(path: Path, axis: TimeAxis, dialect: Dialect) -> list[Event]:
         return _table(path, axis, dialect, rows[0][1])
     if rows[0][1].strip('"').lower() in TITLES:
         rows = rows[1:]
-    stages = _stages_of([text.strip('"') for _, text in rows], [number for number, _ in rows], path.name)
+    stages = _stages_of([text.strip('"') for _, text in rows], lambda row: f"{path.name}: row {rows[row][0]}")
     hours, expected = len(stages) * EPOCH_S / 3600, (axis.end_s - axis.start_s) / 3600
     if abs(hours - expected) * 3600 > EPOCH_S + 1:
         raise DataError(
@@ -106,13 +106,12 @@ def _table(path: Path, axis: TimeAxis, dialect: Dialect, header: str) -> list[Ev
     """Return the stages of a table with times."""
     names = [name.strip(' "') for name in re.split(r"[,;\t]", header)]
     columns = {"label": found[0]} if (found := [name for name in names if name.lower() in TITLES]) else {}
-    events, first_row = event_files.table_events(path, axis, dialect, columns, [])
-    rows = range(first_row, first_row + len(events))
-    stages = _stages_of([event.label or "?" for event in events], rows, path.name)      # an empty cell is unscored
+    events, place = event_files.table_events(path, axis, dialect, columns, [])
+    stages = _stages_of([event.label or "?" for event in events], place)                # an empty cell is unscored
     return [Event(event.start_s, event.end_s, stage) for event, stage in zip(events, stages, strict=True)]
 
 
-def _stages_of(texts: Sequence[str], rows: Sequence[int], where: str) -> list[str]:
+def _stages_of(texts: Sequence[str], place: Place) -> list[str]:
     """Return the stage of each text of a hypnogram, of words or of numbers.
 
     0 and 1 alone are wake and sleep; with a 5 (REM), 3 and 4 are N3. A 4 without any 5 is not certain: some programs
@@ -121,14 +120,13 @@ def _stages_of(texts: Sequence[str], rows: Sequence[int], where: str) -> list[st
     codes = {*texts} - {*NO_STAGE}
     if codes and codes <= {*NUMBERED}:
         if "4" in codes and "5" not in codes:
-            row = rows[list(texts).index("4")]
-            raise DataError(f"{where}: row {row}: stage 4 may be N3 or REM; write {EXPECTED}")
+            raise DataError(f"{place(texts.index('4'))}: stage 4 may be N3 or REM; write {EXPECTED}")
         known = {"0": WAKE, "1": SLEEP} if codes <= {"0", "1"} else NUMBERED
         return [known.get(text, UNSCORED) for text in texts]
     stages = [stage_of(text) for text in texts]
     if None in stages:
         k = stages.index(None)
-        raise DataError(f"{where}: row {rows[k]}: {texts[k]!r} is no stage; expected {EXPECTED}")
+        raise DataError(f"{place(k)}: {texts[k]!r} is no stage; expected {EXPECTED}")
     return stages
 
 

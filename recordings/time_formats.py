@@ -184,6 +184,6 @@ def check_format(time_format: str, where: str) -> None:
     """Raise DataError if strptime does not know the format."""
     try:
         datetime.strptime("", time_format)
-    except ValueError as error:
+    except (ValueError, re.error) as error:                          # re.error: a directive stands there twice
         if "does not match" not in str(error):
             raise DataError(f"{where}: time_format {time_format!r} in dataset_config.json: {error}") from None

@@ -53,6 +53,20 @@ def is_known(unit: str) -> bool:
     return any(_normalized(unit) == _normalized(known) for scale in QUANTITIES.values() for known in scale)
 
 
+def unit_at_end(name: str) -> str:
+    """Return the unit that a name such as `flow_lpm`, `flow_l_s` or `spo2_percent` ends in; "" if it ends in none.
+
+    A single letter is taken for no unit: `temp_c` and `belt_v` may be many things.
+    """
+    words = re.split(r"[_ .-]+", name.strip().lower())
+    for end in ("/".join(words[-2:]) if len(words) > 2 else "", words[-1] if len(words) > 1 else ""):
+        for scale in QUANTITIES.values():
+            for unit in scale:
+                if len(end) > 1 and _normalized(end) == _normalized(unit):
+                    return unit
+    return ""
+
+
 def is_unspecified(unit: str) -> bool:
     """Return whether the text stands for an unknown or arbitrary unit."""
     return _normalized(unit) in UNSPECIFIED

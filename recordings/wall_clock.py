@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from datetime import datetime, timedelta, tzinfo
 
 import numpy as np
 import pandas as pd
 
-from recordings.clocks import stamps_of
+from recordings.clocks import NO_TIME, possible_readings, stamps_of
 from recordings.number_times import NO_DATE
 from recordings.time_formats import DATE_ALONE, ISO, TIME_ALONE, clean, datetime_of, formats_of, is_dated
 
@@ -40,16 +39,18 @@ def readings_of(texts: pd.Series, time_format: str | None = None, zone: tzinfo |
     if not formats:
         plain = texts.str.replace(",", ".", regex=False)
         return [_naive(pd.to_datetime(plain, format="ISO8601", errors="coerce"), zone)]
-    return _certain([_read(texts.fillna(""), way) for way in formats])
+    possible = possible_readings({way: _read(texts.fillna(""), way) for way in formats})
+    readings = [pd.Series(us.view("datetime64[us]"), texts.index) for us in possible.values()]
+    return [one for k, one in enumerate(readings) if not any(one.equals(other) for other in readings[:k])]
 
 
-def _read(texts: pd.Series, way: str) -> pd.Series:
+def _read(texts: pd.Series, way: str) -> np.ndarray:
     """Return timestamps (n,) of a format, also with or without seconds: tables of events are written by hand."""
-    found = pd.Series(stamps_of(texts, way), texts.index)
-    if not found.isna().any():
-        return found
-    other = re.sub(":%S([.,]%f)?", "", way) if "%S" in way else way.replace("%M", "%M:%S")
-    return found.fillna(pd.Series(stamps_of(texts, other), texts.index))
+    us = stamps_of(texts, way)
+    if (us == NO_TIME).any():
+        other = re.sub(":%S([.,]%f)?", "", way) if "%S" in way else way.replace("%M", "%M:%S")
+        us = np.where(us == NO_TIME, stamps_of(texts, other), us)
+    return us
 
 
 def _with_midnight(texts: pd.Series) -> pd.Series:
@@ -57,16 +58,6 @@ def _with_midnight(texts: pd.Series) -> pd.Series:
     alone = texts.str.fullmatch(DATE_ALONE).eq(True)
     timed = next(iter(texts[~alone].dropna()), "")
     return texts.mask(alone, texts + (" 00:00:00" if timed.count(":") > 1 else " 00:00"))
-
-
-def _certain(readings: list[pd.Series]) -> list[pd.Series]:
-    """Return of readings (n,) those that may be meant: complete, different, without leaps of days where others leap."""
-    complete = [one for one in readings if one.notna().all()]
-    if not complete:
-        return [min(readings, key=lambda one: one.isna().sum())]
-    near = [one for one in complete if one.diff().abs().max() < pd.Timedelta(hours=12)]
-    kept = near or complete
-    return [one for k, one in enumerate(kept) if not any(one.equals(other) for other in kept[:k])]
 
 
 def times_of_day(texts: pd.Series) -> np.ndarray:
@@ -78,28 +69,6 @@ def _seconds_of(text: str) -> float:
     ways = formats_of(text) if TIME_ALONE.fullmatch(text) else ()
     of_day = datetime_of(text, ways[0]) if ways else None
     return np.nan if of_day is None or of_day >= timedelta(days=1) else of_day.total_seconds()
-
-
-def start_of(texts: pd.Series, time_format: str | None = None) -> datetime | None:
-    """Return the clock of the first of a recording's timestamps; on NO_DATE where the date is missing, or not certain.
-
-    Args:
-        texts: some of them; more of them tell better whether day or month comes first.
-    """
-    if time_format is None and np.isfinite(seconds := times_of_day(texts.iloc[:1])[0]):
-        return NO_DATE + timedelta(seconds=float(seconds))
-    with contextlib.suppress(ValueError):
-        stamp = datetime.fromisoformat(texts.iloc[0].strip().replace(",", "."))
-        if time_format is None and stamp.tzinfo is not None:
-            return stamp
-    try:
-        readings = readings_of(texts, time_format)
-    except ValueError:
-        return None
-    if pd.isna(readings[0].iloc[0]):
-        return None
-    first = readings[0].iloc[0].to_pydatetime()
-    return datetime.combine(NO_DATE, first.time()) if len(readings) > 1 else first
 
 
 def has_date(clock: datetime) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 from recordings.signals import (
     Annotation,
     NoSamples,
-    Signal,
+    Samples,
     SignalFile,
     all_times,
     check_file,
@@ -65,7 +65,7 @@ def read_wfdb(path: Path, wanted: list[str] | None, annotators: Sequence[str] | 
     indices = indices_of(unique_names(labels) if wanted is None else wanted, labels, path.name)
     numbers = {name: unique_names(labels)[k] for name, k in indices.items()}
     notes: list[str] = []
-    pieces: dict[str, list[tuple[Segment, Signal]]] = {name: [] for name in numbers}
+    pieces: dict[str, list[tuple[Segment, Samples]]] = {name: [] for name in numbers}
     for part in segments:
         for name, signal in _read_segment(part, list(numbers.values()), header.fs, notes).items():
             pieces[name].append((part, signal))
@@ -207,7 +207,7 @@ def _stated(path: Path) -> list[tuple[bool, bool]]:
 # ---- samples --------------------------------------------------------------------------------
 
 
-def _read_segment(part: Segment, wanted: list[str], fs: float, notes: list[str]) -> dict[str, Signal]:
+def _read_segment(part: Segment, wanted: list[str], fs: float, notes: list[str]) -> dict[str, Samples]:
     """Return those of the wanted signals that a segment has, in time from the segment's start."""
     names, stated = _names(part.header), _stated(part.path)
     indices = {name: names.index(name) for name in wanted if name in names}
@@ -227,11 +227,11 @@ def _read_segment(part: Segment, wanted: list[str], fs: float, notes: list[str])
         if not has_gain:
             notes.append(f"{name!r} has no gain in the header; {gain:g} steps are read as 1, as WFDB prescribes")
         t = times.setdefault(per_frame, np.arange(len(values)) / float(fs * per_frame))
-        signals[name] = Signal((unit or "") if has_unit else "", t, values, abs(1 / gain))
+        signals[name] = Samples(t, values, (unit or "") if has_unit else "", abs(1 / gain))
     return signals
 
 
-def _joined(path: Path, pieces: dict[str, list[tuple[Segment, Signal]]]) -> dict[str, Signal]:
+def _joined(path: Path, pieces: dict[str, list[tuple[Segment, Samples]]]) -> dict[str, Samples]:
     """Return each signal with its parts one behind the other; those of the same times share them.
 
     Raises: DataError if a signal changes its unit or its rate from one segment to another.
@@ -252,7 +252,7 @@ def _joined(path: Path, pieces: dict[str, list[tuple[Segment, Signal]]]) -> dict
         if key not in times:
             times[key] = np.concatenate([part.first / part.header.fs + signal.t for part, signal in parts])
         values = np.concatenate([signal.values for _, signal in parts])
-        signals[name] = Signal(parts[0][1].unit, times[key], values, max(s.resolution for _, s in parts))
+        signals[name] = Samples(times[key], values, parts[0][1].unit, max(s.resolution for _, s in parts))
     return signals
 
 

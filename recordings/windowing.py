@@ -30,6 +30,7 @@ from pydantic import Field, field_validator, model_validator
 
 from config import Measured, Name, Section, Unit, check_name, read_json, validate
 from recordings import tables
+from recordings.layouts import LayoutKeys
 from utils import DataError, atomic_path, counted, only_run_here, sha256_of, write_json
 
 log = logging.getLogger(__name__)
@@ -413,8 +414,9 @@ def _read_rows(path: Path, meta: Meta, channels: Sequence[str]) -> tuple[pd.Data
 
 def _check_cells(path: Path, float_columns: Sequence[str], flags: Sequence[str]) -> None:
     """Raise DataError on the first cell that is not a number, or not a flag, if there is one."""
-    layout = tables.layout_of(path, ",", ".")
-    frame = tables.read_columns(path, layout, [name for name in (*float_columns, *flags) if name in layout.names])
+    table = tables.open_table(path, LayoutKeys(delimiter=",", decimal="."))
+    names = table.layout.names
+    frame = tables.read_columns(table, [name for name in (*float_columns, *flags) if name in names])
     _check_flags(frame, frame.columns.intersection(flags), path)
 
 

@@ -5,12 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recordings import clocks
 from recordings.cells import is_number
-from recordings.clocks import seconds_of
-from recordings.event_files import read_events
+from recordings.clocks import Stamps, TimeKeys, seconds_of
+from recordings.event_files import TimeAxis, read_events
 from recordings.inspection import describe
 from recordings.reading import Dialect, read_recording
-from recordings.tables import layout_of
+from recordings.tables import open_table
 from utils import DataError
 
 EXPECTED = {"t": [0, 0.04, 0.08], "flow": [-1.25, 1000.5, 2e-3]}
@@ -236,6 +237,30 @@ def test_a_declared_time_format_is_kept_to(write):
     assert read_recording(clock, ["flow"], Dialect("t_s", time_format="%H%M%S")).t.tolist() == [0, 2]
 
 
+ODD_STAMPS = ["30.02.2026 22:05:00", "27.11.2026 24:00:00", "25:61:00", "22:05", "1:75:00", "27.11.26 22:05", "noon",
+              "", " 22:05:00.5 ", "99:59:59,25", "59:59.9"]  # fmt: skip
+
+
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize(
+    "written",
+    ["%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M:%S,%f", "%H:%M:%S.%f", "%H:%M:%S", "%m/%d/%y %H:%M:%S.%f", "%Y%m%d%H%M%S"],
+)
+def test_a_column_of_timestamps_is_read_like_its_texts_one_by_one(written, declared):
+    random = np.random.default_rng(0)
+    steps = np.cumsum(random.integers(1, 90_000, 300))
+    texts = (pd.Timestamp("2026-11-27 22:05:00") + pd.to_timedelta(steps, unit="ms")).strftime(written).tolist()
+    texts = [text[: len(text) - int(random.integers(0, 5))] if "%f" in written else text for text in texts]
+    for k, text in zip(random.integers(1, 300, len(ODD_STAMPS)), ODD_STAMPS, strict=True):
+        texts[k] = text
+    keys = TimeKeys(time_format=written if declared else None)
+    one = Stamps(keys)
+    one.take(texts[0])
+    (way, *_), first = one.formats, one.clean(texts[0])
+    column = clocks._column(pd.Series(texts, dtype=str), way, first, Stamps(keys))
+    assert column.tolist() == [clocks._microseconds_of(one.read(one.clean(text), way)) for text in texts]
+
+
 @pytest.mark.parametrize("bad", ["noon", "32.12.2024 10:00:02", "10:00"])
 def test_an_unreadable_time_is_reported_with_its_row(write, bad):
     text = f"time;flow\n31.12.2024 10:00:00;1\n31.12.2024 10:00:01;2\n{bad};3\n31.12.2024 10:00:03;4\n"
@@ -258,10 +283,10 @@ def test_events_files_are_read_in_all_encodings(write):
     expected = [(1.5, 2.5, "späte Apnoe, lang")]
     text = "start_s;end_s;label\r\n1,5;2,5;späte Apnoe, lang\r\n"
     for encoding in ("utf-8", "utf-8-sig", "latin-1"):
-        events = read_events(write(text.encode(encoding), "night.events.csv"), 10.0)
+        events = read_events(write(text.encode(encoding), "night.events.csv"), TimeAxis(0.0, 10.0))
         assert [(e.start_s, e.end_s, e.label) for e in events] == expected
 
 
 def test_a_layout_is_detected_from_a_long_row(write):
-    layout = layout_of(write("t_s," + ",".join(f"c{k}" for k in range(5000)) + "\n"))
+    layout = open_table(write("t_s," + ",".join(f"c{k}" for k in range(5000)) + "\n")).layout
     assert len(layout.names) == 5001 and layout.delimiter == ","

@@ -120,6 +120,16 @@ def test_the_hints_name_the_options_that_are_needed(tmp_path, capsys):
     assert hint in capsys.readouterr().err
 
 
+def test_a_unit_at_the_end_of_a_name_is_guessed(tmp_path):
+    x, expected = draw(0), {"flow_lpm": "L/min", "q_l_s": "L/s", "spo2_percent": "%", "pressure_cmh2o": "cmH2O",
+                            "temp_c": "a.u.", "lpm": "a.u.", "leak lpm": "L/min"}  # fmt: skip
+    pd.DataFrame({"t": x["t"]} | dict.fromkeys(expected, x["flow"])).to_csv(tmp_path / "one.csv", index=False)
+    entry = write_entry([tmp_path / "one.csv"], tmp_path / "my.json", "my")
+    assert {name: channel["unit"] for name, channel in entry["channels"].items()} == expected
+    airflow = {name for name, channel in entry["channels"].items() if channel["measures"] == "airflow"}
+    assert airflow == {"flow_lpm", "q_l_s"} and "flow_lpm measures airflow, in L/min;" in entry["description"]
+
+
 def test_what_a_device_computes_of_airflow_is_no_airflow(tmp_path):
     x = draw(0)
     slow = {name: np.where(np.arange(len(x["t"])) % 50, np.nan, x["t"] % 7) for name in ("thorax_mean", "q [L/min]")}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import collected_data_preprocess as script
 from recordings.event_files import TimeAxis, file_of, read_annotations, read_events
-from recordings.reading import DETECT, Dialect, Event, clipped, read_recording
+from recordings.reading import Dialect, Event, clipped, read_recording
 from recordings.windowing import read_meta
 from utils import DataError
 
@@ -22,7 +22,7 @@ AXIS = TimeAxis(0.0, 1800.0, CLOCK)
 
 def read(tmp_path, text, clock=CLOCK, name="night.events.csv", **options):
     (tmp_path / name).write_text(text)
-    return read_events(tmp_path / name, 1800.0, None, DETECT, clock=clock, **options)
+    return read_events(tmp_path / name, TimeAxis(0.0, 1800.0, clock), **options)
 
 
 TEXTS = {
@@ -99,7 +99,7 @@ def test_a_doubt_is_one_line_that_says_what_is_missing(tmp_path, text, clock, ex
 def test_times_of_day_in_more_than_a_day_need_dates(tmp_path):
     (tmp_path / "a.events.csv").write_text("start,duration,label\n23:56:40,5,a\n")
     with pytest.raises(DataError, match="the recording is 30 h long; write dates as well"):
-        read_events(tmp_path / "a.events.csv", 108000.0, None, clock=CLOCK)
+        read_events(tmp_path / "a.events.csv", TimeAxis(0.0, 108000.0, CLOCK))
 
 
 @given(st.floats(0, 80000), st.floats(0, 5000), st.integers(0, 86399))
@@ -110,7 +110,7 @@ def test_clock_times_give_the_seconds_they_were_made_from(tmp_path_factory, star
     path = tmp_path_factory.mktemp("events") / "a.events.csv"
     for style in ("%Y-%m-%d %H:%M:%S.%f", "%d.%m.%Y %H:%M:%S.%f", "%H:%M:%S.%f"):
         path.write_text("start,end,label\n" + ",".join(stamp.strftime(style) for stamp in stamps) + ",a\n")
-        (event,) = read_events(path, 86399.0, None, clock=clock)
+        (event,) = read_events(path, TimeAxis(0.0, 86399.0, clock))
         np.testing.assert_allclose([event.start_s, event.end_s], [a, b], atol=1e-5)
 
 
@@ -149,7 +149,7 @@ def test_an_event_without_a_duration_lasts_annotation_s_and_is_noted(tmp_path, n
     if name == "night.xml":
         events = read_annotations(tmp_path / name, AXIS, dialect, notes)
     else:
-        events = read_events(tmp_path / name, 1800.0, None, dialect, notes=notes)
+        events = read_events(tmp_path / name, TimeAxis(0.0, 1800.0), None, dialect, notes=notes)
     assert events == [Event(400, 410, "Apnea"), Event(700.5, 712.5, "Hypopnea")]
     assert notes == [f"{name}: 1 event without a duration, taken as 10 s long (annotation_s)"]
 
@@ -220,13 +220,13 @@ def test_an_edf_of_annotations_alone_is_read_beside_a_recording(tmp_path):
 def test_a_column_name_over_two_lines_is_named_in_one(tmp_path):
     (tmp_path / "night.events.csv").write_text('"from\nhere",end_s,label\n1,2,apnea\n')
     with pytest.raises(DataError, match=r"no column of the start; the file has from\\nhere, end_s, label; expected"):
-        read_events(tmp_path / "night.events.csv", 100.0)
+        read_events(tmp_path / "night.events.csv", TimeAxis(0.0, 100.0))
 
 
 def test_annotations_outside_are_clipped_or_left_out_with_a_note():
     notes = []
     events = [Event(-5, 5, "a"), Event(1790, 1810, "b"), Event(1900, 1910, "c"), Event(3, 3, "d")]
-    kept = clipped(events, *AXIS.span, notes, "night.annot: ")
+    kept = clipped(events, AXIS.start_s, AXIS.end_s, notes, "night.annot: ")
     assert kept == [Event(0, 5, "a"), Event(3, 3, "d"), Event(1790, 1800, "b")]
     assert notes == ["night.annot: 2 annotations cut to the recording: the first 'a' at -5 s",
                      "night.annot: 1 annotation outside the recording, left out: the first 'c' at 1900 s"]  # fmt: skip

@@ -133,7 +133,7 @@ def test_the_manifest_names_58_series_of_which_7_have_known_causes():
 
 
 def test_importing_waits_for_no_download_package():
-    code = "import sys\nfrom recordings import nab_files\nsys.exit(bool({'pooch', 'torch'} & set(sys.modules)))"
+    code = "import sys\nfrom recordings import nab_files\nsys.exit(bool({'requests', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -167,7 +167,7 @@ def test_an_unknown_series_names_the_nearest_ones(text, expected):
 # ---------------------------------------------------------------- a local copy
 
 def test_a_local_copy_is_read_as_it_is(tiny, tmp_path, cache, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.setitem(sys.modules, "requests", None)
     root = write(tmp_path / "NAB", {name: FILES[name] for name in (LABELS, TAXI)})
     write(root, {SPEED.removeprefix("data/"): b"of the user, beside data/"})
     assert local_files(["realKnownCause/nyc_taxi.csv"], root, cache) == root
@@ -218,12 +218,9 @@ def test_requested_files_are_downloaded_and_kept(server, cache, caplog):
     assert server.asked == [LABELS, TAXI]
 
 
-def test_a_full_cache_needs_no_pooch(server, cache, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pooch", None)
+def test_a_full_cache_needs_no_network(server, cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "requests", None)
     assert local_files(NAMES, None, write(cache, FILES)) == cache
-    (cache / SPEED).unlink()
-    with pytest.raises(DataError, match=r"^pooch is not installed; pip install -r requirements\.txt, or --nab-root"):
-        local_files(NAMES, None, cache)
 
 
 def test_an_interrupted_download_resumes_with_the_missing_files(server, cache):
@@ -243,21 +240,6 @@ def test_a_damaged_file_is_fetched_again(server, cache, caplog):
     local_files(NAMES, None, cache, server.url)
     assert server.asked == [TAXI] and held(cache) == FILES
     assert caplog.messages == [f"{cache / TAXI}: damaged (wrong checksum); downloading it again"]
-
-
-def test_pooch_itself_logs_nothing(server, cache, capfd):
-    import pooch
-
-    messages = []
-    handler = logging.Handler()
-    handler.emit = messages.append
-    pooch.get_logger().addHandler(handler)
-    try:
-        server.drops = 1
-        local_files(NAMES, None, cache, server.url)
-    finally:
-        pooch.get_logger().removeHandler(handler)
-    assert not messages and capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

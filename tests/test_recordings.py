@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from recordings.event_files import check_events, read_events
+from recordings.event_files import TimeAxis, check_events, read_events
 from recordings.inspection import describe
 from recordings.reading import (
     Dialect,
@@ -30,10 +30,10 @@ def read(tmp_path):
 
 @pytest.fixture
 def events_of(tmp_path):
-    def of(rows, end_s=100.0, labels=None, **options):
+    def of(rows, end_s=100.0, labels=None, start_s=0.0, **options):
         path = tmp_path / "night.events.csv"
         path.write_text("start_s,end_s,label\n" + rows)
-        return read_events(path, end_s, labels, **options)
+        return read_events(path, TimeAxis(start_s, end_s), labels, **options)
 
     return of
 
@@ -182,8 +182,8 @@ def test_events_are_sorted_and_mapped_and_may_carry_more_columns(tmp_path):
     path = tmp_path / "night.events.csv"
     path.write_text("start_s,end_s,label,source\n20,30,Central Apnea,device\n5,5,Cough,\n")
     kinds = {"Central Apnea": "central_apnea", "Cough": "cough"}
-    assert read_events(path, 30.0, kinds) == [Event(5, 5, "cough"), Event(20, 30, "central_apnea")]
-    assert [event.label for event in read_events(path, 30.0)] == ["Cough", "Central Apnea"]
+    assert read_events(path, TimeAxis(0.0, 30.0), kinds) == [Event(5, 5, "cough"), Event(20, 30, "central_apnea")]
+    assert [event.label for event in read_events(path, TimeAxis(0.0, 30.0))] == ["Cough", "Central Apnea"]
 
 
 def test_an_events_file_with_only_its_header_holds_none(events_of):
@@ -215,7 +215,7 @@ def test_an_events_file_without_a_column_is_refused(tmp_path):
     path = tmp_path / "e.csv"
     path.write_text("first,end_s,label\n1,2,a\n")
     with pytest.raises(DataError, match="^e.csv: no column of the start; the file has first, end_s, label; expected"):
-        read_events(path, 10.0)
+        read_events(path, TimeAxis(0.0, 10.0))
 
 
 def test_event_times_are_on_the_recordings_own_axis(events_of):
@@ -228,7 +228,7 @@ def test_event_times_are_on_the_recordings_own_axis(events_of):
 def test_known_events_are_counted_from_one():
     events = [Event(1, 2, "a"), Event(3, 2, "a")]
     with pytest.raises(DataError, match="^events.night: row 2: event 3 to 2 s ends before it starts"):
-        check_events(events, 10.0, {"a": "a"}, "events.night")
+        check_events(events, TimeAxis(0.0, 10.0), {"a": "a"}, lambda row: f"events.night: row {row + 1}")
 
 
 # ---------------------------------------------------------------- describe

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
+from config import DatasetConfig
 from live import replay
+from recordings.preprocessing import dialect_of
 from recordings.reading import read_recording
 
 SCRIPT = ("-m", "live.replay")
@@ -79,3 +81,12 @@ def test_timestamps_and_another_time_column(tmp_path, capsys):
     assert code == 0 and out.splitlines() == [
         "when,flow", *(f"2024-05-01 22:30:00.{part}" for part in ("000000,1.0", "040000,2.5", "080000,"))
     ]
+
+
+def test_local_times_come_back_where_the_clock_is_changed(tmp_path):
+    local = ["2024-03-31 01:59:58", "2024-03-31 01:59:59", "2024-03-31 03:00:00", "2024-03-31 03:00:01"]
+    (tmp_path / "night.csv").write_text("t_s,flow\n" + "".join(f"{stamp},{k}\n" for k, stamp in enumerate(local)))
+    data = DatasetConfig(**tiny.DATA | {"time_zone": "Europe/Berlin"})
+    recording = read_recording(tmp_path / "night.csv", ["flow"], dialect_of(data))
+    written = replay._clock_of(recording, data)
+    assert [written(t) for t in recording.t] == [f"{stamp}.000000" for stamp in local]

@@ -11,7 +11,7 @@ from live.rows import InputWarnings, Rows, read_lines
 from recordings.inspection import describe
 from recordings.preprocessing import dialect_of, load_recording
 from recordings.reading import Dialect, measured_rate, read_recording
-from recordings.tables import layout_of
+from recordings.tables import open_table
 from recordings.wall_clock import clock_at
 from utils import DataError
 
@@ -133,6 +133,11 @@ FORMS["blanks"] = (FORMS["blanks"][0].replace("t_s  flow", "t_s flow"), {})
 HEAD, LINES = "# device 3\nt_s,flow\ns,L/min\n", table(SECONDS, header="").splitlines(keepends=True)
 FORMS["restarted"] = (HEAD + "".join([*LINES[:900], HEAD, "\n", *LINES[900:1500], HEAD, *LINES[1500:]]), {})
 FORMS["restarted at once"] = (HEAD + LINES[0] + LINES[1] + HEAD + "".join(LINES[2:]), {})
+_, *ROWS = FORMS["comma"][0].splitlines()
+R_LINES = ['"t_s","flow"', *(f'"{k}",{row}' for k, row in enumerate(ROWS, start=1))]
+FORMS["row numbers of R"] = ("\n".join(R_LINES), {})
+FORMS["row numbers of R, blanks"] = ("\n".join(R_LINES).replace(",", " "), {})
+FORMS["Shift-JIS"] = (table([f"{text},\u6b63\u5e38" for text in SECONDS], header="t_s,\u8868\u793a,flow"), {})
 FORMS["UTF-16"] = (FORMS["comma"][0], {})
 FORMS["UTF-16, CR"] = (FORMS["CR"][0], {})
 
@@ -142,7 +147,8 @@ def form(request, tmp_path):
     """Return the file of a form and its dataset."""
     text, keys = FORMS[request.param]
     path = tmp_path / "one.csv"
-    path.write_bytes(text.encode("utf-16" if "UTF-16" in request.param else "utf-8"))
+    encoding = {"UTF-16": "utf-16", "Shift-JIS": "cp932"}.get(request.param.partition(",")[0], "utf-8")
+    path.write_bytes(text.encode(encoding))
     return path, DatasetConfig(**BASE | keys)
 
 
@@ -278,11 +284,11 @@ def test_rows_may_end_in_an_empty_cell_where_the_header_is_full(tmp_path):
     rows = "".join(f"{k / 10},{k % 7},{95 if k % 10 == 0 else ''}\n" for k in range(300))
     for before, first_row in (("", 2), ("Device X,,\nSerial 5,,\n", 4), ("a recorder\n", 3)):
         (tmp_path / "one.csv").write_text(f"{before}t_s,flow,spo2\n{rows}")
-        layout = layout_of(tmp_path / "one.csv")
+        layout = open_table(tmp_path / "one.csv").layout
         assert (layout.names, layout.first_row) == (["t_s", "flow", "spo2"], first_row)
     short = "start_s,end_s,label,source,note\n1,2,motion,me,\n3,4,apnea,me,long\n5,6,cough,me,\n7,8,apnea,me,short\n"
     (tmp_path / "one.events.csv").write_text(short)
-    assert layout_of(tmp_path / "one.events.csv").first_row == 2
+    assert open_table(tmp_path / "one.events.csv").layout.first_row == 2
 
 
 # ---- after the samples, and between them ----------------------------------------------------
@@ -365,3 +371,10 @@ def test_a_unit_at_the_end_of_the_name_of_the_times(tmp_path, column, unit_s):
     rows = Rows(column, ["flow"], InputWarnings(), rate_hz=RATE_HZ)
     taken = [row for line in (tmp_path / "one.csv").read_text().splitlines() for row in rows.take(line)] + rows.rest()
     np.testing.assert_allclose([t for t, _ in taken], T, atol=1e-6)
+
+
+@pytest.mark.parametrize("before", [198, 199])
+def test_samples_may_begin_after_the_lines_that_are_looked_at(tmp_path, before):
+    (tmp_path / "one.csv").write_text("# remark\n" * before + "t_s,flow\n0,1.5\n1,2.5\n2,0.5\n")
+    recording = read_recording(tmp_path / "one.csv", ["flow"])
+    assert recording.t.tolist() == [0, 1, 2] and recording.channels["flow"].values.tolist() == [1.5, 2.5, 0.5]

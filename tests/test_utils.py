@@ -32,7 +32,7 @@ def scripts():
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda path: path.stem)
 def test_help_loads_neither_torch_nor_pandas(script):
-    heavy = ("torch", "pandas", "matplotlib", "sklearn", "scipy", "onnx", "onnxruntime", "pooch", "requests")
+    heavy = ("torch", "pandas", "matplotlib", "sklearn", "scipy", "onnx", "onnxruntime", "requests")
     code = (
         f"import runpy, sys\nsys.argv = [{script.name!r}, '--help']\n"
         f"try:\n    runpy.run_path({str(script)!r}, run_name='__main__')\nexcept SystemExit as ended:\n"

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import test_report_page
 
-from recordings.event_files import read_events
+from recordings.event_files import TimeAxis, read_events
 from reports.page import write_report
 
 pytestmark = pytest.mark.slow
@@ -112,7 +112,7 @@ def test_a_review_is_saved_as_labels_that_are_read_again(page, tmp_path):
     assert (tmp_path / "night.events.csv").read_text() == (
         "start_s,end_s,label\n30.00,45.50,central_apnea\n95.00,110.00,central_apnea\n200.00,201.80,hypopnea\n"
     )
-    events = read_events(tmp_path / "night.events.csv", 299.8, {})
+    events = read_events(tmp_path / "night.events.csv", TimeAxis(0.0, 299.8), {})
     assert [(e.start_s, e.end_s, e.label) for e in events] == [
         (30.0, 45.5, "central_apnea"), (95.0, 110.0, "central_apnea"), (200.0, 201.8, "hypopnea"),
     ]  # fmt: skip

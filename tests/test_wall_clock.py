@@ -11,7 +11,8 @@ from pages import check_sound, page_of
 
 import collected_data_preprocess
 import pure_lstm_anomaly_detection_main as script
-from recordings.wall_clock import clock_at, clocks_at, start_of
+from recordings.clocks import Stamps, TimeKeys, seconds_of
+from recordings.wall_clock import clock_at, clocks_at
 from recordings.windowing import read_meta
 
 START = pd.Timestamp("2024-03-30 23:59:30")
@@ -37,18 +38,33 @@ def test_a_clock_is_one_text_everywhere(start, seconds, expected):
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        (["2024-03-30 23:59:30.5", "2024-03-31"], datetime(2024, 3, 30, 23, 59, 30, 500000)),
+        (["2024-03-30 23:59:30.5", "2024-03-31 00:00:00"], datetime(2024, 3, 30, 23, 59, 30, 500000)),
         (["30.03.2024 23:59:30", "31.03.2024 00:00:00"], datetime(2024, 3, 30, 23, 59, 30)),
         (["3/30/2024 11:59:30 PM"], datetime(2024, 3, 30, 23, 59, 30)),
         (["3/4/2024 11:59:30 PM"], datetime(1900, 1, 1, 23, 59, 30)),    # of two possible days, none
         (["3/4/2024 11:59:30 PM", "3/13/2024 11:59:30 PM"], datetime(2024, 3, 4, 23, 59, 30)),
         (["23:59:30"], datetime(1900, 1, 1, 23, 59, 30)),
         (["2024-03-30T23:59:30+01:00"], datetime.fromisoformat("2024-03-30T23:59:30+01:00")),
+        (["00:00:00", "00:00:01"], None),                                # elapsed
+        (["100:59:30", "100:59:31"], None),
+        (["59:30.5", "59:31.5"], None),
         (["soon"], None),
     ],
 )
 def test_the_clock_of_a_table_is_that_of_its_first_row(texts, expected):
-    assert start_of(pd.Series(texts, dtype=str)) == expected
+    t, start = seconds_of(pd.Series(texts, dtype=str), "one.csv")
+    assert start == expected
+    one = Stamps(TimeKeys())
+    assert [one.take(text) for text in texts] == (t.tolist() if expected or t[-1] > 0 else [None])
+    assert one.start == expected
+
+
+def test_the_clock_of_a_night_keeps_its_zone_when_the_zone_changes():
+    local = ["2024-03-31 01:59:30", "2024-03-31 01:59:59", "2024-03-31 03:00:00", "2024-03-31 05:00:00"]
+    t, start = seconds_of(pd.Series(local, dtype=str), "one.csv", TimeKeys(time_zone="Europe/Berlin"))
+    assert t.tolist() == [0, 29, 30, 7230]
+    expected = "2024-03-31 04:00:00.000+01:00"                       # which is 05:00+02:00
+    assert clock_at(start, t[-1]) == clocks_at(start, t)[-1] == expected
 
 
 # ---- through the scripts --------------------------------------------------------------------
