@@ -146,3 +146,12 @@ class ForecastStream:
 def network_input(scaled: np.ndarray) -> np.ndarray:
     """Return steps (n, C) as the LSTM sees them, in 64 bits: what forecast changes are added to."""
     return lstm_model.network_input(torch.from_numpy(scaled)).double().numpy()
+
+
+def forecasts_of(scaled: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """Return the forecasts (n, H, C) in 64 bits, of steps (n, C) and the changes from them; in memory (H, C, n).
+
+    Along time, numpy works through thousands of values at once, along leads or channels through a few.
+    """
+    by_lead = np.ascontiguousarray(changes.reshape(len(changes), -1).T).reshape(*changes.shape[1:], -1)
+    return (network_input(scaled).T + by_lead).transpose(2, 0, 1)

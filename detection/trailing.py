@@ -39,13 +39,13 @@ class SpanSums(Stateful):
             width *= 2
         self.past = history[len(rows) :].copy()
 
-    def over(self, span: int) -> np.ndarray:
+    def over(self, span: int, columns: slice = slice(None)) -> np.ndarray:
         """Return the sums (n, K) over the last `span` rows, of each new row; NaN before there are so many."""
         n = len(self.sums[0]) - len(self.past)
-        total, at = np.zeros((n, self.past.shape[1])), len(self.past) + 1 - span
+        total, at = np.zeros((n, self.past[:, columns].shape[1])), len(self.past) + 1 - span
         for power, sums in enumerate(self.sums):
             if span >> power & 1:
-                total += sums[at : at + n]
+                total += sums[at : at + n, columns]
                 at += 1 << power
         total[: max(span - 1 - (self.seen - n), 0)] = np.nan
         return total
