@@ -55,14 +55,20 @@ class Forecaster:
     def blocks(self, lengths: Sequence[int]) -> Iterator[list[Block]]:
         """Yield the blocks of recordings of these lengths, grouped by the pass through the network.
 
-        Blocks of one pass have about the same length. Those of a recording keep their order.
+        Blocks of one pass have about the same length: full ones first, that of a recording's start before the others,
+        then the shorter ones, the longest first. Those of a recording keep their order.
         """
+
+        def place(block: Block) -> tuple[bool, int]:
+            length, is_full = block.last - block.start, block.last - block.first == self.block
+            return not is_full, length if is_full else -length
+
         blocks = [
             Block(k, max(first - self.burn_in, 0), first, min(first + self.block, length))
             for k, length in enumerate(lengths)
             for first in range(0, length, self.block)
         ]
-        blocks.sort(key=lambda block: (block.last - block.first < self.block, block.last - block.start))
+        blocks.sort(key=place)
         forecasts = self.model.horizon * self.model.channels * (self.burn_in + self.block)     # of a block
         per_pass = max(MAX_FORECASTS_PER_PASS // forecasts, 1)
         per_pass = min(per_pass, MAX_CPU_BLOCKS_PER_PASS) if self.device == "cpu" else per_pass
