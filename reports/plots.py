@@ -12,7 +12,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from PIL import Image
 from evaluation.results import Agreement, FreeResponse
 from recordings.wall_clock import clock_at, seconds_of_day
 from reports.curves import BUCKETS, envelope, finite_range, margin_of, round_times, signal_range, time_of_day
+from reports.recording_view import RecordingView
 from utils import DataError, atomic_path
 
 DPI = 80
@@ -72,35 +72,6 @@ DETECTORS = (                                # the LSTM, then what it is compare
     {"color": "#888888", "linewidth": 1.2},
 )
 OTHER_RUN = {"color": "#aaaaaa", "linewidth": 0.8}
-
-
-@dataclass(frozen=True)
-class RecordingView:
-    """One recording as a figure needs it: T steps, C channels, times in s, values in physical units.
-
-    `forecast` (T, C) is what was expected `lead_s` before; NaN = missing in every array. `found` holds
-    (start_s, end_s, is_true, channel), is_true None where nothing is labelled; `labelled` holds
-    (start_s, end_s, kind, is_found); `faults` holds (start_s, end_s, channel). `gaps_missing`: whether
-    steps that are not there count as missing, or were used elsewhere, such as for training. `start`: the clock at
-    time 0, which the axis shows; `row_s`: of a series, the usual time of a row, whose axis counts rows.
-    """
-
-    name: str
-    t: np.ndarray
-    values: np.ndarray
-    forecast: np.ndarray
-    lead_s: float
-    score: np.ndarray
-    threshold: np.ndarray
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
-    found: Sequence[tuple[float, float, bool | None, str]] = ()
-    labelled: Sequence[tuple[float, float, str, bool]] = ()
-    faults: Sequence[tuple[float, float, str]] = ()
-    note: str = ""
-    gaps_missing: bool = True
-    start: datetime | None = None
-    row_s: float | None = None
 
 
 def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") -> Figure:
