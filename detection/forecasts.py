@@ -27,7 +27,8 @@ MIN_BURN_IN = 512                       # steps before a block, at least; traine
 BURN_INS_PER_BLOCK = 8                  # length of a block: the burn-in adds an eighth of the work
 MIN_PRODUCT_ROWS = 16                   # of a matrix product: with fewer, rounding depends on their number
 MAX_FORECASTS_PER_PASS = 10_000_000     # steps x leads x channels, unless one block has more: 40 MB
-MAX_CPU_BLOCKS_PER_PASS = 4             # as fast per step as with more, and other threads have work
+MAX_CPU_BLOCKS_PER_PASS = 8             # as fast per step as with more
+MIN_CPU_PASSES = 4                      # if there are as many blocks: all threads have work
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Forecaster:
         blocks.sort(key=place)
         forecasts = self.model.horizon * self.model.channels * (self.burn_in + self.block)     # of a block
         per_pass = max(MAX_FORECASTS_PER_PASS // forecasts, 1)
-        per_pass = min(per_pass, MAX_CPU_BLOCKS_PER_PASS) if self.device == "cpu" else per_pass
+        if self.device == "cpu":
+            per_pass = min(per_pass, MAX_CPU_BLOCKS_PER_PASS, -(-len(blocks) // MIN_CPU_PASSES))
         passes = -(-len(blocks) // per_pass)
         for k in range(passes):
             yield blocks[len(blocks) * k // passes : len(blocks) * (k + 1) // passes]

@@ -32,6 +32,7 @@ from detection.breathing_events import (
     respiratory_events,
 )
 from detection.desaturation import DEEP, ROUNDING
+from detection.event_rate import poisson_interval
 from detection.events import FoundEvent
 from evaluation.results import NightSummary
 from recordings.sleep_stages import NREM, REM, SLEEP
@@ -117,7 +118,7 @@ def summarize_night(
     belt_hours = breathing_hours if has_belts else 0.0                   # without, no apnea has one of these kinds
     events = [event for part in parts for event in part.events]
     count = {kind: sum(event.kind == kind for event in events) for kind in (*APNEAS, HYPOPNEA)}
-    low, high = _interval(len(events))
+    low, high = poisson_interval(len(events), CONFIDENCE)
     periodic_hours = sum(end - start for part in parts for start, end in part.periodic) / 3600
     return NightSummary(
         recording=recording,
@@ -181,14 +182,6 @@ def _hours(parts: Sequence[NightPart], columns: Sequence[int], rate_hz: float) -
 
 def _per(amount: float, hours: float) -> float:
     return float(amount / hours) if hours > 0 else math.nan
-
-
-def _interval(count: int) -> tuple[float, float]:
-    """Return the interval of a Poisson mean of which `count` events were seen (Garwood)."""
-    from scipy.special import gammaincinv
-
-    side = (1 - CONFIDENCE) / 2
-    return (float(gammaincinv(count, side)) if count else 0.0), float(gammaincinv(count + 1, 1 - side))
 
 
 def _breaths_per_min(parts: Sequence[NightPart], columns: Sequence[int], rate_hz: float) -> float:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,11 +25,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
-from evaluation.results import Agreement, FreeResponse
-from recordings.wall_clock import clock_at, seconds_of_day
 from reports.curves import BUCKETS, envelope, finite_range, margin_of, round_times, signal_range, time_of_day
 from reports.recording_view import RecordingView
 from utils import DataError, atomic_path
+
+if TYPE_CHECKING:                        # a process that only draws need not load pydantic
+    from evaluation.results import Agreement, FreeResponse
 
 DPI = 80
 WIDTH, LEFT, RIGHT, BOTTOM, TITLE, GAP = 11.25, 1.65, 0.2, 0.5, 0.32, 0.13  # inches; 900 pixels wide
@@ -602,6 +604,8 @@ def _time_axis(panels: Sequence[Axes], first: float, last: float, label: str, in
 
 def _clock_axis(axes: Axes, start: datetime, scale: float) -> None:
     """Write the clock, hh:mm, below an axis of times in units of `scale` seconds from a start."""
+    from recordings.wall_clock import clock_at, seconds_of_day  # which loads pandas
+
     zero_s = seconds_of_day(start)
     first, last = (limit * scale for limit in axes.get_xlim())
     times = round_times(first + zero_s, last + zero_s, 10)
