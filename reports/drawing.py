@@ -40,10 +40,10 @@ def drawing(steps: int) -> Iterator[Draw]:
         yield draw_here
         return
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-P", "-c", "from reports.drawing import serve; raise SystemExit(serve())"]
-    with subprocess.Popen(                                       # of its own session: Ctrl-C is for this process
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path},
-        start_new_session=True,
+    with subprocess.Popen(
+        [sys.executable, "-m", "reports.drawing"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"},        # no module of the current folder
+        start_new_session=True,                                              # Ctrl-C is for this process
     ) as process:  # fmt: skip
 
         def draw(*job: object) -> None:
@@ -84,3 +84,7 @@ def serve() -> int:
         error.add_note(traceback.format_exc())
         pickle.dump(error, sys.stdout.buffer)
         return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(serve())
