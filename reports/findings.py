@@ -23,7 +23,7 @@ from evaluation.results import LSTM, RANDOM, UNTRAINED, CalibrationEvents, RunMe
 from evaluation.scored_recording import ScoredRecording
 from recordings.wall_clock import clock_at, clocks_at, time_at
 from recordings.windowing import EventMeta, Segment, overlap
-from reports.drawing import Draw, draw_here
+from reports.drawing import Draw, draw_here, drawing
 from reports.recording_view import RecordingView
 from reports.run_folder import AROUND_ROWS, AROUND_S, CLOCKS, STAMPS, RunFiles, RunFolder
 from trainers import Batches, Trainer
@@ -385,9 +385,10 @@ def draw_free_response(run: RunFolder, metrics: RunMetrics) -> None:
 
 
 def draw_findings(run: RunFolder, findings: Findings) -> None:
-    """Draw each recording, and close-ups of a few of its events."""
-    for recording in tqdm(findings.recordings, desc="plots", unit="recording", disable=None):
-        draw_recording(run, findings, recording)
+    """Draw each recording, and close-ups of a few of its events; a second process takes every other recording."""
+    with drawing(sum(map(len, findings.segments))) as apart:
+        for k, recording in enumerate(tqdm(findings.recordings, desc="plots", unit="recording", disable=None)):
+            draw_recording(run, findings, recording, draw_here if k % 2 else apart)
 
 
 def draw_recording(run: RunFolder, findings: Findings, recording: ScoredRecording, draw: Draw = draw_here) -> None:
