@@ -132,8 +132,8 @@ class ComparisonStream(Stateful):
         is_joint, breathes = weights["joint"].any(), np.isin(measures, BREATHING)
         self.paced = np.flatnonzero(weights["pace"])
         self.airflow = [k for k in np.flatnonzero(weights["volume_drop"]) if measures[k] == "airflow"]
-        of_ranges = sum(weights[name] > 0 for name in ("amplitude_drop", "volume_drop", "pace"))
-        self.ranged = np.flatnonzero(breathes | (of_ranges > 0) | is_joint)
+        of_ranges = np.any([weights[name] > 0 for name in ("amplitude_drop", "volume_drop", "pace")], axis=0)
+        self.ranged = np.flatnonzero(breathes | of_ranges | is_joint)
         self.shaken = np.flatnonzero((weights["transient_error"] > 0) | is_joint)
         alike = [[k for k, other in enumerate(measures) if other == what] for what in dict.fromkeys(measures)]
         self.alike = [group for group in alike if weights["shared_transient"][group].any()]
@@ -178,10 +178,10 @@ class ComparisonStream(Stateful):
         features[:, self.paced, PACE] = pace
         for group, mean in zip(self.alike, shared.T, strict=True):
             features[:, group, SHARED] = mean[:, None]
-        flows, expected_range = len(self.ranged), np.full((n, self.channels), np.nan)
-        features[:, self.airflow, VOLUME_RATIO] = ratio[:, flows:]
-        features[:, self.airflow, LOW_VOLUME] = low_range[:, flows:]
-        ratio, low_range = ratio[:, :flows], low_range[:, :flows]
+        ranged, expected_range = len(self.ranged), np.full((n, self.channels), np.nan)
+        features[:, self.airflow, VOLUME_RATIO] = ratio[:, ranged:]
+        features[:, self.airflow, LOW_VOLUME] = low_range[:, ranged:]
+        ratio, low_range = ratio[:, :ranged], low_range[:, :ranged]
         features[:, self.ranged, RATIO], features[:, self.ranged, LOW_RANGE] = ratio, low_range
         log_expected = np.minimum(ratio - low_range, LARGEST_LOG)                # ratio = 0 there
         expected_range[:, self.ranged] = np.exp(log_expected) - AMPLITUDE_FLOOR
