@@ -58,6 +58,8 @@ def drawing(steps: int) -> Iterator[Draw]:
             _finish(process)
         finally:
             process.terminate()
+            with contextlib.suppress(BrokenPipeError):           # what a signal cut off; it must not hide the signal
+                process.stdin.close()
 
 
 def _finish(process: subprocess.Popen) -> None:
@@ -78,8 +80,10 @@ def serve() -> int:
 
         while True:
             plots.draw_recording(*pickle.load(sys.stdin.buffer))
-    except (EOFError, pickle.UnpicklingError):                   # the other process is done, or gone
+    except EOFError:                                             # the other process is done
         return 0
+    except pickle.UnpicklingError:                               # it is gone, in the middle of a recording
+        return 1
     except Exception as error:
         error.add_note(traceback.format_exc())
         pickle.dump(error, sys.stdout.buffer)
