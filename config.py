@@ -8,7 +8,6 @@ the file, the dotted key, what was found and what would be right.
 from __future__ import annotations
 
 import difflib
-import itertools
 import json
 import re
 import types
@@ -193,7 +192,7 @@ class ScoreConfig(Timed):
         "0.01 asks for a hundred times rarer evidence, 0 leaves it out",
     )  # fmt: skip
     calibrate_on: list[Literal["train", "val"]] = Field(
-        ["val"], min_length=1, description="splits of normal data that scores and threshold are calibrated on"
+        ["train", "val"], min_length=1, description="splits of normal data that scores and threshold are calibrated on"
     )
 
     @model_validator(mode="after")
@@ -335,8 +334,12 @@ class ChannelConfig(Section):
     """One channel of a raw recording."""
 
     unit: Unit = Field(description="physical unit, as printed on plots")
-    measures: Measured = Field("other", description="airflow, effort (a belt), oximetry (SpO2 in %), or other")
-    source: str | None = Field(None, min_length=1, description="column or signal in the raw file; null = the name")
+    measures: Measured = Field(
+        "other",
+        description="airflow, effort (a belt), oximetry (SpO2 in %: desaturations are found by rule) or other; airflow "
+        "left undeclared is warned of",
+    )
+    source: str | None = Field(None, min_length=1, description="column or signal in the raw file; null = its own name")
     source_unit: Unit | None = Field(None, description="its unit in the raw file; null = what the file says, or `unit`")
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
     low_pass_hz: float | None = Field(None, gt=0, description="cut-off frequency before resampling")
@@ -397,7 +400,7 @@ class DatasetConfig(Section):
     """One respiratory dataset, an entry of `dataset_config.json`."""
 
     description: str = Field(description="what the recordings are, one sentence")
-    simulated: bool = Field(False, description="whether everything made from it is marked as simulated")
+    simulated: bool = Field(False, description="whether it is simulated; everything made from it then says so")
     raw_dir: str = Field(description="folder of the raw recordings, or a card, relative to dataset_config.json")
     raw_hint: str = Field(description="what to put there, or the command that makes it")
     file_pattern: str = Field("{name}.csv", description="file of a recording; {name} is replaced")
@@ -409,7 +412,9 @@ class DatasetConfig(Section):
         None, description="CSV: unit of times that are numbers: s, ms, us, ns, min, h, d or 1/256 s; null = detect it"
     )
     time_zone: str | None = Field(
-        None, description="CSV: zone of clock times, such as Europe/Berlin, in which they pass changes of the clock"
+        None,
+        description="CSV: zone of clock times, such as Europe/Berlin, in which they pass changes of the clock; "
+        "UTC = there are none",
     )
     row_rate_hz: float | None = Field(None, gt=0, le=1e4, description="CSV without a time column: rows a second")
     delimiter: Literal[",", ";", "\t", "|", " "] | None = Field(
@@ -433,14 +438,14 @@ class DatasetConfig(Section):
     annotation_s: Duration = Field(
         0.0, ge=0, description="EDF, WFDB, cards, events files: how long an annotation without a duration lasts"
     )
-    channels: dict[Name, ChannelConfig] = Field(min_length=1)
+    channels: dict[Name, ChannelConfig] = Field(min_length=1, description="name -> channel")
     rate_hz: float = Field(gt=0, le=1e4, description="of the common grid")
     delay_s: Duration = Field(0.8, ge=0, le=60, description="delay of the causal filters, charged to the score")
     fill_s: Duration = Field(0.5, ge=0, description="gaps up to this long are filled with the last value")
     window_s: Duration = Field(60.0, gt=0, description="length of a window in the CSVs")
     guard_s: Duration = Field(30.0, ge=0, description="cut from training before another split begins")
     normal_margin_s: Duration = Field(30.0, ge=0, description="distance of normal data from a known anomaly")
-    split: SplitConfig
+    split: SplitConfig = Field(description="which recordings train, calibrate and test")
     labels: dict[str, Name] = Field(
         {}, description="raw label -> kind; an annotation of an EDF or WFDB that is not in here is no event"
     )
@@ -450,8 +455,10 @@ class DatasetConfig(Section):
     event_columns: dict[Literal["start", "end", "duration", "label"], str] = Field(
         {}, description="events files: what their columns are called, where that is not one of the usual names"
     )
-    fault_kinds: list[Name] = Field([], description="kinds that mean missing signal, looked for in the mask")
-    events: dict[Name, list[KnownEvent]] = Field({}, description="known anomalies of recordings without an events file")
+    fault_kinds: list[Name] = Field([], description="kinds that mean missing signal, looked for as signal_loss")
+    events: dict[Name, list[KnownEvent]] = Field(
+        {}, description="known anomalies of recordings without an events file: name -> [{start_s, end_s, label}, ...]"
+    )
 
     @field_validator("time_unit")
     @classmethod
@@ -573,11 +580,6 @@ def load_nab(path: Path) -> NabConfig:
 def dataset_names(path: Path) -> list[str]:
     """Return the names of all respiratory datasets in dataset_config.json."""
     return [name for name in read_json(path) if name != NAB and not name.startswith("_")]
-
-
-def expand_grid(config: ExperimentConfig) -> list[dict[str, Any]]:
-    """Return every permutation of the grid's lists as {dotted key: value}."""
-    return [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
 
 
 def read_json(path: Path, if_absent: str = "") -> dict[str, Any]:
@@ -718,12 +720,25 @@ def _shown(value: Any) -> str:
 
 REFERENCE = """# Configuration
 
-Every key of `pure_lstm_config*.json`, its default and its meaning. Durations are in seconds; a key that ends in `_s`
-may be given in rows instead, as `_rows`. `--set training.epochs=3` overrides a key for one run. This page is the
-output of `python config.py`.
+This page lists every key of experiments and of datasets, its default and its meaning. It is the output of
+`python config.py`.
+
+## Experiments: `pure_lstm_config*.json`
+
+Durations are in seconds; a key that ends in `_s` may be given in rows instead, as `_rows`. `--set training.epochs=3`
+overrides a key for one run.
 
 | key | default | meaning |
 |---|---|---|
+{experiment}
+
+## Datasets: entries of `dataset_config.json`
+
+[formats.md](formats.md#the-entry-in-dataset_configjson) has an example.
+
+| key | default | meaning |
+|---|---|---|
+{dataset}
 """
 
 
@@ -731,17 +746,24 @@ def reference(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Return the table rows of all keys: name, default, meaning."""
     rows = []
     for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
         if isinstance(field.default, Section):
-            rows += reference(type(field.default), f"{prefix}{name}.")
-        else:
-            rows.append(f"| `{prefix}{name}` | `{json.dumps(field.default)}` | {field.description} |")
+            rows += reference(type(field.default), f"{key}.")
+            continue
+        default = "required" if field.is_required() else f"`{json.dumps(field.default)}`"
+        rows.append(f"| `{key}` | {default} | {field.description} |")
         if name == "parameters":
-            rows += [row for method in THRESHOLD_METHODS.values() for row in reference(method, f"{prefix}{name}.")]
+            rows += [row for method in THRESHOLD_METHODS.values() for row in reference(method, f"{key}.")]
+        elif field.annotation is SplitConfig:
+            rows += reference(SplitConfig, f"{key}.")
+        elif ChannelConfig in typing.get_args(field.annotation):
+            rows += reference(ChannelConfig, f"{key}.NAME.")
     return rows
 
 
 def main() -> int:
-    print(REFERENCE + "\n".join(reference(ExperimentConfig)))
+    tables = {"experiment": ExperimentConfig, "dataset": DatasetConfig}
+    print(REFERENCE.format(**{name: "\n".join(reference(model)) for name, model in tables.items()}), end="")
     return 0
 
 

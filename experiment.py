@@ -58,17 +58,14 @@ from reports.run_folder import (
     RunFolder,
     at_work_in,
     dataset_facts,
-    forecast_rows,
-    markdown,
     new_run,
     read_runs,
-    results_table,
     run_files,
-    series_rows,
     write_data,
     write_history,
     write_run,
 )
+from reports.tables import forecast_rows, markdown, results_table, series_rows
 from trainers import Batches, Trainer, naive_losses, tensorboard
 from utils import DataError, log_to_file, only_run_here, seed_everything, write_json
 

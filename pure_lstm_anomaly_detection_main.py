@@ -27,7 +27,6 @@ from utils import (
     DataError,
     add_file_names,
     keep_freed_memory,
-    process_group,
     resolve_device,
     run_cli,
     setup_logging,
@@ -109,22 +108,19 @@ def check_arguments(args: argparse.Namespace) -> None:
 def score(args: argparse.Namespace, device: str) -> str:
     """Score recordings, all together or each by itself; return the answer to print."""
     from recordings.file_names import FileNames
-    from reports.cohort import cohort_answer
     from reports.run_folder import default_root
     from reports.scoring import NotAllScored, score_files, scored_answer
 
-    root = args.out or default_root(OUT, "scored")
-    names = FileNames.parsed(args)
-    by_itself = args.jobs is not None or args.scheduler
+    root, names = args.out or default_root(OUT, "scored"), FileNames.parsed(args)
     try:
-        if by_itself:
+        if args.jobs is not None or args.scheduler:
             score_by_itself(args, device, root, names)
         else:
-            score_files(args.checkpoint, args.score, root, device, names, args.profile)
+            score_files(args.checkpoint, args.score, root, device, names, args.profile, args.export)
     except NotAllScored:
-        print(cohort_answer(root) if by_itself else answer_of(args, root, scored_answer(root)))
+        print(scored_answer(root))
         raise
-    return cohort_answer(root) if by_itself else answer_of(args, root, scored_answer(root))
+    return scored_answer(root)
 
 
 def score_by_itself(args: argparse.Namespace, device: str, root: Path, names: FileNames) -> None:
@@ -169,6 +165,7 @@ def command(args: argparse.Namespace) -> str:
     if args.score:
         return score(args, device)
     from experiment import resume, run_all, try_all
+    from trainers import process_group
 
     with process_group(device) as rank:
         if args.resume:

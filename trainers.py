@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,21 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> 
     return ReduceLROnPlateau(optimizer, factor=config.lr_factor, patience=config.lr_patience)
 
 
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[int]:
+    """Join the processes that torchrun started, one a GPU; give this one's rank, 0 where it is alone."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield 0
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()
+
+
 def over_processes(part: Tensor) -> Tensor:
     """Return the sum over all processes; its gradient is that of this process's part alone."""
     whole = part.detach().clone()
@@ -153,7 +169,7 @@ def tensorboard(folder: Path | None, epoch: int) -> Iterator[Callable[[Mapping[s
 class Trainer:
     """Owns model, optimizer, schedule and device; `fit` runs epochs until patience is exhausted.
 
-    In a group of processes (see `utils.process_group`) each takes a share of every batch's windows. All draw
+    In a group of processes (see `process_group`) each takes a share of every batch's windows. All draw
     the same batches, and loss, gradients and weights are those of one process up to rounding.
     """
 

@@ -258,24 +258,6 @@ def one_thread_each() -> Iterator[tuple[Executor, int]]:
 
 
 @contextlib.contextmanager
-def process_group(device: str) -> Iterator[int]:
-    """Join the processes that torchrun started, one a GPU; give this one's rank, 0 where it is alone."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield 0
-        return
-    import torch
-    import torch.distributed as dist
-
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()
-
-
-@contextlib.contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it over `path` only if the block succeeds.
 

@@ -116,8 +116,8 @@ def lowest(curve: Curve) -> float:
 
 def row_of(recipe: Recipe, runs: Sequence[Curve], lasts: Sequence[Curve], marks: Sequence[float], note: str) -> Row:
     """Return the row of one way to train beside training the last step, to marks of each seed."""
-    behind = [round(lowest(run) - mark, 3) for run, mark in zip(runs, marks, strict=True)]
-    missed = f"; {recipe.name}: at the end {behind} above it" * any(gap > 0 for gap in behind)
+    above = [round(lowest(run) - mark, 3) for run, mark in zip(runs, marks, strict=True)]
+    missed = f"; {recipe.name}: at the end {above} above it" * any(gap > 0 for gap in above)
     seconds = [seconds_to(run, mark) for run, mark in zip(lasts, marks, strict=True)]
     others = [seconds_to(run, mark) for run, mark in zip(runs, marks, strict=True)]
     what = f"training {LAST.name}, to validation losses {[round(mark, 2) for mark in marks]}, of the processor"

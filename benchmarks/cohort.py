@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from recordings.simulator import session_csv, simulate_session
+from reports.tables import markdown
 from utils import ROOT, ArgumentParser, run_cli
 
 MODEL = ROOT / "models" / "cpap_flow.safetensors"
@@ -122,7 +123,7 @@ def measure(nights: int, jobs: int, out: Path) -> str:
         "after Ctrl-C": "; ".join(interrupted),
         "at the end": f"exit code {process.returncode}; {last}",
     }
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+    return markdown([["", ""], *([name, str(value)] for name, value in facts.items())])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,6 +40,7 @@ from PIL import Image
 from benchmarks.small_data import make_small
 from detection.checkpoint import read_tensors
 from recordings import nab_files
+from reports.tables import markdown
 from utils import ROOT
 
 SHORT = {
@@ -67,8 +68,8 @@ class Job:
 
     name: str
     first: Callable[[Path], Command]                             # its command line, new
-    again: Callable[[Path], Command | None]                      # and behind a kill; None = nothing was missing
-    keeps: str = ""                                              # pattern of files that let it go on in the middle
+    again: Callable[[Path], Command | None]                      # and after a kill; None = nothing was missing
+    keeps: str = ""                                              # pattern of files from which it can resume
     template: Path | None = None                                 # what the folder holds before
     stdin: Path | None = None
     grows: str = ""                                              # a file that may end in the middle of a line
@@ -320,10 +321,8 @@ def settle(job: Job, out: Path, expected: dict[str, Any], tally: Tally) -> list[
 
 
 def table(tallies: dict[str, Tally]) -> str:
-    lines = [f"| {' | '.join(TITLES)} |", "|" + "---|" * len(TITLES)]
-    for name, tally in tallies.items():
-        lines.append(f"| {name} | {' | '.join(f'{number:,}' for number in vars(tally).values())} |")
-    return "\n".join(lines)
+    rows = ([name, *(f"{number:,}" for number in vars(tally).values())] for name, tally in tallies.items())
+    return markdown([list(TITLES), *rows])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

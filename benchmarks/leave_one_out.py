@@ -44,7 +44,8 @@ from lstm_model import network_input
 from recordings.preprocessing import preprocess_recordings
 from reports.findings import Findings, RandomScores, recordings_as_seen
 from reports.nights import measures_of, nights_of
-from reports.run_folder import RunFolder, Table, markdown
+from reports.run_folder import RunFolder
+from reports.tables import Table, markdown
 from utils import ROOT, ArgumentParser, DataError, resolve_device, run_cli, setup_logging, write_json, write_text
 
 log = logging.getLogger(__name__)

@@ -102,7 +102,7 @@ def seconds_of(job: Callable[[], object], clock: Callable[[], float] = time.perf
 
 
 def paired(jobs: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
-    """Call each job once a repeat, one behind the other; return the figures of each job."""
+    """Call each job once a repeat, one after the other; return the figures of each job."""
     figures = [[job() for job in jobs] for _ in range(repeats)]
     return [list(column) for column in zip(*figures, strict=True)]
 

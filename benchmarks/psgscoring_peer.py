@@ -37,7 +37,7 @@ from recordings.reading import name_of
 from recordings.windowing import segments_where
 from reports.findings import Findings, Seen, found_by_rule, group_recordings
 from reports.nights import measures_of, nights_of
-from reports.run_folder import Table, markdown
+from reports.tables import Table, markdown
 from utils import ROOT, ArgumentParser, DataError, run_cli, setup_logging
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measure import Row, child, last_json, parser_of
+from reports.tables import markdown
 from utils import git_commit, run_cli, versions, write_json
 
 PARTS = ("preprocessing", "training", "to_loss", "scoring", "memory", "workflow", "start", "peer")
@@ -35,11 +36,11 @@ def measure_part(name: str, arguments: Sequence[str], threads: int) -> list[Row]
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table."""
-    lines = ["| | figure | unit | spread | beside | its figure | ratio | target |", "|---|---|---|---|---|---|---|---|"]
+    lines = [["", "figure", "unit", "spread", "beside", "its figure", "ratio", "target"]]
     for row in rows:
         cells = [row.what, number(row.value), row.unit, f"{row.spread:.0%}", row.against, number(row.other)]
-        lines.append("| " + " | ".join([*cells, number(row.ratio), target(row)]) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, number(row.ratio), target(row)])
+    return markdown(lines)
 
 
 def target(row: Row) -> str:

@@ -36,7 +36,7 @@ Fault = Callable[[list[str], int, random.Random], list[str]]
 FAULT_S, EVERY = 20, 8                                               # second of the minute; minutes of signal faults
 HEADER = ",".join(("t_s", *CHANNELS))
 HOURS = (1, 6, 12, 24)                                               # after which memory is reported
-GROWTH_MIB = 10.0                                                    # behind the first hour; more is a leak
+GROWTH_MIB = 10.0                                                    # after the first hour; more is a leak
 EDGE_S = 60                                                          # clocks set back begin at 0 again: not compared
 
 
@@ -245,7 +245,7 @@ def compare(plain: Found, faulty: Found, made: Sequence[Faulted], reach: float) 
     by = [sum(e[2] == how for e in compared["plain"]) for how in ("lstm", "signal_loss")]
     lines = [
         f"{len(made)} faults of {len({fault.name for fault in made})} kinds, {len(spans) - 1} of them damaging; "
-        f"{reach:.0f} s behind one may differ",
+        f"{reach:.0f} s after one may differ",
         f"{len(outside) / len(t):.1%} of {len(t)} steps lie outside: {lost} lost, {unlike} with a score in one stream "
         f"alone, largest difference of scores {apart:.2g}",
         f"{sum(by)} of {len(plain.events)} undisturbed events lie outside ({by[0]} by the LSTM, {by[1]} by the mask): "

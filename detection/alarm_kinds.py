@@ -1,8 +1,8 @@
-"""An alarm that no respiratory event explains in, what it is out: cough, motion, tachypnea, or other.
+"""An alarm that no respiratory event explains in, its kind out: cough, motion, tachypnea, or other.
 
-What raised the score tells the pace from a jolt: the component that led most of the alarm's steps. Of jolts, those that
-move the air are coughs: airflow swings by twice what was expected of a breath. A jolt of another sensor, the air going
-on as expected, is a motion. What a single airflow channel shows is a cough or other: nothing there tells a motion.
+The kind follows from the component that led most of the alarm's steps. `pace` is tachypnea. A transient is a cough if
+airflow swings by twice what was expected of a breath; a transient of another sensor, while the air flows as expected,
+is motion. An airflow channel alone cannot show motion: what is no cough there is `other`.
 """
 
 from __future__ import annotations

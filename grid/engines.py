@@ -42,6 +42,7 @@ Job = Callable[[Task], Record]
 Engine = Callable[[Iterable[Task]], Iterator[Record]]
 
 ONE_AT_A_TIME = threading.Lock()                     # torch's random state belongs to the whole process
+SCHEDULER_ANSWERS_S = 10.0                           # a running scheduler answers within this time
 WORKER_ENVIRONMENT = {                               # before a worker process starts
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -368,7 +369,7 @@ def running_cluster(address: str, out: Path) -> Iterator[Client]:
     with dask.config.set({"distributed.comm.retry.count": 3}):
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         try:
-            client = Client(address, timeout=10)
+            client = Client(address, timeout=SCHEDULER_ANSWERS_S)
         except (OSError, TimeoutError, ValueError) as error:
             raise DataError(f"--scheduler {address}: no Dask scheduler answers there ({reason_of(error)})") from None
         with client:

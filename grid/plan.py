@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import socket
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from config import ExperimentConfig, Section, expand_grid, read_json, set_dotted, validate
+from config import ExperimentConfig, Section, read_json, set_dotted, validate
 from data_loader import dataset_folder
 from experiment import prepare
 from utils import DataError, counted, sha256_of, write_json
@@ -138,7 +139,9 @@ def plan_runs(
     check_lists(config, len(seeds), where, yes)
     runs: dict[str, PlannedRun] = {}
     base = json.dumps(config.model_dump(exclude={"grid"}))
-    for number, values in enumerate(expand_grid(config)):
+    permutations = itertools.product(*config.grid.values())
+    for number, chosen in enumerate(permutations):
+        values = dict(zip(config.grid, chosen, strict=True))               # dotted key -> value
         one = permuted(base, values, f"{where}: grid")
         for seed in seeds:
             seeded = one.model_copy(update={"training": one.training.model_copy(update={"seed": seed})})

@@ -18,6 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from grid.plan import GridPlan, loss_differs_by, show, training_differs
+from reports.tables import markdown
 from utils import atomic_path, write_json
 
 BETTER = {"val_loss": -1.0, "val_skill": 1.0, "calibration_events_per_hour": -1.0}    # sign of what is better
@@ -165,17 +166,16 @@ def ranking_table(results: GridResults, most: int = 5) -> str:
     """Return the first configs as a Markdown table; measures as mean ± std over seeds."""
     configs = results.configs
     titles = [*results.values(0), "seeds", "validation loss", "forecast skill", "calibration events/h", "status"]
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    table = [titles]
     for number, config in configs[:most].iterrows():
-        line = [*cells(results.values(number)).values(), config["seeds"]]
+        row = [*map(str, cells(results.values(number)).values()), str(config["seeds"])]
         for name in BETTER:
             count = np.isfinite(results.over_seeds(number, name)).sum()
             spread = f" ± {config[f'{name}_std']:.4f}" if count > 1 else ""
-            line.append(f"{config[f'{name}_mean']:.4f}{spread}" if count else "-")
-        lines.append(f"| {' | '.join(map(str, [*line, config['status']]))} |")
-    if len(configs) > most:
-        lines.append(f"({len(configs) - most} more in grid_summary.csv)")
-    return "\n".join(lines)
+            row.append(f"{config[f'{name}_mean']:.4f}{spread}" if count else "-")
+        table.append([*row, config["status"]])
+    more = f"\n({len(configs) - most} more in grid_summary.csv)" if len(configs) > most else ""
+    return markdown(table) + more
 
 
 def verdict(results: GridResults) -> str:

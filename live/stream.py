@@ -159,7 +159,7 @@ def _rounded(value: float) -> float | str:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write what a later process needs to go on, atomically.
+    """Write what a later process needs to resume, atomically.
 
     Raises: DataError if it cannot be written.
     """

@@ -19,7 +19,7 @@ from nab.split_halves import random_halves, score_by_halves
 from nab.tail_scores import errors_by_lead, overshoot, overshoot_scores, tail_scores
 from recordings.nab_files import LABELS
 from recordings.nab_series import NabSeries, read_labelled_series
-from reports.run_folder import markdown
+from reports.tables import markdown
 from utils import DataError, atomic_path, counted, only_run_here, versions, write_json, write_text
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@
 
 The last column of a file is `Label`, the others are channels. Its name, ..._tr_1007_1st_2014.csv, says that the first
 1007 rows are those to learn from. Two detectors come of one network: LSTM_causal, whose scores depend on the rows up to
-theirs, and LSTM_offline. A run that was stopped goes on with the same command. In --out, as their own scripts have it:
+theirs, and LSTM_offline. A run that was stopped resumes with the same command. In --out, as their own scripts have it:
 score/{uni,multi}/DETECTOR/FILE.npy has the scores, 0..1, and metrics/{uni,multi}/DETECTOR.csv a row for each file.
 """
 
@@ -27,7 +27,7 @@ from evaluation.metrics import suggest_buffer
 from nab.frozen_lstm import LEAST_BLOCKS, learn, level_and_spread, rows_of_block, run
 from nab.fusion import FUSED, fused_score, parts_of
 from nab.tsbad_measures import measures
-from reports.run_folder import markdown
+from reports.tables import markdown
 from utils import (
     ROOT,
     ArgumentParser,

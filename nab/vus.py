@@ -25,7 +25,7 @@ from nab.plain_forecasts import BASELINES
 from nab.split_halves import random_halves
 from nab.tail_scores import errors_by_lead
 from recordings.nab_series import NabSeries
-from reports.run_folder import markdown
+from reports.tables import markdown
 from utils import (
     ROOT,
     ArgumentParser,

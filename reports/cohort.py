@@ -32,24 +32,13 @@ from recordings.windowing import EventMeta
 from reports.exports import export_run
 from reports.nights import draw_agreement, with_nights
 from reports.page import write_report
-from reports.run_folder import (
-    COHORT,
-    FAILED,
-    RunFolder,
-    at_work_in,
-    markdown,
-    night_folder,
-    night_rows,
-    respiratory_tables,
-    write_table,
-)
+from reports.run_folder import COHORT, FAILED, RunFolder, at_work_in, night_folder, write_table
 from reports.scoring import NotAllScored, score_files
 from utils import DataError, atomic_path, resolve_device, sha256_of, write_json
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 60.0                       # progress, where stderr is no terminal
-MOST_PRINTED = 40                        # nights on a console
 Engine = Callable[[Iterable[Mapping[str, Any]]], Iterator[Mapping[str, Any]]]
 
 
@@ -80,13 +69,13 @@ def score_one(task: Mapping[str, Any]) -> dict[str, Any]:
     """
     run = RunFolder(Path(task["folder"]))
     if not run.report.is_file():
-        how = resolve_device(task["device"]), FileNames(**task["names"]), task["profile"]
+        how = resolve_device(task["device"]), FileNames(**task["names"]), task["profile"], task["export"]
         try:                                                     # a viewer shows more than pictures, and costs less
             score_files(Path(task["checkpoint"]), [Path(task["file"])], run.root, *how, pictures=False)
         except NoSamples:
             return {"status": "empty"}
         (run.root / "error.txt").unlink(missing_ok=True)         # of an earlier try
-    if task["export"]:
+    elif task["export"]:                                         # it may have been scored without
         export_run(run, task["export"])
     return {"status": "finished"}
 
@@ -123,15 +112,6 @@ def score_cohort(
     if failed:
         raise NotAllScored(root, [*failed.values()], len(names) + len(failed), str(root / FAILED))
     return metrics
-
-
-def cohort_answer(root: Path) -> str:
-    """Return what is printed of a cohort: how its nights fit their labels, the nights if they are few, the folder."""
-    metrics = read_metrics(RunFolder(root).metrics)
-    tables = [*respiratory_tables([metrics]).values()]
-    if metrics.nights and len(metrics.nights) <= MOST_PRINTED:
-        tables.append(night_rows(metrics.nights))
-    return "\n\n".join([*(markdown(table) for table in tables if len(table) > 1), str(root)])
 
 
 def _score_missing(scoring: Scoring, files: Mapping[str, Path], root: Path, engine: Engine) -> dict[str, str]:

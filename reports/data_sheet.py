@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from recordings.windowing import SPLITS, Meta, read_meta, read_windows
-from reports.run_folder import Table, markdown
+from reports.tables import Table, markdown
 from utils import ArgumentParser, DataError, run_cli, write_text
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from config import check_name, read_json
 from detection.checkpoint import load_calibrated, write_tensors
 from evaluation.results import RunMetrics, read_metrics
-from reports.run_folder import MISFITS, RunFolder, markdown, results_table
+from reports.run_folder import MISFITS, RunFolder
+from reports.tables import markdown, results_table
 from utils import ArgumentParser, DataError, run_cli, sha256_of, write_text
 
 SUM = "SHA-256 of the model"             # until the file is written

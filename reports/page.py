@@ -33,23 +33,17 @@ import numpy as np
 from config import read_json
 from evaluation.results import LSTM, NightSummary, RunMetrics, read_metrics
 from recordings.wall_clock import clock_at, has_date
-from reports.run_folder import (
-    COHORT,
-    FAILED,
-    MISFITS,
+from reports.run_folder import COHORT, FAILED, MISFITS, RUNS, RunFolder, night_folder, read_runs
+from reports.run_view import RunView, read_run, start_of
+from reports.tables import (
     NIGHT_NUMBERS,
-    RUNS,
-    RunFolder,
     Table,
     deployed_rows,
     forecast_rows,
     free_response_rows,
-    night_folder,
-    read_runs,
     respiratory_tables,
     series_rows,
 )
-from reports.run_view import RunView, read_run, start_of
 from reports.verdict import verdict_of
 from reports.viewer import Finding, clock, findings_of, render, viewer_page
 from utils import ArgumentParser, DataError, atomic_path, only_run_here, run_cli, write_text

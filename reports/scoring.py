@@ -46,18 +46,8 @@ from reports.findings import (
 )
 from reports.nights import draw_agreement, nights_of, with_nights
 from reports.page import write_report
-from reports.run_folder import (
-    CLOCKS,
-    STAMPS,
-    RunFolder,
-    at_work_in,
-    markdown,
-    night_rows,
-    respiratory_tables,
-    run_files,
-    write_data,
-    write_run,
-)
+from reports.run_folder import CLOCKS, STAMPS, RunFolder, at_work_in, run_files, write_data, write_run
+from reports.tables import markdown, night_rows, respiratory_tables
 from utils import DataError, counted, log_to_file, sha256_of, write_json
 
 log = logging.getLogger(__name__)
@@ -65,6 +55,7 @@ log = logging.getLogger(__name__)
 MARK = ".scoring"                        # in a folder, until all of it is there
 TOGETHER = 16                           # recordings that are scored together, and
 STEPS_AT_ONCE = 200_000                  # their steps, at most: bounds the memory
+MOST_PRINTED = 40                        # nights on a console
 
 
 class NotAllScored(DataError):
@@ -100,13 +91,15 @@ class Checked:
 
 def score_files(
     checkpoint: Path, files: Sequence[Path], root: Path, device: str, names: FileNames | None = None,
-    profile: str | None = None, pictures: bool = True,
+    profile: str | None = None, export: Sequence[str] = (), pictures: bool = True,
 ) -> Path:
     """Score raw recordings with a trained model; no training data needed. Returns the run folder.
 
     Every file is read and checked before the folder is made. Then all but the first few are read again, and scored a
     few at a time: memory holds those few, and of labelled recordings the scores, which the numbers are made from.
 
+    Args:
+        export: formats of files for other programs, beside the CSV that every run of recordings has.
     Raises: DataError if a file that is named cannot be read, or none can; NotAllScored, when all others are scored,
         if one of a folder or of a pattern cannot.
     """
@@ -117,6 +110,8 @@ def score_files(
     paths, data = files_to_score(files), recorded_data(state, detector, checkpoint.name)
     names = names or FileNames()
     names.check(detector.channels)
+    if data is None and export:
+        raise DataError("--export: only the events of recordings are exported; this model is of a series")
     data, columns = data and names.dataset(data), names.series(state["data"], detector.channels)
 
     def read(name: str, file: Path) -> ToScore:
@@ -147,7 +142,7 @@ def score_files(
         draw_free_response(run, results)
         draw_agreement(run, results)
         if data is not None:
-            export_run(run)
+            export_run(run, export)
         write_json(run.config, detector.config.model_dump())     # late: a folder with it alone would be one that trains
         write_report(run.root)
     if checked.refused:
@@ -156,9 +151,11 @@ def score_files(
 
 
 def scored_answer(root: Path) -> str:
-    """Return what is printed of scored recordings: the nights in numbers, how they fit their labels, the folder."""
+    """Return what is printed of scored recordings: agreement with labels, the nights if they are few, the folder."""
     metrics = read_metrics(RunFolder(root).metrics)
-    tables = [*respiratory_tables([metrics]).values(), *([night_rows(metrics.nights)] if metrics.nights else [])]
+    tables = [*respiratory_tables([metrics]).values()]
+    if metrics.nights and len(metrics.nights) <= MOST_PRINTED:
+        tables.append(night_rows(metrics.nights))
     return "\n\n".join([*(markdown(table) for table in tables if len(table) > 1), str(root)])
 
 

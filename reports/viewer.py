@@ -143,7 +143,7 @@ def clock(t: float) -> str:
 
 
 class Packed:
-    """Arrays as bytes behind each other, and for each of them where it lies and how it is read."""
+    """Arrays as bytes, one after the other, and for each of them where it lies and how it is read."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []

@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.agreement import agreement_of, f1_of, intraclass_correlation
 from evaluation.results import NightAgreement
-from reports.run_folder import agreement_rows, confusion_rows, night_agreement_rows
+from reports.tables import agreement_rows, confusion_rows, night_agreement_rows
 
 
 def night(labelled, found, paired, hours=1.0, name="one"):

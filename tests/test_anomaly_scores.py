@@ -116,14 +116,6 @@ def draw_values(tails, count=3000):
     return values
 
 
-@pytest.mark.parametrize("piece", [1, 2, 3, 4, 5, 100])
-def test_a_step_has_the_same_surprisal_alone_and_among_many(piece):
-    tails = draw_tails()
-    values, table = draw_values(tails), Tails(tails)
-    pieces = [table.surprisal(part) for part in np.split(values, range(piece, len(values), piece))]
-    np.testing.assert_array_equal(np.concatenate(pieces), table.surprisal(values))
-
-
 def test_surprisal_is_that_of_a_slow_look_at_every_knot():
     tails = draw_tails()
     values = draw_values(tails, 400)
@@ -364,14 +356,6 @@ def test_the_joint_distance_leaves_missing_comparisons_out(calibration):
         squared = part @ np.linalg.solve(covariance[np.ix_(there, there)], part) / there.sum() if len(part) else NAN
         assert got[step] == pytest.approx(np.cbrt(squared), abs=1e-9, nan_ok=True)
         np.testing.assert_allclose(joint.distance(z[step : step + 1]), got[step : step + 1], rtol=0, atol=1e-12)
-
-
-def test_calibration_survives_json(calibration):
-    observed, forecast = breathe(600, seed=3)
-    again = json.loads(json.dumps(calibration, allow_nan=False))
-    np.testing.assert_array_equal(
-        scored(observed, forecast, calibration).score, scored(observed, forecast, again).score
-    )
 
 
 def test_too_little_calibration_is_an_error_with_counts():

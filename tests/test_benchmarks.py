@@ -14,8 +14,8 @@ from benchmarks.bench_to_loss import LastStepHead, lowest, seconds_to
 from benchmarks.floors import forward_flops
 from benchmarks.growth import slope
 from benchmarks.long_data import waves, write_raw
-from benchmarks.measure import Row, last_json, paired
-from benchmarks.run import PARTS, number, table
+from benchmarks.measure import Row, last_json
+from benchmarks.run import table
 from config import load_dataset_config
 from lstm_model import StackedLSTM
 from recordings.reading import read_recording
@@ -42,16 +42,6 @@ def test_a_target_is_met_or_missed(target, met):
     assert row.met is met
     assert Row(**json.loads(json.dumps(asdict(row)))).value == row.value
     assert ("**missed**" in table([row])) == (met is False)
-
-
-def test_jobs_take_turns():
-    calls = []
-    figures = paired([lambda: calls.append("a") or 1.0, lambda: calls.append("b") or 2.0], 2)
-    assert calls == ["a", "b", "a", "b"] and figures == [[1.0, 1.0], [2.0, 2.0]]
-
-
-def test_numbers_keep_three_digits():
-    assert [number(value) for value in (None, 0.01234, 12.345, 12345.6)] == ["", "0.0123", "12.3", "12,346"]
 
 
 def test_operations_of_a_step_by_hand():
@@ -91,12 +81,6 @@ def test_a_last_step_head_trains_on_the_last_step_alone():
     network.head = LastStepHead(network.head)
     assert torch.allclose(forecast_loss(network(x)[0], series, warm_up=4), whole)
     assert network.train()(x)[0].shape == network.eval()(x)[0].shape
-
-
-@pytest.mark.parametrize("part", [*PARTS])
-def test_every_part_is_a_script(part):
-    path = ROOT / "benchmarks" / f"bench_{part}.py"
-    assert "__main__" in path.read_text() and "Options" in path.read_text()
 
 
 def test_a_part_prints_its_rows_as_json():

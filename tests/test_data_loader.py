@@ -85,20 +85,6 @@ def test_scaling_and_back_is_the_same_and_missing_stays_missing():
     np.testing.assert_allclose(scaler.physical(scaled), values)
 
 
-@pytest.mark.parametrize(
-    ("channels", "expected"),
-    [(["a", "c"], "no channel 'c' in tiny; it has a, b"), (["a", "a"], "a channel is listed twice")],
-)
-def test_an_unknown_or_repeated_channel_is_one_line(dataset_folder, channels, expected):
-    with pytest.raises(DataError, match=f"^dataset.channels: {expected}$"):
-        load_dataset(dataset_folder(), channels)
-
-
-def test_a_missing_dataset_names_the_command_that_creates_it(tmp_path):
-    with pytest.raises(DataError, match="meta.json: no such file; run the dataset's preprocessing"):
-        load_dataset(tmp_path / "none")
-
-
 @pytest.mark.parametrize("later", ["val", "test"])
 @pytest.mark.parametrize(("start_s", "fine"), [(11.6, False), (15.6, False), (15.8, True), (30.0, True)])
 def test_training_within_the_guard_of_a_later_split_is_refused(dataset_folder, make_segment, later, start_s, fine):

@@ -1,5 +1,3 @@
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from detection.detector import (
     build_model,
 )
 from detection.resolved import resolve
-from live.stream import FORMAT, load_state, save_state
 from utils import DataError
 
 RATE = 5.0
@@ -108,41 +105,6 @@ def stream_of(stream, values, sizes):
     return {field: np.concatenate([getattr(part, field) for part in parts]) for field in FIELDS}
 
 
-@pytest.mark.parametrize("at", [0, 1, 270])
-def test_a_stream_saved_and_loaded_goes_on_with_the_very_same(calibrated, recordings, at, tmp_path):
-    values = recordings[2][300:700]
-    whole = stream_of(DetectorStream(calibrated), values, [1])
-    first, second = DetectorStream(calibrated), DetectorStream(calibrated)
-    before = stream_of(first, values[:at], [1]) if at else {field: [] for field in FIELDS}
-    save_state(tmp_path / "state", {"format": FORMAT, "checkpoint": "", "stream": first.state_dict()})
-    stream_of(second, values[100:130], [5])                          # what it has seen before does not matter
-    second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
-    after = stream_of(second, values[at:], [1])
-    for field in FIELDS:
-        np.testing.assert_array_equal([*before[field], *after[field]], whole[field])
-
-
-def test_a_stream_begun_anew_knows_nothing_of_before(calibrated, recordings):
-    stream, values = DetectorStream(calibrated), recordings[0][:300]
-    first = stream_of(stream, values, [50])
-    stream_of(stream, recordings[2][:100], [1])
-    stream.restart()
-    again = stream_of(stream, values, [50])
-    for field in FIELDS:
-        np.testing.assert_array_equal(first[field], again[field])
-
-
-def test_a_state_of_another_model_is_refused(calibrated):
-    sizes = CONFIG.model.model_copy(update={"hidden_units": 9})
-    other = make_detector(CONFIG.model_copy(update={"model": sizes}))
-    other.threshold = calibrated.threshold
-    stream = DetectorStream(other)
-    stream.forecasts.update(np.zeros((1, 2), np.float32))
-    state = DetectorStream(calibrated).state_dict() | {"forecasts": stream.forecasts.state_dict()}
-    with pytest.raises(ValueError, match="the state is of another model"):
-        DetectorStream(calibrated).load_state_dict(state)
-
-
 def test_a_score_depends_on_no_later_step(calibrated, recordings):
     changed = recordings[0].copy()
     changed[500:] = changed[500:] * 3 + 1
@@ -166,12 +128,6 @@ def test_residual_and_forecast_are_in_physical_units(calibrated, recordings):
 
 
 # ---- calibration ----------------------------------------------------------------------------
-
-
-def test_calibrating_twice_gives_the_same(calibrated):
-    again = make_detector()
-    again.calibrate([draw_breathing(1500, seed) for seed in (1, 2)])
-    assert again.calibration == calibrated.calibration and again.threshold == calibrated.threshold
 
 
 def test_alarms_on_calibration_data_are_as_rare_as_the_quantile_says():
@@ -231,16 +187,6 @@ def test_rows_and_seconds_resolve_to_the_same_steps():
     in_seconds = validate(ExperimentConfig, {"model": {"horizon_s": 2.4}, "score": {"amplitude_s": 1.2}}, "x")
     rows, seconds = resolved_for(in_rows), resolved_for(in_seconds)
     assert (rows.horizon, rows.spans) == (seconds.horizon, seconds.spans) == (12, rows.spans)
-
-
-@pytest.mark.parametrize(("change", "says"), [
-    ({"score": {"baseline_s": 1e9}}, "score.baseline_s is 5e+09 steps of 0.2 s; expected at most 1000000"),
-    ({"model": {"horizon_s": 1e6}}, "model.horizon needs"),
-    ({"score": {"weights": {"error:other": 1.0}}}, "score.weights: none is for a channel of simulated; they measure"),
-])
-def test_a_config_that_does_not_fit_its_data_is_refused(change, says):
-    with pytest.raises(ValueError, match=re.escape(says)):
-        resolved_for(validate(ExperimentConfig, change, "x"))
 
 
 def test_build_model_takes_its_sizes_from_the_config_and_checks_weights():

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from config import EventConfig
 from data_loader import Dataset
 from detection.events import FoundEvent, find_events
-from evaluation import metrics
 from evaluation.detector_metrics import detector_metrics, fault_measures
 from evaluation.free_response import RATES, alarm_spans, free_response
 from evaluation.results import RunMetrics, over_seeds, read_metrics, write_metrics
@@ -120,11 +119,6 @@ def test_steps_of_labelled_faults_take_no_part_in_step_wise_measures():
     assert evaluate(outside).point.precision == pytest.approx(10 / 30)
 
 
-def test_without_a_buffer_there_is_no_vus(nights):
-    areas = evaluate(*nights, buffer=None).threshold_free
-    assert math.isnan(areas.vus_pr) and areas.auc_pr == evaluate(*nights).threshold_free.auc_pr
-
-
 # ---- several segments ----------------------------------------------------------------------
 
 
@@ -172,14 +166,6 @@ def test_recordings_whose_events_touch_the_seam_are_measured_apart(seed):
     assert (ours.affiliation.precision, ours.affiliation.recall) == pytest.approx(naive.affiliation(by_alarm), abs=1e-9)
     hits = sum(label and alarm for labels, alarms in by_alarm for label, alarm in zip(labels, alarms, strict=True))
     assert ours.point.true_alarms == hits
-
-
-def test_one_recording_without_faults_is_measured_as_one_stretch():
-    _, one = touching_recordings(0)
-    ours, y = evaluate(one, buffer=7), stretches_of(one)[0][0]
-    assert ours.range.model_dump() == metrics.range_based_scores(y, one.alarm)
-    assert ours.affiliation.model_dump() == metrics.affiliation_scores(y, one.alarm)
-    assert ours.threshold_free.model_dump() == metrics.threshold_free(y, one.score, 7)
 
 
 # ---- free response --------------------------------------------------------------------------

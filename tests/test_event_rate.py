@@ -6,7 +6,7 @@ from scipy.signal import lfilter
 
 from detection import thresholds
 from detection.event_rate import LEAST, EventRule, event_levels, fit_rate
-from detection.events import alarm_spans, find_events
+from detection.events import find_events
 
 RULE = EventRule(rate_hz=5.0, merge_gap_s=5.0, min_duration_s=1.0)
 NAN = np.nan
@@ -38,20 +38,6 @@ def test_levels_are_those_of_a_slow_count():
     for k in range(8):
         assert count(recordings, levels[k]) >= k + 1 and count(recordings, above[k]) <= k
         assert all(count(recordings, threshold) <= k for threshold in np.linspace(above[k], highest, 20))
-
-
-def test_spans_of_segments_end_to_end_are_those_of_each_alone():
-    random = np.random.default_rng(0)
-    parts = [random.random(int(n)) for n in random.integers(5, 60, 40)]
-    t = np.concatenate([np.arange(len(part)) / RULE.rate_hz for part in parts])
-    seams = np.cumsum([len(part) for part in parts])[:-1]
-    first, last = alarm_spans(t, np.concatenate(parts) > 0.6, seams, 0.5, 0.3)
-    expected = []
-    for part in parts:
-        own, channel = np.arange(len(part)) / RULE.rate_hz, np.zeros(len(part), int)
-        found = find_events("x", own, part, part > 0.6, channel, ["x"], merge_gap_s=0.5, min_duration_s=0.3)
-        expected += [(event.start_s, event.end_s) for event in found]
-    assert [*zip(t[first].tolist(), t[last].tolist(), strict=True)] == expected
 
 
 @pytest.mark.parametrize("rate", [0.5, 2.0])

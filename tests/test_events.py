@@ -11,10 +11,10 @@ from detection.events import END, START, EventStream, FaultStream, fault_events,
 CHANNELS = ("flow", "belt")
 
 
-def find(alarm, score=None, channel=None, merge_gap_s=0.0, min_duration_s=0.0, step_s=1.0, start_s=100.0):
-    """Return the events of alarms written as a string, one character a step."""
-    alarm = np.array([character == "x" for character in alarm])
-    t = start_s + step_s * np.arange(len(alarm))
+def find(alarm, score=None, channel=None, merge_gap_s=0.0, min_duration_s=0.0):
+    """Return the events of alarms written as a string, one character a second, the first at 100 s."""
+    alarm = np.array([character == "x" for character in alarm], bool)
+    t = 100.0 + np.arange(len(alarm))
     score = np.where(alarm, 2.0, 0.5) if score is None else np.array(score, float)
     channel = np.zeros(len(alarm), int) if channel is None else np.array(channel)
     return find_events(
@@ -22,52 +22,25 @@ def find(alarm, score=None, channel=None, merge_gap_s=0.0, min_duration_s=0.0, s
     )
 
 
-def spans(events):
-    return [(event.start_s, event.end_s) for event in events]
-
-
-def test_each_run_of_alarms_is_an_event_with_both_ends_included():
-    events = find("..xxx..xx.")
-    assert spans(events) == [(102, 104), (107, 108)]
-    assert {event.recording for event in events} == {"night"}
-
-
-def test_no_alarm_is_no_event():
-    assert find("......") == [] and find("") == []
-
-
-def test_alarms_at_the_first_and_last_step_are_events():
-    assert spans(find("x....x")) == [(100, 100), (105, 105)]
-    assert spans(find("xxxx")) == [(100, 103)]
-
-
 @pytest.mark.parametrize(
-    ("merge_gap_s", "expected"),
+    ("alarm", "merge_gap_s", "min_duration_s", "expected"),
     [
-        (0, [(100, 100), (102, 103), (107, 107)]),
-        (2, [(100, 100), (102, 103), (107, 107)]),                  # 2 s between them is not less than 2 s
-        (2.1, [(100, 103), (107, 107)]),
-        (4.1, [(100, 107)]),
+        ("..xxx..xx.", 0, 0, [(102, 104), (107, 108)]),             # both ends are included
+        ("......", 0, 0, []),
+        ("", 0, 0, []),
+        ("x....x", 0, 0, [(100, 100), (105, 105)]),                 # at the first and last step
+        ("xxxx", 0, 0, [(100, 103)]),
+        ("x.xx...x", 2, 0, [(100, 100), (102, 103), (107, 107)]),   # 2 s between them is not less than 2 s
+        ("x.xx...x", 2.1, 0, [(100, 103), (107, 107)]),
+        ("x.xx...x", 4.1, 0, [(100, 107)]),
+        (".x.xxx.", 0, 2, [(103, 105)]),
+        (".x.xxx.", 0, 2.1, []),
+        ("x.x.x", 3, 4, [(100, 104)]),                              # merged before the short ones are dropped
     ],
 )
-def test_alarms_closer_than_the_merge_gap_are_one_event(merge_gap_s, expected):
-    assert spans(find("x.xx...x", merge_gap_s=merge_gap_s)) == expected
-
-
-@pytest.mark.parametrize(
-    ("min_duration_s", "expected"), [(0, [(101, 101), (103, 105)]), (2, [(103, 105)]), (2.1, [])]
-)
-def test_shorter_events_are_dropped(min_duration_s, expected):
-    assert spans(find(".x.xxx.", min_duration_s=min_duration_s)) == expected
-
-
-def test_events_are_merged_before_the_short_ones_are_dropped():
-    assert spans(find("x.x.x", merge_gap_s=3, min_duration_s=4)) == [(100, 104)]
-
-
-def test_shifting_the_alarms_shifts_the_events():
-    early, late = find("x.xx", merge_gap_s=3, start_s=0), find("x.xx", merge_gap_s=3, start_s=50)
-    assert spans(late) == [(start + 50, end + 50) for start, end in spans(early)]
+def test_events_by_hand(alarm, merge_gap_s, min_duration_s, expected):
+    events = find(alarm, merge_gap_s=merge_gap_s, min_duration_s=min_duration_s)
+    assert [(event.recording, event.start_s, event.end_s) for event in events] == [("night", *e) for e in expected]
 
 
 def test_the_peak_is_the_highest_score_inside_the_event():

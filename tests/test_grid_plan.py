@@ -3,7 +3,7 @@
 import pytest
 
 from config import ExperimentConfig
-from grid.plan import counted, key_of, loss_differs_by, plan_runs, rungs_of, shared_validation_of, training_differs
+from grid.plan import key_of, loss_differs_by, plan_runs, rungs_of, shared_validation_of, training_differs
 from utils import DataError
 
 
@@ -117,7 +117,3 @@ def test_rungs_are_at_different_epochs(epochs, shares):
 def test_one_epoch_has_no_rung():
     with pytest.raises(DataError, match="no earlier epoch"):
         rungs_of(1)
-
-
-def test_one_is_singular():
-    assert [counted(n, "run") for n in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1000 runs"]

@@ -1,6 +1,5 @@
 """What is run, stopped and kept, with runs that are made up: no training."""
 
-import json
 import math
 from types import SimpleNamespace
 
@@ -185,26 +184,6 @@ def test_every_run_has_a_record_at_the_first_rung(tmp_path):
 
 
 # ---- which to take --------------------------------------------------------------------------
-
-
-def test_the_loss_ranks_and_the_skill_where_losses_cannot_be_compared(tmp_path):
-    assert make_grid().criterion == "val_loss"
-    assert make_grid(**{"training.batch_size": [4, 8]}).criterion == "val_skill"
-
-
-def test_test_numbers_rank_nothing(tmp_path):
-    grid = make_grid()
-    records = run_all(grid, tmp_path, Engine())
-    turned = [record | {"test_auc_pr": -record["test_auc_pr"]} for record in records]
-    orders = [GridResults(grid, several).configs.index.tolist() for several in (records, turned)]
-    assert orders[0] == orders[1] == [0, 1, 2]
-
-
-def test_the_winner_is_written_ready_for_the_main_script(tmp_path):
-    grid = make_grid([0.3, 0.1])
-    write_results(results_of(grid, tmp_path, Engine()), tmp_path)
-    config = ExperimentConfig.model_validate(json.loads((tmp_path / "best_config.json").read_text()))
-    assert config.training.learning_rate == 0.1 and config.training.seed == 0 and config.grid == {}
 
 
 def verdict_of(losses):

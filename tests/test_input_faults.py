@@ -8,6 +8,7 @@ import pictures
 import pytest
 import warm
 from input_faults import FAULTS, faults_of, make_project, nothing, outcome_of, tree_of
+from small_nab import use_small_networks
 
 from utils import ROOT
 
@@ -59,6 +60,7 @@ SOUND = {f.entry: f for f in FAULTS if f.make is not nothing and f.argv[0] not i
 
 @pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("entry", SOUND)
-def test_without_the_fault_it_works(project, tmp_path, entry):
+def test_without_the_fault_it_works(project, tmp_path, entry, monkeypatch):
+    use_small_networks(monkeypatch)                              # of NAB's benchmark
     outcome = outcome_of(replace(SOUND[entry], make=nothing), project, tmp_path / "work")
     assert outcome.code == 0, outcome

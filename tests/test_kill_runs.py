@@ -25,7 +25,7 @@ def jobs(tmp_path_factory):
     return {job.name: job for job in jobs_of(tmp_path_factory.mktemp("kills"), workers=1, halving=False, minutes=4)}
 
 
-@pytest.mark.parametrize(("name", "moments"), [("NAB preprocess", 4), ("train", 2), ("report", 2)])
+@pytest.mark.parametrize(("name", "moments"), [("NAB preprocess", 2), ("train", 2), ("report", 2)])
 def test_a_job_that_was_killed_ends_as_if_undisturbed(jobs, tmp_path, name, moments):
     tally = kill_job(jobs[name], tmp_path, moments, random.Random(0))
     assert tally.kills == moments and tally.in_work >= moments // 2

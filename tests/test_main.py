@@ -81,8 +81,8 @@ def test_a_run_fills_its_folder(run):
     assert read(run / "run.json")["simulated"] is True
     assert len(pd.read_csv(run / "history.csv")) == 3
     assert "NaN" not in (run / "metrics.json").read_text()
-    calibration = read(run / "metrics.json")["calibration"]                 # 100 s of normal breathing
-    assert calibration["hours"] == pytest.approx(100 / 3600, rel=0.05) and calibration["events"] >= 0
+    calibration = read(run / "metrics.json")["calibration"]                 # 120 and 100 s of normal breathing
+    assert calibration["hours"] == pytest.approx(220 / 3600, rel=0.05) and calibration["events"] >= 0
     assert calibration["events_per_hour"] == pytest.approx(calibration["events"] / calibration["hours"])
 
 
@@ -143,6 +143,12 @@ def test_labels_say_what_found_them_and_agree_with_the_metrics(run):
     shares = mine["contributions"].str.findall(r"(\d+) %").map(lambda found: sum(map(int, found)))
     components = ["amplitude_drop", "error", "transient_error", "joint"]
     assert shares.between(90, 101).all() and mine["component"].isin(components).all()
+    [apnea] = mine[(mine["recording"] == "three") & (mine["matched_label"] == "central_apnea")]["start_s"]
+    assert APNEA[0] < apnea < APNEA[1] + 5
+    [fault] = events[events["found_by"] == "signal_loss"][["recording", "channel", "matched_label"]].to_numpy().tolist()
+    assert fault == ["four", "thorax_au", "sensor_dropout"]
+    kinds = read(run / "metrics.json")["detectors"]["LSTM"]["kinds"]
+    assert {kind: row["found"] for kind, row in kinds.items()} == {"central_apnea": 1, "sensor_dropout": 1}
 
 
 def test_signals_hold_what_was_drawn(run, home):
@@ -169,18 +175,6 @@ def test_scores_have_a_row_for_every_test_step(run, home):
     assert labelled.min().to_dict() == {"three": APNEA[0], "four": LOST[0]}
     assert labelled.max().to_dict() == {"three": APNEA[1], "four": LOST[1]}
     assert scores["residual_flow_lpm"].median() > 1                          # in L/min, not scaled
-
-
-def test_the_apnea_is_found_by_the_score_and_the_dead_belt_by_the_mask(run):
-    events = pd.read_csv(run / "alarms.csv")
-    apnea = events[(events["recording"] == "three") & (events["matched_label"] == "central_apnea")]
-    assert len(apnea) == 1 and APNEA[0] < apnea["start_s"].iloc[0] < APNEA[1] + 5
-    fault = events[events["found_by"] == "signal_loss"]
-    assert fault[["recording", "channel", "matched_label"]].to_numpy().tolist() == [
-        ["four", "thorax_au", "sensor_dropout"]
-    ]
-    kinds = read(run / "metrics.json")["detectors"]["LSTM"]["kinds"]
-    assert {kind: row["found"] for kind, row in kinds.items()} == {"central_apnea": 1, "sensor_dropout": 1}
 
 
 def test_baselines_stand_beside_the_lstm(run):
@@ -596,10 +590,6 @@ def test_files_that_cannot_be_scored_are_refused(home, run, tmp_path, capsys):
             home, capsys, "--checkpoint", run / CHECKPOINT, "--score", *files, "--out", tmp_path / "scored"
         )
 
-    frame = pd.read_csv(home / "raw" / "three.csv")
-    frame[["t_s", "flow_lpm"]].to_csv(tmp_path / "half.csv", index=False)
-    assert "half.csv" in score(tmp_path / "half.csv") and "thorax_au" in score(tmp_path / "half.csv")
-    assert "none.csv" in score(tmp_path / "none.csv")
     (tmp_path / "three.csv").write_text("t_s,flow_lpm,thorax_au\n0,a,1\n")
     assert "three.csv" in score(tmp_path / "three.csv")
     assert "two files have the same name" in score(tmp_path / "three.csv", home / "raw" / "three.csv")
@@ -612,28 +602,10 @@ def test_files_that_cannot_be_scored_are_refused(home, run, tmp_path, capsys):
     assert not (tmp_path / "scored").exists()
 
 
-def test_a_folder_in_use_is_refused_and_left_alone(home, run, capsys):
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    assert "not empty; resume it with --resume" in refused(home, capsys, "--out", run)
-    score = ("--checkpoint", run / CHECKPOINT, "--score", home / "raw" / "three.csv")
-    assert "not empty" in refused(home, capsys, *score, "--out", run)
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-
-
 def test_resuming_a_run_at_work_is_refused(home, run, tmp_path, capsys, holder):
     root = shutil.copytree(run, tmp_path / "copy")
     holder(root)
     assert "is at work in it" in refused(home, capsys, "--resume", root)
-
-
-def test_help_shows_commands_and_does_not_wait_for_torch():
-    code = f"import sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(SCRIPT.parent)!r})\n" + (
-        "import pure_lstm_anomaly_detection_main as m\n"
-        "try: m.main()\n"
-        "except SystemExit: print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "python pure_lstm_anomaly_detection_main.py" in done.stdout and done.stdout.strip().endswith("False")
 
 
 @pytest.mark.usefixtures("blank_pictures")

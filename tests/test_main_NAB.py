@@ -182,12 +182,16 @@ def test_new_rows_are_scored_as_in_the_run(run, home, tmp_path):
     assert "Nothing is labelled here" in page.words
 
 
-def test_rows_at_another_rate_are_refused(run, home, tmp_path, capsys):
+def test_rows_at_another_rate_and_exports_of_a_series_are_refused(run, home, tmp_path, capsys):
     rows = pd.read_csv(home / "nab" / "data" / nab_files.series_names()["nyc_taxi"]).iloc[::4]
     rows.to_csv(tmp_path / "new.csv", index=False)
-    code = call(home, "--checkpoint", run / CHECKPOINT, "--score", tmp_path / "new.csv", "--out", tmp_path / "no")
-    assert code == 2 and "a row every 2400 s, but the model was trained on a row every 600 s" in capsys.readouterr().err
-    assert not (tmp_path / "no").exists()
+    words = ("--checkpoint", run / CHECKPOINT, "--score", tmp_path / "new.csv", "--out", tmp_path / "no")
+    for more, told in (
+        ((), "a row every 2400 s, but the model was trained on a row every 600 s"),
+        (("--export", "annot"), "--export: only the events of recordings are exported; this model is of a series"),
+    ):
+        assert call(home, *words, *more) == 2 and told in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()
 
 
 def test_a_grid_over_rows_ends_in_a_config_in_rows(home, tmp_path, capsys):

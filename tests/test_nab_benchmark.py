@@ -1,23 +1,21 @@
-import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from small_nab import SMALL, use_small_networks
 
 from evaluation.nab_score import nab_score
-from nab import benchmark, forecasts
+from nab import forecasts
 from nab.alarms import THRESHOLDS, alarm_rows
-from nab.benchmark import Setting, block_scores, detect, range_scores, read_benchmark
+from nab.benchmark import block_scores, detect, range_scores, read_benchmark
 from nab.blocks import probation, scaled_blocks
-from nab.online_lstm import OnlineOptions
 from nab.plain_forecasts import past_mean
 from nab_benchmark import main
 
 pytestmark = pytest.mark.slow
 
 ROWS = 720                                                           # 108 of them not graded
-SMALL = OnlineOptions(hidden_units=4, members=1, window=10, windows=2, warm_up_blocks=20, updates=1)
 
 
 def make_values(name: str, rows: int = ROWS) -> np.ndarray:
@@ -38,10 +36,7 @@ def write_series(root, name: str, values: np.ndarray) -> list[str]:
 @pytest.fixture
 def nab(tmp_path, monkeypatch):
     """A benchmark of four series in two categories, each with one event, and a small network."""
-    monkeypatch.setattr(forecasts, "LSTM_OPTIONS", SMALL)
-    monkeypatch.setattr(forecasts, "UNTRAINED", dataclasses.replace(SMALL, updates=0, update_every=0))
-    monkeypatch.setattr(benchmark, "SIZES", (35,))
-    monkeypatch.setattr(benchmark, "SETTINGS", (Setting(), Setting(strangest_share=0.0)))
+    use_small_networks(monkeypatch)
     root, labels = tmp_path / "NAB", {}
     for name in ("real/aa.csv", "real/bbb.csv", "made/c.csv", "made/dddd.csv"):
         times = write_series(root, name, make_values(name))
@@ -154,13 +149,6 @@ def test_later_rows_change_no_earlier_score_or_alarm(nab, source):
     assert not np.array_equal(before["made/c.csv"], after["made/c.csv"])
 
 
-def test_a_series_scores_the_same_beside_any_others(nab):
-    series = read_benchmark(nab)
-    alone = {"real/bbb.csv": series["real/bbb.csv"]}
-    beside, by_itself = (scores_with(some, "lstm")["real/bbb.csv"] for some in (series, alone))
-    np.testing.assert_allclose(beside, by_itself, atol=1e-3)
-
-
 def test_blocks_are_those_of_a_plain_loop(nab):
     series = read_benchmark(nab)["made/c.csv"]
     blocks, value, rows = scaled_blocks(series, 12), series.value, 9
@@ -195,24 +183,12 @@ def test_a_second_run_reuses_existing_forecasts(nab, tmp_path, monkeypatch, with
     monkeypatch.setattr(forecasts, "lstm_forecasts", make)
     assert main([*arguments, "3"]) == 0
     assert made == [1, 2]
+    table = (tmp_path / "out" / "tables.md").read_text()
     (tmp_path / "out" / "forecasts" / "lstm_seed1_35.npz").write_bytes(b"cut off")
+    made.clear()
+    assert main([*arguments, "3"]) == 0
+    assert made == [1] and (tmp_path / "out" / "tables.md").read_text() == table
     write_series(nab, "made/c.csv", 2 * make_values("made/c.csv") ** 2)
     made.clear()
     assert main([*arguments, "2"]) == 0
     assert made == [0, 1], "another series is another forecast"
-
-
-def test_only_the_damaged_file_is_made_again(nab, tmp_path, monkeypatch, without_networks):
-    arguments = ["--nab-root", str(nab), "--out", str(tmp_path / "out"), "--seeds", "2"]
-    assert main(arguments) == 0
-    table = (tmp_path / "out" / "tables.md").read_text()
-    (tmp_path / "out" / "forecasts" / "lstm_seed1_35.npz").write_bytes(b"cut off")
-    made = []
-
-    def make(blocks, seed, options):
-        made.extend([seed] if options == SMALL else [])
-        return forecasts.baseline_forecasts(blocks, "past mean")
-
-    monkeypatch.setattr(forecasts, "lstm_forecasts", make)
-    assert main(arguments) == 0
-    assert made == [1] and (tmp_path / "out" / "tables.md").read_text() == table

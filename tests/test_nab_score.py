@@ -71,9 +71,7 @@ def test_an_alarm_at_each_first_label_row_gets_what_nab_allows():
     assert nab_score(scores, load_series_labels(NAB_ROOT))["standard"]["score"] == pytest.approx(92.2, abs=0.05)
 
 
-# --- properties ------------------------------------------------------------------------------------------------------
-
-# --- Numenta Anomaly Benchmark ---------------------------------------------------------------------------------------
+# --- worked out by hand, and every threshold -------------------------------------------------------------------------
 
 def mask(n: int, *ranges: tuple[int, int]) -> np.ndarray:
     """Return (n,) zeros with ones in the given ranges of steps, both ends included."""
@@ -217,8 +215,3 @@ def test_a_window_end_that_is_no_timestamp_is_refused(corpus):
     path.write_text(path.read_text().replace("02:55:00", "02:56:00"))
     with pytest.raises(DataError, match=r"two\.csv: the window end 2024-01-01 02:56:00\.000000 .* of 0 rows"):
         nab_score(scores, load_series_labels(root))
-
-
-def test_a_missing_nab_folder_is_reported(tmp_path):
-    with pytest.raises(DataError, match="combined_windows.json: no such file"):
-        nab_score({}, load_series_labels(tmp_path))

@@ -90,10 +90,3 @@ def test_a_file_of_another_format_is_named(tmp_path, name, text, says):
     with pytest.raises(tsbad.DataError, match=name.split(".")[0]) as error:
         read_series(tmp_path / name)
     assert says in str(error.value)
-
-
-def test_a_folder_without_files_and_wrong_numbers_are_named(tmp_path, capsys):
-    for arguments, says in ((["--data", str(tmp_path)], "TSB-AD-U"), (["--data", "x", "--jobs", "0"], "--jobs 0")):
-        assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
-        assert says in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

@@ -134,11 +134,6 @@ def test_networks_may_be_frozen_after_the_warm_up():
     assert not np.array_equal(learned[60:], learned_other[60:])
 
 
-def test_the_first_steps_have_no_forecast():
-    (forecast,) = forecast_online(make_series((40,)), SMALL)
-    assert np.isnan(forecast[:FIRST_BLOCK]).all() and np.isfinite(forecast[FIRST_BLOCK:]).all()
-
-
 def test_seeds_differ_and_repeat():
     series = make_series((40,))
     (first,), (again,), (other,) = (forecast_online(series, SMALL, seed) for seed in (0, 0, 1))

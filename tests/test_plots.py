@@ -283,19 +283,6 @@ def test_same_data_give_same_bytes(tmp_path):
     assert np.all(imread(tmp_path / "a.png")[0, 0, :3] == 1.0), "the background is white"
 
 
-def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"old")
-
-    def refuse(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(plots.os, "replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
-        save(plot_history(HISTORY, 1), path)
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
 def test_figures_keep_no_state_in_pyplot():
     check = "import sys; from reports import plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0

@@ -297,21 +297,12 @@ def test_dynamic_follows_a_level_that_changes_slowly(calibration):
 
 
 @pytest.mark.parametrize(("method", "parameters"), CASES)
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_stream_equals_batch(method, parameters, chunk, calibration, live):
-    state = fit(method, calibration, **parameters)
-    stream = ThresholdStream(state)
-    parts = [stream.update(live[at:at + chunk]) for at in range(0, len(live), chunk)]
-    assert np.array_equal(np.concatenate(parts), apply(state, live))
-
-
-@pytest.mark.parametrize(("method", "parameters"), CASES)
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_any_chunking_with_saving_and_restoring_equals_batch(method, parameters, data):
     state = fit(method, draw_scores(600, 14), **parameters)
     scores = draw_scores(500, data.draw(st.integers(0, 50))) * 1.3
-    scores[data.draw(st.integers(0, 499)):][:30] += data.draw(st.sampled_from([0, 3, 40]))
+    scores[data.draw(st.integers(0, 499)):][:30] += data.draw(st.sampled_from([0, 3, 40, np.inf, np.nan]))
     cuts = sorted(data.draw(st.lists(st.integers(0, 500), max_size=12)))
     stream, parts = ThresholdStream(state), []
     for chunk in np.split(scores, cuts):
@@ -325,36 +316,12 @@ def test_any_chunking_with_saving_and_restoring_equals_batch(method, parameters,
 
 
 @pytest.mark.parametrize(("method", "parameters"), CASES)
-def test_thresholds_of_a_prefix_do_not_depend_on_what_follows(method, parameters, calibration, live):
-    state = fit(method, calibration, **parameters)
-    whole = apply(state, live)
-    for end in (0, 1, 699, 1201, 1900):
-        assert np.array_equal(apply(state, live[:end]), whole[:end])
-        altered = np.r_[live[:end], 1e6 - live[end:]]
-        assert np.array_equal(apply(state, altered)[:end + 1], whole[:end + 1])
-
-
-@pytest.mark.parametrize(("method", "parameters"), CASES)
 def test_apply_and_streams_do_not_change_the_fitted_state(method, parameters, calibration, live):
     state = fit(method, calibration, **parameters)
     before = json.dumps(state)
     first, second = apply(state, live), apply(state, live)
     assert json.dumps(state) == before
     assert np.array_equal(first, second)
-
-
-@pytest.mark.parametrize(("method", "parameters"), CASES)
-def test_state_holds_plain_values_only(method, parameters, calibration, live):
-    def check(value):
-        assert type(value) in (dict, list, str, int, float, bool)
-        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-            check(item)
-
-    state = fit(method, calibration, **parameters)
-    stream = ThresholdStream(state)
-    stream.update(live)
-    check(state)
-    check(stream.state_dict())
 
 
 @pytest.mark.parametrize(("method", "parameters"), CASES)
@@ -382,15 +349,9 @@ def test_stream_state_of_another_fit_or_damaged_is_refused(calibration):
     ("gausian", {}, "'gausian' is unknown; did you mean 'gaussian'"),
     ("xyz", {}, "expected one of false_events_per_hour, quantile, gaussian, pot, dynamic"),
     ("quantile", {"k": 1}, "method 'quantile': k: unknown key; expected one of q"),
-    ("dynamic", {"histroy": 1}, "did you mean 'history'"),
     ("quantile", {"q": 1.5}, "q is 1.5; expected less than or equal to 1"),
-    ("quantile", {"q": True}, "q is True"),
-    ("quantile", {"q": "0.9"}, "q is '0.9'"),
-    ("gaussian", {"k": float("nan")}, "k is nan"),
     ("gaussian", {"k": float("inf")}, "k is inf"),
-    ("pot", {"online": 1}, "online is 1; expected a boolean"),
     ("pot", {"risk": 0.02}, "risk is 0.02; expected less than 1 - level = 0.02"),
-    ("dynamic", {"block": 2.5}, "block is 2.5; expected an integer"),
     ("dynamic", {"z_min": 5.0, "z_max": 4.0}, "z_min is 5; expected at most z_max = 4"),
 ])
 def test_wrong_parameters_say_what_would_be_right(method, parameters, message, calibration):
@@ -417,14 +378,6 @@ def test_calibration_unfit_for_a_threshold_is_refused(method, parameters):
     ]:
         with pytest.raises(ValueError, match=message):
             fit(method, scores, **parameters)
-
-
-@pytest.mark.parametrize(("method", "parameters"), CASES)
-def test_ten_scores_are_enough_for_a_finite_threshold(method, parameters):
-    state = fit(method, np.arange(10.0), **parameters)
-    threshold = apply(state, np.r_[np.nan, np.arange(5.0), 1e9])
-    assert np.isfinite(threshold).all()
-    assert alarms(np.r_[np.nan, np.arange(5.0), 1e9], threshold).tolist() == [False] * 6 + [True]
 
 
 @pytest.mark.parametrize(("method", "parameters"), CASES)

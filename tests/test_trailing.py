@@ -6,7 +6,6 @@ import pytest
 from breaths import cut
 
 from detection.trailing import SORTED_LISTS_ROWS, Delay, SpanMedian, SpanRange, SpanSums
-from live.stream import FORMAT, load_state, save_state
 
 NAN = math.nan
 SIZES = ([1], [2], [7], [15], [SORTED_LISTS_ROWS], [17], [1000], [3, 40, 1, 0, 15, 16, 200, 2])
@@ -123,27 +122,6 @@ def test_pieces_of_any_size_give_the_same(make_stream, sizes):
     whole, stream = result_of(make_stream(), x), make_stream()
     pieces = [result_of(stream, piece) for piece in pieces_of(x, sizes)]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
-
-
-@pytest.mark.parametrize("at", [0, 1, 10, 30, 400])
-@pytest.mark.parametrize("size", [1, 100])
-def test_a_saved_and_loaded_state_resumes_bit_for_bit(make_stream, at, size, tmp_path):
-    x = draw_for(make_stream())
-    whole, first, second = result_of(make_stream(), x), make_stream(), make_stream()
-    before = [result_of(first, piece) for piece in pieces_of(x[:at], [size])]
-    save_state(tmp_path / "state", {"format": FORMAT, "checkpoint": "", "stream": first.state_dict()})
-    result_of(second, x[:9])                                       # what it saw before does not matter
-    second.load_state_dict(load_state(tmp_path / "state", "")["stream"])
-    after = [result_of(second, piece) for piece in pieces_of(x[at:], [size])]
-    np.testing.assert_array_equal(np.concatenate([*before, *after]), whole)
-
-
-def test_a_stream_keeps_no_more_rows_than_its_span(make_stream):
-    stream, random = make_stream(), np.random.default_rng(0)
-    for _ in range(300):
-        result_of(stream, random.normal(size=(3, 2)))
-    kept = [np.size(value) for value in stream.state_dict().values()]
-    assert sum(kept) <= 4 * 29 + 1
 
 
 def test_a_huge_value_leaves_no_trace_once_it_has_left_the_span():

@@ -12,8 +12,8 @@ import warm
 from config import TrainingConfig
 from data_loader import TrainingWindows, validation_batches
 from lstm_model import StackedLSTM
-from trainers import LOSS_FLOOR, Trainer, forecast_loss, naive_losses, on_device
-from utils import ROOT, DataError, process_group
+from trainers import LOSS_FLOOR, Trainer, forecast_loss, naive_losses, on_device, process_group
+from utils import ROOT, DataError
 
 pytestmark = pytest.mark.slow
 
@@ -169,16 +169,6 @@ def test_training_lowers_the_loss():
 # ---- the same again -------------------------------------------------------------------------
 
 
-def test_two_runs_of_one_seed_are_identical_and_another_seed_differs():
-    runs = []
-    for seed in (0, 0, 1):
-        trainer = make_trainer(seed, epochs=3)
-        trainer.fit(make_windows(seed), make_validation())
-        runs.append(trainer)
-    assert_same_weights(runs[0].model.state_dict(), runs[1].model.state_dict())
-    assert losses_of(runs[0]) == losses_of(runs[1]) != losses_of(runs[2])
-
-
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_interrupted_and_resumed_training_ends_as_if_undisturbed(tmp_path, stop_after, schedule):
@@ -201,16 +191,6 @@ def test_interrupted_and_resumed_training_ends_as_if_undisturbed(tmp_path, stop_
     resumed.fit(windows, make_validation())
     assert_same_weights(resumed.model.state_dict(), undisturbed.model.state_dict())
     assert losses_of(resumed) == losses_of(undisturbed)
-
-
-def test_a_finished_training_resumes_without_another_epoch(tmp_path):
-    trainer, windows = make_trainer(epochs=2), make_windows()
-    trainer.fit(windows, make_validation())
-    torch.save(trainer.state_dict(windows), tmp_path / "state.pt")
-    again, windows = make_trainer(seed=99, epochs=2), make_windows()
-    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), windows)
-    again.fit(windows, make_validation(), lambda trainer: pytest.fail("trained again"))
-    assert_same_weights(again.model.state_dict(), trainer.model.state_dict())
 
 
 def test_validation_does_not_disturb_training():
@@ -242,20 +222,6 @@ def test_a_loss_that_is_not_finite_stops_with_a_hint(broken):
     with pytest.raises(DataError, match=r"epoch 0: loss is not finite .*training\.learning_rate"):
         trainer.fit(make_windows(), make_validation())
     assert trainer.progress.history == []
-
-
-def test_training_in_stages_ends_as_if_undisturbed(tmp_path):
-    undisturbed, windows = make_trainer(epochs=5), make_windows()
-    undisturbed.fit(windows, make_validation())
-    path = tmp_path / "state.pt"
-    for until in (2, 3, 5):
-        staged, windows = make_trainer(seed=until - 2, epochs=5), make_windows(seed=until - 2)
-        if path.exists():
-            staged.load_state_dict(torch.load(path, weights_only=True), windows)
-        staged.fit(windows, make_validation(), lambda t, w=windows: torch.save(t.state_dict(w), path), until)
-        assert staged.progress.epoch == until
-        assert staged.progress.finished == (until == 5)
-    assert_same_weights(staged.model.state_dict(), undisturbed.model.state_dict())
 
 
 def test_naive_forecasts_by_hand():

@@ -15,7 +15,6 @@ from project import DATASET, call, make_datasets
 from tiny import draw_recording, make_checkpoint
 
 import collected_data_preprocess
-import grid_search
 from data_loader import load_dataset
 from detection.checkpoint import read_tensors
 from recordings import simulator
@@ -143,14 +142,14 @@ def test_a_simulation_that_was_cut_off_is_finished_by_preprocessing(tmp_path, mo
 # ---- runs, grids, pages, streams ------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_two_trainings_into_one_new_folder_leave_one_whole_run(home, tmp_path):
     arguments = ["--config", home / "config.json", "--datasets", home / "datasets", "--device", "cpu", "--seeds", 2]
-    root = tmp_path / "run"
-    said = both("pure_lstm_anomaly_detection_main.py", *arguments, "--out", root)
+    command, root = ["pure_lstm_anomaly_detection_main.py", *arguments, "--out"], tmp_path / "run"
+    said = both(*command, root)
     assert [code for code, _ in said] == [0, 2], said
     assert "is at work in it" in said[1][1] or "not empty" in said[1][1]
-    assert call(home, "--seeds", 2, "--out", tmp_path / "alone") == 0
+    alone = start(*command, tmp_path / "alone")                  # a process too: as many threads
+    assert alone.communicate(timeout=120) and alone.returncode == 0
     for name in ("summary.json", "config.json", "seed1/metrics.json", "seed1/scores.csv"):
         assert (root / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
@@ -163,15 +162,6 @@ def test_only_one_process_gets_a_new_folder_though_both_found_it_empty(tmp_path,
     other.communicate("let go")
     with pytest.raises(DataError, match="not empty"), at_work_in(tmp_path / "run", new=True):
         pytest.fail("a run in a used folder")
-
-
-def test_a_second_grid_search_in_a_folder_is_refused(home, tmp_path, holder, capsys):
-    holder(tmp_path / "grid")
-    grid = ["--set", 'grid={"training.learning_rate": [0.001, 0.01]}', "--out", str(tmp_path / "grid")]
-    arguments = ["--config", str(home / "config.json"), "--datasets", str(home / "datasets"), "--device", "cpu", *grid]
-    assert grid_search.main(arguments) == 2
-    assert "is at work in it" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "grid").iterdir()] == [".lock"]
 
 
 @pytest.mark.usefixtures("blank_pictures")

@@ -17,7 +17,6 @@ from utils import (
     DataError,
     atomic_path,
     jsonable,
-    process_group,
     run_cli,
     seed_everything,
 )
@@ -33,23 +32,14 @@ def scripts():
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda path: path.stem)
 def test_help_loads_neither_torch_nor_pandas(script):
-    heavy = ("torch", "pandas", "matplotlib", "sklearn", "scipy")
+    heavy = ("torch", "pandas", "matplotlib", "sklearn", "scipy", "onnx", "onnxruntime", "pooch", "requests")
     code = (
         f"import runpy, sys\nsys.argv = [{script.name!r}, '--help']\n"
         f"try:\n    runpy.run_path({str(script)!r}, run_name='__main__')\nexcept SystemExit as ended:\n"
         f"    sys.exit(ended.code or ', '.join(name for name in {heavy} if name in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "") and script.name in done.stdout
-
-
-def test_what_the_file_system_refuses_is_one_line(capsys):
-    def body():
-        raise OSError(28, "No space left on device", "scores.csv")
-
-    assert run_cli(body) == 2
-    line = "error: scores.csv: No space left on device; check the path, its permissions and the space that is left\n"
-    assert capsys.readouterr().err == line
+    assert (done.returncode, done.stderr) == (0, "") and f"python {script.name}" in done.stdout
 
 
 def test_a_wrong_argument_is_one_line_and_none_may_be_cut_short(capsys):
@@ -90,12 +80,6 @@ def test_seeding_repeats_draws_and_spends_no_time_on_filling_memory():
     assert torch.equal(torch.rand(4), first)
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
-
-
-def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with process_group("cpu") as rank:
-        assert rank == 0 and not torch.distributed.is_initialized()
 
 
 # ---- how a script ends ----------------------------------------------------------------------
