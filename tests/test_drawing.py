@@ -65,7 +65,9 @@ def test_what_goes_wrong_there_is_raised_here(tmp_path, started):
 def test_an_error_here_ends_it_and_leaves_no_temporary_file(tmp_path, started):
     with pytest.raises(ZeroDivisionError), drawing(LONG_STEPS) as draw:
         draw(new_view(), tmp_path / "night.png", [])
-        started[0].stdin.write(b"cut off")
+        started[0].terminate()
+        started[0].wait()
+        started[0].stdin.write(b"cut off")                       # and never read: it must not hide the error
         raise ZeroDivisionError
     assert started[0].returncode is not None and not list(tmp_path.glob(".*"))
 
