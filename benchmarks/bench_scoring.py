@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.floors import best_product_rate, forward_flops
+from benchmarks.floors import best_product_rate, clock_of, forward_flops
 from benchmarks.long_data import RATE_HZ, waves
 from benchmarks.measure import Options, Row, paired, run_part, seconds_of
 from config import EXPERIMENT_CONFIG, load_experiment
@@ -65,7 +65,7 @@ def rows_of(options: Options) -> list[Row]:
     model = detector.model.float().eval()
 
     def rate(steps: int, job) -> float:
-        return steps / seconds_of(job)
+        return steps / seconds_of(job, clock_of(options.threads))
 
     def floor() -> float:
         return best_product_rate() / forward_flops(model, 1)

@@ -57,6 +57,8 @@ MIN_CALIBRATION_STEPS = 50              # finite calibration steps that a compon
 MAX_CALIBRATION_STEPS = 200_000         # that a fit uses: of more, every second, third, ...
 BLOCK_STEPS = 1 << 14                   # scored at once: bounds the memory
 MAX_PATTERNS = 128                      # of missing comparisons whose inverse covariance is kept
+COMPARED = {"error": ERROR, "transient_error": TRANSIENT, "level": LEVEL, "pace": PACE, "shared_transient": SHARED}
+SUMMED = {"amplitude_drop": (RATIO, LOW_RANGE), "volume_drop": (RATIO, LOW_RANGE, VOLUME_RATIO, LOW_VOLUME)}
 
 
 # ---- surprisal -------------------------------------------------------------------------------
@@ -89,16 +91,37 @@ class Tails:
 
     def surprisal(self, values: np.ndarray) -> np.ndarray:
         """Return -log10 of the share of calibration values >= each of values (T, K), 0 to 50; NaN stays NaN."""
-        known = np.isfinite(values) & self.fitted
-        columns = zip(-values.T, self.negated_knots, strict=True)                    # of equal knots, the lowest counts
-        above = np.column_stack([np.interp(column, knots, self.share) for column, knots in columns])
-        beyond = np.maximum(values + self.negated_knots[:, 0], 0.0) / (self.scale * np.log(10))
-        return np.minimum(np.where(known, beyond - np.log10(above), np.nan), MAX_SURPRISAL)
+        columns = np.ascontiguousarray(values.T)                                     # (K, T)
+        known = np.isfinite(columns) & self.fitted[:, None]
+        found = np.empty(columns.shape)
+        for above, negated, knots in zip(found, -columns, self.negated_knots, strict=True):
+            above[:] = np.interp(negated, knots, self.share)                         # of equal knots, the lowest counts
+        beyond = np.maximum(columns + self.negated_knots[:, :1], 0.0) / (self.scale * np.log(10))[:, None]
+        np.subtract(beyond, np.log10(found, out=found), out=found)
+        return np.minimum(np.where(known, found, np.nan), MAX_SURPRISAL).T
 
 
 def normal_scores(surprisals: np.ndarray) -> np.ndarray:
     """Return the normal quantile of each surprisal, -3 to 15."""
-    return -ndtri(10.0 ** -np.clip(surprisals, 1e-3, MAX_SURPRISAL))
+    return -ndtri(np.exp(-np.log(10) * np.clip(surprisals, 1e-3, MAX_SURPRISAL)))
+
+
+class NormalScores:
+    """Some of the comparisons, each a channel and its place on axis F, as normal scores.
+
+    Args:
+        tails: of all comparisons, by channel.
+    """
+
+    def __init__(self, tails: Sequence[Sequence[dict | None]], columns: Sequence[tuple[int, int]]) -> None:
+        self.channels, self.places = np.array(columns, int).reshape(-1, 2).T
+        self.tails = Tails([tails[c][f] for c, f in columns])
+
+    def of(self, features: np.ndarray) -> np.ndarray:
+        """Return the normal scores of features (T, C, F), NaN where they are not wanted; in memory (F, C, T)."""
+        z = np.full(features.shape[::-1], np.nan).T
+        z[:, self.channels, self.places] = normal_scores(self.tails.surprisal(features[:, self.channels, self.places]))
+        return z
 
 
 class JointDistance:
@@ -177,7 +200,7 @@ def fit_calibration(features: Sequence[np.ndarray]) -> dict:
     if all(tail is None for row in tails for tail in row):
         finite = int(np.isfinite(features).any(axis=(1, 2)).sum())
         raise ValueError(f"calibration steps with a comparison: {finite}; expected at least {MIN_CALIBRATION_STEPS}")
-    z = _normal_scores(features, _all_tails(tails))                                  # (N, C, F)
+    z = NormalScores(tails, list(np.ndindex(features.shape[1:]))).of(features)       # (N, C, F)
     calibration: dict = {"tails": tails, "spread": _sum_spread(z), "means": [], "covariance": []}
     flat = _joined(z)[:, [tail is not None for row in tails for tail in row[:JOINED]]]
     complete = flat[np.isfinite(flat).all(axis=1)]
@@ -185,8 +208,14 @@ def fit_calibration(features: Sequence[np.ndarray]) -> dict:
         fitted = LedoitWolf().fit(complete)
         calibration["means"], calibration["covariance"] = fitted.location_.tolist(), fitted.covariance_.tolist()
     joint = JointDistance(calibration) if calibration["covariance"] else None
-    components = _components(features, z, np.asarray(calibration["spread"]), joint)
-    calibration["components"] = {name: [fit_tail(column) for column in part.T] for name, part in components.items()}
+    calibration["components"] = {
+        name: [
+            fit_tail(_component(name, k, features, z, calibration["spread"], joint))
+            for k in range(1 if name == "joint" else features.shape[1])
+        ]
+        for name in COMPONENTS
+        if name != "joint" or joint
+    }
     return calibration
 
 
@@ -222,11 +251,14 @@ class Scorer:
 
     def __init__(self, calibration: Mapping, weights: Mapping[str, np.ndarray]) -> None:
         tails, components = calibration["tails"], calibration["components"]
-        self.tails, self.spread = _all_tails(tails), np.asarray(calibration["spread"], float)
+        self.spread = calibration["spread"]
         is_joint = calibration["covariance"] and weights["joint"].any()
         self.joint = JointDistance(calibration) if is_joint else None
         fitted = [name for name in COMPONENTS if name in components]
         self.used = [(name, k) for name in fitted for k in np.flatnonzero(weights[name] > 0).tolist()]
+        summed = {(k, f) for name, k in self.used for f in SUMMED.get(name, ())}
+        joined = np.ndindex(len(tails), JOINED) if self.joint else ()
+        self.normal_scores = NormalScores(tails, sorted(summed.union(joined)))
         self.component_tails = Tails([components[name][k] for name, k in self.used])
         self.component = np.array([COMPONENTS.index(name) for name, _ in self.used], np.int16)
         self.channel = np.array([k if name != "joint" else -1 for name, k in self.used], np.int16)
@@ -250,12 +282,13 @@ class Scorer:
         if not self.used:
             none = np.full(steps, -1, np.int16)
             return Scores(np.full(steps, np.nan), none, none)
-        z = _normal_scores(features, self.tails)
-        components = _components(features, z, self.spread, self.joint)
-        columns = np.column_stack([components[name][:, k] for name, k in self.used])  # (T, K)
-        surprisal = self.component_tails.surprisal(columns) + self.log_weight
-        best = np.where(np.isnan(surprisal), -np.inf, surprisal).argmax(axis=1)
-        score = surprisal[np.arange(steps), best]
+        z = self.normal_scores.of(features)
+        columns = np.stack([_component(name, k, features, z, self.spread, self.joint) for name, k in self.used])
+        surprisal = self.component_tails.surprisal(columns.T).T                       # (K, T)
+        score, best = np.full(steps, -np.inf), np.zeros(steps, int)
+        for k, weighted in enumerate(surprisal + self.log_weight[:, None]):
+            higher = weighted > score
+            score[higher], best[higher] = weighted[higher], k
         channel, known = self.channel[best], np.isfinite(score)
         if (channel < 0).any():
             channel = np.where(channel < 0, _most_anomalous_channel(z), channel).astype(np.int16)
@@ -301,42 +334,29 @@ def series_baselines(observed: np.ndarray, span: int) -> dict[str, np.ndarray]:
     return {"sum of squares": total, "difference from the last value": np.fmax.reduce(steps, axis=1)}
 
 
-def _components(
-    features: np.ndarray, z: np.ndarray, spread: np.ndarray, joint: JointDistance | None
-) -> dict[str, np.ndarray]:
-    """Return each component's raw statistic (T, C), that of joint (T, 1).
+def _component(
+    name: str, k: int, features: np.ndarray, z: np.ndarray, spread: Sequence[float], joint: JointDistance | None
+) -> np.ndarray:
+    """Return a component's raw statistic (T,) of channel k, or of all of them together.
 
     Args:
         z: the features' normal scores (T, C, F).
         spread: of each channel's sum of ratio and low_range (C,).
     """
-    components = {
-        "amplitude_drop": z[:, :, : LOW_RANGE + 1].sum(axis=2) / spread,        # NaN if one is missing
-        "error": features[:, :, ERROR],
-        "transient_error": features[:, :, TRANSIENT],
-        "level": features[:, :, LEVEL],
-        "pace": features[:, :, PACE],
-        "shared_transient": features[:, :, SHARED],
-        "volume_drop": _present_sum([z[:, :, f] for f in (RATIO, LOW_RANGE, VOLUME_RATIO, LOW_VOLUME)]),
-    }
-    return components if joint is None else components | {"joint": joint.distance(z)[:, None]}
+    if name == "joint":
+        return joint.distance(z)
+    if name == "amplitude_drop":
+        return (z[:, k, RATIO] + z[:, k, LOW_RANGE]) / spread[k]                     # NaN if one is missing
+    if name == "volume_drop":
+        return _present_sum([z[:, k, f] for f in SUMMED[name]])
+    return features[:, k, COMPARED[name]]
 
 
 def _present_sum(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return Stouffer's sum (T, C) of the normal scores (T, C) that are there; NaN where none is."""
+    """Return Stouffer's sum (T,) of the normal scores (T,) that are there; NaN where none is."""
     count = sum(np.isfinite(part).astype(float) for part in parts)                   # one after the other: a step
     total = sum(np.where(np.isfinite(part), part, 0.0) for part in parts)            # alone gets the same bits
     return total / np.sqrt(np.where(count > 0, count, np.nan))
-
-
-def _all_tails(tails: Sequence[Sequence[dict | None]]) -> Tails:
-    return Tails([tail for row in tails for tail in row])
-
-
-def _normal_scores(features: np.ndarray, tails: Tails) -> np.ndarray:
-    """Return the features (T, C, F) as normal scores."""
-    flat = features.reshape(len(features), -1)
-    return normal_scores(tails.surprisal(flat)).reshape(features.shape)
 
 
 def _sum_spread(z: np.ndarray) -> list[float]:

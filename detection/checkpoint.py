@@ -397,7 +397,7 @@ def check_weights(weights: Any, expected: Mapping[str, Tensor]) -> None:
     if found != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
         raise ValueError("the weights have other shapes than the config says")
     for name, tensor in weights.items():
-        if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+        if tensor.dtype != torch.float32 or not np.isfinite(tensor.cpu().numpy()).all():
             found = tensor.dtype if tensor.dtype != torch.float32 else "not finite"
             raise ValueError(f"the weights {name} are {found}; expected finite torch.float32")
 

@@ -31,6 +31,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from config import BREATHING
 from detection.trailing import Delay, KnownRange, SpanMedian, SpanSums
 from recordings.stateful import Stateful
 
@@ -114,8 +115,8 @@ class ComparisonStream(Stateful):
 
     Args:
         measures: what each of the C channels measures.
-        weights: of each component, for each channel (C,): a pace, volume or shared transient that has none is not
-            computed, and NaN.
+        weights: of each component, for each channel (C,), of `joint` (1,): a range, pace, volume, transient or shared
+            transient that no component looks at is not computed, and NaN. The range of breathing always is.
     """
 
     STATE = (
@@ -128,14 +129,18 @@ class ComparisonStream(Stateful):
     ) -> None:
         channels = len(measures)
         self.spans, self.horizon, self.channels, self.seen = spans, horizon, channels, 0
+        is_joint, breathes = weights["joint"].any(), np.isin(measures, BREATHING)
         self.paced = np.flatnonzero(weights["pace"])
         self.airflow = [k for k in np.flatnonzero(weights["volume_drop"]) if measures[k] == "airflow"]
+        of_ranges = np.any([weights[name] > 0 for name in ("amplitude_drop", "volume_drop", "pace")], axis=0)
+        self.ranged = np.flatnonzero(breathes | of_ranges | is_joint)
+        self.shaken = np.flatnonzero((weights["transient_error"] > 0) | is_joint)
         alike = [[k for k, other in enumerate(measures) if other == what] for what in dict.fromkeys(measures)]
         self.alike = [group for group in alike if weights["shared_transient"][group].any()]
-        ranges = channels + len(self.airflow)                                # of the signals, of running sums of flow
-        varying = ranges + channels + len(self.paced) + len(self.alike)      # what is relative to its own median
-        self.floors = AMPLITUDE_FLOOR * np.where(np.arange(ranges) < channels, 1, spans.amplitude)
-        self.forecast = np.full((horizon, horizon, channels), np.nan)        # of the last steps
+        ranges = len(self.ranged) + len(self.airflow)                        # of the signals, of running sums of flow
+        varying = ranges + len(self.shaken) + len(self.paced) + len(self.alike)      # relative to its own median
+        self.floors = AMPLITUDE_FLOOR * np.where(np.arange(ranges) < len(self.ranged), 1, spans.amplitude)
+        self.forecast = np.full((horizon, channels, horizon), np.nan)        # of the last steps, by lead
         self.last = np.full((1, channels), np.nan)                           # observed step
         self.volume = np.zeros((1, len(self.airflow)))                       # running sum of the flow above its mean
         self.signal = SpanSums(4 * channels, max(spans.amplitude, spans.settle, spans.level))
@@ -147,36 +152,40 @@ class ComparisonStream(Stateful):
         self.baseline = SpanMedian(varying, spans.baseline)
 
     def update(self, observed: np.ndarray, forecast: np.ndarray) -> Comparisons:
-        """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing."""
+        """Take the next steps, observed (n, C) and forecast (n, H, C), scaled; NaN = missing.
+
+        Fastest if the forecasts lie in memory as (H, C, n).
+        """
         n, observed = len(observed), observed.astype(float)
         self.signal.update(self._values_and_movement(observed))
         settled = self._part(self.signal, 1, self.spans.settle) >= self.spans.settle
         warm = self.seen + np.arange(n) >= self.spans.warm_up
-        forecasts = np.concatenate([self.forecast, forecast])                    # (H + n, H, C)
-        forecast = forecasts[self.horizon :]                                     # a copy: the caller's stays
-        forecast.transpose(0, 2, 1)[~(settled & warm[:, None])] = np.nan
         self.seen += n
-        aligned = self._align(forecasts)                                         # (n, H, C)
+        made, aligned = self._by_lead(forecast, settled & warm[:, None])         # (H, C, n)
         squares = self._mean_squares(observed, aligned)                          # all leads, the near ones
         finite = [np.isfinite(square) for square in squares]
         filled = [np.where(known, square, 0.0) for known, square in zip(finite, squares, strict=True)]
         self.errors.update(np.concatenate([filled[0], finite[0], filled[1], finite[1]], axis=1))
         error, transient = self._log_error(0, self.spans.error), self._log_error(2, self.spans.transient)
-        level = np.log(np.abs(self._mean(self.signal, 0, self.spans.level)) + LEVEL_FLOOR)
-        ratio, low_range, pace = self._ranges(observed, forecast)
-        parts = [transient, ratio, pace, self._shared(transient)]
+        ratio, low_range, pace = self._ranges(observed, made)
+        parts = [transient[:, self.shaken], ratio, pace, self._shared(transient)]
         varying = self._less_baseline(np.concatenate(parts, axis=1))
         transient, ratio, pace, shared = np.split(varying, np.cumsum([part.shape[1] for part in parts[:-1]]), axis=1)
-        features = np.full((n, self.channels, len(NAMES)), np.nan)               # (n, C, F)
-        features[:, self.airflow, VOLUME_RATIO] = ratio[:, self.channels :]
-        features[:, self.airflow, LOW_VOLUME] = low_range[:, self.channels :]
-        ratio, low_range = ratio[:, : self.channels], low_range[:, : self.channels]
-        features[:, :, : LEVEL + 1] = np.stack([ratio, low_range, error, transient, level], axis=2)
+        features = np.full((len(NAMES), self.channels, n), np.nan).T             # (n, C, F), in memory (F, C, n)
+        features[:, :, ERROR] = error
+        features[:, :, LEVEL] = np.log(np.abs(self._mean(self.signal, 0, self.spans.level)) + LEVEL_FLOOR)
+        features[:, self.shaken, TRANSIENT] = transient
         features[:, self.paced, PACE] = pace
         for group, mean in zip(self.alike, shared.T, strict=True):
             features[:, group, SHARED] = mean[:, None]
-        expected_range = np.exp(np.minimum(ratio - low_range, LARGEST_LOG)) - AMPLITUDE_FLOOR      # ratio = 0 there
-        return Comparisons(features, np.sqrt(squares[0]), aligned[:, (self.horizon - 1) // 2], expected_range)
+        ranged, expected_range = len(self.ranged), np.full((n, self.channels), np.nan)
+        features[:, self.airflow, VOLUME_RATIO] = ratio[:, ranged:]
+        features[:, self.airflow, LOW_VOLUME] = low_range[:, ranged:]
+        ratio, low_range = ratio[:, :ranged], low_range[:, :ranged]
+        features[:, self.ranged, RATIO], features[:, self.ranged, LOW_RANGE] = ratio, low_range
+        log_expected = np.minimum(ratio - low_range, LARGEST_LOG)                # ratio = 0 there
+        expected_range[:, self.ranged] = np.exp(log_expected) - AMPLITUDE_FLOOR
+        return Comparisons(features, np.sqrt(squares[0]), aligned[(self.horizon - 1) // 2].T.copy(), expected_range)
 
     def _values_and_movement(self, observed: np.ndarray) -> np.ndarray:
         """Return values, whether each is known, movements since the step before and whether each is known (n, 4C)."""
@@ -187,53 +196,65 @@ class ComparisonStream(Stateful):
         values, movement = (np.where(finite, part, 0.0) for finite, part in zip(known, parts, strict=True))
         return np.concatenate([values, known[0], movement, known[1]], axis=1)
 
-    def _align(self, forecasts: np.ndarray) -> np.ndarray:
-        """Return the forecasts for each of the n new steps by lead (n, H, C), a view of those made (H + n, H, C).
+    def _by_lead(self, forecast: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the forecasts made at each of the n new steps, and those for each of them, by lead (H, C, n).
 
         That for step t at lead h, counted from 0, was made at step t - 1 - h.
+
+        Args:
+            forecast: (n, H, C).
+            usable: (n, C); forecasts made where it is false are NaN.
         """
-        n, horizon = len(forecasts) - self.horizon, self.horizon
-        self.forecast = forecasts[n:].copy()
-        step, lead, channel = forecasts.strides
-        shape, strides = (n, horizon, self.channels), (step, lead - step, channel)
-        return as_strided(forecasts[horizon - 1 :], shape, strides, writeable=False)
+        n, horizon = len(forecast), self.horizon
+        forecasts = np.concatenate([self.forecast, forecast.transpose(1, 2, 0)], axis=2)         # (H, C, H + n)
+        made = forecasts[:, :, horizon:]                                         # a copy: the caller's stays
+        if not usable.all():
+            made[:, ~usable.T] = np.nan
+        self.forecast = forecasts[:, :, n:].copy()
+        lead, channel, step = forecasts.strides
+        shape, strides = (horizon, self.channels, n), (lead - step, channel, step)
+        return made, as_strided(forecasts[:, :, horizon - 1 :], shape, strides, writeable=False)
 
     def _mean_squares(self, observed: np.ndarray, aligned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean squared errors (n, C) over all leads and over the near ones."""
-        errors, near = observed[:, None] - aligned, self.spans.near
-        total = np.einsum("nhc,nhc->nc", errors, errors)
-        near_total = np.einsum("nhc,nhc->nc", errors[:, :near], errors[:, :near])
-        return total / self.horizon, near_total / near
+        """Return the mean squared errors (n, C) over all leads and over the near ones, of forecasts (H, C, n)."""
+        squares, near = observed.T - aligned, self.spans.near
+        np.square(squares, out=squares)
+        near_total = _sum(squares[:near])
+        return (near_total + _sum(squares[near:])).T / self.horizon, near_total.T / near
 
     def _ranges(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ratio, low_range (n, C + A), first of all channels, then of volumes, and the paces that have a weight.
+        """Return ratio, low_range (n, R + A), first of signals, then of volumes, and the paces that have a weight.
 
-        Of ratio and pace no median is subtracted yet.
+        Of ratio and pace no median is subtracted yet. Forecast (H, C, n): those made at each step.
         """
-        spans, paced = self.spans, self.paced
+        spans, paced, of_paced = self.spans, self.paced, np.searchsorted(self.ranged, self.paced)
         running, ahead = self._volumes(observed, forecast)
-        expected = np.concatenate([np.ptp(forecast, axis=1), np.ptp(ahead, axis=1)], axis=1) + self.floors
-        movement = np.abs(np.diff(forecast[:, :, paced], axis=1)).sum(axis=1) / max(self.horizon - 1, 1)
-        logs = np.log(np.concatenate([expected, (movement + MOVEMENT_FLOOR) / expected[:, paced]], axis=1))
-        median, count = self.medians.update(logs)
+        expected = np.concatenate([np.ptp(forecast, axis=0)[self.ranged], np.ptp(ahead, axis=0)]) + self.floors[:, None]
+        movement = _sum(np.abs(np.diff(forecast[:, paced], axis=0))) / max(self.horizon - 1, 1)
+        logs = np.log(np.concatenate([expected, (movement + MOVEMENT_FLOOR) / expected[of_paced]]))
+        median, count = self.medians.update(logs.T)
         expected = self.expected.update(np.where(count >= FORECAST_SHARE * spans.expected, median, np.nan))
-        ranges = self.ranges.update(np.concatenate([observed, running], axis=1)) + self.floors
+        ranges = self.ranges.update(np.concatenate([observed[:, self.ranged], running], axis=1)) + self.floors
         movement = self._mean(self.signal, 2, spans.amplitude)[:, paced] + MOVEMENT_FLOOR
         expected, expected_pace = np.split(expected, [len(self.floors)], axis=1)
-        return expected - np.log(ranges), -np.log(ranges), np.log(movement / ranges[:, paced]) - expected_pace
+        log_ranges = np.log(ranges)
+        return expected - log_ranges, -log_ranges, np.log(movement / ranges[:, of_paced]) - expected_pace
 
     def _volumes(self, observed: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the running sums of the airflow above its trailing mean, observed (n, A) and forecast (n, H, A)."""
+        """Return the running sums of the airflow above its trailing mean, observed (n, A) and forecast (H, A, n)."""
         level = self._mean(self.signal, 0, self.spans.level)[:, self.airflow]        # (n, A)
         flow = np.clip(observed[:, self.airflow] - level, -LARGEST_FLOW, LARGEST_FLOW)
         known = np.isfinite(flow)
         running = np.cumsum(np.concatenate([self.volume, np.where(known, flow, 0.0)]), axis=0)
         self.volume = running[-1:]
-        return np.where(known, running[1:], np.nan), (forecast[:, :, self.airflow] - level[:, None]).cumsum(axis=1)
+        ahead = forecast[:, self.airflow] - level.T
+        for before, sums in zip(ahead, ahead[1:], strict=False):
+            sums += before
+        return np.where(known, running[1:], np.nan), ahead
 
     def _part(self, sums: SpanSums, part: int, span: int) -> np.ndarray:
         """Return the trailing sums (n, C) of the part-th group of C columns."""
-        return sums.over(span)[:, part * self.channels : (part + 1) * self.channels]
+        return sums.over(span, slice(part * self.channels, (part + 1) * self.channels))
 
     def _mean(self, sums: SpanSums, part: int, span: int) -> np.ndarray:
         """Return the mean (n, C) of a trailing span; NaN where too little of it is there.
@@ -268,3 +289,11 @@ class ComparisonStream(Stateful):
 def _enough(count: np.ndarray, span: int) -> np.ndarray:
     """Return how many steps of a span have a value; NaN where that is too few."""
     return np.where((count >= PRESENT_SHARE * span) & (count > 0), count, np.nan)
+
+
+def _sum(parts: np.ndarray) -> np.ndarray:
+    """Return the sum over the first axis term by term: numpy's own order depends on how many steps there are."""
+    total = np.zeros(parts.shape[1:])
+    for part in parts:
+        total += part
+    return total

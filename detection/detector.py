@@ -20,7 +20,7 @@ from detection import thresholds
 from detection.anomaly_scores import Scorer, Scores, envelope_drop, fit_calibration, series_baselines
 from detection.comparisons import Comparisons, ComparisonStream, StepBuffer
 from detection.event_rate import EventRule
-from detection.forecasts import Block, Forecaster, ForecastStream, network_input
+from detection.forecasts import Block, Forecaster, ForecastStream, forecasts_of
 from detection.resolved import ResolvedConfig
 from lstm_model import StackedLSTM
 from recordings.stateful import Stateful
@@ -138,8 +138,7 @@ class Detector:
         def compare(k: int, made: list[tuple[Block, np.ndarray]]) -> None:
             for block, changes in made:
                 scaled = self.scaler.scaled(recordings[k][block.first : block.last])         # (n, C)
-                forecast = network_input(scaled)[:, None] + changes                                # (n, H, C)
-                take(k, self.in_units(streams[k].update(scaled, forecast)))
+                take(k, self.in_units(streams[k].update(scaled, forecasts_of(scaled, changes))))
 
         passes = forecaster.blocks([len(values) for values in recordings])
         with one_thread_each() as (pool, threads):
@@ -213,7 +212,7 @@ class DetectorStream(Stateful):
         """Return the next steps, physical values (n, C), NaN = missing, scored; without baselines."""
         detector = self.detector
         scaled = detector.scaler.scaled(values)
-        forecast = network_input(scaled)[:, None] + self.forecasts.update(scaled)
+        forecast = forecasts_of(scaled, self.forecasts.update(scaled))
         comparisons = self.comparisons.update(scaled, forecast)
         return detector.scored(detector.in_units(comparisons), self.threshold)
 

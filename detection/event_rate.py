@@ -36,6 +36,14 @@ class EventRule:
     min_duration_s: float
 
 
+def poisson_interval(count: int, confidence: float) -> tuple[float, float]:
+    """Return the interval of a Poisson mean of which `count` events were seen (Garwood)."""
+    from scipy.special import gammaincinv  # half a quantile of chi-square; scipy.stats is slow
+
+    side = (1 - confidence) / 2
+    return (float(gammaincinv(count, side)) if count else 0.0), float(gammaincinv(count + 1, 1 - side))
+
+
 def fit_rate(recordings: Sequence[np.ndarray], rate: float, rule: EventRule) -> dict:
     """Return the threshold that leaves `rate` events an hour on calibration scores, (T,) each, NaN = no score.
 
@@ -43,19 +51,17 @@ def fit_rate(recordings: Sequence[np.ndarray], rate: float, rule: EventRule) -> 
         between which the true rate lies with a probability of 90 %, if the recordings to come are like these;
         "fallback", empty, or why the value is no more than the highest level there is.
     """
-    from scipy.stats import chi2
-
     hours = sum(int(np.isfinite(scores).sum()) for scores in recordings) / rule.rate_hz / 3600
     asked = rate * hours
     tail = int(min(MOST, max(PER_HOUR * hours, LEAST)))
     counted = asked >= COUNTED
     levels, above, highest = event_levels(recordings, rule, int(asked) + 1 if counted else tail)
-    side, fallback = (1 - CONFIDENCE) / 2, ""
+    fallback = ""
     if counted:
         value = float(above[int(asked)] if len(levels) > asked else levels[-1])
         events = int((levels >= value).sum())
         fallback = "" if len(levels) > asked else f"no threshold leaves more than {events / hours:.3g} events an hour"
-        low, high = chi2.ppf(side, 2 * events) / 2 / hours, chi2.ppf(1 - side, 2 * events + 2) / 2 / hours
+        low, high = (end / hours for end in poisson_interval(events, CONFIDENCE))
     elif len(levels) >= LEAST and len(levels) > asked:
         scale = float((levels[:-1] - levels[-1]).mean())
         value = float(levels[-1] + scale * np.log(len(levels) / asked))
@@ -64,7 +70,7 @@ def fit_rate(recordings: Sequence[np.ndarray], rate: float, rule: EventRule) -> 
         low, high = rate / spread, rate * spread
     else:
         value, events = float(above[0] if len(levels) else highest), 0
-        low, high = 0.0, float(chi2.ppf(1 - side, 2) / 2 / hours)
+        low, high = 0.0, poisson_interval(0, CONFIDENCE)[1] / hours
         fallback = f"{len(levels)} events in {hours:.2g} h of calibration; expected at least {LEAST}"
     return {"value": value, "hours": hours, "events": events, "low": float(low), "high": float(high),
             "fallback": fallback}  # fmt: skip

@@ -27,7 +27,8 @@ MIN_BURN_IN = 512                       # steps before a block, at least; traine
 BURN_INS_PER_BLOCK = 8                  # length of a block: the burn-in adds an eighth of the work
 MIN_PRODUCT_ROWS = 16                   # of a matrix product: with fewer, rounding depends on their number
 MAX_FORECASTS_PER_PASS = 10_000_000     # steps x leads x channels, unless one block has more: 40 MB
-MAX_CPU_BLOCKS_PER_PASS = 4             # as fast per step as with more, and other threads have work
+MAX_CPU_BLOCKS_PER_PASS = 8             # as fast per step as with more
+MIN_CPU_PASSES = 4                      # if there are as many blocks: all threads have work
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,24 @@ class Forecaster:
     def blocks(self, lengths: Sequence[int]) -> Iterator[list[Block]]:
         """Yield the blocks of recordings of these lengths, grouped by the pass through the network.
 
-        Blocks of one pass have about the same length. Those of a recording keep their order.
+        Blocks of one pass have about the same length: full ones first, that of a recording's start before the others,
+        then the shorter ones, the longest first. Those of a recording keep their order.
         """
+
+        def place(block: Block) -> tuple[bool, int]:
+            length, is_full = block.last - block.start, block.last - block.first == self.block
+            return not is_full, length if is_full else -length
+
         blocks = [
             Block(k, max(first - self.burn_in, 0), first, min(first + self.block, length))
             for k, length in enumerate(lengths)
             for first in range(0, length, self.block)
         ]
-        blocks.sort(key=lambda block: (block.last - block.first < self.block, block.last - block.start))
+        blocks.sort(key=place)
         forecasts = self.model.horizon * self.model.channels * (self.burn_in + self.block)     # of a block
         per_pass = max(MAX_FORECASTS_PER_PASS // forecasts, 1)
-        per_pass = min(per_pass, MAX_CPU_BLOCKS_PER_PASS) if self.device == "cpu" else per_pass
+        if self.device == "cpu":
+            per_pass = min(per_pass, MAX_CPU_BLOCKS_PER_PASS, -(-len(blocks) // MIN_CPU_PASSES))
         passes = -(-len(blocks) // per_pass)
         for k in range(passes):
             yield blocks[len(blocks) * k // passes : len(blocks) * (k + 1) // passes]
@@ -146,3 +154,12 @@ class ForecastStream:
 def network_input(scaled: np.ndarray) -> np.ndarray:
     """Return steps (n, C) as the LSTM sees them, in 64 bits: what forecast changes are added to."""
     return lstm_model.network_input(torch.from_numpy(scaled)).double().numpy()
+
+
+def forecasts_of(scaled: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """Return the forecasts (n, H, C) in 64 bits, of steps (n, C) and the changes from them; in memory (H, C, n).
+
+    Along time, numpy works through thousands of values at once, along leads or channels through a few.
+    """
+    by_lead = np.ascontiguousarray(changes.reshape(len(changes), -1).T).reshape(*changes.shape[1:], -1)
+    return (network_input(scaled).T + by_lead).transpose(2, 0, 1)

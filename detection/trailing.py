@@ -1,7 +1,8 @@
 """Statistics over trailing spans of columns that come piece by piece.
 
 Pieces of any size, down to single rows, give the same, bit for bit. A class keeps no more rows than its longest
-span; `state_dict()` is what a later process needs to resume, plain numbers and arrays.
+span; `state_dict()` is what a later process needs to resume, plain numbers and arrays. Rows (n, K) lie in memory
+column by column: numpy goes along a column fast.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class SpanSums(Stateful):
 
     def update(self, rows: np.ndarray) -> None:
         """Take the next rows (n, K), finite."""
-        history = np.concatenate([self.past, rows])
+        history = _joined(self.past, rows)
         self.seen += len(rows)
         self.sums, width = [history], 1
         while 2 * width <= len(self.past) + 1:
@@ -39,13 +40,13 @@ class SpanSums(Stateful):
             width *= 2
         self.past = history[len(rows) :].copy()
 
-    def over(self, span: int) -> np.ndarray:
+    def over(self, span: int, columns: slice = slice(None)) -> np.ndarray:
         """Return the sums (n, K) over the last `span` rows, of each new row; NaN before there are so many."""
         n = len(self.sums[0]) - len(self.past)
-        total, at = np.zeros((n, self.past.shape[1])), len(self.past) + 1 - span
+        total, at = np.zeros((self.past[:, columns].shape[1], n)).T, len(self.past) + 1 - span
         for power, sums in enumerate(self.sums):
             if span >> power & 1:
-                total += sums[at : at + n]
+                total += sums[at : at + n, columns]
                 at += 1 << power
         total[: max(span - 1 - (self.seen - n), 0)] = np.nan
         return total
@@ -62,7 +63,7 @@ class SpanMax(Stateful):
     def update(self, rows: np.ndarray) -> np.ndarray:
         """Take the next rows (n, K), NaN = missing; return their maxima (n, K), -inf where all is missing."""
         present = np.where(np.isfinite(rows), rows, -np.inf)
-        high, span, width = np.concatenate([self.past, present]), len(self.past) + 1, 1
+        high, span, width = _joined(self.past, present), len(self.past) + 1, 1
         self.past = high[len(rows) :].copy()
         while 2 * width <= span:
             high, width = np.maximum(high[width:], high[:-width]), 2 * width
@@ -77,7 +78,7 @@ class SpanRange(SpanMax):
 
     def update(self, rows: np.ndarray) -> np.ndarray:
         """Take the next rows (n, K), NaN = missing; return their ranges (n, K), -inf where all is missing."""
-        high, negated_low = np.split(super().update(np.concatenate([rows, -rows], axis=1)), 2, axis=1)
+        high, negated_low = np.split(super().update(np.concatenate([rows.T, -rows.T]).T), 2, axis=1)
         return high + negated_low
 
 
@@ -125,7 +126,7 @@ class SpanMedian(Stateful):
         import bottleneck
 
         n, span = len(rows), len(self.past)
-        history = np.concatenate([np.roll(self.past, -self.oldest, axis=0), rows])
+        history = _joined(np.roll(self.past, -self.oldest, axis=0), rows)
         self.past, self.oldest, self.lists = history[n:].copy(), 0, None
         count = np.cumsum(np.isfinite(history), axis=0)
         median = bottleneck.move_median(history, span, min_count=1, axis=0)
@@ -160,6 +161,12 @@ class Delay(Stateful):
 
     def update(self, rows: np.ndarray) -> np.ndarray:
         """Take the next rows (n, K); return those of `lag` rows before (n, K)."""
-        history = np.concatenate([self.waiting, rows])
+        history = _joined(self.waiting, rows)
         self.waiting = history[len(rows) :].copy()
         return history[: len(rows)]
+
+
+def _joined(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return rows (m, K) and those after them (n, K) in one array, in memory column by column."""
+    joined = np.empty((before.shape[1], len(before) + len(after)))
+    return np.concatenate([before.T, after.T], axis=1, out=joined).T

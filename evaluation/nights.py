@@ -32,6 +32,7 @@ from detection.breathing_events import (
     respiratory_events,
 )
 from detection.desaturation import DEEP, ROUNDING
+from detection.event_rate import poisson_interval
 from detection.events import FoundEvent
 from evaluation.results import NightSummary
 from recordings.sleep_stages import NREM, REM, SLEEP
@@ -117,7 +118,7 @@ def summarize_night(
     belt_hours = breathing_hours if has_belts else 0.0                   # without, no apnea has one of these kinds
     events = [event for part in parts for event in part.events]
     count = {kind: sum(event.kind == kind for event in events) for kind in (*APNEAS, HYPOPNEA)}
-    low, high = _interval(len(events))
+    low, high = poisson_interval(len(events), CONFIDENCE)
     periodic_hours = sum(end - start for part in parts for start, end in part.periodic) / 3600
     return NightSummary(
         recording=recording,
@@ -183,28 +184,45 @@ def _per(amount: float, hours: float) -> float:
     return float(amount / hours) if hours > 0 else math.nan
 
 
-def _interval(count: int) -> tuple[float, float]:
-    """Return the interval of a Poisson mean of which `count` events were seen (Garwood)."""
-    from scipy.stats import chi2
-
-    side = (1 - CONFIDENCE) / 2
-    return (float(chi2.ppf(side, 2 * count)) / 2 if count else 0.0), float(chi2.ppf(1 - side, 2 * count + 2)) / 2
-
-
 def _breaths_per_min(parts: Sequence[NightPart], columns: Sequence[int], rate_hz: float) -> float:
     """Return the median rate of breaths of the first channel of breathing: 60 s over the time between two peaks."""
-    from scipy.signal import find_peaks
-
     periods = [np.empty(0)]
     for part in parts:
         for column in columns[:1]:
             expected, values = part.expected[:, column], part.values[:, column]
             if np.isfinite(expected).any() and np.isfinite(values).any():
                 level = np.where(np.isfinite(values), values, np.nanmedian(values))
-                peaks, _ = find_peaks(level, prominence=PROMINENCE * float(np.nanmedian(expected)))
+                peaks = prominent_peaks(level, PROMINENCE * float(np.nanmedian(expected)))
                 periods.append(np.diff(peaks) / rate_hz)
     periods = np.concatenate(periods)
     return float(60 / np.median(periods)) if len(periods) >= LEAST_BREATHS else math.nan
+
+
+def prominent_peaks(values: np.ndarray, prominence: float) -> np.ndarray:
+    """Return the places (k,) of the peaks of values (T,) that stand out by at least so much on both sides.
+
+    The same as `scipy.signal.find_peaks(values, prominence=...)`: importing that module takes half a second.
+    """
+    first = np.flatnonzero(np.diff(values, prepend=np.nan) != 0)                     # of each run of equal values
+    last = np.append(first[1:], len(values)) - 1
+    rises = np.sign(np.diff(values[first]))
+    turns = np.concatenate([[0], np.flatnonzero(np.diff(rises)) + 1, [len(first) - 1]])
+    heights = values[first[turns]].tolist()
+    bases = np.maximum(_lowest_since_higher(heights), _lowest_since_higher(heights[::-1])[::-1])
+    is_peak = np.r_[False, rises[turns[1:-1]] < 0, False] & (np.array(heights) - bases >= prominence)
+    return (first[turns[is_peak]] + last[turns[is_peak]]) // 2
+
+
+def _lowest_since_higher(heights: Sequence[float]) -> list[float]:
+    """Return, for each height, the lowest one since a higher one came before it."""
+    lowest, waiting = [], []                                                         # (height, its lowest), falling
+    for height in heights:
+        low = height
+        while waiting and waiting[-1][0] <= height:
+            low = min(low, waiting.pop()[1])
+        waiting.append((height, low))
+        lowest.append(low)
+    return lowest
 
 
 def _saturation(

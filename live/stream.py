@@ -25,7 +25,7 @@ if TYPE_CHECKING:                                                # heavy imports
     from recordings.row_times import Row
     from reports.plots import LivePlot
 
-FORMAT = 5                               # of a state file
+FORMAT = 6                               # of a state file
 SAVE_S = 10.0                            # between two saves of the state
 FIRST = 200                              # characters of the first line that identify an input
 TAIL = 400                               # last bytes written that identify an output

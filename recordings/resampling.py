@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import scipy
+from numpy.lib.stride_tricks import sliding_window_view
 
 from recordings.reading import Samples, equal_runs
 from recordings.stateful import Stateful
@@ -139,8 +139,8 @@ def _filter_and_decimate(
     taps = _taps(rate_hz, up, cut_off, delay_s)
     half = len(taps) // 2
     missing = np.isnan(filled)
-    smooth = scipy.signal.upfirdn(taps, np.where(missing, 0.0, filled), up, down)[: grid.steps]
     newest = np.arange(grid.steps) * down // up                      # last native slot used
+    smooth = _filtered(np.where(missing, 0.0, filled), _phases(taps, up), newest, down)
     oldest = newest - 2 * half // up
     missing_before = np.r_[0, np.cumsum(missing)]
     newest = np.minimum(newest, len(filled) - 1)
@@ -156,10 +156,30 @@ def _taps(rate_hz: float, up: int, cut_off: float, delay_s: float) -> np.ndarray
             f"a delay_s of {delay_s:g} at {rate_hz:g} Hz, upsampled by {up}, needs a filter of {half} taps on each "
             "side; choose rates with a ratio of small whole numbers"
         )
-    taps = scipy.signal.firwin(2 * half + 1, cut_off, fs=rate_hz * up) * up
+    cycles = 2 * cut_off / (rate_hz * up)                            # of the cut-off, as a share of Nyquist's frequency
+    taps = np.hamming(2 * half + 1) * np.sinc(cycles * np.arange(-half, half + 1))
     for phase in range(up):                                          # a constant signal stays constant
         taps[phase::up] /= taps[phase::up].sum()
     return taps
+
+
+def _phases(taps: np.ndarray, up: int) -> list[np.ndarray]:
+    """Return the polyphase parts (R,) of a filter: what the last R native slots, oldest first, are multiplied with."""
+    reach = (len(taps) - 1) // up + 1
+    padded = np.concatenate([taps, np.zeros(reach * up - len(taps))])
+    return [padded[phase::up][::-1].copy() for phase in range(up)]
+
+
+def _filtered(native: np.ndarray, phases: Sequence[np.ndarray], newest: np.ndarray, down: int) -> np.ndarray:
+    """Return native slots (n,) filtered at each step (T,), whose last slot is `newest` (T,); zeros around them."""
+    up, reach = len(phases), len(phases[0])
+    after = max(int(newest[-1]) + 1 - len(native), 0)
+    windows = sliding_window_view(np.pad(native, (reach - 1, after)), reach)         # (., R), one ends at each slot
+    smooth = np.empty(len(newest))
+    for first in range(up):                                          # steps whose phase is the same
+        ends = windows[newest[first] :: down][: len(newest[first::up])] if first < len(newest) else windows[:0]
+        smooth[first::up] = np.einsum("tr,r->t", ends, phases[first * down % up])    # no copy of the windows
+    return smooth
 
 
 def _hold_on_grid(
@@ -205,12 +225,9 @@ class FilteredChannel(Stateful):
     ) -> None:
         ratio = _ratio(rate_hz, grid_hz)
         self.down, self.up, self.rate_hz = ratio.numerator, ratio.denominator, float(ratio) * grid_hz
-        taps = _taps(self.rate_hz, self.up, _cut_off(low_pass_hz, grid_hz), delay_s)
-        reach = (len(taps) - 1) // self.up + 1                       # native slots
-        padded = np.concatenate([taps, np.zeros(reach * self.up - len(taps) + self.up)])
-        self.phases = [padded[phase::self.up][:reach][::-1].copy() for phase in range(self.up)]
+        self.phases = _phases(_taps(self.rate_hz, self.up, _cut_off(low_pass_hz, grid_hz), delay_s), self.up)
         self.fill = round(fill_s * self.rate_hz)
-        self.window = np.full(reach, np.nan)                         # the last native slots, oldest first
+        self.window = np.full(len(self.phases[0]), np.nan)           # the last native slots, oldest first
         self.done, self.pending = -1, []                             # last slot in the window; samples after it
         self.last_slot, self.last_value = -math.inf, math.nan
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +23,10 @@ from evaluation.results import LSTM, RANDOM, UNTRAINED, CalibrationEvents, RunMe
 from evaluation.scored_recording import ScoredRecording
 from recordings.wall_clock import clock_at, clocks_at, time_at
 from recordings.windowing import EventMeta, Segment, overlap
+from reports.drawing import Draw, draw_here, drawing
+from reports.recording_view import RecordingView
 from reports.run_folder import AROUND_ROWS, AROUND_S, CLOCKS, STAMPS, RunFiles, RunFolder
 from trainers import Batches, Trainer
-
-if TYPE_CHECKING:                        # matplotlib is imported when something is drawn
-    from reports.plots import RecordingView
 
 CLOSE_UPS = 4                            # of a recording, on paper; its viewer shows every event
 LEAST_SHARE = 0.05                       # of an event's alarms, for a channel to be named
@@ -377,32 +375,24 @@ def draw_training(run: RunFolder, trainer: Trainer, detector: Detector, validati
 
 def draw_free_response(run: RunFolder, metrics: RunMetrics) -> None:
     """Draw recall against false events an hour, if something is labelled."""
-    from reports import plots
-
     curves = {name: one.free_response_curve for name, one in metrics.detectors.items() if one.free_response_curve}
     if curves and (kinds := curves[LSTM].kinds):
         labelled = {kind: metrics.detectors[LSTM].kinds[kind].labelled for kind in kinds}
+        from reports import plots
+
         note = "simulated data" if metrics.simulated else ""
         plots.save(plots.plot_free_response(curves, labelled, note), run.free_response)
 
 
 def draw_findings(run: RunFolder, findings: Findings) -> None:
-    """Draw each recording, and close-ups of a few of its events."""
-    for recording in tqdm(findings.recordings, desc="plots", unit="recording", disable=None):
-        draw_recording(run, findings, recording)
+    """Draw each recording, and close-ups of a few of its events; a second process takes every other recording."""
+    with drawing(sum(map(len, findings.segments))) as apart:
+        for k, recording in enumerate(tqdm(findings.recordings, desc="plots", unit="recording", disable=None)):
+            draw_recording(run, findings, recording, draw_here if k % 2 else apart)
 
 
-def draw_recording(run: RunFolder, findings: Findings, recording: ScoredRecording) -> None:
+def draw_recording(run: RunFolder, findings: Findings, recording: ScoredRecording, draw: Draw = draw_here) -> None:
     """Draw one recording, and close-ups of a few of its events: missed, false, and then found ones."""
-    from reports import plots
-
-    plots.draw_recording(*_pictures(run, findings, recording))
-
-
-def _pictures(
-    run: RunFolder, findings: Findings, recording: ScoredRecording
-) -> tuple[RecordingView, Path, list[tuple[float, float, str, Path]]]:
-    """Return what `plots.draw_recording` needs for one recording."""
     rows = np.divide(AROUND_ROWS, findings.detector.rate_hz).tolist()
     before_s, after_s = rows if is_series(findings.segments) else AROUND_S
     stamps, name, view = timestamps_of(findings.segments), recording.name, view_of(findings, recording)
@@ -411,7 +401,7 @@ def _pictures(
         at = time_at(view.start, start_s)
         title = f"{name}: {what} at {stamps.get((name, start_s), f'{start_s:.1f} s')}" + (f", {at}" if at else "")
         close_ups.append((start_s - before_s, end_s + after_s, title, run.close_up(name, start_s, verdict)))
-    return view, run.overview(name), close_ups
+    draw(view, run.overview(name), close_ups)
 
 
 def _worth_a_close_up(recording: ScoredRecording, view: RecordingView) -> list[tuple[float, float, str, str]]:
@@ -425,12 +415,10 @@ def _worth_a_close_up(recording: ScoredRecording, view: RecordingView) -> list[t
 
 def view_of(findings: Findings, recording: ScoredRecording) -> RecordingView:
     """Return what the plots of one recording need."""
-    from reports import plots
-
     detector = findings.detector
     match = recording.match(recording.found, findings.tolerance_s)
     found_by = _found_by(findings, recording)
-    return plots.RecordingView(
+    return RecordingView(
         name=recording.name,
         t=recording.t,
         values=findings.values(recording.name),

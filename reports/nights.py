@@ -71,10 +71,10 @@ def with_nights(
 
 def draw_agreement(run: RunFolder, metrics: RunMetrics) -> None:
     """Draw labelled against found events an hour (Bland and Altman), if several nights are labelled."""
-    from reports import plots
-
     run.bland_altman.unlink(missing_ok=True)                     # of an earlier scoring
     if metrics.respiratory and metrics.respiratory.agreement:
+        from reports import plots
+
         note = "simulated data" if metrics.simulated else ""
         plots.save(plots.plot_bland_altman(metrics.respiratory.agreement, note), run.bland_altman)
 

@@ -12,9 +12,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,10 +25,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
-from evaluation.results import Agreement, FreeResponse
-from recordings.wall_clock import clock_at, seconds_of_day
 from reports.curves import BUCKETS, envelope, finite_range, margin_of, round_times, signal_range, time_of_day
+from reports.recording_view import RecordingView
 from utils import DataError, atomic_path
+
+if TYPE_CHECKING:                        # a process that only draws need not load pydantic
+    from evaluation.results import Agreement, FreeResponse
 
 DPI = 80
 WIDTH, LEFT, RIGHT, BOTTOM, TITLE, GAP = 11.25, 1.65, 0.2, 0.5, 0.32, 0.13  # inches; 900 pixels wide
@@ -72,35 +74,6 @@ DETECTORS = (                                # the LSTM, then what it is compare
     {"color": "#888888", "linewidth": 1.2},
 )
 OTHER_RUN = {"color": "#aaaaaa", "linewidth": 0.8}
-
-
-@dataclass(frozen=True)
-class RecordingView:
-    """One recording as a figure needs it: T steps, C channels, times in s, values in physical units.
-
-    `forecast` (T, C) is what was expected `lead_s` before; NaN = missing in every array. `found` holds
-    (start_s, end_s, is_true, channel), is_true None where nothing is labelled; `labelled` holds
-    (start_s, end_s, kind, is_found); `faults` holds (start_s, end_s, channel). `gaps_missing`: whether
-    steps that are not there count as missing, or were used elsewhere, such as for training. `start`: the clock at
-    time 0, which the axis shows; `row_s`: of a series, the usual time of a row, whose axis counts rows.
-    """
-
-    name: str
-    t: np.ndarray
-    values: np.ndarray
-    forecast: np.ndarray
-    lead_s: float
-    score: np.ndarray
-    threshold: np.ndarray
-    channels: tuple[str, ...]
-    units: tuple[str, ...]
-    found: Sequence[tuple[float, float, bool | None, str]] = ()
-    labelled: Sequence[tuple[float, float, str, bool]] = ()
-    faults: Sequence[tuple[float, float, str]] = ()
-    note: str = ""
-    gaps_missing: bool = True
-    start: datetime | None = None
-    row_s: float | None = None
 
 
 def plot_history(history: Sequence[Mapping], best_epoch: int, note: str = "") -> Figure:
@@ -631,6 +604,8 @@ def _time_axis(panels: Sequence[Axes], first: float, last: float, label: str, in
 
 def _clock_axis(axes: Axes, start: datetime, scale: float) -> None:
     """Write the clock, hh:mm, below an axis of times in units of `scale` seconds from a start."""
+    from recordings.wall_clock import clock_at, seconds_of_day  # which loads pandas
+
     zero_s = seconds_of_day(start)
     first, last = (limit * scale for limit in axes.get_xlim())
     times = round_times(first + zero_s, last + zero_s, 10)

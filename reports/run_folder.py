@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from pydantic import Field
 from config import Section, read_json, validate
 from evaluation.results import NightSummary
 from recordings.windowing import Meta
+from reports.csv_rows import csv_rows, quoted
 from utils import DataError, atomic_path, git_commit, only_run_here, versions, write_json, write_text
 
 RUNS = "runs.json"                          # of a folder of several runs
@@ -37,6 +39,7 @@ CLOCKS = ("start_clock", "end_clock")               # of recordings that have a 
 SIGNALS = ("t", "values", "forecast", "score", "threshold")
 MISFITS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)   # of files of a run
 COHORT, FAILED = "cohort.json", "failed.csv"     # in the folder of a cohort, see reports/cohort.py
+QUICK = 1                                   # of zlib's levels: half the time of its usual one, 4 % more bytes
 LONG_NAME = 100                             # bytes; a longer name is cut in the names of pictures
 
 
@@ -176,7 +179,7 @@ def write_history(run: RunFolder, history: Sequence[Mapping[str, float]]) -> Non
 class RunFiles:
     """What was found, taken recording after recording: large tables go to disk at once, small ones are kept."""
 
-    _scores: TextIO
+    _scores: BinaryIO
     _signals: zipfile.ZipFile | None
     alarms: list[Mapping[str, Any]] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
@@ -187,20 +190,17 @@ class RunFiles:
 
     def add_scores(self, part: Mapping[str, Any]) -> None:
         """Append to `scores.csv`, one row a step: recording, t_s, score, ... as arrays (T,)."""
-        rounded = {
-            name: np.round(column, 6) if isinstance(column, np.ndarray) and column.dtype.kind == "f" else column
-            for name, column in part.items()
-        }
-        first = self._scores.tell() == 0
-        pd.DataFrame(rounded).to_csv(self._scores, index=False, header=first, lineterminator="\n")
+        if self._scores.tell() == 0:
+            self._scores.write((",".join(map(quoted, part)) + "\n").encode())
+        self._scores.write(csv_rows(list(part.values()), places=6))
 
     def add_recording(self, about: Mapping[str, Any], signals: Mapping[str, np.ndarray]) -> None:
         """Append one recording to `signals.npz`, its arrays of SIGNALS under `<name>_<place>`; keep what it is."""
         for name in SIGNALS if self._signals is not None else ():
             entry = zipfile.ZipInfo(f"{name}_{len(self.recordings)}.npy")        # with no date: the same bytes again
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            with self._signals.open(entry, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.ascontiguousarray(signals[name]), allow_pickle=False)
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.ascontiguousarray(signals[name]), allow_pickle=False)
+            self._signals.writestr(entry, content.getbuffer(), zipfile.ZIP_DEFLATED, QUICK)
         self.recordings.append(about)
 
 
@@ -216,9 +216,9 @@ def run_files(run: RunFolder, times: Sequence[str] = (), signals: bool = True) -
         scores = renamed.enter_context(atomic_path(run.scores))
         packed = renamed.enter_context(atomic_path(run.signals)) if signals else None
         with contextlib.ExitStack() as open_files:
-            text = open_files.enter_context(scores.open("w", encoding="utf-8", newline=""))
+            rows = open_files.enter_context(scores.open("wb"))
             archive = open_files.enter_context(zipfile.ZipFile(packed, "w")) if packed else None
-            files = RunFiles(text, archive)
+            files = RunFiles(rows, archive)
             yield files
         write_alarms(run, files.alarms, times)
         write_table(run.events, files.events, (*EVENTS, *times))

@@ -31,6 +31,7 @@ from recordings.resmed_card import has_events, is_night
 from recordings.series_files import SeriesColumns
 from recordings.signals import NoSamples
 from recordings.windowing import EventMeta, Segment, segments_where
+from reports.drawing import Draw, drawing
 from reports.events import add_events
 from reports.exports import export_run
 from reports.findings import (
@@ -132,7 +133,8 @@ def score_files(
         clear_pictures(run)
         for line in checked.refused:
             log.error("not scored: %s", line)
-        results = _score_in_groups(run, state, detector, checkpoint, paths, checked, read_again, pictures)
+        with drawing(sum(checked.steps.values())) if pictures else contextlib.nullcontext() as draw:
+            results = _score_in_groups(run, state, detector, checkpoint, paths, checked, read_again, draw)
         ended = time.perf_counter()
         seconds = {"checking": checked_at - began, "scoring and reporting": ended - checked_at, "total": ended - began}
         write_run(run, seed=results.seed, device=device, seconds=seconds, simulated=results.simulated)
@@ -197,7 +199,7 @@ def is_cut_off(run: RunFolder) -> bool:
 
 def _score_in_groups(
     run: RunFolder, state: dict[str, Any], detector: Detector, checkpoint: Path, paths: dict[str, Path],
-    checked: Checked, read: Callable[[str, Path], ToScore], pictures: bool,
+    checked: Checked, read: Callable[[str, Path], ToScore], draw: Draw | None,
 ) -> RunMetrics:  # fmt: skip
     """Score, write and draw recordings group by group; return their metrics."""
     steps, has_clock = checked.steps, checked.has_clock
@@ -226,8 +228,8 @@ def _score_in_groups(
             add_events(files, findings, found)
             nights |= found
             for recording in findings.recordings:
-                if pictures:
-                    draw_recording(run, findings, recording)
+                if draw:
+                    draw_recording(run, findings, recording, draw)
                 counts["events"] += len(recording.found)
                 counts["faults"] += len(recording.faults)
                 bar.update()

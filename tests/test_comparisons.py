@@ -236,6 +236,19 @@ def test_what_no_component_uses_is_not_computed_and_changes_nothing_else():
             np.testing.assert_array_equal(part, other)
 
 
+def test_ranges_and_transients_are_computed_where_a_component_looks():
+    observed, forecast = draw_faulty()
+    measures = ("airflow", "oximetry")
+    whole = compare(observed, forecast, measures=measures)
+    some = compare(observed, forecast, measures=measures, unused=("joint", "amplitude_drop", "volume_drop", "pace"))
+    assert np.isnan(some[0][:, 1, [RATIO, LOW_RANGE]]).all() and np.isnan(some[3][:, 1]).all()
+    np.testing.assert_array_equal(some[0][:, 0, [RATIO, LOW_RANGE]], whole[0][:, 0, [RATIO, LOW_RANGE]])
+    np.testing.assert_array_equal(some[3][:, 0], whole[3][:, 0])                          # of breathing, always
+    calm = compare(observed, forecast, measures=measures, unused=("joint", "transient_error"))[0]
+    assert np.isnan(calm[:, :, TRANSIENT]).all()
+    np.testing.assert_array_equal(np.delete(calm, TRANSIENT, axis=2), np.delete(whole[0], TRANSIENT, axis=2))
+
+
 def test_a_jolt_of_one_belt_counts_half_for_both():
     observed, forecast = breathe(900, seed=0, channels=3)
     shaken = observed.copy()

@@ -53,6 +53,7 @@ def test_blocks_hold_every_step_once_and_in_order(forecaster, monkeypatch):
 def test_a_pass_on_a_cpu_leaves_work_for_other_threads(forecaster):
     sizes = [len(blocks) for blocks in forecaster.blocks([13 * BLOCK])]
     assert sum(sizes) == 13 and len(sizes) == 4 and max(sizes) - min(sizes) <= 1
+    assert [len(blocks) for blocks in forecaster.blocks([BLOCK] * 40)] == [8] * 5
 
 
 def test_blocks_of_one_pass_have_about_the_same_length(forecaster):

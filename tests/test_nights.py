@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy.signal import find_peaks
 
 from detection.breathing_events import BreathingEvent
 from detection.events import FoundEvent
-from evaluation.nights import NightPart, summarize_night
+from evaluation.nights import NightPart, prominent_peaks, summarize_night
 
 NAN = math.nan
 MEASURES = ("airflow", "oximetry")
@@ -85,3 +86,13 @@ def test_a_gap_between_two_parts_is_time_but_not_breathing():
 def test_periodic_breathing_is_a_share_of_the_breathing():
     events = [event("central_apnea", t, 20) for t in (100, 160, 220)]
     assert summary(part(events=events)).periodic_percent == pytest.approx(100 * 140 / 7200)
+
+
+@pytest.mark.parametrize("is_smooth", [True, False])
+def test_prominent_peaks_are_those_of_scipy(is_smooth):
+    random = np.random.default_rng(0)
+    for length in [1, 2, 3, *random.integers(4, 60, size=200)]:
+        values = np.cumsum(random.normal(size=length)) if is_smooth else random.integers(0, 6, size=length) / 1.0
+        for prominence in (0.5, 1.0, 3.0):
+            expected = find_peaks(values, prominence=prominence)[0]
+            np.testing.assert_array_equal(prominent_peaks(values, prominence), expected)
