@@ -133,6 +133,17 @@ FORMS["blanks"] = (FORMS["blanks"][0].replace("t_s  flow", "t_s flow"), {})
 HEAD, LINES = "# device 3\nt_s,flow\ns,L/min\n", table(SECONDS, header="").splitlines(keepends=True)
 FORMS["restarted"] = (HEAD + "".join([*LINES[:900], HEAD, "\n", *LINES[900:1500], HEAD, *LINES[1500:]]), {})
 FORMS["restarted at once"] = (HEAD + LINES[0] + LINES[1] + HEAD + "".join(LINES[2:]), {})
+FACTS = "Interval=\t0.04 s\nDateFormat=\nChannelTitle=\tflow\nRange=\t10 V\nUnitName=\tL/s\n"
+COMMENTED = table(SECONDS, "\t", header="", before=FACTS, scale=60.0)
+for at in ("\n4.00\t", "\n50.00\t"):                               # in the first lines, and far below
+    COMMENTED = COMMENTED.replace(at, f"\t#* Lights off{at}")
+FORMS["LabChart, units and comments"] = (COMMENTED, {"time_column": "time"})
+CHANNELS = "rec.acq\n40 msec/sample\n2 channels\nRSP, X\nVolts\nflow\nL/s\n"
+FORMS["AcqKnowledge, CH1 and CH2"] = (
+    CHANNELS + "sec\tCH1\tCH2\t\n\t2000\t2000\t\n"
+    + "".join(f"{t:.2f}\t1.5\t{v / 60:.7f}\t\n" for t, v in zip(T, FLOW, strict=True)), {"time_column": "sec"})
+FORMS["AcqKnowledge without times"] = (
+    CHANNELS + "CH1\tCH2\n2000\t2000\n" + "".join(f"1.5\t{value / 60:.7f}\n" for value in FLOW), {})
 FORMS["UTF-16"] = (FORMS["comma"][0], {})
 FORMS["UTF-16, CR"] = (FORMS["CR"][0], {})
 
