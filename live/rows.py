@@ -35,7 +35,7 @@ from recordings.number_times import HOUR_S, unit_s_in
 from recordings.reading import DETECT, Dialect, time_column_of
 from recordings.row_times import Row, RowTimes
 from recordings.stateful import checked_like
-from recordings.tables import HEAD_LINES
+from recordings.tables import HEAD_LINES, encoding_of
 from recordings.time_formats import is_compact_date, timestamp_of
 from recordings.units import factor_between, is_unspecified
 from utils import DataError, plain_text
@@ -78,10 +78,10 @@ def read_lines(
     Args:
         follow: the file's path, if it is read as it grows; None = the input has an end.
         stopped: whether to stop; asked before each look for more.
-        encoding: of the letters; None = UTF-8. A mark of UTF-16 counts for more.
+        encoding: of the letters; None = UTF-8, or what else a line is in. A mark of UTF-16 counts for more.
     """
     rest, cut, place = b"", 0, file.tell() if follow else 0          # cut: bytes dropped of a line that is too long
-    encoding = _marked_encoding(follow) or encoding or "utf-8"
+    encoding = _marked_encoding(follow) or encoding
     while not stopped():
         if follow is None and not _is_ready(file):
             yield [], place
@@ -124,7 +124,7 @@ def _marked_encoding(follow: Path | None) -> str | None:
     return UTF_16.get(mark)
 
 
-def _split_lines(data: bytes, encoding: str) -> list[bytes]:
+def _split_lines(data: bytes, encoding: str | None) -> list[bytes]:
     """Return lines with their ends, and last what follows them; a line ends as in a file, with CR, LF or both."""
     if encoding in UTF_16.values():
         even = len(data) // 2 * 2
@@ -135,8 +135,12 @@ def _split_lines(data: bytes, encoding: str) -> list[bytes]:
     return lines if lines and not lines[-1].endswith((b"\n", b"\r")) else [*lines, b""]
 
 
-def _text(line: bytes, encoding: str) -> str:
-    return line.decode(encoding, errors="replace").rstrip("\r\n")
+def _text(line: bytes, encoding: str | None) -> str:
+    try:
+        text = line.decode(encoding or "utf-8")
+    except UnicodeDecodeError:
+        text = line.decode(encoding or encoding_of(line) or "utf-8", errors="replace")
+    return text.rstrip("\r\n")
 
 
 class Rows:

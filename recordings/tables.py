@@ -174,17 +174,25 @@ def _head_of(path: Path, declared: str | None = None) -> tuple[str, str]:
         if "\0" in text or text.count("\ufffd") > 1 or not text[:20].lstrip("\ufeff").isascii():
             raise DataError(f"{path.name}: not a readable CSV: it contains binary data")
         return text.rpartition("\n")[0] + "\n" if text.count("\n") > 1 else text, encoding
-    for encoding in ("utf-8-sig", "cp932", "cp1252"):                # Shift-JIS, and the Latin-1, of Windows
-        try:
-            text = head.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if encoding != "cp932" or (JAPANESE.search(text) and not HALF_WIDTH.search(text)):
-            return text, encoding
+    encoding = encoding_of(head)
+    if encoding is not None:
+        return head.decode(encoding), encoding
     raise DataError(
         f"{path.name}: not a readable CSV: neither UTF-8 nor Latin-1 text; set encoding in dataset_config.json, "
         'such as "cp932" or "gb18030", or save it as UTF-8'
     )
+
+
+def encoding_of(data: bytes) -> str | None:
+    """Return the encoding of some letters: UTF-8, the Shift-JIS or the Latin-1 of Windows; None = none of them."""
+    for encoding in ("utf-8-sig", "cp932", "cp1252"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if encoding != "cp932" or (JAPANESE.search(text) and not HALF_WIDTH.search(text)):
+            return encoding
+    return None
 
 
 def _decoded(head: bytes, encoding: str, path: Path) -> str:

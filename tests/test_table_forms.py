@@ -144,8 +144,13 @@ FORMS["AcqKnowledge, CH1 and CH2"] = (
     + "".join(f"{t:.2f}\t1.5\t{v / 60:.7f}\t\n" for t, v in zip(T, FLOW, strict=True)), {"time_column": "sec"})
 FORMS["AcqKnowledge without times"] = (
     CHANNELS + "CH1\tCH2\n2000\t2000\n" + "".join(f"1.5\t{value / 60:.7f}\n" for value in FLOW), {})
+FORMS["Latin-1"] = (table(SECONDS, before="Ger\u00e4t 3\n", header="t_s,flow [L/s],Brust [\u00b5V]", tail=",1",
+                          scale=60.0), {})  # fmt: skip
+FORMS["Shift-JIS"] = (table(SECONDS, before="\u88c5\u7f6e 3\n", header="t_s,flow [L/s],\u80f8\u90ed", tail=",1",
+                            scale=60.0), {})  # fmt: skip
 FORMS["UTF-16"] = (FORMS["comma"][0], {})
 FORMS["UTF-16, CR"] = (FORMS["CR"][0], {})
+ENCODINGS = {"UTF-16": "utf-16", "Latin-1": "cp1252", "Shift-JIS": "cp932"}
 
 
 @pytest.fixture
@@ -153,7 +158,7 @@ def form(request, tmp_path):
     """Return the file of a form and its dataset."""
     text, keys = FORMS[request.param]
     path = tmp_path / "one.csv"
-    path.write_bytes(text.encode("utf-16" if "UTF-16" in request.param else "utf-8"))
+    path.write_bytes(text.encode(ENCODINGS.get(request.param.partition(",")[0], "utf-8")))
     return path, DatasetConfig(**BASE | keys)
 
 
