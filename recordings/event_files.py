@@ -152,10 +152,11 @@ def check_events(
 
 def kind_of_its_own(label: str, labels: Mapping[str, str]) -> str | None:
     """Return the kind of an unknown label: that of the same words (`Apnea-Obstructive`), else itself; None if empty."""
-    words = _words(label)
-    same = {kind for known, kind in labels.items() if words in (_words(known), _words(kind))}
-    same = same if len(same) == 1 else {kind for kind in KINDS if words == _words(kind)}
-    return same.pop() if len(same) == 1 else re.sub(r"\W+", "_", label.lower()).strip("_")[:100] or None
+    for plain, known in ((str.lower, labels), (_words, labels), (_words, {kind: kind for kind in KINDS})):
+        same = {kind for name, kind in known.items() if plain(label) in (plain(name), plain(kind))}
+        if len(same) == 1:
+            return same.pop()
+    return re.sub(r"\W+", "_", label.lower()).strip("_")[:100] or None
 
 
 def _words(label: str) -> set[str]:

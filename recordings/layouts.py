@@ -172,7 +172,7 @@ def layout_of_lines(
         if _holds(rows[0][1], wanted, keys):
             break
         preamble.append(rows.pop(0)[1])
-    if any(map(FACT.match, preamble)):                               # LabChart: behind a sample, as #* Lights off
+    if any(line.startswith("ChannelTitle=") for line in preamble):   # LabChart: behind a sample, as #* Lights off
         keys = replace(keys, comment=keys.comment or "#")
     if keys.comment:
         rows = [(number, line.partition(keys.comment)[0]) for number, line in rows]
