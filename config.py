@@ -343,7 +343,9 @@ class ChannelConfig(Section):
     source_unit: Unit | None = Field(None, description="its unit in the raw file; null = what the file says, or `unit`")
     rate_hz: float = Field(gt=0, le=1e5, description="its own sampling rate")
     low_pass_hz: float | None = Field(None, gt=0, description="cut-off frequency before resampling")
-    sentinels: list[float] = Field([], description="values that mean 'no measurement'")
+    sentinels: list[float] = Field(
+        [], description="values that mean 'no measurement'; a value that repeats far from all others is noted"
+    )
     flatline_s: Duration | None = Field(
         None, gt=0,
         description="the same value for longer than this means a dead sensor; null = 30 s of airflow or effort, "

@@ -91,7 +91,7 @@ def _command(name: str, datasets: Path) -> str:
         return f"collected_data_preprocess.py --dataset {name}{out}"
     return (
         f"collected_data_preprocess.py --dataset {name} --dataset-config FILE{out}, where FILE has its entry, or, of a "
-        f"series, data_preprocess_NAB.py --file {name}.csv{out}"
+        f"series, data_preprocess_NAB.py --file {name}.csv{out}; one in another folder is found with --datasets DIR"
     )
 
 

@@ -114,8 +114,13 @@ def prepare(config: ExperimentConfig, dataset: Dataset) -> Experiment:
     except (ValueError, OverflowError) as error:
         raise DataError(f"config: {error}") from None
     reach, guard = resolved.horizon + resolved.warm_up, round(meta.guard_s * meta.rate_hz)
+    unit, scale = ("rows", 1) if meta.series else ("s", meta.rate_hz)
+    if resolved.window <= resolved.warm_up:
+        raise DataError(
+            f"training.window_{unit} is {resolved.window / scale:g} {unit}; expected more than model.warm_up_{unit}, "
+            f"{resolved.warm_up / scale:g} {unit}, which is not in the loss"
+        )
     if reach > guard:
-        unit, scale = ("rows", 1) if meta.series else ("s", meta.rate_hz)
         raise DataError(
             f"model.horizon_{unit} + model.warm_up_{unit} is {reach / scale:g} {unit}, but the guard of "
             f"{meta.dataset} is {guard / scale:g} {unit}; shorten them or raise guard_{unit} in dataset_config.json"

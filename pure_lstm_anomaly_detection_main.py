@@ -16,6 +16,8 @@ import argparse
 import importlib.util
 import logging
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,6 +154,12 @@ def answer_of(args: argparse.Namespace, root: Path, text: str) -> str:
     return text
 
 
+def resume_command(root: Path, datasets: Path) -> str:
+    """Return the command that resumes the training of a folder."""
+    where = [] if datasets == DATASETS else ["--datasets", str(datasets)]
+    return shlex.join(["python", Path(__file__).name, "--resume", str(root), *where])
+
+
 def command(args: argparse.Namespace) -> str:
     """Do what the arguments ask for; return the answer to print."""
     from reports.run_folder import default_root
@@ -178,8 +186,13 @@ def command(args: argparse.Namespace) -> str:
                 try_all(config, args.seeds, args.datasets, device, rank)
                 return "" if rank else "dry run: the whole path works"
             root = args.out or default_root(OUT, config.dataset.name)
-            in_tensorboard = args.tensorboard and not rank
-            table = run_all(config, args.seeds, root, args.datasets, device, rank=rank, in_tensorboard=in_tensorboard)
+            how = {"rank": rank, "in_tensorboard": args.tensorboard and not rank}
+            try:
+                table = run_all(config, args.seeds, root, args.datasets, device, **how)
+            except KeyboardInterrupt:
+                if not rank and (root / "config.json").is_file():
+                    print(f"\nresume with: {resume_command(root, args.datasets)}", file=sys.stderr)
+                raise
         return "" if rank else answer_of(args, root, f"{table}\n\n{root}")
 
 

@@ -80,7 +80,10 @@ def resolve(
             raise ValueError(f"score.{key} is {longest:g} steps of {1 / rate_hz:g} s; expected at most {MAX_SPAN}")
     weights = resolve_weights(score.weights, measures)
     if not any(weight.any() for weight in weights.values()):
-        raise ValueError(f"score.weights: none is for a channel of {config.dataset.name}; they measure {measures}")
+        raise ValueError(
+            f"score.weights: none is for a channel of {config.dataset.name}; they measure {measures}; expected such as "
+            f'"error:{measures[0]}": 1.0'
+        )
     horizon, warm_up = steps(model.horizon_s), steps(model.warm_up_s, least=0)
     spans = Spans(
         warm_up=warm_up,

@@ -21,6 +21,7 @@ from recordings.cells import DecimalSigns, is_missing, is_number, plain_number
 from recordings.layouts import (
     COMMENTS,
     FACT,
+    NUMBERED,
     SURE_ROWS,
     Layout,
     fitted,
@@ -249,6 +250,7 @@ class Rows:
             return []
         cells = [cell.strip().strip("'\"") for cell in re.split(r"[,;\t|]", line[:LONGEST])]
         is_before = len(cells) == 1 or line.lstrip().startswith(COMMENTS) or bool(FACT.match(line))
+        is_before |= any(map(NUMBERED.fullmatch, cells))             # their names stand in the lines before
         is_wrong = self.dialect.names is None and not is_before and any(name in cells for name in self.wanted)
         samples = list(itertools.takewhile(_is_sample, (line for line in reversed(self.head) if line.strip())))
         others = sum(bool(line.strip()) for line in self.head) - len(samples)
@@ -329,8 +331,8 @@ class Rows:
     # ---- samples ------------------------------------------------------------------------
 
     def _cells(self, line: str) -> list[str]:
-        if self.dialect.comment:
-            line = line.partition(self.dialect.comment)[0]
+        if comment := self.layout.keys.comment:
+            line = line.partition(comment)[0]
         try:
             return split(line, self.layout.delimiter, self.layout.quote)
         except csv.Error:                                            # not CSV: it will be refused

@@ -18,11 +18,11 @@ from utils import DataError, write_json
 
 GRID_HZ = 5.0                                                    # breathing needs no more
 MEASURES = (                                                     # by name, where the unit does not say it
-    ("oximetry", re.compile(r"sp ?o2|sa ?o2|satur|oxim", re.IGNORECASE)),
-    ("effort", re.compile(r"thor|chest|abd|belt|effort|\brip\b|brust|bauch", re.IGNORECASE)),
+    ("oximetry", re.compile(r"sp ?o2|sa ?o2|satur|oxim|oxygen.(?:level|sat)", re.IGNORECASE)),
+    ("effort", re.compile(r"thor|chest|abd|belt|effort|\brip\b|brust|bauch|ceinture", re.IGNORECASE)),
     ("airflow", units.LIKE_AIRFLOW),
 )
-NO_AIRFLOW = re.compile(rf"{units.NO_BREATHS.pattern}|press|(?<!flow.)rate|volume|set", re.IGNORECASE)
+NO_AIRFLOW = re.compile(rf"{units.NO_BREATHS.pattern}|(?<!nasal.)press|(?<!flow.)rate|volume|set", re.IGNORECASE)
 SLOWEST_BREATHING_HZ = 1.0                                       # of samples that show each breath
 NO_VALUE = {"oximetry": [0.0, 127.0, 255.0, -1.0]}                     # of SpO2, none of which a person has
 BREATHING_EVENT = re.compile(r"apn|hypop|rera|desat|cough|artefact|artifact", re.IGNORECASE)
@@ -78,24 +78,27 @@ def _pattern(file: Path) -> str:
 
 
 def _channels(recordings: Sequence[Recording]) -> tuple[dict[str, Any], list[str]]:
-    """Return the entries of the channels that vary in every recording, and what of them is guessed."""
+    """Return the entries of the channels that are signals in every recording, and what of them is guessed."""
     channels: dict[str, Any] = {}
     guesses = []
     for source, samples in recordings[0].channels.items():
-        if not all(source in other.channels and _varies(other.channels[source]) for other in recordings):
+        if not all(source in other.channels and _is_signal(other.channels[source]) for other in recordings):
             continue
+        far = {level for recording in recordings for level in reading.far_levels(recording.channels[source].values)}
         stated = samples.unit or unit_in(source)
         unit = stated or units.unit_at_end(source)
         name = _channel_name(bare_name(source), channels)
         measures, rate_hz = _measures(source, unit), _rate(samples)
         measures = "other" if measures in BREATHING and rate_hz < SLOWEST_BREATHING_HZ else measures
         unit = unit or {"oximetry": "%"}.get(measures, "a.u.")
+        no_value = [*NO_VALUE.get(measures, []), *sorted(far - {*NO_VALUE.get(measures, [])})]
         guesses.append(f"{name} measures {measures}" + ("" if stated else f", in {unit}"))
+        guesses[-1] += f", no value where it is {', '.join(f'{level:g}' for level in sorted(far))}" if far else ""
         channels[name] = {"unit": unit, "measures": measures, "rate_hz": rate_hz}
         channels[name] |= {"source": source} if name != source else {}
-        channels[name] |= {"sentinels": NO_VALUE[measures]} if measures in NO_VALUE else {}
+        channels[name] |= {"sentinels": no_value} if no_value else {}
     if not channels:
-        raise DataError(f"{recordings[0].path.name}: no channel that varies in all of the files")
+        raise DataError(f"{recordings[0].path.name}: no channel that varies in all of the files, and is no count")
     return channels, guesses
 
 
@@ -107,8 +110,10 @@ def _channel_name(source: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
-def _varies(samples: Samples) -> bool:
-    return len(samples.values) > 1 and bool(np.ptp(samples.values))
+def _is_signal(samples: Samples) -> bool:
+    """Return whether values vary, but do not rise at each sample, as a count or a second clock does."""
+    steps = np.diff(samples.values)
+    return bool(steps.any()) and not (steps > 0).all()
 
 
 def _measures(name: str, unit: str) -> str:

@@ -31,6 +31,7 @@ ANNOTATIONS = (
 # What is found may be saved as labels: these kinds are labels that every dataset knows.
 KINDS = ("central_apnea", "obstructive_apnea", "mixed_apnea", "apnea", "hypopnea", "periodic_breathing", "cough",
          "motion", "tachypnea", "other")  # fmt: skip
+CLASSES = {"central", "obstructive", "mixed"}                            # of apneas
 NAME_ENDS = (".events", "-annot", "_annot", ".annotations", ".hypnogram")            # of files that are no recordings
 # What the columns of a table are called, without their unit and signs; the first of a row that is there counts.
 NAMES = {
@@ -173,9 +174,18 @@ def check_events(
 
 
 def kind_of_its_own(label: str, labels: Mapping[str, str]) -> str | None:
-    """Return the kind of an unknown label: that of the same label in other letters, or else itself; None if empty."""
-    same = {kind for known, kind in labels.items() if label.lower() in (known.lower(), kind.lower())}
-    return same.pop() if len(same) == 1 else re.sub(r"\W+", "_", label.lower()).strip("_")[:100] or None
+    """Return the kind of an unknown label: that of the same words (`Apnea-Obstructive`), else itself; None if empty."""
+    for plain, known in ((str.lower, labels), (_words, labels), (_words, {kind: kind for kind in KINDS})):
+        same = {kind for name, kind in known.items() if plain(label) in (plain(name), plain(kind))}
+        if len(same) == 1:
+            return same.pop()
+    return re.sub(r"\W+", "_", label.lower()).strip("_")[:100] or None
+
+
+def _words(label: str) -> set[str]:
+    """Return the words of a label, whatever their order, case and signs; hypopneas of any class are hypopneas."""
+    words = set(re.findall(r"[^\W_]+", label.lower().replace("pnoea", "pnea"))) - {"event"}
+    return words - CLASSES if "hypopnea" in words else words
 
 
 # ---- tables ---------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from utils import DataError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "blanks"}
 COMMENTS = ("#", "%", "//")                                          # that a line before the header may begin with
-FACT = re.compile(r"[A-Za-z][\w ]*=\t")                              # LabChart: Interval=, ChannelTitle=
+FACT = re.compile(r"[A-Za-z][\w ]*=(\t|\s*$)")                            # LabChart: Interval=, ChannelTitle=
+NUMBERED = re.compile(r"CH\d+")                                       # a channel of AcqKnowledge
 TIME_NAME = re.compile(r"(t|t_\w{1,3}|time.*|elapsed.*|date.*|datum.*|zeit.*|uhrzeit.*|temps.*|heure.*|tiempo.*|hora.*"
                        r"|fecha.*|tempo.*|ora|tijd.*|\u6642.*|\u65f6.*|\u65e5.*)(\W.*)?$", re.IGNORECASE)
 RULE = re.compile(r"[-=+|: ]{2,}")                                   # below a header: ----; `--` alone is a value
@@ -174,6 +175,8 @@ def layout_of_lines(
         if _holds(rows[0][1], wanted, keys):
             break
         preamble.append(rows.pop(0)[1])
+    if any(line.startswith("ChannelTitle=") for line in preamble):   # LabChart: behind a sample, as #* Lights off
+        keys = replace(keys, comment=keys.comment or "#")
     if keys.comment:
         rows = [(number, line.partition(keys.comment)[0]) for number, line in rows]
         rows = [(number, line) for number, line in rows if line.strip()]
@@ -181,7 +184,7 @@ def layout_of_lines(
         raise DataError(f"{where}: empty file; expected a header and rows of samples")
     quote = "'" if rows[0][1].lstrip().startswith("'") else '"'
     try:
-        return _layout(rows, where, keys, wanted, quote, preamble)
+        return _with_stated_channels(_layout(rows, where, keys, wanted, quote, preamble), lines, wanted)
     except csv.Error as error:
         raise DataError(f"{where}: not a readable CSV: {error}") from None
 
@@ -471,6 +474,32 @@ def _names_in(preamble: list[str], width: int) -> list[str] | None:
             if len(names) == width and not any(map(is_datum, names)) and all(names) and ":" not in body:
                 return names
     return None
+
+
+def _with_stated_channels(layout: Layout, lines: Sequence[str], wanted: Sequence[str]) -> Layout:
+    """Return a layout with the channels that lines before the table state: AcqKnowledge a name and a unit of each of
+    `CH1,CH2`, LabChart the units.
+    """
+    before = [line.strip("\r\n") for line in lines[: layout.first_row - 1]]
+    names, units = list(layout.names), list(layout.units)
+    columns = [k for k, name in enumerate(names) if NUMBERED.fullmatch(name)]
+    for place, line in enumerate(before, start=1):
+        key, *stated = line.split("\t")
+        if key == "UnitName=" and len(stated) == len(names) - 1:
+            units[1:] = ["" if unit == "*" else unit.strip() for unit in stated]
+        elif columns and re.fullmatch(rf"{len(columns)} channels?", line.strip()):
+            stated = [text.strip() for text in before[place : place + 2 * len(columns)]]
+            is_plain = len({*stated[::2]}) == len(columns) and not {*wanted} & {names[k] for k in columns}
+            for k, name, unit in zip(columns, stated[::2], stated[1::2], strict=False):
+                names[k], units[k] = name if is_plain else names[k], unit
+            if len(columns) == len(names) and _are_counts(layout.head):
+                layout = replace(layout, head=layout.head[1:], first_row=layout.first_row + 1)
+    return replace(layout, names=names, units=units)
+
+
+def _are_counts(head: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first row has the numbers of samples, of which there are as many as rows, or more."""
+    return all(cell.isdecimal() and int(cell) >= len(head) - 1 for cell in head[0])
 
 
 def _rate_in(preamble: list[str]) -> float | None:

@@ -37,6 +37,7 @@ TIME_COLUMN = "t_s"                                                  # unless an
 SLOWEST_HZ = 0.1                                                     # of rows whose times in seconds are not doubted
 COUNTER = re.compile(r"(sample|samples|index|idx|row|count|counter|frame|n?seq|packet|nr|no)[ _.#]*"
                      r"(no|nr|number|index|idx|id|count)?\.?", re.IGNORECASE)             # a column of row numbers
+FAR = 10                                                             # ranges of usual values; farther is no signal
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,9 @@ def read_recording(
             recording.notes.append(f"{channel!r} is not read: it has no values")
         elif channels is not None and not allow_dead:
             _check_usable(channel, samples, path)
+        for level in far_levels(samples.values):
+            found = f"{counted(np.count_nonzero(samples.values == level), 'sample')} of {level:g}"
+            recording.notes.append(f"{channel}: {found}, far from all others; if it means no value, see sentinels")
     return recording
 
 
@@ -168,6 +172,19 @@ def equal_runs(values: np.ndarray) -> np.ndarray:
     """Return the maximal runs of two or more equal values of (n,) as rows [start, end), (k, 2)."""
     same = np.r_[False, values[1:] == values[:-1], False]        # one byte per value: recordings are long
     return np.flatnonzero(same[1:] != same[:-1]).reshape(-1, 2) + [0, 1]
+
+
+def far_levels(values: np.ndarray) -> list[float]:
+    """Return the lowest and the highest of values (n,) that repeat far from all others, such as -9999 of a lost sensor.
+
+    Far is more than ten times what separates the lowest and the highest 1 % of the others.
+    """
+    if not len(values) or not len(others := values[(values > values.min()) & (values < values.max())]):
+        return []
+    low, high = np.quantile(others, [0.01, 0.99])
+    far = {values.min(): low - values.min(), values.max(): values.max() - high}
+    levels = [level for level, distance in far.items() if distance > FAR * (high - low) > 0]
+    return [float(level) for level in levels if ((values[1:] == level) & (values[:-1] == level)).any()]
 
 
 # ---- tables ---------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from recordings.cells import MISSING, NUMBER, DecimalSigns, has_thousands, is_number, plain_number
-from recordings.layouts import DETECT, Layout, LayoutKeys, is_data, layout_of_lines, split
+from recordings.layouts import DETECT, FACT, Layout, LayoutKeys, is_data, layout_of_lines, split
 from utils import DataError, counted
 
 SHIFT_JIS = "cp932"                                                  # as Windows has it
@@ -282,16 +282,21 @@ def _columns(table: Table, floats: Sequence[int], texts: Sequence[int], float_ty
 
 def _read(table: Table, types: dict[int, type]) -> Iterator[pd.DataFrame]:
     """Yield the rows in parts, with columns by index and the given types; ValueError if a cell has another type."""
-    layout = table.layout
+    layout, width = table.layout, len(table.layout.names)
+    columns = range(width + (layout.keys.comment is not None))       # a delimiter before a comment makes a cell more
     options = {
         "sep": r"\s+" if layout.delimiter == " " else layout.delimiter, "decimal": layout.decimal or ".",
-        "header": None, "names": range(len(layout.names)), "index_col": False, "dtype": types, "low_memory": False,
+        "header": None, "names": columns, "index_col": False, "dtype": types, "low_memory": False,
         "quotechar": layout.quote, "comment": layout.keys.comment, "na_values": [*WORDS, *layout.keys.missing],
         "nrows": layout.rows, "skiprows": layout.skipped,
     }  # fmt: skip
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
-            yield from _parts(table, options)
+            for frame in _parts(table, options):
+                if width in frame and len(more := np.flatnonzero(frame[width].notna())):
+                    place = table.place(int(frame.index[more[0]]))
+                    raise DataError(f"{place}: more cells than the header, which has {width}")
+                yield frame
     except pd.errors.ParserWarning:                                  # index_col=False: cells are never row names
         raise DataError(
             f"{table.place(0)}: more cells than the header; if it lacks a name, set names in "
@@ -352,7 +357,9 @@ def _to_floats(column: pd.Series, table: Table, index: int) -> np.ndarray:
         if len(wrong):
             row, cell = int(column.index[wrong[0]]), column.iloc[wrong[0]]
             hint = f" with decimal {decimal!r}" if any(is_number(cell, sign) for sign in ".,") else ""
-            if has_thousands(cell):
+            if FACT.match(cell):
+                hint = "; a new block of LabChart begins here: split the file, a block in each"
+            elif has_thousands(cell):
                 hint += "; if it has thousands separators, set decimal in dataset_config.json"
             elif not any(letter.isdigit() for letter in cell):
                 hint += '; if it means "no value", set missing in dataset_config.json'

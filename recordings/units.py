@@ -25,7 +25,7 @@ SPELLINGS = {
     "lpm": "l/min", "lps": "l/s", "l/sec": "l/s", "ml/sec": "ml/s", "cmh20": "cmh2o", "cm h2o": "cmh2o",
     "m/s/s": "m/s2", "m/s^2": "m/s2", "m/s**2": "m/s2", "bpm": "1/min", "/min": "1/min", "min-1": "1/min",
     "beats/min": "1/min", "breaths/min": "1/min", "percent": "%", "pct": "%", "c": "degc", "celsius": "degc",
-    "degr.": "deg", "degree": "deg", "volt": "v", "microvolt": "uv", "millivolt": "mv",
+    "degr.": "deg", "degree": "deg", "volt": "v", "volts": "v", "microvolt": "uv", "millivolt": "mv",
 }  # fmt: skip
 # characters that look alike: two micro signs, two ohm signs, the degree and the ordinal sign
 LOOKALIKES = str.maketrans(

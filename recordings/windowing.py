@@ -248,7 +248,7 @@ def write_dataset(
     """
     for split in SPLITS:
         if not splits[split]:
-            raise DataError(f"{facts['dataset']}: no data left for {split}; check the split, the guard and the events")
+            raise DataError(f"{facts['dataset']}: no data left for {split}; check split, gaps, guard and events")
     channels, timestamps = list(facts["channels"]), facts.get("series") is not None
     scaler = fit_scaler(splits["train"], channels, constant_scale=1.0 if timestamps else None)
     paths = {split: folder / f"{split}.csv" for split in SPLITS}

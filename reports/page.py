@@ -362,6 +362,8 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
         ("labelled events found", f"{events.matched_events} of {events.labelled_events}"),
         ("false events", f"{events.false_events} of {events.found_events}"),
     ]
+    if run.is_series and not events.labelled_events:
+        facts = [("events found", str(events.found_events))]         # nobody said which are true
     if run.is_series:
         facts.append(("NAB score", _number(lstm.nab["standard"], 0)))
         facts.append(("rows tested", str(sum(recording["steps"] for recording in run.data["recordings"]))))

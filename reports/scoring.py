@@ -236,7 +236,9 @@ def _score_in_groups(
             counts["labelled_recordings"] += len(events)
             for name, several in seen.items():
                 labelled.setdefault(name, []).extend(r for r in several if r.is_labelled)
-            filled += [line for part in parts.values() for line in part.filled]
+            for line in (line for part in parts.values() for line in part.filled):
+                log.info("%s", line)
+                filled.append(line)
     write_data(run, _scored_facts(state, detector, checkpoint, paths, steps, filled, checked.refused), files.recordings)
     seen = labelled if any(recording.labelled for recording in labelled[LSTM]) else {}
     dataset, buffer = detector.config.dataset.name, state.get("vus_buffer_steps")

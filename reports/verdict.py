@@ -67,6 +67,8 @@ def _share(kinds: Mapping[str, KindMeasures], members: Sequence[str], name: str 
 
 def _series_verdict(detectors: Mapping[str, DetectorMetrics]) -> str:
     events, others = detectors[LSTM].events, [name for name in detectors if name != LSTM]
+    if not events.labelled_events:
+        return f"No window is labelled in the test rows; the LSTM found {counted(events.found_events, 'event')}."
     best = _most_precise(detectors, [name for name in others if name not in (UNTRAINED, RANDOM)])
     windows = counted(events.labelled_events, "label window")
     return (

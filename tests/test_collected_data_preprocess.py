@@ -319,7 +319,7 @@ def test_a_bad_entry_is_one_line(project, key, value, expected):
     if expected is None:
         project.entry["split"] = {"train": ["night_a"], "val_fraction": 0.3, "test_fraction": 0.3}
         project.label("night_a", "60,65,Apnea")
-        assert project.fails().startswith("tiny: no data left for train; check the split")
+        assert project.fails().startswith("tiny: no data left for train; check split, gaps, guard")
     else:
         assert project.fails().startswith(f"dataset_config.json: tiny: {expected}")
 

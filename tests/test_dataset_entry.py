@@ -139,3 +139,19 @@ def test_what_a_device_computes_of_airflow_is_no_airflow(tmp_path):
     channels = write_entry([tmp_path / "one.csv"], tmp_path / "my.json", "my")["channels"]
     assert {name for name, channel in channels.items() if channel["measures"] != "other"} == {"flow rate"}
     assert channels["flow rate"]["measures"] == "airflow"
+
+
+def test_a_count_is_no_signal_and_a_far_value_no_value(tmp_path, capsys):
+    x = draw(0)
+    flow, belt = np.where(x["t"] // 20 == 3, -9999, x["flow"]), np.where(x["t"] == 7, 500.0, x["belt"])
+    columns = {"Nasal Pressure": flow, "seconds_elapsed": x["t"] + 0.2, "belt": belt, "Oxygen Level": x["spo2"]}
+    pd.DataFrame({"t_s": x["t"], **columns}).to_csv(tmp_path / "one.csv", index=False)
+    entry = write_entry([tmp_path / "one.csv"], tmp_path / "my.json", "my")
+    assert {name: one["measures"] for name, one in entry["channels"].items()} == {
+        "Nasal Pressure": "airflow", "belt": "effort", "Oxygen Level": "oximetry"}  # fmt: skip
+    assert entry["channels"]["Nasal Pressure"]["sentinels"] == [-9999] and "sentinels" not in entry["channels"]["belt"]
+    assert "Nasal Pressure measures airflow, in a.u., no value where it is -9999;" in entry["description"]
+    note = "Nasal Pressure: 500 samples of -9999, far from all others; if it means no value, see sentinels"
+    assert f"  {note}" in describe(read_recording(tmp_path / "one.csv"))
+    assert not any("far from" in line for line in read_recording(tmp_path / "one.csv", sentinels={
+        "Nasal Pressure": [-9999]}).notes)  # fmt: skip

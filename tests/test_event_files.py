@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import collected_data_preprocess as script
-from recordings.event_files import TimeAxis, file_of, read_annotations, read_events
+from recordings.event_files import TimeAxis, file_of, kind_of_its_own, read_annotations, read_events
 from recordings.reading import Dialect, Event, clipped, read_recording
 from recordings.windowing import read_meta
 from utils import DataError
@@ -287,3 +287,22 @@ def test_only_declared_labels_of_annotation_files_are_events(tmp_path):
     meta = read_meta(tmp_path / "out" / "d")
     assert [e.kind for e in meta.events["night"]] == ["apnea"] and "night.xml" in meta.sources
     assert any("1 annotation not in labels, not used as events: 'Stage 2 sleep' (1)" in note for note in meta.notes)
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        ("Apnea-Obstructive", "obstructive_apnea"),                  # Nox
+        ("Central apnoea", "central_apnea"),
+        ("Mixed apnea|Mixed Apnea", "mixed_apnea"),                  # NSRR
+        ("apnea_central", "central_apnea"),                          # Luna
+        ("Obstructive Hypopnea", "hypopnea"),
+        ("Hypopnoea event", "hypopnea"),
+        ("clear airway", "central_apnea"),                           # of the dataset's labels
+        ("No apnea", "no_apnea"),
+        ("A. Obstr./Mixed", "a_obstr_mixed"),
+        ("--", None),
+    ],
+)
+def test_a_label_of_the_same_words_is_of_the_same_kind(label, kind):
+    assert kind_of_its_own(label, {"Clear Airway": "central_apnea", "RERA": "rera"}) == kind

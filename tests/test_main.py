@@ -386,6 +386,7 @@ def test_a_process_stopped_by_ctrl_c_can_be_resumed(home, tmp_path):
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert err.splitlines()[-1].strip() == "interrupted" and "Traceback" not in err and not out
+    assert f"resume with: python {SCRIPT.name} --resume {root} --datasets {home / 'datasets'}\n" in err
     state = read_tensors(root / CHECKPOINT)
     assert state["training"]["progress"]["epoch"] >= 1 and not state["threshold"]
     assert not [path for path in root.iterdir() if path.name.startswith(".")]

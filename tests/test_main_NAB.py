@@ -215,6 +215,7 @@ def test_a_grid_of_a_category_is_refused(home, tmp_path, capsys):
     ("override", "expected"),
     [
         ("model.horizon_rows=40", "model.horizon_rows + model.warm_up_rows is 46 rows, but the guard of nyc_taxi is"),
+        ("training.window_rows=4", "training.window_rows is 4 rows; expected more than model.warm_up_rows, 6 rows"),
         ("dataset.name=nyc_taxy", "no windowed dataset 'nyc_taxy'"),
         ("dataset.name=ambient_temperature_system_failure", "create it first: python data_preprocess_NAB.py"),
         ("dataset.name=Twitter_volume_FB", "create it first: python data_preprocess_NAB.py --series Twitter_volume_FB"),

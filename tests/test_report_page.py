@@ -236,7 +236,8 @@ def test_a_folder_of_runs_has_one_table_and_a_link_to_each_page(seeds):
 
 def detector(found, per_hour, precision, labelled=30):
     kinds = {kind: KindMeasures.model_construct(labelled=labelled, found=n) for kind, n in found.items()}
-    events = EventMeasures.model_construct(false_events_per_hour=per_hour, found_events=sum(found.values()))
+    counts = {"found_events": sum(found.values()), "labelled_events": labelled * len(found)}
+    events = EventMeasures.model_construct(false_events_per_hour=per_hour, **counts)
     areas = AreaMeasures.model_construct(auc_pr=precision)
     return DetectorMetrics.model_construct(kinds=kinds, events=events, threshold_free=areas)
 
@@ -272,6 +273,11 @@ def test_few_events_are_told_as_counts():
     detectors = {name: detector({"central_apnea": n}, 0.5, 0.5, labelled=10) for name, n in found.items()}
     (sentence,) = verdict_of(run_metrics(detectors), is_series=False)
     assert sentence.startswith("The LSTM found 9 of 10 apneas at 0.5 false events an hour; the plain rule found 8 of")
+
+
+def test_no_event_of_an_unlabelled_series_is_called_false():
+    sentence, *_ = verdict_of(run_metrics({name: detector({}, 0.5, np.nan) for name in ("LSTM", "plain rule")}), True)
+    assert sentence.startswith("No window is labelled in the test rows; the LSTM found ")
 
 
 # ---- what it refuses ------------------------------------------------------------------------

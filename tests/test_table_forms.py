@@ -137,9 +137,25 @@ _, *ROWS = FORMS["comma"][0].splitlines()
 R_LINES = ['"t_s","flow"', *(f'"{k}",{row}' for k, row in enumerate(ROWS, start=1))]
 FORMS["row numbers of R"] = ("\n".join(R_LINES), {})
 FORMS["row numbers of R, blanks"] = ("\n".join(R_LINES).replace(",", " "), {})
-FORMS["Shift-JIS"] = (table([f"{text},\u6b63\u5e38" for text in SECONDS], header="t_s,\u8868\u793a,flow"), {})
+FORMS["Shift-JIS, names"] = (table([f"{text},\u6b63\u5e38" for text in SECONDS], header="t_s,\u8868\u793a,flow"), {})
+FACTS = "Interval=\t0.04 s\nDateFormat=\nChannelTitle=\tflow\nRange=\t10 V\nUnitName=\tL/s\n"
+COMMENTED = table(SECONDS, "\t", header="", before=FACTS, scale=60.0)
+for at in ("\n4.00\t", "\n50.00\t"):                               # in the first lines, and far below
+    COMMENTED = COMMENTED.replace(at, f"\t#* Lights off{at}")
+FORMS["LabChart, units and comments"] = (COMMENTED, {"time_column": "time"})
+CHANNELS = "rec.acq\n40 msec/sample\n2 channels\nRSP, X\nVolts\nflow\nL/s\n"
+FORMS["AcqKnowledge, CH1 and CH2"] = (
+    CHANNELS + "sec\tCH1\tCH2\t\n\t2000\t2000\t\n"
+    + "".join(f"{t:.2f}\t1.5\t{v / 60:.7f}\t\n" for t, v in zip(T, FLOW, strict=True)), {"time_column": "sec"})
+FORMS["AcqKnowledge without times"] = (
+    CHANNELS + "CH1\tCH2\n2000\t2000\n" + "".join(f"1.5\t{value / 60:.7f}\n" for value in FLOW), {})
+FORMS["Latin-1"] = (table(SECONDS, before="Ger\u00e4t 3\n", header="t_s,flow [L/s],Brust [\u00b5V]", tail=",1",
+                          scale=60.0), {})  # fmt: skip
+FORMS["Shift-JIS"] = (table(SECONDS, before="\u88c5\u7f6e 3\n", header="t_s,flow [L/s],\u80f8\u90ed", tail=",1",
+                            scale=60.0), {})  # fmt: skip
 FORMS["UTF-16"] = (FORMS["comma"][0], {})
 FORMS["UTF-16, CR"] = (FORMS["CR"][0], {})
+ENCODINGS = {"UTF-16": "utf-16", "Latin-1": "cp1252", "Shift-JIS": "cp932"}
 
 
 @pytest.fixture
@@ -147,8 +163,7 @@ def form(request, tmp_path):
     """Return the file of a form and its dataset."""
     text, keys = FORMS[request.param]
     path = tmp_path / "one.csv"
-    encoding = {"UTF-16": "utf-16", "Shift-JIS": "cp932"}.get(request.param.partition(",")[0], "utf-8")
-    path.write_bytes(text.encode(encoding))
+    path.write_bytes(text.encode(ENCODINGS.get(request.param.partition(",")[0], "utf-8")))
     return path, DatasetConfig(**BASE | keys)
 
 
