@@ -236,7 +236,7 @@ def test_too_few_calibration_samples_are_refused_before_training(home, tmp_path,
     draw(seconds, 1).to_csv(tmp_path / "home" / "raw" / "two.csv", index=False)
     with contextlib.chdir(tmp_path / "home"):
         code = collected_data_preprocess.main(PREPROCESS.split())
-        code = code or main_script.main(f"{TINY_RUN} --out new".split())
+        code = code or main_script.main(f'{TINY_RUN} --set score.calibrate_on=["val"] --out new'.split())
         assert code == 2 and not Path("new").exists()
     assert expected in capsys.readouterr().err
 

@@ -541,9 +541,10 @@ FAULTS = [
         ("a learning rate of 10", config("training.learning_rate", 10.0), "training.learning_rate"),
         ("dropout of 1", config("model.dropout", 1.0), "model.dropout"),
         ("a horizon longer than the guard", config("model.horizon_s", 50.0), "model.horizon_s", "guard"),
+        ("a window within the warm-up", config("training.window_s", 2.0), "training.window_s", "model.warm_up_s"),
         (
             "a warm-up longer than the recordings",
-            each(config("model.warm_up_s", 500.0), meta("guard_s", 9e9)), "warm-up",
+            each(config("model.warm_up_s", 500.0), config("training.window_s", 600.0), meta("guard_s", 9e9)), "warm-up",
         ),
         ("a baseline of 1e300 s", config("score.baseline_s", 1e300), "score.baseline_s"),
         ("an amplitude of 1e300 s", config("score.amplitude_s", 1e300), "score.amplitude_s"),
