@@ -29,7 +29,9 @@ def intersection_over_union(found: Sequence[Span], labelled: Sequence[Span]) -> 
 
 def pair_events(found: Sequence[Span], labelled: Sequence[Span], least_iou: float) -> list[tuple[int, int]]:
     """Return the places of the events that belong together, found and labelled, with the largest IoU in sum."""
-    from scipy.optimize import linear_sum_assignment
+    if not found or not labelled:
+        return []
+    from scipy.optimize import linear_sum_assignment  # takes a while to import
 
     iou = intersection_over_union(found, labelled)
     pairs = zip(*linear_sum_assignment(np.where(iou >= least_iou, iou, 0.0), maximize=True), strict=True)
