@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -53,16 +54,19 @@ NO_EVENTS = ("recording start time",)                                   # of NSR
 
 @dataclass(frozen=True)
 class TimeAxis:
-    """The time of a recording, first and last in s, and its clock at time 0; None = it has none."""
+    """The time of a recording, first and last in s, its clock at time 0, and the declared zone of that; None = none."""
 
     start_s: float
     end_s: float
     clock: datetime | None = None
+    zone: ZoneInfo | None = None
 
     @classmethod
-    def of(cls, recording: Recording) -> TimeAxis:
+    def of(cls, recording: Recording, time_zone: str | None = None) -> TimeAxis:
         """Return the time of a recording."""
-        return cls(float(recording.t[0]), recording.end_s, recording.start)
+        clock = recording.start
+        zone = ZoneInfo(time_zone) if time_zone and clock is not None and clock.tzinfo is not None else None
+        return cls(float(recording.t[0]), recording.end_s, clock, zone)
 
 
 class Beside(NamedTuple):
@@ -93,9 +97,10 @@ def read_beside(
 
     Annotations are clipped to the recording; their labels are as written.
     """
-    file, axis, notes = file_of(recording.path, recording.name), TimeAxis.of(recording), recording.notes
+    file, notes = file_of(recording.path, recording.name), recording.notes
     if file is None:
         return Beside()
+    axis = TimeAxis.of(recording, dialect.time_zone)
     if file.name in [pattern.format(recording.name) for pattern in TABLES]:
         return Beside(file, read_events(file, axis, labels, dialect, columns, own_kinds, notes))
     found = read_annotations(file, axis, dialect, notes)
@@ -283,10 +288,25 @@ def _times(texts: pd.Series, decimal: str | None, axis: TimeAxis, place: Place) 
         )
     zero = axis.clock.replace(tzinfo=None)
     if not is_of_day and wall_clock.has_date(zero):
-        return (stamps - pd.Timestamp(zero)).dt.total_seconds().to_numpy(), False
+        return _since_zero(stamps, axis), False
     if not is_of_day:
         of_day = (stamps - stamps.dt.normalize()).dt.total_seconds().to_numpy()
-    return _on_axis(of_day, zero, axis, place), True
+    seconds = _on_axis(of_day, zero, axis, place)
+    if wall_clock.has_date(zero):
+        seconds = _since_zero(pd.Series(pd.Timestamp(zero) + pd.to_timedelta(seconds, unit="s")), axis)
+    return seconds, True
+
+
+def _since_zero(stamps: pd.Series, axis: TimeAxis) -> np.ndarray:
+    """Return local times with dates (n,) as seconds from time 0; they pass the changes of a declared zone's clock."""
+    if axis.zone is None:
+        return (stamps - pd.Timestamp(axis.clock.replace(tzinfo=None))).dt.total_seconds().to_numpy()
+    first, second = (
+        stamps.dt.tz_localize(axis.zone, ambiguous=np.full(len(stamps), is_summer), nonexistent="shift_forward")
+        for is_summer in (True, False)
+    )
+    first, second = ((one - pd.Timestamp(axis.clock)).dt.total_seconds().to_numpy() for one in (first, second))
+    return np.where(first < axis.start_s, second, first)             # of an hour that comes twice
 
 
 def _on_axis(of_day: np.ndarray, zero: datetime, axis: TimeAxis, place: Place) -> np.ndarray:
@@ -305,7 +325,7 @@ def _on_axis(of_day: np.ndarray, zero: datetime, axis: TimeAxis, place: Place) -
 def _dates(texts: pd.Series, axis: TimeAxis, place: Place) -> pd.Series:
     """Return dates with times (n,); of two orders of day and month the one that lies in the recording."""
     try:
-        readings = wall_clock.readings_of(texts, zone=axis.clock.tzinfo if axis.clock else None)
+        readings = wall_clock.readings_of(texts, zone=axis.zone or (axis.clock.tzinfo if axis.clock else None))
     except ValueError:
         raise DataError(f"{place(0)}: timestamps in several time zones; expected a single one, or none") from None
     expected = "seconds or a clock time such as 2024-05-01 22:30:00"

@@ -253,7 +253,8 @@ def _read_events(recording: Recording, dataset: DatasetConfig, own_kinds: bool =
 
 def stages_of(recording: Recording, dataset: DatasetConfig) -> list[EventMeta] | None:
     """Return the sleep stages of a recording, if somebody scored them."""
-    axis, dialect = TimeAxis.of(recording), dialect_of(dataset)
+    dialect = dialect_of(dataset)
+    axis = TimeAxis.of(recording, dialect.time_zone)
     return sleep_stages.read_stages(recording.path, recording.name, axis, recording.annotations, dialect)
 
 

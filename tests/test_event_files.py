@@ -1,7 +1,9 @@
 """Events beside recordings: clock times, other columns, Luna, NSRR, MNE and EDF+, and labels nobody declared."""
 
 import json
-from datetime import datetime
+import re
+from datetime import datetime, timezone
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -112,6 +114,27 @@ def test_clock_times_give_the_seconds_they_were_made_from(tmp_path_factory, star
         path.write_text("start,end,label\n" + ",".join(stamp.strftime(style) for stamp in stamps) + ",a\n")
         (event,) = read_events(path, TimeAxis(0.0, 86399.0, clock))
         np.testing.assert_allclose([event.start_s, event.end_s], [a, b], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "minutes", "rows"),
+    [   # the clock goes from 2:00 to 3:00 after an hour; goes from 3:00 back to 2:00 after two
+        ("2024-03-31 01:00", 240, ["2024-03-31 01:30:00,30", "2024-03-31 03:10:00,30", "03:10:00,30"]),
+        ("2024-10-27 01:00", 240, ["2024-10-27 01:30:00,30", "2024-10-27 03:10:00,30", "03:10:00,30"]),
+        ("2024-10-27 02:30+01:00", 60, ["2024-10-27 02:40:00,30", "27.10.2024 02:50:00,30"]),   # the second time
+    ],
+)  # fmt: skip
+def test_local_times_of_events_pass_changes_of_a_declared_clock(tmp_path, first, minutes, rows):
+    zone = ZoneInfo("Europe/Berlin")
+    clock = pd.Timestamp(first) if "+" in first else pd.Timestamp(first).tz_localize(zone)
+    fixed = clock.to_pydatetime().replace(tzinfo=timezone(clock.utcoffset()))            # as a recording's start is
+    axis = TimeAxis(0.0, 60.0 * minutes, fixed, zone)
+    expected = {"01:30": 1800, "02:40": 600, "02:50": 1200, "03:10": {3: 4200, 10: 11400}[clock.month]}
+    for row in rows:
+        (tmp_path / "a.events.csv").write_text(f"start,duration,label\n{row},a\n")
+        (event,) = read_events(tmp_path / "a.events.csv", axis)
+        (time_of_day,) = re.findall(r"\d\d:\d\d(?=:)", row)
+        assert (event.start_s, event.end_s) == (expected[time_of_day], expected[time_of_day] + 30)
 
 
 # ---- files of other programs ----------------------------------------------------------------
