@@ -18,7 +18,7 @@ from utils import ROOT, DataError
 
 SERIES_CONFIG = ROOT / "pure_lstm_config_NAB_fast.json"
 TIME = "t_s"
-CALIBRATION_SHARE = 0.4                  # of a recording, its end, where no other data to calibrate on is given
+VALIDATION_SHARE = 0.4                   # of a recording, its end, where no other data to stop training by is given
 Values = np.ndarray | pd.DataFrame
 
 
@@ -114,12 +114,12 @@ def experiment_config(data: DatasetConfig | None, overrides: Mapping[str, Any]) 
 
 
 def divided(segments: Sequence[Segment], guard: int) -> tuple[list[Segment], list[Segment]]:
-    """Return what to train on and, after a guard of steps, what to calibrate on, of each recording."""
+    """Return what to train on and, after a guard of steps, what to stop training by, of each recording."""
     train, val = [], []
     for name in dict.fromkeys(segment.recording for segment in segments):
         mine = [segment for segment in segments if segment.recording == name]
         rate = (len(mine[0]) - 1) / max(mine[0].t[-1] - mine[0].t[0], 1e-9)
-        border = mine[0].t[0] + (1 - CALIBRATION_SHARE) * (mine[-1].t[-1] - mine[0].t[0])
+        border = mine[0].t[0] + (1 - VALIDATION_SHARE) * (mine[-1].t[-1] - mine[0].t[0])
         for segment in mine:
             train += segments_where(segment, segment.t < border)
             val += segments_where(segment, segment.t >= border + guard / rate)

@@ -103,14 +103,15 @@ class LSTMDetector:
     def fit(
         self, recordings: Values | Sequence[Values], calibration: Values | Sequence[Values] | None = None
     ) -> LSTMDetector:
-        """Train the LSTM on normal recordings; fit score and threshold on normal data that it was not trained on.
+        """Train the LSTM on normal recordings; fit score and threshold on normal data.
 
         Parameters
         ----------
         recordings : recording, or sequence of them
             To train on.
         calibration : recording, sequence of them, or None
-            To calibrate on. None: the last 40 % of each recording, after a guard.
+            To stop training by, and to calibrate on. None: training is stopped by the last 40 % of each recording,
+            after a guard, and all of it calibrates (`score.calibrate_on`).
 
         Returns
         -------
@@ -125,7 +126,8 @@ class LSTMDetector:
         recordings = listed(recordings)
         measures = dict(self.channels or dict.fromkeys(names_in(recordings[0]), "other"))
         self.data = dataset_config(self.rate_hz, measures, recordings[0])
-        config = experiment_config(self.data, self.config or {})
+        on_given = {} if calibration is None else {"score.calibrate_on": ["val"]}
+        config = experiment_config(self.data, on_given | dict(self.config or {}))
         names, units = list(measures), [""] * len(measures)
         try:
             resolved = resolve(config, names, units, list(measures.values()), self.rate_hz)

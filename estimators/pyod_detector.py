@@ -54,7 +54,7 @@ class LSTMOutlierDetector(BaseDetector):
         self.config, self.device = config, device
 
     def fit(self, X: np.ndarray, y: Any = None) -> LSTMOutlierDetector:
-        """Train on the first 60 % of rows X (T, C), calibrate on the others; y is ignored."""
+        """Train on the first 60 % of rows X (T, C), stop by the others, calibrate on all; y is ignored."""
         X = np.asarray(X, float)
         self._set_n_classes(y)
         self.detector_ = LSTMDetector(config=self.config, device=self.device).fit(X)

@@ -29,6 +29,14 @@ def fitted():
     return LSTMDetector(config=QUICK).fit(wave(1500))
 
 
+def test_calibration_that_is_given_is_all_that_calibrates(fitted):
+    given = LSTMDetector(config=QUICK).fit(wave(900), calibration=wave(600, seed=5))
+    (calibrated_on,) = given._training[0].normal
+    np.testing.assert_array_equal(calibrated_on, wave(600, seed=5))
+    guard = sum(getattr(fitted.detector.resolved, part) for part in ("horizon", "warm_up"))
+    assert sum(map(len, fitted._training[0].normal)) == pytest.approx(1500 - guard, abs=2)
+
+
 def test_a_loaded_model_scores_as_the_main_script_does(tmp_path, blank_pictures):
     model, night = tiny.make_checkpoint(tmp_path), tiny.draw_recording(130, 3, trouble=True)
     night.to_csv(tmp_path / "night.csv", index=False)
