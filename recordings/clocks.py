@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -327,15 +327,25 @@ def _microseconds_of(stamp: datetime | timedelta | None) -> int:
     return stamp // timedelta(microseconds=1)
 
 
+def passes_in(zone: str | tzinfo, local: pd.Series, nonexistent: str) -> tuple[pd.Series, pd.Series]:
+    """Return local times (n,) in UTC: of an hour that comes twice its first pass, and its second one.
+
+    Args:
+        nonexistent: what becomes of times in an hour that is left out, as pandas has it.
+    """
+
+    def in_utc(is_first: bool) -> pd.Series:
+        ambiguous = np.full(len(local), is_first)
+        return local.dt.tz_localize(zone, ambiguous=ambiguous, nonexistent=nonexistent).dt.tz_convert("UTC")
+
+    return in_utc(True), in_utc(False)
+
+
 def _in_zone(us: np.ndarray, zone: str) -> np.ndarray:
     """Return local times in microseconds (n,) in UTC; of an hour that comes twice, the second one after a jump back."""
     import pandas as pd
 
-    local = pd.Series(us.view("datetime64[us]"))
-    both = [
-        local.dt.tz_localize(zone, ambiguous=np.full(len(local), first), nonexistent="NaT").dt.tz_convert("UTC")
-        for first in (True, False)
-    ]
+    both = passes_in(zone, pd.Series(us.view("datetime64[us]")), nonexistent="NaT")
     first_us, second_us = (one.to_numpy(dtype="datetime64[us]").view(np.int64) for one in both)
     ambiguous = first_us != second_us
     back = np.r_[False, np.diff(us) < 0] & ambiguous

@@ -91,9 +91,11 @@ def _channels(recordings: Sequence[Recording]) -> tuple[dict[str, Any], list[str
         measures, rate_hz = _measures(source, unit), _rate(samples)
         measures = "other" if measures in BREATHING and rate_hz < SLOWEST_BREATHING_HZ else measures
         unit = unit or {"oximetry": "%"}.get(measures, "a.u.")
-        no_value = [*NO_VALUE.get(measures, []), *sorted(far - {*NO_VALUE.get(measures, [])})]
-        guesses.append(f"{name} measures {measures}" + ("" if stated else f", in {unit}"))
-        guesses[-1] += f", no value where it is {', '.join(f'{level:g}' for level in sorted(far))}" if far else ""
+        usual = NO_VALUE.get(measures, [])
+        no_value = [*usual, *sorted(far - {*usual})]
+        in_unit = "" if stated else f", in {unit}"
+        except_at = f", no value where it is {', '.join(f'{level:g}' for level in sorted(far))}" if far else ""
+        guesses.append(f"{name} measures {measures}{in_unit}{except_at}")
         channels[name] = {"unit": unit, "measures": measures, "rate_hz": rate_hz}
         channels[name] |= {"source": source} if name != source else {}
         channels[name] |= {"sentinels": no_value} if no_value else {}

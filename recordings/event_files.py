@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
-from recordings import edf, tables, wall_clock
+from recordings import clocks, edf, tables, wall_clock
 from recordings.cells import DecimalSigns
 from recordings.layouts import LayoutKeys
 from recordings.number_times import DAY_S, unit_s_in, unit_s_of
@@ -292,7 +292,7 @@ def _times(texts: pd.Series, decimal: str | None, axis: TimeAxis, place: Place) 
     if not is_of_day:
         of_day = (stamps - stamps.dt.normalize()).dt.total_seconds().to_numpy()
     seconds = _on_axis(of_day, zero, axis, place)
-    if wall_clock.has_date(zero):
+    if axis.zone is not None and wall_clock.has_date(zero):
         seconds = _since_zero(pd.Series(pd.Timestamp(zero) + pd.to_timedelta(seconds, unit="s")), axis)
     return seconds, True
 
@@ -301,11 +301,8 @@ def _since_zero(stamps: pd.Series, axis: TimeAxis) -> np.ndarray:
     """Return local times with dates (n,) as seconds from time 0; they pass the changes of a declared zone's clock."""
     if axis.zone is None:
         return (stamps - pd.Timestamp(axis.clock.replace(tzinfo=None))).dt.total_seconds().to_numpy()
-    first, second = (
-        stamps.dt.tz_localize(axis.zone, ambiguous=np.full(len(stamps), is_summer), nonexistent="shift_forward")
-        for is_summer in (True, False)
-    )
-    first, second = ((one - pd.Timestamp(axis.clock)).dt.total_seconds().to_numpy() for one in (first, second))
+    passes = clocks.passes_in(axis.zone, stamps, nonexistent="shift_forward")
+    first, second = ((one - pd.Timestamp(axis.clock)).dt.total_seconds().to_numpy() for one in passes)
     return np.where(first < axis.start_s, second, first)             # of an hour that comes twice
 
 
